@@ -1,0 +1,250 @@
+"""What the data modules of videos share: loaders that resume or deal, and a count of what can't be read."""
+
+import logging
+from collections.abc import Callable, Iterator, Sized
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from egovlpv2.text import load_tokenizer
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FILLER = -1  # the key that makes the shorter shares of an evaluation as long as the longest
+_JUDGED_CLIPS = 1000  # up to so many clips, one failure more or less is chance
+
+_log = logging.getLogger(__name__)
+
+
+class Failure(NamedTuple):
+    """A row whose video can't be read."""
+
+    row: int
+    video: str
+    reason: str
+
+
+class EpochSampler(DistributedSampler[tuple[int, int]]):
+    """Shuffles the rows of an epoch over all processes and yields keys `(epoch, index)`.
+
+    Batch k of all processes together holds the same rows for any number of processes, if their batches together are
+    as large. The last rows, which don't fill a batch of every process, are left out of that epoch.
+
+    Args:
+        dataset: The rows.
+        num_replicas: How many processes there are.
+        rank: Which of them this is.
+        seed: The order is a function of the seed and the epoch.
+    """
+
+    def __init__(self, dataset: Sized, num_replicas: int, rank: int, seed: int) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
+        self.start = 0  # how many of this process's rows to pass over
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.dataset))
+        share = order[self.rank : self.total_size : self.num_replicas][self.start :]
+        return ((self.epoch, int(index)) for index in share)
+
+
+class ShareSampler(DistributedSampler[int]):
+    """Deals the rows of an evaluation to the processes, each row to one of them, and none twice.
+
+    All processes get as many keys, since DDP's forward waits for all of them: a share that is one row short ends
+    with `FILLER`, which the data set must turn into nothing.
+    """
+
+    def __init__(self, dataset: Sized, num_replicas: int, rank: int) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=False)
+
+    def __iter__(self) -> Iterator[int]:
+        rows = range(self.rank, len(self.dataset), self.num_replicas)
+        return iter([*rows, *[FILLER] * (self.num_samples - len(rows))])
+
+
+class ResumableDataLoader(DataLoader):
+    """A training loader whose place in the epoch is stored in Lightning's checkpoints.
+
+    The data set gets keys `(epoch, index)` and must draw all its random numbers from `(seed, epoch, index)`; then a
+    run that is killed and resumed sees the batches that it would have seen. A batch that was taken but not yet
+    finished when the checkpoint was written counts as seen.
+
+    Args:
+        dataset: The rows.
+        batch_size: Rows of a batch of one process.
+        num_replicas: How many processes there are.
+        rank: Which of them this is.
+        seed: Of the order of the rows.
+        **kwargs: `torch.utils.data.DataLoader`'s, without those that say which rows to take.
+
+    Raises:
+        ValueError: There are fewer rows than one batch of all processes takes.
+    """
+
+    def __init__(
+        self, dataset: Dataset, batch_size: int, num_replicas: int = 1, rank: int = 0, seed: int = 0, **kwargs: Any
+    ) -> None:
+        if len(dataset) < batch_size * num_replicas:
+            raise ValueError(
+                f"The training data have {len(dataset)} rows, and {num_replicas} process(es) with batch_size="
+                f"{batch_size} take {batch_size * num_replicas} at a time: lower batch_size."
+            )
+        sampler = EpochSampler(dataset, num_replicas, rank, seed)
+        super().__init__(dataset, batch_size, sampler=sampler, drop_last=True, **kwargs)
+        self._epoch = self._batch = 0  # the batch that comes next
+
+    def __iter__(self) -> Iterator[Any]:
+        # A generator, so that it begins at the first `next`: Lightning calls `iter` before it sets the epoch.
+        if self.sampler.epoch != self._epoch or self._batch >= len(self):
+            self._epoch, self._batch = self.sampler.epoch, 0
+        self.sampler.start = self._batch * self.batch_size
+        for batch in super().__iter__():
+            self._batch += 1
+            yield batch
+
+    def _run(self) -> dict[str, int]:
+        """What must be the same in a run that goes on in the middle of an epoch."""
+        step = self.batch_size * self.sampler.num_replicas
+        return {"rows of a step": step, "rows of the data": len(self.dataset), "seed": self.sampler.seed}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Say where the loader is: the next batch's epoch and number."""
+        finished = self._batch >= len(self)
+        place = {"epoch": self._epoch + finished, "batch": 0 if finished else self._batch}
+        return place | {"run": self._run()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on at the place of a checkpoint.
+
+        Raises:
+            ValueError: The place is in the middle of an epoch, and the rows, their order or the batches have changed.
+        """
+        changes = [f"{key}: {state['run'][key]} then, {now} now" for key, now in self._run().items()
+                   if state["run"][key] != now]  # fmt: skip
+        if changes and state["batch"]:
+            raise ValueError(
+                f"The checkpoint was written in the middle of epoch {state['epoch']} of other training data "
+                f"({'; '.join(changes)}): resume with the same data, seed and batch_size times processes."
+            )
+        self.sampler.set_epoch(state["epoch"])
+        self._epoch, self._batch = state["epoch"], state["batch"]
+
+
+class VideoDataModule(LightningDataModule):
+    """The arguments, loaders and counts of a data set of videos.
+
+    A subclass makes its loaders with `train_loader` and `eval_loader`. Its batches are dicts, with one entry more
+    than the task sees: `failures`, a list of `Failure`. In training those clips have been replaced by others, in
+    evaluation their rows are left out. `counts` has the numbers, of this process, for `metrics.json`.
+
+    Args:
+        batch_size: Rows of a training batch, on one device.
+        eval_batch_size: Rows of a batch in validation and testing, on one device.
+        num_workers: Processes that decode videos, for one device.
+        tokenizer: The text tower's tokenizer: a folder, or a name on the Hugging Face hub.
+        max_words: Length of a text in tokens, the special ones included; longer ones are cut.
+        num_frames: Frames of a training clip.
+        eval_num_frames: Frames of a clip in validation and testing; `null`: as many as in training.
+        size: Height and width of the frames, pixels.
+        seed: Of the order of the rows and of all that is random in the training data.
+        max_failed_share: The run fails when a larger share of the clips can't be read.
+    """
+
+    evaluated: ClassVar[str] = "rows"  # what a row of the evaluation is called in `counts`
+
+    def __init__(
+        self,
+        batch_size: int = 8,
+        eval_batch_size: int = 8,
+        num_workers: int = 4,
+        tokenizer: str = "roberta-base",
+        max_words: int = 30,
+        num_frames: int = 4,
+        eval_num_frames: int | None = None,
+        size: int = 224,
+        seed: int = 0,
+        max_failed_share: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.tokenizer_name, self.max_words = tokenizer, max_words
+        self.num_frames, self.eval_num_frames = num_frames, eval_num_frames or num_frames
+        self.size, self.seed, self.max_failed_share = size, seed, max_failed_share
+        self.counts: dict[str, int] = {}
+        self._eval_rows = 0
+        self._logged: dict[str, str] = {}  # of a video: why
+        self._skipped: set[int] = set()
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The tokenizer, opened when it is first used."""
+        return load_tokenizer(self.tokenizer_name)
+
+    def train_loader(self, dataset: Dataset, collate: Callable[[list[Any]], dict[str, Any]]) -> ResumableDataLoader:
+        """Shuffle `dataset`, which gets keys `(epoch, index)`, over all processes."""
+        if self.trainer and self.trainer.overfit_batches:
+            raise ValueError("trainer.overfit_batches would take the rows unshuffled: set trainer.limit_train_batches.")
+        self.counts |= {"train_rows": len(dataset)}
+        replicas, rank = self._processes()
+        return ResumableDataLoader(
+            dataset, self.batch_size, replicas, rank, self.seed, collate_fn=collate, **self._workers()
+        )
+
+    def eval_loader(self, dataset: Dataset, collate: Callable[[list[Any]], dict[str, Any]]) -> DataLoader:
+        """Deal the rows of `dataset`, in order and each once, to all processes; see `ShareSampler`."""
+        sampler = ShareSampler(dataset, *self._processes())
+        self._eval_rows, self._skipped = len(sampler), set()
+        self.counts |= {self.evaluated: len(dataset)}
+        return DataLoader(dataset, self.eval_batch_size, sampler=sampler, collate_fn=collate, **self._workers())
+
+    def _processes(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _workers(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Take the failures out of a batch, log those of videos not yet logged, and count them.
+
+        Raises:
+            ValueError: More than `max_failed_share` of the clips (in evaluation: rows) could not be read.
+        """
+        failures = batch.pop("failures")
+        for failure in failures:
+            if failure.video not in self._logged:
+                _log.warning("Not readable: %s", failure.reason)
+            self._logged.setdefault(failure.video, failure.reason)
+        count = self._count_replaced if self.trainer.training else self._count_skipped
+        count(failures, len(batch["video"]))
+        return batch
+
+    def _count_replaced(self, failures: list[Failure], clips: int) -> None:
+        read = self._count("train_clips", clips)
+        replaced = self._count("replaced_clips", len(failures))
+        epoch = self.trainer.num_training_batches * clips  # a small data set is judged as if it had been read once
+        self._judge("training clips", replaced, max(read, min(_JUDGED_CLIPS, epoch)))
+
+    def _count_skipped(self, failures: list[Failure], _: int) -> None:
+        self._skipped.update(failure.row for failure in failures)
+        self.counts[f"skipped_{self.evaluated}"] = len(self._skipped)
+        self._judge(self.evaluated, len(self._skipped), self._eval_rows)
+
+    def _count(self, name: str, number: int) -> int:
+        self.counts[name] = self.counts.get(name, 0) + number
+        return self.counts[name]
+
+    def _judge(self, what: str, failed: int, of: int) -> None:
+        if failed > self.max_failed_share * of:
+            some = "; ".join(list(self._logged.values())[:3])
+            raise ValueError(
+                f"{failed} of {of} {what} could not be read, more than max_failed_share={self.max_failed_share} "
+                f"allows: {some}. Look for missing or damaged files, or raise data.max_failed_share."
+            )

@@ -1,0 +1,155 @@
+"""Writes the toy world: videos, annotations, a tokenizer and a contact sheet.
+
+python -m egovlpv2.data_modules.toy_world.write --out data/toy
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+
+from egovlpv2.data_modules.toy_world.formats import egoclip_csv, egomcq_json
+from egovlpv2.data_modules.toy_world.render import encode, film
+from egovlpv2.data_modules.toy_world.script import Video, write_script
+from egovlpv2.data_modules.toy_world.sheet import contact_sheet
+from egovlpv2.data_modules.toy_world.words import write_tokenizer
+from tqdm import tqdm
+
+VERSION = 1
+"""Raise it when the same parameters no longer give the same world."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The parameters of a world.
+
+    Args:
+        train_videos: Videos to train on.
+        val_videos: Videos of rooms and event pairs that are not trained on.
+        test_videos: The same, of yet other rooms.
+        val_questions: EgoMCQ questions of each type.
+        test_questions: EgoMCQ questions of each type.
+        shortest_video: Seconds.
+        longest_video: Seconds.
+        chunk_seconds: Length of a video file; a longer video goes on in the next file.
+        fps: Frames a second.
+        seed: Of all that is drawn.
+    """
+
+    train_videos: int = 260
+    val_videos: int = 16
+    test_videos: int = 32
+    val_questions: int = 60
+    test_questions: int = 240
+    shortest_video: float = 32.0
+    longest_video: float = 44.0
+    chunk_seconds: int = 20
+    fps: int = 10
+    seed: int = 0
+
+    def script(self) -> list[Video]:
+        """All videos of this world, with their events."""
+        counts = {"train": self.train_videos, "val": self.val_videos, "test": self.test_videos}
+        return write_script(counts, self.seed, (self.shortest_video, self.longest_video))  # type: ignore[arg-type]
+
+    def label(self) -> str:
+        """What `world.json` holds."""
+        return json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n"
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Gives a name to write to; the file gets its own name only once it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.tmp")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_video(video: Video, root: Path, chunk_seconds: int, fps: int) -> None:
+    """Films a video and writes its chunks to `<root>/videos/<uid>/<k>.mp4`."""
+    frames, step = list(film(video, fps)), chunk_seconds * fps
+    for k, first in enumerate(range(0, len(frames), step)):
+        with whole(root / "videos" / video.uid / f"{k}.mp4") as draft:
+            encode(frames[first : first + step], draft, fps)
+
+
+def _write_videos(videos: list[Video], root: Path, world: World, workers: int) -> None:
+    """Films all videos, several at a time, with a progress bar."""
+    job = partial(write_video, root=root, chunk_seconds=world.chunk_seconds, fps=world.fps)
+    progress = partial(tqdm, total=len(videos), desc="filming the toy world", unit="video")
+    if workers == 1:
+        for video in progress(videos):
+            job(video)
+        return
+    # Fresh processes: a fork of one that already runs threads, as torch does, may hang.
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for _ in progress(pool.imap_unordered(job, videos)):
+            pass
+
+
+def _write_annotations(videos: list[Video], root: Path, world: World) -> None:
+    """Writes all that is no video."""
+    train, val, test = ([video for video in videos if video.split == split] for split in ("train", "val", "test"))
+    write_text(root / "script.json", json.dumps([video.to_dict() for video in videos], indent=1))
+    write_text(root / "egoclip.csv", egoclip_csv(train))
+    write_text(root / "egomcq_val.json", egomcq_json(val, "val", world.val_questions, world.seed))
+    write_text(root / "egomcq_test.json", egomcq_json(test, "test", world.test_questions, world.seed))
+    write_tokenizer([event.text for video in train for event in video.events], root / "tokenizer", write_text)
+    with whole(root / "contact_sheet.png") as draft:
+        contact_sheet(videos).save(draft, format="png")
+
+
+def is_written(root: Path, world: World) -> bool:
+    """Whether this very world already lies in a folder, complete."""
+    label = root / "world.json"
+    return label.is_file() and label.read_text(encoding="utf-8") == world.label()
+
+
+def generate(root: str | Path, *, workers: int | None = None, **parameters: float) -> None:
+    """Writes a world into a folder, unless the same one lies there already.
+
+    Args:
+        root: The folder.
+        workers: Processes; as many as there are cores if not given.
+        **parameters: Those of `World`.
+    """
+    root, world = Path(root), World(**parameters)  # type: ignore[arg-type]
+    if not is_written(root, world):
+        (root / "world.json").unlink(missing_ok=True)
+        videos = world.script()
+        _write_annotations(videos, root, world)
+        _write_videos(videos, root, world, workers or len(os.sched_getaffinity(0)))
+        # The label comes last: a folder with a label is complete.
+        write_text(root / "world.json", world.label())
+    print(f"The toy world is in {root}; see {root / 'contact_sheet.png'}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command: `--out` and the parameters of `World`."""
+    parser = argparse.ArgumentParser(prog="toy_world", description="Writes the toy world.")
+    parser.add_argument("--out", type=Path, default=Path("data/toy"), help="the folder to write to")
+    parser.add_argument("--workers", type=int, help="processes; as many as there are cores if not given")
+    for parameter in fields(World):
+        name = "--" + parameter.name.replace("_", "-")
+        parser.add_argument(name, type=type(parameter.default), default=parameter.default)
+    arguments = vars(parser.parse_args(argv))
+    generate(arguments.pop("out"), **arguments)
+
+
+if __name__ == "__main__":
+    main()

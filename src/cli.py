@@ -1,0 +1,49 @@
+"""The command `egovlpv2`: fit, validate, test and predict by Lightning, and the project's own commands beside them."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+# Own commands, imported only when called; `main(argv)` of each module runs it.
+COMMANDS = {
+    "toy-data": ("egovlpv2.data_modules.toy_world.write", "render the embedded toy world: videos and annotations"),
+    "convert": ("egovlpv2.model.checkpoint", "turn any checkpoint into a .safetensors of ours"),
+    "complexity": ("egovlpv2.complexity", "parameters and GMACs of a model, by part and by objective"),
+    "bench": ("egovlpv2.tasks.bench", "time the hot paths against their bounds, as ratios"),
+}
+TRAINER_COMMANDS = {
+    "fit": "train, validating as it goes, and test the best checkpoint",
+    "validate": "evaluate on the validation set",
+    "test": "evaluate on the test set",
+    "predict": "write predictions",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a command; what a user got wrong ends in one line, the rest in a traceback."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if args[0] not in COMMANDS and args[0] not in TRAINER_COMMANDS:
+        sys.exit(f"egovlpv2: there is no command `{args[0]}`\n{usage()}")
+    try:
+        if args[0] in COMMANDS:
+            import_module(COMMANDS[args[0]][0]).main(args[1:])
+        else:
+            import_module("egovlpv2.trainer_cli").run(args)
+    except ValueError as error:
+        if os.environ.get("EGOVLPV2_DEBUG"):
+            raise
+        sys.exit(f"egovlpv2 {args[0]}: error: {error}\n(EGOVLPV2_DEBUG=1 shows where)")
+
+
+def usage() -> str:
+    rows = [*TRAINER_COMMANDS.items(), *((name, text) for name, (_, text) in COMMANDS.items())]
+    return "\n".join([
+        "usage: egovlpv2 COMMAND [OPTIONS]   (egovlpv2 COMMAND --help lists the options)\n",
+        *(f"  {name:<12}{text}" for name, text in rows),
+        "\nfirst run: egovlpv2 toy-data && egovlpv2 fit --config conf/pretrain.yaml --config conf/model/tiny.yaml "
+        "--config conf/data/toy.yaml --config conf/trainer/cpu.yaml",
+    ])

@@ -1,0 +1,123 @@
+"""The objectives of pre-training, as pure functions of tensors.
+
+Letters: `n` pairs of the whole batch (of all processes), `L` words, `V` vocabulary.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Positives = Literal["verb_or_noun", "verb_and_noun", "verb", "noun", "none"]
+IGNORED = -100
+
+
+def ego_positives(verbs: Tensor, nouns: Tensor, positives: Positives) -> Tensor:
+    """Which pairs tell of the same action, the diagonal included.
+
+    Args:
+        verbs: (n, 118) multi-hot.
+        nouns: (n, 582) multi-hot.
+        positives: Whether rows must share a verb or a noun (the paper's Sec. 3.2), both (its appendix and released
+            code), one of them by name, or be the same row.
+
+    Returns:
+        (n, n) bool.
+    """
+    same = torch.eye(len(verbs), dtype=torch.bool, device=verbs.device)
+    if positives == "none":
+        return same
+    verb, noun = verbs @ verbs.T > 0, nouns @ nouns.T > 0
+    kinds = {"verb_or_noun": verb | noun, "verb_and_noun": verb & noun, "verb": verb, "noun": noun}
+    if positives not in kinds:
+        raise ValueError(f"positives is {positives!r}; known: {', '.join(kinds)}, none")
+    return same | kinds[positives]
+
+
+def contrastive(similarity: Tensor, positives: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of all positives against everything, summed over both directions, averaged over rows.
+
+    Args:
+        similarity: (n, n) cosines.
+        positives: (n, n) bool.
+    """
+    logits = similarity.float() / temperature
+    hits = logits.masked_fill(~positives, -torch.inf)
+    rows = logits.logsumexp(1) - hits.logsumexp(1)
+    columns = logits.logsumexp(0) - hits.logsumexp(0)
+    return rows.mean() + columns.mean()
+
+
+def ego_nce(similarity: Tensor, verbs: Tensor, nouns: Tensor, temperature: float = 0.05,
+            positives: Positives = "verb_or_noun") -> Tensor:
+    """EgoNCE (EgoVLP, Lin et al., 2022): InfoNCE with rows of the same action as further positives.
+
+    Args:
+        similarity: (n, n) cosines, text x video.
+        verbs: (n, 118) multi-hot.
+        nouns: (n, 582) multi-hot.
+        positives: See `ego_positives`.
+    """
+    return contrastive(similarity, ego_positives(verbs, nouns, positives), temperature)
+
+
+def info_nce(similarity: Tensor, temperature: float = 0.05) -> Tensor:
+    """Symmetric InfoNCE over (n, n) cosines."""
+    return contrastive(similarity, torch.eye(len(similarity), dtype=torch.bool, device=similarity.device), temperature)
+
+
+class MaskedWords(NamedTuple):
+    input_ids: Tensor  # (n, L) int64 with words replaced
+    chosen: Tensor  # (n, L) bool, the words to predict
+
+
+def mask_words(input_ids: Tensor, maskable: Tensor, mask_id: int, vocab_size: int, share: float,
+               generator: torch.Generator) -> MaskedWords:
+    """BERT's masking: of the chosen words 80 % become the mask, 10 % another word, 10 % stay.
+
+    Args:
+        input_ids: (n, L) int64.
+        maskable: (n, L) bool, False on special words and padding.
+        share: Of the maskable words, those to predict (paper: 0.15).
+        generator: On the CPU: every process draws the same numbers, whatever its device.
+    """
+    which, how = (torch.rand(input_ids.shape, generator=generator).to(input_ids.device) for _ in range(2))
+    words = torch.randint(vocab_size, input_ids.shape, generator=generator).to(input_ids.device)
+    chosen = maskable & (which < share)
+    ids = torch.where(chosen & (how < 0.8), mask_id, input_ids)
+    return MaskedWords(torch.where(chosen & (how >= 0.9), words, ids), chosen)
+
+
+class MatchPairs(NamedTuple):
+    """Pairs for video-text matching: rows of the whole batch."""
+
+    video: Tensor  # (n,) int64
+    text: Tensor  # (n,) int64
+    is_match: Tensor  # (n,) int64
+
+
+def match_pairs(similarity: Tensor, positives: Tensor, temperature: float, generator: torch.Generator) -> MatchPairs:
+    """Half of the pairs stay; a quarter gets a hard text and a quarter a hard video (ALBEF's way).
+
+    A hard negative is drawn with `softmax(similarity / temperature)` among those that are no positives. A row that
+    has none (every other row tells of the same action) stays a match.
+
+    Args:
+        similarity: (n, n) cosines, text x video, without gradient.
+        positives: (n, n) bool.
+        generator: On the CPU: every process draws the same pairs.
+    """
+    n = len(similarity)
+    weights = (similarity.float() / temperature).softmax(1).cpu().masked_fill(positives.cpu(), 0)  # for a text: videos
+    columns = (similarity.float() / temperature).softmax(0).T.cpu().masked_fill(positives.T.cpu(), 0)  # for a video
+    order = torch.randperm(n, generator=generator)
+    video, text = torch.arange(n), torch.arange(n)
+    for rows, probabilities, index in (
+        (order[n // 2 : n - n // 4], columns, text), (order[n - n // 4 :], weights, video),
+    ):
+        rows = rows[probabilities[rows].sum(1) > 0]
+        if len(rows):
+            index[rows] = torch.multinomial(probabilities[rows], 1, generator=generator)[:, 0]
+    is_match = (video == text).long()
+    return MatchPairs(*(x.to(similarity.device) for x in (video, text, is_match)))

@@ -1,0 +1,1 @@
+"""torchmetrics per benchmark over pure functions."""

@@ -1,0 +1,1 @@
+"""The backbone: towers, gated fusion, heads, checkpoints."""

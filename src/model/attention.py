@@ -1,0 +1,89 @@
+"""Scaled dot-product attention over named projections.
+
+Letters: `B` clips, `T` frames, `N` patches of a frame, `S = 1 + T * N` video tokens, `h` heads, `D` width.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Axis = Literal["time", "space"]
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    return x.unflatten(-1, (num_heads, -1)).transpose(-3, -2)  # (..., S, D) -> (..., h, S, D/h)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    return x.transpose(-3, -2).flatten(-2)  # (..., h, S, D/h) -> (..., S, D)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int, mask: Tensor | None = None,
+           dropout: float = 0.0) -> Tensor:
+    """Multi-head attention of projected queries over projected keys and values.
+
+    Args:
+        query: (B, S, D).
+        key: (B, L, D).
+        value: (B, L, D).
+        mask: (B, L) bool, True where a key may be attended to.
+    """
+    q, k, v = (split_heads(x, num_heads) for x in (query, key, value))
+    bias = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L)
+    return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout))
+
+
+def _groups(x: Tensor, num_frames: int, axis: Axis) -> Tensor:
+    """Patches (B, h, T*N, d) in groups that attend to each other: (B*N, h, T, d) or (B*T, h, N, d)."""
+    x = x.unflatten(2, (num_frames, -1))  # (B, h, T, N, d)
+    x = x.permute(0, 3, 1, 2, 4) if axis == "time" else x.permute(0, 2, 1, 3, 4)  # (B, groups, h, members, d)
+    return x.flatten(0, 1)
+
+
+def _ungroup(x: Tensor, batch: int, axis: Axis) -> Tensor:
+    x = x.unflatten(0, (batch, -1))  # (B, groups, h, members, d)
+    x = x.permute(0, 3, 1, 2, 4) if axis == "time" else x.permute(0, 1, 3, 2, 4)  # (B, T, N, h, d)
+    return x.flatten(3).flatten(1, 2)  # (B, T*N, D)
+
+
+def divided_attention(attn: nn.Module, x: Tensor, num_frames: int, axis: Axis) -> Tensor:
+    """Divided space-time attention (TimeSformer, as in Frozen in Time), before the output projection.
+
+    The CLS token attends to every token; a patch attends to the CLS token and to the patches of its own place
+    (`time`) or of its own frame (`space`).
+
+    Args:
+        attn: timm's attention layer; its `qkv`, norms of queries and keys are used.
+        x: (B, S, D) normed tokens, CLS first.
+    """
+    qkv = split_heads(attn.qkv(x), 3 * attn.num_heads)  # (B, 3h, S, d)
+    q, k, v = qkv.chunk(3, dim=1)  # (B, h, S, d)
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    cls = F.scaled_dot_product_attention(q[:, :, :1], k, v)  # (B, h, 1, d)
+    grouped = [_groups(y[:, :, 1:], num_frames, axis) for y in (q, k, v)]
+    num_groups = grouped[0].shape[0] // len(x)
+    k, v = (
+        torch.cat([y[:, :, :1].repeat_interleave(num_groups, dim=0), group], dim=2)  # (B*groups, h, 1 + members, d)
+        for y, group in zip((k, v), grouped[1:], strict=True)
+    )
+    patches = F.scaled_dot_product_attention(grouped[0], k, v)  # (B*groups, h, members, d)
+    return torch.cat([merge_heads(cls), _ungroup(patches, len(x), axis)], dim=1)  # (B, S, D)
+
+
+def cls_attention(attn: nn.Module, x: Tensor) -> Tensor:
+    """What `divided_attention` gives for the CLS token alone: no query of a patch is made.
+
+    Args:
+        x: (B, S, D) normed tokens, CLS first.
+
+    Returns:
+        (B, 1, D), before the output projection.
+    """
+    dim = x.shape[-1]
+    weight, bias = attn.qkv.weight, attn.qkv.bias
+    q_bias, kv_bias = (None, None) if bias is None else (bias[:dim], bias[dim:])
+    q = split_heads(F.linear(x[:, :1], weight[:dim], q_bias), attn.num_heads)  # (B, h, 1, d)
+    k, v = split_heads(F.linear(x, weight[dim:], kv_bias), 2 * attn.num_heads).chunk(2, dim=1)  # (B, h, S, d)
+    return merge_heads(F.scaled_dot_product_attention(attn.q_norm(q), attn.k_norm(k), v))

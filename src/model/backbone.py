@@ -1,0 +1,232 @@
+"""The shared video-language backbone and its gate.
+
+A clip flows: frames -> `trunk` (lower, unfused layers) -> `top` (upper, fused layers) -> heads; words likewise.
+Letters: `B` clips, `T` frames, `N` patches of a frame, `S = 1 + T * N` video tokens, `L` words, `D` width,
+`P` projection, `V` vocabulary.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from egovlpv2.batch import Text
+from egovlpv2.model.heads import MaskedWordHead, MatchHead, projector
+from egovlpv2.model.text_tower import TextTower, TextTowerConfig
+from egovlpv2.model.video_tower import VideoTower, VideoTowerConfig
+
+
+@dataclass
+class BackboneConfig:
+    """What a backbone is made of; a checkpoint carries it.
+
+    Args:
+        video: The video tower.
+        text: The text tower.
+        num_fused_layers: How many of the last layers of both towers get gated cross-attention (paper: 6).
+        text_attends_to: What a fused text layer attends to: the `current` video layer's output (the paper's
+            formula) or the `previous` one's (the released code).
+        fusion_cls: Whether the open gate has its `own` CLS token and final norm on the video side (released code)
+            or `shared` ones (paper; then all objectives share one trunk).
+        projector: Widths of the projectors: `[4096, 4096, 4096]` in the paper, `[256]` for its retrieval checkpoints.
+        gradient_checkpointing: Recompute each block in the backward pass: less memory, about a third more time.
+    """
+
+    video: VideoTowerConfig = field(default_factory=VideoTowerConfig)
+    text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    num_fused_layers: int = 6
+    text_attends_to: Literal["current", "previous"] = "current"
+    fusion_cls: Literal["shared", "own"] = "shared"
+    projector: list[int] = field(default_factory=lambda: [4096, 4096, 4096])
+    gradient_checkpointing: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without the sources of first weights: what a checkpoint needs to be rebuilt."""
+        plain = asdict(self)
+        plain["video"]["init"] = plain["text"]["init"] = None
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> "BackboneConfig":
+        video, text = VideoTowerConfig(**plain["video"]), TextTowerConfig(**plain["text"])
+        return cls(**{**plain, "video": video, "text": text})
+
+
+class Trunk(NamedTuple):
+    """What the unfused layers give; every objective can share it."""
+
+    video: Tensor  # (B, S, D)
+    text: Tensor  # (B, L, D)
+    mask: Tensor  # (B, L) bool
+
+
+class Top(NamedTuple):
+    """What the fused layers give."""
+
+    video: Tensor | None  # (B, S, D) or (B, 1, D), after the final norm; None if nothing reads it
+    text: Tensor | None  # (B, L, D)
+
+
+class Backbone(LightningModule):
+    """EgoVLPv2's backbone. `gate=False` is a dual encoder, `gate=True` a fusion encoder with the same weights.
+
+    Args:
+        config: See `BackboneConfig`.
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        text_dim = config.text.resolve().hidden_size
+        self.video_tower = VideoTower(config.video, config.num_fused_layers, text_dim)
+        self.text_tower = TextTower(config.text, config.num_fused_layers, self.video_tower.dim)
+        video_dim = self.video_tower.dim
+        if config.fusion_cls == "own":
+            self.fused_cls_token = nn.Parameter(torch.zeros(1, 1, video_dim))
+            self.fused_norm = nn.LayerNorm(video_dim, eps=1e-6)
+        self.video_projector = projector(video_dim, config.projector, "video")
+        self.text_projector = projector(text_dim, config.projector, "text")
+        self.fused_video_transform = nn.Linear(video_dim, video_dim)
+        self.fused_text_transform = nn.Linear(text_dim, text_dim)
+        self.match_head = MatchHead(video_dim, text_dim)
+        self.masked_word_head = MaskedWordHead(text_dim, self.text_tower.vocab_size)
+        for module in (self.video_projector, self.text_projector, self.fused_video_transform,
+                       self.fused_text_transform, self.match_head, self.masked_word_head):
+            module.apply(_init_head)
+
+    # ---- trunk and top: the parts that objectives share -------------------------------------------------------------
+
+    @property
+    def shares_trunk(self) -> bool:
+        """Whether one video trunk serves the closed and the open gate."""
+        return self.config.fusion_cls == "shared"
+
+    def trunk_video(self, video: Tensor, gate: bool = False) -> Tensor:
+        """(B, T, 3, H, W), uint8 RGB or normalised floats -> (B, S, D)."""
+        tower = self.video_tower
+        x = tower.embed(video, self.fused_cls_token if gate and not self.shares_trunk else tower.cls_token)
+        for block in tower.blocks[: len(tower.blocks) - self.config.num_fused_layers]:
+            x = self._run(block, x, video.shape[1])
+        return x
+
+    def trunk_text(self, text: Text) -> tuple[Tensor, Tensor]:
+        """(B, L) -> hidden states (B, L, D) and mask (B, L) bool."""
+        tower, mask = self.text_tower, text["attention_mask"].bool()
+        y = tower.embed(text["input_ids"])
+        for block in tower.blocks[: len(tower.blocks) - self.config.num_fused_layers]:
+            y = self._run(block, y, mask)
+        return y, mask
+
+    def trunk(self, video: Tensor, text: Text, gate: bool) -> Trunk:
+        return Trunk(self.trunk_video(video, gate), *self.trunk_text(text))
+
+    def top(self, trunk: Trunk, num_frames: int, gate: bool, video_reads: Literal["all", "cls", "none"] = "all",
+            text_reads: bool = True) -> Top:
+        """The upper layers. With the gate closed, cross-attention is not computed.
+
+        Args:
+            trunk: Outputs of the trunk.
+            num_frames: `T` of the clips.
+            gate: Whether the towers see each other.
+            video_reads: What is read of the video's last layer; what is not read is not computed.
+            text_reads: Whether the text's last layer is read.
+        """
+        if not gate:
+            video = None if video_reads == "none" else self.top_video(trunk.video, num_frames, video_reads == "cls")
+            return Top(video, self.top_text(trunk.text, trunk.mask) if text_reads else None)
+        return self._fused_top(trunk, num_frames, video_reads, text_reads)
+
+    def top_video(self, x: Tensor, num_frames: int, cls_only: bool = False) -> Tensor:
+        """Gate closed: (B, S, D) -> (B, S, D), or (B, 1, D) with `cls_only`, after the final norm."""
+        *blocks, last = self._fused(self.video_tower)
+        for block in blocks:
+            x = self._run(block, x, num_frames)
+        return self.video_tower.norm(self._run(last, x, num_frames, None, None, cls_only))
+
+    def top_text(self, y: Tensor, mask: Tensor) -> Tensor:
+        """Gate closed: (B, L, D) -> (B, L, D)."""
+        for block in self._fused(self.text_tower):
+            y = self._run(block, y, mask)
+        return y
+
+    def _fused_top(self, trunk: Trunk, num_frames: int, video_reads: str, text_reads: bool) -> Top:
+        x, y, mask = trunk
+        attends_to_current = self.config.text_attends_to == "current"
+        pairs = list(zip(self._fused(self.video_tower), self._fused(self.text_tower), strict=True))
+        for i, (video_block, text_block) in enumerate(pairs):
+            previous, last = x, i == len(pairs) - 1
+            feeds_text = attends_to_current and (text_reads or not last)
+            if not last or feeds_text or video_reads != "none":
+                cls_only = last and not feeds_text and video_reads == "cls"
+                x = self._run(video_block, previous, num_frames, y, mask, cls_only)
+            if not last or text_reads:
+                y = self._run(text_block, y, mask, x if attends_to_current else previous)
+        norm = self.video_tower.norm if self.shares_trunk else self.fused_norm
+        read = {"all": x, "cls": x[:, :1], "none": None}[video_reads]
+        return Top(None if read is None else norm(read), y if text_reads else None)
+
+    def _fused(self, tower: VideoTower | TextTower) -> nn.ModuleList:
+        return tower.blocks[len(tower.blocks) - self.config.num_fused_layers:]
+
+    def _run(self, block: Callable[..., Tensor], *args: Any) -> Tensor:
+        if self.config.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
+
+    # ---- heads on outputs of `top` ----------------------------------------------------------------------------------
+
+    def project_video(self, cls: Tensor) -> Tensor:
+        return self.video_projector(cls)  # (B, D) -> (B, P)
+
+    def project_text(self, cls: Tensor) -> Tensor:
+        return self.text_projector(cls)  # (B, D) -> (B, P)
+
+    def match_logits(self, top: Top) -> Tensor:
+        """Fused states -> (B, 2): no match, match."""
+        return self.match_head(self.fused_video_transform(top.video[:, 0]), self.fused_text_transform(top.text[:, 0]))
+
+    def word_logits(self, states: Tensor) -> Tensor:
+        """Fused text states (..., D) -> (..., V)."""
+        return self.masked_word_head(self.fused_text_transform(states))
+
+    # ---- whole passes -----------------------------------------------------------------------------------------------
+
+    def video_features(self, video: Tensor) -> Tensor:
+        """(B, T, 3, H, W) -> CLS (B, D) after the final norm, gate closed."""
+        return self.top_video(self.trunk_video(video), video.shape[1], cls_only=True)[:, 0]
+
+    def text_features(self, text: Text) -> Tensor:
+        """(B, L) -> (B, L, D), gate closed."""
+        return self.top_text(*self.trunk_text(text))
+
+    def embed_video(self, video: Tensor) -> Tensor:
+        """(B, T, 3, H, W) -> (B, P), not normalised, gate closed."""
+        return self.project_video(self.video_features(video))
+
+    def embed_text(self, text: Text) -> Tensor:
+        """(B, L) -> (B, P), not normalised, gate closed."""
+        return self.project_text(self.text_features(text)[:, 0])
+
+    def fused_features(self, video: Tensor, text: Text) -> Tensor:
+        """CLS of the video (B, D) after the final norm, gate open."""
+        trunk = self.trunk(video, text, gate=True)
+        return self.top(trunk, video.shape[1], True, "cls", text_reads=False).video[:, 0]
+
+    def match(self, video: Tensor, text: Text) -> Tensor:
+        """Video-text matching logits (B, 2): no match, match."""
+        return self.match_logits(self.top(self.trunk(video, text, gate=True), video.shape[1], True, "cls"))
+
+    def predict_masked(self, video: Tensor, text: Text) -> Tensor:
+        """Logits of every word (B, L, V), gate open."""
+        return self.word_logits(self.top(self.trunk(video, text, gate=True), video.shape[1], True, "none").text)
+
+
+def _init_head(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear) and not module.weight.is_meta:
+        nn.init.normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

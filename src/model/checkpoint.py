@@ -1,0 +1,241 @@
+"""Reading and writing weights: released `.pth`, own `.ckpt`, own `.safetensors`, always strictly.
+
+A released file pickles an object of the authors' package beside its tensors. It goes through torch's unpickler for
+weights, which knows tensors, containers and numbers; every other class becomes an inert stub. No code of a file runs.
+"""
+
+import json
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from egovlpv2.model.backbone import Backbone, BackboneConfig
+from egovlpv2.model.text_tower import TextTowerConfig
+from egovlpv2.model.video_tower import VideoTowerConfig, interpolate_time
+
+State = dict[str, Tensor]
+
+_TEXT_LAYER = r"^text_model\.encoder\.layer\.(\d+)\."
+# Released name -> ours, tried in this order.
+_EGOVLPV2_NAMES = [
+    (r"^video_model\.(cls_token|pos_embed|temporal_embed|patch_embed\.|norm\.)", r"video_tower.\1"),
+    (r"^video_model\.blocks\.(\d+)\.attn\.alpha_i2t", r"video_tower.blocks.\1.fusion.alpha"),
+    (r"^video_model\.blocks\.(\d+)\.attn\.norm_i2t_i\.", r"video_tower.blocks.\1.fusion.norm."),
+    (r"^video_model\.blocks\.(\d+)\.attn\.qkv_i2t\.", r"video_tower.blocks.\1.fusion.query."),
+    (r"^video_model\.blocks\.(\d+)\.attn\.qkv_text_i2t\.", r"video_tower.blocks.\1.fusion.key_value."),
+    (r"^video_model\.blocks\.(\d+)\.attn\.proj_i2t\.", r"video_tower.blocks.\1.fusion.out."),
+    (r"^video_model\.blocks\.(\d+)\.timeattn\.", r"video_tower.blocks.\1.time_attn."),
+    (r"^video_model\.blocks\.(\d+)\.norm3\.", r"video_tower.blocks.\1.norm_time."),
+    (r"^video_model\.blocks\.", r"video_tower.blocks."),
+    (r"^text_model\.embeddings\.", r"text_tower.embeddings."),
+    (_TEXT_LAYER + r"alpha_t2i", r"text_tower.blocks.\1.fusion.alpha"),
+    (_TEXT_LAYER + r"crossattention_t2i\.self\.(query|key_value)\.", r"text_tower.blocks.\1.fusion.\2."),
+    (_TEXT_LAYER + r"crossattention_t2i\.output\.dense\.", r"text_tower.blocks.\1.fusion.out."),
+    (_TEXT_LAYER + r"attention\.self\.", r"text_tower.blocks.\1."),
+    (_TEXT_LAYER + r"attention\.output\.dense\.", r"text_tower.blocks.\1.out."),
+    (_TEXT_LAYER + r"attention\.output\.LayerNorm\.", r"text_tower.blocks.\1.norm1."),
+    (_TEXT_LAYER + r"intermediate\.dense\.", r"text_tower.blocks.\1.fc1."),
+    (_TEXT_LAYER + r"output\.dense\.", r"text_tower.blocks.\1.fc2."),
+    (_TEXT_LAYER + r"output\.LayerNorm\.", r"text_tower.blocks.\1.norm2."),
+    (r"^vid_proj\.", r"video_projector."),
+    (r"^txt_proj\.", r"text_projector."),
+    (r"^cls_token$", r"fused_cls_token"),
+    (r"^norm\.", r"fused_norm."),
+    (r"^cross_modal_(video|text)_transform\.", r"fused_\1_transform."),
+    (r"^cross_modal_(video|text)_pooler\.dense\.", r"match_head.\1_pooler."),
+    (r"^itm_score\.fc\.", r"match_head.classifier."),
+    (r"^mlm_score\.transform\.dense\.", r"masked_word_head.transform."),
+    (r"^mlm_score\.transform\.LayerNorm\.", r"masked_word_head.norm."),
+    (r"^mlm_score\.decoder\.", r"masked_word_head.decoder."),
+    (r"^mlm_score\.bias$", r"masked_word_head.decoder.bias"),
+]
+# Left out on purpose: a buffer that is counted from 0, and a second name of `mlm_score.bias`.
+_EGOVLPV2_DROPPED = re.compile(r"\.position_ids$|^mlm_score\.decoder\.bias$")
+
+
+def load_backbone(path: str | os.PathLike[str], num_frames: int = 4) -> Backbone:
+    """A backbone in eval mode with the weights of a file, whoever wrote it.
+
+    Args:
+        path: A released `.pth`, an own `.ckpt` of a task, or an own `.safetensors`.
+        num_frames: Frames of the temporal embedding; another number than the file's is interpolated.
+
+    Raises:
+        ValueError: The file is missing, unreadable or of another kind, or its keys and shapes are not the model's.
+    """
+    plain, state = read_weights(path)
+    config = BackboneConfig.from_dict(plain)
+    config.video.num_frames = num_frames
+    backbone = Backbone(config)
+    load_strictly(backbone, state, path)
+    return backbone.eval()
+
+
+def load_strictly(backbone: Backbone, state: State, source: str | os.PathLike[str]) -> None:
+    """Gives a backbone the tensors of `state`; any key or shape that differs is an error that lists it.
+
+    Only the number of frames may differ: the temporal embedding is interpolated.
+    """
+    own = backbone.state_dict()
+    key = "video_tower.temporal_embed"
+    if key in state and state[key].shape[::2] == own[key].shape[::2]:
+        state = {**state, key: interpolate_time(state[key], own[key].shape[1])}
+    problems = [f"missing {k} {tuple(v.shape)}" for k, v in own.items() if k not in state]
+    problems += [f"unknown {k} {tuple(v.shape)}" for k, v in state.items() if k not in own]
+    problems += [f"{k} is {tuple(state[k].shape)} in the file and {tuple(v.shape)} in the model"
+                 for k, v in own.items() if k in state and state[k].shape != v.shape]
+    if problems:
+        more = f"\n  and {len(problems) - 12} more" if len(problems) > 12 else ""
+        raise ValueError(f"{source} does not fit the model; is `backbone` in your config the one it was trained with?"
+                         + "".join(f"\n  {p}" for p in problems[:12]) + more)
+    backbone.load_state_dict(state)
+
+
+def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
+    """The configuration (plain values) and the backbone's tensors of any file that `load_backbone` takes."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such weights file")
+    readers = {".safetensors": _read_safetensors, ".ckpt": _read_own, ".pth": _read_released, ".pt": _read_released}
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: weights are read from {', '.join(readers)} files")
+    try:
+        return readers[path.suffix](path)
+    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path}: not a readable weights file: {str(error).splitlines()[0]}") from error
+
+
+def save_backbone(backbone: Backbone, path: str | os.PathLike[str]) -> None:
+    """Writes weights and configuration as `.safetensors`, whole or not at all."""
+    partial = Path(f"{path}.partial")
+    state = {k: v.contiguous() for k, v in backbone.state_dict().items()}
+    save_file(state, partial, {"egovlpv2": json.dumps(backbone.config.to_dict())})
+    os.replace(partial, path)
+
+
+def convert(kind: str, state_dict: State) -> State:
+    """The authors' names to ours.
+
+    Args:
+        kind: `egovlpv2`, the pre-trained backbone with either kind of projector.
+        state_dict: A released state dict, with or without the `module.` of its data-parallel wrapper.
+
+    Raises:
+        ValueError: A key is not one of that kind's.
+    """
+    if kind != "egovlpv2":
+        raise ValueError(f"kind is {kind!r}; known: 'egovlpv2'")
+    state = {k.removeprefix("module."): v for k, v in state_dict.items()}
+    state = _join_key_value({k: v for k, v in state.items() if not _EGOVLPV2_DROPPED.search(k)})
+    return {_rename(k): v for k, v in state.items()}
+
+
+def _join_key_value(state: State) -> State:
+    """Keys and values of the text's cross-attention as one matrix, as the video's already are."""
+    joined = {}
+    for name, tensor in state.items():
+        if "crossattention_t2i.self.value." in name:
+            continue
+        if "crossattention_t2i.self.key." in name:
+            value = state[name.replace("self.key.", "self.value.")]
+            name, tensor = name.replace("self.key.", "self.key_value."), torch.cat([tensor, value])
+        joined[name] = tensor
+    return joined
+
+
+def _rename(name: str) -> str:
+    for pattern, replacement in _EGOVLPV2_NAMES:
+        new, hits = re.subn(pattern, replacement, name)
+        if hits:
+            return new
+    raise ValueError(f"{name} is no key of a released EgoVLPv2 checkpoint")
+
+
+def released_config(state: State) -> dict[str, Any]:
+    """The configuration of a released checkpoint, read off the shapes (names as released, `module.` removed)."""
+    depth = 1 + max(int(m[1]) for k in state if (m := re.match(r"video_model\.blocks\.(\d+)\.", k)))
+    words, dim = state["text_model.embeddings.word_embeddings.weight"].shape
+    video_dim, _, patch, _ = state["video_model.patch_embed.proj.weight"].shape
+    image = patch * round((state["video_model.pos_embed"].shape[1] - 1) ** 0.5)
+    overrides = {"depth": depth, "embed_dim": video_dim, "num_heads": video_dim // 64, "patch_size": patch,
+                 "img_size": image}
+    arch = {"model_type": "roberta", "vocab_size": words, "hidden_size": dim, "num_attention_heads": dim // 64,
+            "num_hidden_layers": 1 + max(int(m[1]) for k in state if (m := re.match(_TEXT_LAYER, k))),
+            "intermediate_size": state["text_model.encoder.layer.0.intermediate.dense.weight"].shape[0],
+            "max_position_embeddings": state["text_model.embeddings.position_embeddings.weight"].shape[0],
+            "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+    widths = [v.shape[0] for k, v in sorted(state.items()) if re.match(r"vid_proj\.\d+\.weight", k)]
+    frames = state["video_model.temporal_embed"].shape[1]
+    return BackboneConfig(
+        VideoTowerConfig(overrides=overrides, num_frames=frames), TextTowerConfig(arch),
+        num_fused_layers=sum(k.endswith("alpha_t2i") for k in state),
+        text_attends_to="previous", fusion_cls="own", projector=widths,
+    ).to_dict()
+
+
+def _read_released(path: Path) -> tuple[dict[str, Any], State]:
+    """A `.pth` of the authors: `{"state_dict": {"module.<key>": ...}, "config": <object of theirs>, ...}`."""
+    unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    stubs = [(type("Stub", (_Stub,), {}), name) for name in unknown]
+    with torch.serialization.safe_globals(stubs):
+        file = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if not isinstance(file, dict) or "state_dict" not in file:
+        raise ValueError(f"{path}: no `state_dict` in it, so it is no released EgoVLPv2 checkpoint")
+    state = {k.removeprefix("module."): v for k, v in file["state_dict"].items()}
+    converted = convert("egovlpv2", state)
+    return released_config(state), converted
+
+
+class _Stub:
+    """Stands in for a class of somebody else's package: takes whatever its pickle gives, does nothing with it."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Stub":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _read_own(path: Path) -> tuple[dict[str, Any], State]:
+    file = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if not isinstance(file, dict) or "egovlpv2" not in file:
+        raise ValueError(f"{path}: no checkpoint of an egovlpv2 task (released files end in .pth)")
+    prefix = "backbone."
+    state = {k.removeprefix(prefix): v for k, v in file["state_dict"].items() if k.startswith(prefix)}
+    return file["egovlpv2"]["backbone"], state
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], State]:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if "egovlpv2" not in metadata:
+            raise ValueError(f"{path}: no egovlpv2 configuration in it; `egovlpv2 convert` writes such files")
+        return json.loads(metadata["egovlpv2"]), {k: file.get_tensor(k) for k in file.keys()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """`egovlpv2 convert SOURCE TARGET.safetensors`."""
+    import argparse
+
+    parser = argparse.ArgumentParser("egovlpv2 convert", description="Any checkpoint to a .safetensors of ours.")
+    parser.add_argument("source", help="a released .pth, an own .ckpt or .safetensors")
+    parser.add_argument("target", help="the .safetensors to write")
+    parser.add_argument("--num-frames", type=int, help="interpolate the temporal embedding (default: as in the file)")
+    args = parser.parse_args(argv)
+    if not args.target.endswith(".safetensors"):
+        raise ValueError(f"{args.target}: the target must end in .safetensors")
+    frames = args.num_frames or read_weights(args.source)[0]["video"]["num_frames"]
+    backbone = load_backbone(args.source, frames)
+    save_backbone(backbone, args.target)
+    parameters = sum(p.numel() for p in backbone.parameters())
+    print(f"{args.target}: {parameters / 1e6:.1f} M parameters, {frames} frames, every key of {args.source} accounted for")

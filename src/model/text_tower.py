@@ -1,0 +1,111 @@
+"""Text transformer with cross-attention, built from any transformers encoder with BERT's layers (RoBERTa, MiniLM, ...).
+
+Letters: `B` texts, `L` words, `D` width.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from egovlpv2.model.attention import attend
+from egovlpv2.model.fusion import GatedCrossAttention
+
+_ROBERTA_BASE = {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1,
+                 "layer_norm_eps": 1e-5}
+
+
+@dataclass
+class TextTowerConfig:
+    """The text tower.
+
+    Args:
+        arch: A transformers configuration: `model_type`, `hidden_size`, `num_hidden_layers`, ...; by default
+            that of roberta-base.
+        init: First weights: None for random ones, or a transformers name or local folder (`roberta-base`).
+        tokenizer: A transformers name or local folder; what the words of this vocabulary are.
+    """
+
+    arch: dict[str, Any] = field(default_factory=lambda: dict(_ROBERTA_BASE))
+    init: str | None = None
+    tokenizer: str = "roberta-base"
+
+    def resolve(self) -> PreTrainedConfig:
+        arch = dict(self.arch)
+        if "model_type" not in arch:
+            raise ValueError("text.arch needs a `model_type`, such as roberta or bert")
+        return AutoConfig.for_model(arch.pop("model_type"), **arch)
+
+
+class TextBlock(nn.Module):
+    """A BERT layer with cross-attention on its self-attention's output, before the residual and the norm.
+
+    `x = LN(x + SA(x) + alpha * CA(SA(x), video))`, `x = LN(x + FFN(x))`.
+    """
+
+    def __init__(self, layer: nn.Module, fusion: nn.Module | None) -> None:
+        super().__init__()
+        attention, output = layer.attention, layer.output
+        self.num_heads = attention.self.num_attention_heads
+        self.attention_dropout = attention.self.dropout.p
+        self.query, self.key, self.value = attention.self.query, attention.self.key, attention.self.value
+        self.out, self.norm1 = attention.output.dense, attention.output.LayerNorm
+        self.fc1, self.activation = layer.intermediate.dense, layer.intermediate.intermediate_act_fn
+        self.fc2, self.norm2 = output.dense, output.LayerNorm
+        self.dropout = nn.Dropout(output.dropout.p)
+        self.fusion = fusion
+
+    def forward(self, x: Tensor, mask: Tensor, video: Tensor | None = None) -> Tensor:
+        """Args:
+            x: (B, L, D).
+            mask: (B, L) bool, True where there is a word.
+            video: (B, S, D') hidden states of the video tower; None leaves the gate closed.
+        """
+        dropout = self.attention_dropout if self.training else 0.0
+        y = attend(self.query(x), self.key(x), self.value(x), self.num_heads, mask, dropout)  # (B, L, D)
+        y = self.dropout(self.out(y))
+        if video is not None:
+            y = self.fusion(y, video)
+        x = self.norm1(x + y)
+        return self.norm2(x + self.dropout(self.fc2(self.activation(self.fc1(x)))))
+
+
+class TextTower(nn.Module):
+    """Words to hidden states, block by block; which blocks run, and with what video, the backbone decides.
+
+    Args:
+        config: See `TextTowerConfig`.
+        num_fused: How many of the last blocks get cross-attention.
+        video_dim: Width of the video tower.
+    """
+
+    def __init__(self, config: TextTowerConfig, num_fused: int, video_dim: int) -> None:
+        super().__init__()
+        model = _make_encoder(config)
+        arch, layers = model.config, model.encoder.layer
+        if num_fused > len(layers):
+            raise ValueError(f"num_fused_layers is {num_fused}, but the text tower has {len(layers)} layers")
+        self.dim, self.vocab_size = arch.hidden_size, arch.vocab_size
+        self.norm_eps, self.dropout = arch.layer_norm_eps, arch.hidden_dropout_prob
+        self.embeddings = model.embeddings
+        first_fused = len(layers) - num_fused
+        self.blocks = nn.ModuleList(
+            TextBlock(layer, GatedCrossAttention(self.dim, video_dim, arch.num_attention_heads, None, self.dropout)
+                      if i >= first_fused else None)
+            for i, layer in enumerate(layers)
+        )
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        return self.embeddings(input_ids=input_ids)  # (B, L) -> (B, L, D)
+
+
+def _make_encoder(config: TextTowerConfig) -> PreTrainedModel:
+    arch = config.resolve()
+    if config.init is None:
+        model = AutoModel.from_config(arch, add_pooling_layer=False)
+    else:
+        model = AutoModel.from_pretrained(config.init, config=arch, add_pooling_layer=False)
+    if not hasattr(model, "embeddings") or not hasattr(getattr(model, "encoder", None), "layer"):
+        raise ValueError(f"text.arch: {arch.model_type} has not BERT's layers; take roberta, bert or one like them")
+    return model

@@ -1,0 +1,153 @@
+"""Divided space-time video transformer, built from a plain timm ViT.
+
+Source: TimeSformer (Bertasius et al., 2021) in the form of Frozen in Time (Bain et al., 2021), as EgoVLPv2 uses it.
+Letters: `B` clips, `T` frames, `N` patches of a frame, `S = 1 + T * N` tokens, `D` width.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from egovlpv2.model.attention import cls_attention, divided_attention
+from egovlpv2.model.fusion import GatedCrossAttention
+
+
+@dataclass
+class VideoTowerConfig:
+    """The video tower.
+
+    Args:
+        name: A plain ViT of timm (class token, absolute positions), such as `vit_base_patch16_224`.
+        overrides: Arguments of that timm model to change (`depth`, `embed_dim`, `img_size`, `patch_size`, ...).
+        init: First weights: None for random ones, `timm` to fetch timm's, or the path of a file that timm can load.
+        num_frames: Frames that the temporal embedding has; clips of another length interpolate it.
+        norm_eps: Epsilon of every LayerNorm (the released model has 1e-5, timm's ViTs 1e-6).
+        drop_path: Stochastic depth rate of the last block, rising linearly from zero.
+    """
+
+    name: str = "vit_base_patch16_224"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    init: str | None = None
+    num_frames: int = 4
+    norm_eps: float = 1e-5
+    drop_path: float = 0.0
+
+
+class SpaceTimeBlock(nn.Module):
+    """A timm ViT block with temporal attention before, and optionally cross-attention inside, its spatial attention.
+
+    `z = SPACE(x + TIME(x))`, `x = x + z + alpha * CA(z, text)`, `x = x + MLP(x)`, with each part's own norm.
+    """
+
+    def __init__(self, block: nn.Module, norm_eps: float, fusion: nn.Module | None) -> None:
+        super().__init__()
+        self.norm1, self.attn, self.ls1, self.drop_path1 = block.norm1, block.attn, block.ls1, block.drop_path1
+        self.norm2, self.mlp, self.ls2, self.drop_path2 = block.norm2, block.mlp, block.ls2, block.drop_path2
+        self.norm_time = nn.LayerNorm(block.norm1.weight.shape[0], eps=norm_eps)
+        self.time_attn = deepcopy(block.attn)
+        nn.init.zeros_(self.time_attn.proj.weight)  # a ViT's features survive until time is learned
+        nn.init.zeros_(self.time_attn.proj.bias)
+        self.fusion = fusion
+
+    def forward(self, x: Tensor, num_frames: int, text: Tensor | None = None, text_mask: Tensor | None = None,
+                cls_only: bool = False) -> Tensor:
+        """Args:
+            x: (B, S, D).
+            text: (B, L, D') hidden states of the text tower; None leaves the gate closed.
+            text_mask: (B, L) bool.
+            cls_only: Compute only what the CLS token needs.
+
+        Returns:
+            (B, S, D), or (B, 1, D) with `cls_only`.
+        """
+        time = self.time_attn.proj(divided_attention(self.time_attn, self.norm_time(x), num_frames, "time"))
+        y = self.norm1(x + time)  # (B, S, D)
+        z = cls_attention(self.attn, y) if cls_only else divided_attention(self.attn, y, num_frames, "space")
+        z = self.attn.proj(z)
+        if text is not None:
+            z = self.fusion(z, text, text_mask)
+        x = (x[:, :1] if cls_only else x) + self.drop_path1(self.ls1(z))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+
+class VideoTower(nn.Module):
+    """Frames to tokens, block by block; which blocks run, and with what text, the backbone decides.
+
+    Args:
+        config: See `VideoTowerConfig`.
+        num_fused: How many of the last blocks get cross-attention.
+        text_dim: Width of the text tower.
+    """
+
+    def __init__(self, config: VideoTowerConfig, num_fused: int, text_dim: int) -> None:
+        super().__init__()
+        vit = _make_vit(config)
+        depth, self.dim = len(vit.blocks), vit.embed_dim
+        if num_fused > depth:
+            raise ValueError(f"num_fused_layers is {num_fused}, but {config.name} has {depth} blocks")
+        self.register_buffer("mean", torch.tensor(vit.default_cfg["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(vit.default_cfg["std"]).view(3, 1, 1), persistent=False)
+        self.patch_embed, self.cls_token, self.pos_embed = vit.patch_embed, vit.cls_token, vit.pos_embed
+        self.temporal_embed = nn.Parameter(torch.zeros(1, config.num_frames, self.dim))
+        heads = vit.blocks[0].attn.num_heads
+        self.blocks = nn.ModuleList(
+            SpaceTimeBlock(
+                block, config.norm_eps,
+                GatedCrossAttention(self.dim, text_dim, heads, config.norm_eps) if i >= depth - num_fused else None,
+            )
+            for i, block in enumerate(vit.blocks)
+        )
+        self.norm = vit.norm
+
+    def embed(self, video: Tensor, cls_token: Tensor) -> Tensor:
+        """Patches of each frame, their places and times.
+
+        Args:
+            video: (B, T, 3, H, W), uint8 RGB or already normalised floats.
+            cls_token: (1, 1, D).
+
+        Returns:
+            (B, S, D), the CLS token first.
+        """
+        if video.dtype == torch.uint8:  # here, not in the workers: a byte travels four times lighter than a float
+            video = (video / 255 - self.mean) / self.std
+        batch, num_frames = video.shape[:2]
+        x = self.patch_embed(video.flatten(0, 1)).unflatten(0, (batch, num_frames))  # (B, T, N, D)
+        time = interpolate_time(self.temporal_embed, num_frames)  # (1, T, D)
+        x = x + self.pos_embed[:, None, 1:] + time[:, :, None]  # (B, T, N, D)
+        cls = (cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)  # (B, 1, D)
+        return torch.cat([cls.to(x.dtype), x.flatten(1, 2)], dim=1)  # (B, S, D)
+
+
+def interpolate_time(temporal_embed: Tensor, num_frames: int) -> Tensor:
+    """(1, T, D) -> (1, num_frames, D), linearly in time, as the released model inflates 4 frames to 16."""
+    if temporal_embed.shape[1] == num_frames:
+        return temporal_embed
+    grid = F.interpolate(temporal_embed[None], (num_frames, temporal_embed.shape[2]), mode="bilinear",
+                         align_corners=True)
+    return grid[0]
+
+
+def _make_vit(config: VideoTowerConfig) -> VisionTransformer:
+    kwargs: dict[str, Any] = {
+        "num_classes": 0,
+        "drop_path_rate": config.drop_path,
+        "norm_layer": lambda dim, **kw: nn.LayerNorm(dim, eps=config.norm_eps, **kw),
+        **config.overrides,
+    }
+    if config.init not in (None, "timm"):
+        if not Path(config.init).is_file():
+            raise ValueError(f"video.init: {config.init} is no file; give `timm`, a file with timm weights, or null")
+        kwargs["pretrained_cfg_overlay"] = {"file": config.init}
+    vit = timm.create_model(config.name, pretrained=config.init is not None, **kwargs)
+    plain = isinstance(vit, VisionTransformer) and vit.num_prefix_tokens == 1 and not vit.no_embed_class
+    if not plain or vit.pos_embed is None:
+        raise ValueError(f"video.name: {config.name} is not a plain ViT of timm with one class token and positions")
+    return vit

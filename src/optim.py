@@ -1,0 +1,86 @@
+"""AdamW in named parameter groups, with linear warm-up and a linear or cosine decay."""
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+log = logging.getLogger(__name__)
+
+# Modules that no pre-trained tower brings: they learn `new_layer_factor` times faster.
+_NEW = ("fusion.", "projector.", "_transform.", "match_head.", "masked_word_head.")
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and its schedule; the defaults are the paper's (Table D.1).
+
+    Args:
+        lr: Peak learning rate of the towers.
+        new_layer_factor: How many times faster cross-attention, projectors and heads learn.
+        betas: AdamW's.
+        weight_decay: Of matrices; norms, biases, gates and embeddings of positions have none.
+        warmup_epochs: Linear warm-up from zero, in epochs (may be a fraction).
+        decay: Shape of the way down from the peak to `end_lr` at the last step.
+        end_lr: Learning rate of the towers at the last step.
+    """
+
+    lr: float = 3e-5
+    new_layer_factor: float = 4.0
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    warmup_epochs: float = 2.0
+    decay: Literal["linear", "cosine"] = "linear"
+    end_lr: float = 1e-7
+
+
+def is_new(name: str) -> bool:
+    return any(part in name for part in _NEW)
+
+
+def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Every trainable parameter in one of four named groups; the log says how many fell in each."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        new = is_new(name)
+        # Vectors, and stacks of vectors such as (1, N, D) position embeddings, are no matrices to shrink.
+        decays = parameter.squeeze().ndim > 1 and not name.endswith(("cls_token", "pos_embed", "temporal_embed"))
+        key = ("new layers" if new else "backbone") + ("" if decays else ", no decay")
+        group = groups.setdefault(key, {
+            "name": key, "params": [], "lr": config.lr * (config.new_layer_factor if new else 1),
+            "weight_decay": config.weight_decay if decays else 0.0,
+        })
+        group["params"].append(parameter)
+    for key, group in groups.items():
+        count = sum(p.numel() for p in group["params"])
+        log.info("%s: %d tensors, %.2f M parameters, lr %g", key, len(group["params"]), count / 1e6, group["lr"])
+    return list(groups.values())
+
+
+def lr_factor(step: int, warmup: float, total: int, decay: str, end: float) -> float:
+    """The learning rate at a step as a share of its peak.
+
+    Args:
+        warmup: Steps of linear warm-up.
+        total: Steps of the whole run.
+        end: The share at the last step.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = min((step - warmup) / max(total - warmup, 1), 1.0)
+    remaining = 1 - progress if decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return end + (1 - end) * remaining
+
+
+def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int, max_epochs: int) -> dict[str, Any]:
+    """What `LightningModule.configure_optimizers` returns: AdamW and a schedule that moves every step."""
+    optimizer = AdamW(parameter_groups(module, config), betas=config.betas)
+    warmup, end = total_steps * config.warmup_epochs / max_epochs, config.end_lr / config.lr
+    schedule = LambdaLR(optimizer, lambda step: lr_factor(step, warmup, total_steps, config.decay, end))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,1 @@
+"""Video in: decoding, sampling of times, crops."""

@@ -1,0 +1,188 @@
+"""Video in: the frames that are shown at given times, cropped and scaled by FFmpeg before they turn RGB.
+
+Letters: `T` frames, `H` and `W` pixels. Times are in seconds from the stream's first frame. The frame shown at a time
+is the last that is presented at or before it; before the first frame it is the first. Rotated videos come upright.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, overload
+
+import av
+import numpy as np
+import torch
+from egovlpv2.video.open_files import drop_file, open_file
+from egovlpv2.video.paint import Painter
+from egovlpv2.video.reader import TAIL_SECONDS, VideoError, VideoFile
+from egovlpv2.video.sampling import uniform_times
+from egovlpv2.video.transforms import CropBox, EvalTransform
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Clip", "Crop", "VideoError", "VideoInfo", "read_chunks", "read_clip", "read_frames", "video_info"]
+
+Crop = CropBox | Callable[[int, int], CropBox] | None
+"""A box, a function of the upright picture's height and width that gives one, or None for the whole picture."""
+
+
+class Clip(NamedTuple):
+    """The frames of a clip and when they are presented."""
+
+    frames: Tensor  # (T, 3, H, W) uint8 RGB
+    times: NDArray[np.float64]  # (T,) seconds
+
+
+class VideoInfo(NamedTuple):
+    """What a file says about its pictures."""
+
+    height: int  # pixels, upright
+    width: int
+    duration: float  # seconds
+
+
+def video_info(path: str | Path) -> VideoInfo:
+    """Size and length of a video.
+
+    Raises:
+        VideoError: The file is missing, empty, damaged or holds no picture.
+    """
+    video = open_file(Path(path))
+    return VideoInfo(video.height, video.width, video.duration)
+
+
+@overload
+def read_clip(
+    path: str | Path,
+    start: float | None,
+    end: float | None,
+    num_frames: int,
+    size: int | None = None,
+    return_times: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def read_clip(
+    path: str | Path,
+    start: float | None,
+    end: float | None,
+    num_frames: int,
+    size: int | None = None,
+    *,
+    return_times: Literal[True],
+) -> Clip: ...
+def read_clip(
+    path: str | Path,
+    start: float | None,
+    end: float | None,
+    num_frames: int,
+    size: int | None = None,
+    return_times: bool = False,
+) -> Tensor | Clip:
+    """Frames at the centres of equal segments of a clip.
+
+    Args:
+        path: Any video that FFmpeg opens.
+        start: Where the clip begins, in seconds; None or a negative number: where the video begins.
+        end: Where it ends, in seconds; None or a time past the end: where the video ends.
+        num_frames: How many frames to show.
+        size: Side of the largest centred square's picture, in pixels; None shows all at the video's own size.
+        return_times: Whether to return the frames' times too.
+
+    Returns:
+        Frames `(T, 3, H, W)`, uint8 RGB; with `return_times` a `Clip` of these and their times.
+
+    Raises:
+        VideoError: The clip ends before it begins or begins after the video's end, or the file can't be read.
+    """
+    path = Path(path)
+    duration = open_file(path).duration
+    first = max(start or 0.0, 0.0)
+    last = duration if end is None else end
+    if last < first:
+        raise VideoError(f"clip {first}-{last} s of {path} ends before it begins: swap its times")
+    if first >= duration:
+        raise VideoError(f"clip {first}-{last} s begins after the end of {path} ({duration:.1f} s): check its times")
+    crop = None if size is None else EvalTransform(size, resize=size)
+    clip = read_frames(path, uniform_times(first, min(last, duration), num_frames), crop)
+    return clip if return_times else clip.frames
+
+
+def read_frames(path: str | Path, times: Sequence[float] | NDArray[np.float64], crop: Crop = None) -> Clip:
+    """The frames that a video shows at given times.
+
+    Args:
+        path: Any video that FFmpeg opens.
+        times: In seconds, at least one. Ascending ones cost least. Up to a second past the end shows the last frame.
+        crop: What part of the pictures to show, and how.
+
+    Returns:
+        Frames `(T, 3, H, W)`, uint8 RGB, and when they are presented.
+
+    Raises:
+        VideoError: The file is missing, empty or damaged, or a time lies past its end.
+    """
+    return _read([(Path(path), float(time)) for time in times], crop)
+
+
+def read_chunks(
+    folder: str | Path,
+    times: Sequence[float] | NDArray[np.float64],
+    crop: Crop = None,
+    chunk_seconds: float = 600.0,
+) -> Clip:
+    """The frames at given times of a video that is stored in chunks, as EgoClip's: `<video_uid>/0.mp4`, `1.mp4`, ...
+
+    Args:
+        folder: The video's folder.
+        times: In seconds of the whole video, at least one. A clip may span chunks.
+        crop: What part of the pictures to show, and how; a function gets the size of the first chunk that is read.
+        chunk_seconds: Length of a chunk; a chunk's own times begin at 0.
+
+    Returns:
+        Frames `(T, 3, H, W)`, uint8 RGB, and when they are presented, in seconds of the whole video.
+
+    Raises:
+        VideoError: As `read_frames`. A chunk that lacks is an error too, but for up to a second past the last one.
+    """
+    places = [_chunk(Path(folder), float(time), chunk_seconds) for time in times]
+    clip = _read([(path, time - offset) for path, time, offset in places], crop)
+    return Clip(clip.frames, clip.times + np.array([offset for _, _, offset in places]))
+
+
+def _chunk(folder: Path, time: float, chunk_seconds: float) -> tuple[Path, float, float]:
+    """The chunk that shows a time: its file, the time, and the chunk's beginning in seconds of the whole video."""
+    number = max(int(time // chunk_seconds), 0)
+    path = folder / f"{number}.mp4"
+    before = folder / f"{number - 1}.mp4"
+    if time - number * chunk_seconds <= TAIL_SECONDS and number and not path.exists() and before.exists():
+        number, path = number - 1, before
+    return path, time, number * chunk_seconds
+
+
+def _read(places: list[tuple[Path, float]], crop: Crop) -> Clip:
+    """The frames at (file, seconds of that file); one box serves all."""
+    if not places:
+        raise VideoError("no times were given: ask for at least one frame")
+    first = open_file(places[0][0])
+    size = (first.height, first.width)
+    painter = Painter(crop(*size) if callable(crop) else crop, *size)
+    frames = torch.empty(len(places), 3, *painter.size, dtype=torch.uint8)  # (T, 3, H, W)
+    shown = np.empty(len(places))  # (T,)
+    for i, (path, time) in enumerate(places):
+        video = open_file(path) if path != places[0][0] else first
+        if (video.height, video.width) != size:
+            raise VideoError(f"{path} is not {size[1]}x{size[0]} px as {places[0][0]}: encode both at one size")
+        shown[i] = _show(path, video, time, painter, frames[i].numpy())
+    return Clip(frames, shown)
+
+
+def _show(path: Path, video: VideoFile, time: float, painter: Painter, out: NDArray[np.uint8]) -> float:
+    """Paints one frame into `out` `(3, H, W)` and returns its time; a file that fails is not kept open."""
+    try:
+        frame = video.frame_at(time)
+        painter.paint(frame, video.rotation, out)
+        return video.seconds(frame)
+    except av.FFmpegError as error:
+        raise VideoError(f"{path} can't be converted to RGB ({error}): encode it again") from error
+    except VideoError:
+        drop_file(video)
+        raise

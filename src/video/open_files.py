@@ -1,0 +1,50 @@
+"""The video files that a worker keeps open: opening one costs about as much as decoding a short clip."""
+
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from egovlpv2.video.reader import VideoError, VideoFile
+
+_MOST = 6  # open files a worker
+
+
+class _OpenFiles(threading.local):
+    """Files by path, time of change and size, the last used last; each thread and each process has its own."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.files: OrderedDict[tuple[str, int, int], VideoFile] = OrderedDict()
+
+
+_kept = _OpenFiles()
+
+
+def open_file(path: Path) -> VideoFile:
+    """The open file of that path: one of the last few of this worker, or opened now. A changed file is opened anew.
+
+    Raises:
+        VideoError: The file is missing, empty, damaged or holds no picture.
+    """
+    if _kept.owner != os.getpid():  # a forked process shares the file positions of its parent
+        _kept.owner, _kept.files = os.getpid(), OrderedDict()
+    try:
+        state = os.stat(path)
+    except OSError as error:
+        raise VideoError(f"{path} is missing: check the data root, or fetch the video") from error
+    if not state.st_size:
+        raise VideoError(f"{path} is empty (0 bytes): fetch it again")
+    key = (str(path), state.st_mtime_ns, state.st_size)
+    if key not in _kept.files:
+        _kept.files[key] = VideoFile(path)
+        while len(_kept.files) > _MOST:
+            _kept.files.popitem(last=False)[1].close()
+    _kept.files.move_to_end(key)
+    return _kept.files[key]
+
+
+def drop_file(video: VideoFile) -> None:
+    """Closes a file whose decoder has failed, so that the next use opens it anew."""
+    _kept.files = OrderedDict((key, kept) for key, kept in _kept.files.items() if kept is not video)
+    video.close()

@@ -1,0 +1,88 @@
+"""Which part of a picture to show, and how large: descriptions that the reader hands to FFmpeg.
+
+Nothing here touches a pixel. A transform is a function of the picture's size (and a random generator) that gives one
+`CropBox`, drawn once per clip, so that all of a clip's frames show the same part.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+_TRIES = 10  # as torchvision's RandomResizedCrop
+
+
+class CropBox(NamedTuple):
+    """A part of the upright picture, in its pixels, and the size to show it at."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+    flip: bool = False  # mirrored left to right, after scaling
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """A random part of the picture at a random aspect ratio, mirrored at random (RandomResizedCrop and a flip).
+
+    Args:
+        size: Side of the square shown, in pixels.
+        scale: Smallest and largest share of the picture's area.
+        ratio: Smallest and largest width over height.
+        flip: How probable mirroring is, 0 to 1.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+    def __call__(self, height: int, width: int, rng: np.random.Generator) -> CropBox:
+        """Draws a box in a picture of `height` x `width` pixels."""
+        box_height, box_width = self._box_size(height, width, rng)
+        top = int(rng.integers(height - box_height + 1))
+        left = int(rng.integers(width - box_width + 1))
+        flip = bool(rng.random() < self.flip)
+        return CropBox(top, left, box_height, box_width, self.size, self.size, flip)
+
+    def _box_size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Height and width of a box that fits; after ten misses the largest one within the aspect ratios."""
+        for _ in range(_TRIES):
+            area = height * width * rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            box_height, box_width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+            if 0 < box_height <= height and 0 < box_width <= width:
+                return box_height, box_width
+        ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
+        return max(min(height, round(width / ratio)), 1), max(min(width, round(height * ratio)), 1)
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """The middle of the picture: short side to `resize`, then a centre crop of `size`, in one step.
+
+    Args:
+        size: Side of the square shown, in pixels.
+        resize: Short side before cropping, in pixels; left out, `size * 256 / 224`. Equal to `size`, it shows the
+            largest centred square.
+
+    Raises:
+        ValueError: `resize` is smaller than `size`.
+    """
+
+    size: int
+    resize: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.resize is not None and self.resize < self.size:
+            raise ValueError(f"can't crop {self.size} px from a short side of {self.resize} px: make resize >= size")
+
+    def __call__(self, height: int, width: int, rng: np.random.Generator | None = None) -> CropBox:
+        """The box in a picture of `height` x `width` pixels; nothing is drawn from `rng`."""
+        resize = self.resize or round(self.size * 256 / 224)
+        side = max(round(min(height, width) * self.size / resize), 1)
+        return CropBox((height - side) // 2, (width - side) // 2, side, side, self.size, self.size)

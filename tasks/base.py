@@ -1,0 +1,65 @@
+"""What every task shares: a backbone with weights, an optimiser, and randomness that a resumed run repeats."""
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+
+from egovlpv2.distributed import rank
+from egovlpv2.model.backbone import Backbone, BackboneConfig
+from egovlpv2.model.checkpoint import load_strictly, read_weights
+from egovlpv2.optim import OptimizerConfig, make_optimizer
+
+
+class BackboneTask(LightningModule):
+    """A backbone at work.
+
+    Args:
+        backbone: What the backbone is made of.
+        optimizer: How it learns.
+        weights: Weights to start from: a released `.pth`, an own `.ckpt` or `.safetensors`; None for the towers'
+            own first weights. (`--ckpt_path` is for resuming the same run.)
+    """
+
+    def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None) -> None:
+        super().__init__()
+        if weights is not None:
+            _, state = read_weights(weights)
+            backbone = BackboneConfig.from_dict(backbone.to_dict())  # without first weights for the towers
+        self.backbone = Backbone(replace(backbone))
+        if weights is not None:
+            load_strictly(self.backbone, state, weights)
+        self.optimizer_config, self.weights = optimizer, weights
+        # No save_hyperparameters: a checkpoint must not override the YAML of a later run behind the user's back.
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a reader of the numbers must know of the model."""
+        config = self.backbone.config
+        return {"weights": self.weights, "num_fused_layers": config.num_fused_layers,
+                "text_attends_to": config.text_attends_to, "fusion_cls": config.fusion_cls,
+                "model_frames": config.video.num_frames, "seed": global_seed()}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs
+        if not epochs or epochs < 1:
+            raise ValueError("the learning rate's schedule needs trainer.max_epochs, since its warm-up is in epochs")
+        return make_optimizer(self.backbone, self.optimizer_config, steps, epochs)
+
+    def step_seed(self, batch_idx: int, *more: int) -> int:
+        """A seed that depends on the run's seed and the step alone, so that a resumed run draws the same numbers."""
+        entropy = (global_seed(), self.current_epoch, batch_idx, *more)
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(self.step_seed(batch_idx, rank()))  # dropout and drop path
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["egovlpv2"] = {"backbone": self.backbone.config.to_dict()}
+
+
+def global_seed() -> int:
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))  # Lightning's seed_everything leaves it there

@@ -1,0 +1,78 @@
+"""EgoMCQ: which of five clips does a text tell of? Answered by the gate closed, open, and by both."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from egovlpv2.batch import ChoiceBatch
+from egovlpv2.metrics.egomcq import EgoMCQAccuracy
+from egovlpv2.model.backbone import Backbone, BackboneConfig, Trunk
+from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.base import BackboneTask
+
+SCORES = ("dual", "fusion", "ensemble")
+
+
+def choice_scores(backbone: Backbone, batch: ChoiceBatch) -> dict[str, Tensor]:
+    """How well each clip fits its question's text.
+
+    Returns:
+        Scores (Q, 5): `dual` cosine, `fusion` probability of a match, `ensemble` their sum (paper, Table 8).
+    """
+    choices, num_frames = batch["video"].shape[1:3]
+    video = batch["video"].flatten(0, 1)  # (Q*5, T, 3, H, W)
+    text, mask = backbone.trunk_text(batch["text"])  # (Q, L, D)
+    clips = backbone.trunk_video(video)  # (Q*5, S, D)
+    video_embeds = backbone.project_video(backbone.top_video(clips, num_frames, cls_only=True)[:, 0])  # (Q*5, P)
+    text_embeds = backbone.project_text(backbone.top_text(text, mask)[:, 0])  # (Q, P)
+    dual = F.cosine_similarity(text_embeds[:, None].float(), video_embeds.unflatten(0, (-1, choices)).float(), dim=-1)
+    if not backbone.shares_trunk:
+        clips = backbone.trunk_video(video, gate=True)
+    pairs = Trunk(clips, text.repeat_interleave(choices, 0), mask.repeat_interleave(choices, 0))
+    logits = backbone.match_logits(backbone.top(pairs, num_frames, True, "cls"))  # (Q*5, 2)
+    fusion = logits.float().softmax(-1)[:, 1].unflatten(0, (-1, choices))  # (Q, 5)
+    return {"dual": dual, "fusion": fusion, "ensemble": dual + fusion}
+
+
+class EgoMCQ(BackboneTask):
+    """Zero-shot EgoMCQ: `egovlpv2 validate` and `egovlpv2 test`.
+
+    Args:
+        backbone: What the backbone is made of.
+        optimizer: Not used by evaluation; tasks that train build on this one.
+        weights: Weights to evaluate.
+    """
+
+    def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None) -> None:
+        super().__init__(backbone, optimizer, weights)
+        self.accuracy = nn.ModuleDict({
+            split: nn.ModuleDict({score: EgoMCQAccuracy() for score in SCORES}) for split in ("val", "test")
+        })
+
+    def validation_step(self, batch: ChoiceBatch, batch_idx: int) -> None:
+        self._count("val", batch)
+
+    def test_step(self, batch: ChoiceBatch, batch_idx: int) -> None:
+        self._count("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_accuracy("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_accuracy("test")
+
+    @torch.no_grad()
+    def _count(self, split: str, batch: ChoiceBatch) -> None:
+        if not len(batch["answer"]):  # none of its questions could be read, or this process has one batch less
+            return
+        for name, scores in choice_scores(self.backbone, batch).items():
+            self.accuracy[split][name].update(scores, batch["answer"], batch["kind"])
+
+    def _log_accuracy(self, split: str) -> None:
+        for name, metric in self.accuracy[split].items():
+            kinds = metric.compute()
+            if name == "ensemble" and kinds:  # what picks the checkpoint: intra, or inter where there is no intra
+                self.log(f"{split}/score", kinds.get("intra", kinds.get("inter")))
+            self.log_dict({f"{split}/egomcq/{name}/{kind}": value for kind, value in kinds.items()},
+                          prog_bar=name == "ensemble")
+            metric.reset()

@@ -1,0 +1,107 @@
+"""Pre-training: EgoNCE, masked words and video-text matching over one shared trunk."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from egovlpv2.batch import ClipBatch
+from egovlpv2.distributed import fetch_rows, gather, local, world_size
+from egovlpv2.losses import Positives, contrastive, ego_positives, mask_words, match_pairs
+from egovlpv2.model.backbone import BackboneConfig, Trunk
+from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.egomcq import EgoMCQ
+from egovlpv2.text import load_tokenizer
+
+
+class Pretrain(EgoMCQ):
+    """Pre-trains a backbone on EgoClip and validates it on EgoMCQ.
+
+    The weight of EgoNCE is what `mlm_weight` and `vtm_weight` leave of 1 (paper: 0.25, 0.25 and 0.5).
+
+    Args:
+        backbone: What the backbone is made of.
+        optimizer: How it learns.
+        weights: Weights to start from; None for the towers' own first weights.
+        positives: Which rows EgoNCE holds for the same action; `none` is InfoNCE.
+        temperature: Of EgoNCE and of the drawing of hard negatives.
+        mlm_weight: Weight of masked words.
+        vtm_weight: Weight of video-text matching.
+        masked_share: Share of the words to predict.
+    """
+
+    def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None,
+                 positives: Positives = "verb_or_noun", temperature: float = 0.05, mlm_weight: float = 0.25,
+                 vtm_weight: float = 0.5, masked_share: float = 0.15) -> None:
+        super().__init__(backbone, optimizer, weights)
+        self.positives, self.temperature, self.masked_share = positives, temperature, masked_share
+        self.loss_weights = {"ego_nce": 1 - mlm_weight - vtm_weight, "mlm": mlm_weight, "vtm": vtm_weight}
+        tokenizer = load_tokenizer(backbone.text.tokenizer)
+        words = self.backbone.text_tower.vocab_size
+        if len(tokenizer) > words:
+            raise ValueError(f"the tokenizer {backbone.text.tokenizer} has {len(tokenizer)} words, "
+                             f"text.arch.vocab_size is {words}")
+        self.mask_id, self.num_words = tokenizer.mask_token_id, len(tokenizer)
+        self.register_buffer("special_ids", torch.tensor(tokenizer.all_special_ids), persistent=False)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return super().protocol | {"positives": self.positives, "loss_weights": self.loss_weights}
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        # The generator is the same on every process: all draw the pairs and masks of the whole batch.
+        losses = self.objectives(batch, torch.Generator().manual_seed(self.step_seed(batch_idx)))
+        total = sum(self.loss_weights[name] * loss for name, loss in losses.items())
+        size = len(batch["video"])
+        self.log("train/loss", total, prog_bar=True, batch_size=size)
+        self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, batch_size=size)
+        return total
+
+    def objectives(self, batch: ClipBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The three losses of this process; the mean over processes is that of the whole batch.
+
+        Args:
+            batch: Clips of this process.
+            generator: In the same state on every process.
+        """
+        backbone, num_frames = self.backbone, batch["video"].shape[1]
+        trunk = backbone.trunk(batch["video"], batch["text"], gate=False)
+        dual = backbone.top(trunk, num_frames, gate=False, video_reads="cls")
+        video_embeds = gather(F.normalize(backbone.project_video(dual.video[:, 0]).float(), dim=-1))  # (n, P)
+        text_embeds = gather(F.normalize(backbone.project_text(dual.text[:, 0]).float(), dim=-1))  # (n, P)
+        similarity = text_embeds @ video_embeds.T  # (n, n)
+        positives = ego_positives(gather(batch["verbs"]), gather(batch["nouns"]), self.positives)
+        if not backbone.shares_trunk:
+            trunk = trunk._replace(video=backbone.trunk_video(batch["video"], gate=True))
+        return {
+            "ego_nce": contrastive(similarity, positives, self.temperature),
+            "vtm": self._matching(trunk, num_frames, similarity.detach(), positives, generator),
+            "mlm": self._masked_words(trunk, num_frames, batch, generator),
+        }
+
+    def _matching(self, trunk: Trunk, num_frames: int, similarity: Tensor, positives: Tensor,
+                  generator: torch.Generator) -> Tensor:
+        """Hard negatives come from any process as trunk tokens, never as pixels, and only those that were drawn."""
+        pairs = match_pairs(similarity, positives, self.temperature, generator)
+        mask = local(gather(trunk.mask.long())[pairs.text]).bool()
+        matched = Trunk(fetch_rows(trunk.video, pairs.video), fetch_rows(trunk.text, pairs.text), mask)
+        logits = self.backbone.match_logits(self.backbone.top(matched, num_frames, True, "cls"))
+        return F.cross_entropy(logits.float(), local(pairs.is_match))
+
+    def _masked_words(self, trunk: Trunk, num_frames: int, batch: ClipBatch, generator: torch.Generator) -> Tensor:
+        input_ids = gather(batch["text"]["input_ids"])
+        maskable = ~torch.isin(input_ids, self.special_ids)
+        masked = mask_words(input_ids, maskable, self.mask_id, self.num_words, self.masked_share, generator)
+        ids, chosen = local(masked.input_ids), local(masked.chosen)
+        text, mask = self.backbone.trunk_text({**batch["text"], "input_ids": ids})
+        states = self.backbone.top(Trunk(trunk.video, text, mask), num_frames, True, "none").text[chosen]  # (words, D)
+        loss = F.cross_entropy(self.backbone.word_logits(states).float(), batch["text"]["input_ids"][chosen],
+                               reduction="sum")
+        return loss * world_size() / masked.chosen.sum().clamp(min=1)
+
+    def on_train_epoch_end(self) -> None:
+        for tower in ("video", "text"):
+            for i, block in enumerate(getattr(self.backbone, f"{tower}_tower").blocks):
+                if block.fusion is not None:
+                    self.log(f"alpha/{tower}/{i}", block.fusion.alpha.detach().squeeze())

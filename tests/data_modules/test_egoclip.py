@@ -1,0 +1,234 @@
+"""EgoClip: the official format and its malformed rows, scene-aware negatives, and what a key gives."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from egovlpv2.data_modules.egoclip import EgoClip, EgoClipDataModule, Neighbours
+from egovlpv2.data_modules.egomcq import ClipReader
+from egovlpv2.data_modules.tables import Strings, read_clip_table
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real_egoclip"
+MakeRow = Callable[..., dict[str, Any]]
+WriteCsv = Callable[[Path, list[dict[str, Any]]], Path]
+
+
+def dataset(folder: Path, seed: int = 0) -> EgoClip:
+    return EgoClip(folder / "egoclip.csv", ClipReader(folder / "videos", 4.0, 2, 16), seed)
+
+
+def test_table(world: Path) -> None:
+    table = read_clip_table(world / "egoclip.csv")
+    assert len(table) == 20 and table.malformed == 0
+    assert [table.videos[code] for code in table.video[[0, 10, 15]]] == ["long", "short", "other"]
+    assert (float(table.start[1]), float(table.end[1]), float(table.time[1])) == (0.75, 1.75, 1.25)
+    assert table.text[0] == "#C C does thing0" and table.text[19] == "#C C does thing19"
+    assert table.verbs[7].tolist() == [7] and table.nouns[7].tolist() == [7, 8]
+
+
+def test_odd_but_good_rows(tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv) -> None:
+    rows = [
+        make_row(0, "v", -0.4, tag_verb="[]", tag_noun="[ 581,0 ]"),
+        make_row(1, "v", 1.0, clip_text='#C C says "hello', video_dur="?"),
+        make_row(2, "v", 2.0, clip_text='"#C C says ""hello"""'),
+        make_row(3, "v", 3.0, clip_text="#O un café à côté"),
+    ]
+    path = write_csv(tmp_path / "egoclip.csv", rows)
+    path.write_text(path.read_text().replace("\n", "\r\n") + "\r\n")
+    table = read_clip_table(path)
+    assert len(table) == 4 and table.malformed == 0
+    assert float(table.start[0]) == 0.0
+    assert table.verbs[0].tolist() == [] and table.nouns[0].tolist() == [581, 0]
+    assert [table.text[i] for i in range(1, 4)] == ['#C C says "hello', '#C C says "hello"', "#O un café à côté"]
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"clip_start": "abc"}, "column clip_start: 'abc' is no number"),
+    ({"clip_end": ""}, "column clip_end: '' is no number"),
+    ({"narration_time": "inf"}, "column narration_time: .*inf.* is no number"),
+    ({"clip_end": 0.5}, r"column clip_end: '0.5' is no number of seconds at or after clip_start"),
+    ({"tag_verb": "[118]"}, r"column tag_verb: '\[118\]' is no list of ids below 118"),
+    ({"tag_noun": "[1, 582]"}, r"column tag_noun: '\[1, 582\]' is no list of ids below 582"),
+    ({"tag_noun": "[1"}, r"column tag_noun: '\[1' is no list"),
+    ({"tag_noun": "[-1]"}, r"column tag_noun: '\[-1\]' is no list"),
+    ({"tag_verb": "__import__('os')"}, "column tag_verb: .* is no list"),
+    ({"video_uid": ""}, "column video_uid: '' names no video"),
+    ({"clip_text": "a\ttab"}, "column tag_verb: 'tab' is no list"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD)
+def test_malformed_rows(
+    tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv, changes: dict[str, Any], message: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    good = [make_row(i, "v", float(i)) for i in range(200)]
+    few, many = good.copy(), good[:3]
+    few[150], many[1] = make_row(150, "v", 1.0, **changes), make_row(1, "v", 1.0, **changes)
+    with pytest.raises(ValueError, match=f"few.csv: 1 of 3 rows are malformed, more than 1%.*line 3, {message}"):
+        read_clip_table(write_csv(tmp_path / "few.csv", many))
+    with caplog.at_level(logging.WARNING):
+        table = read_clip_table(write_csv(tmp_path / "many.csv", few))
+    assert len(table) == 199 and table.malformed == 1
+    assert table.text[150] == "#C C does thing151"
+    assert "many.csv: 1 of 200 rows are malformed and left out. The first: line 152, column" in caplog.text
+
+
+def test_a_line_cut_short(world: Path) -> None:
+    path = world / "egoclip.csv"
+    path.write_text(path.read_text() + "20\tlong\t8.0\n")
+    with pytest.raises(ValueError, match="1 of 21 rows .* line 22, column narration_time: '' is no number"):
+        read_clip_table(path)
+
+
+def test_not_an_egoclip_csv(world: Path) -> None:
+    path = world / "other.csv"
+    path.write_text("clip_idx\tvideo_uid\tclip_text\n")
+    with pytest.raises(ValueError, match=r"other.csv has no column narration_time, clip_start.*\['clip_idx', 'vid"):
+        read_clip_table(path)
+    path.write_text((world / "egoclip.csv").read_text().splitlines()[0] + "\n")
+    with pytest.raises(ValueError, match="other.csv has no rows"):
+        read_clip_table(path)
+    with pytest.raises(ValueError, match="There is no file .*gone.csv"):
+        read_clip_table(world / "gone.csv")
+
+
+def test_packed_texts() -> None:
+    texts = ["one", "", "two\nlines", "drei: größer"]
+    packed = Strings.join([Strings.pack(texts), Strings.pack([]), Strings.pack(["end"])])
+    assert [packed[i] for i in range(5)] == ["one", "", "two lines", "drei: größer", "end"]
+
+
+def test_negatives_are_of_the_same_minute(tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv) -> None:
+    draw = np.random.default_rng(0)
+    rows = [make_row(i, f"v{draw.integers(4)}", float(draw.uniform(0, 599))) for i in range(400)]
+    table = read_clip_table(write_csv(tmp_path / "egoclip.csv", rows))
+    neighbours = Neighbours(table)
+    for row in range(400):
+        other = neighbours.draw(row, draw)
+        assert other != row and table.video[other] == table.video[row]
+        assert table.time[other] // 60 == table.time[row] // 60
+    minute = {i for i in range(400) if table.video[i] == table.video[0] and table.time[i] // 60 == table.time[0] // 60}
+    counts = Counter(neighbours.draw(0, draw) for _ in range(200 * len(minute)))
+    assert set(counts) == minute - {0} and min(counts.values()) > 100
+
+
+def test_negatives_of_lone_rows(tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv) -> None:
+    rows = [make_row(0, "v", 5.0), make_row(1, "w", 5.0), make_row(2, "v", 170.0), make_row(3, "v", 300.0)]
+    neighbours = Neighbours(read_clip_table(write_csv(tmp_path / "egoclip.csv", rows)))
+    rng = np.random.default_rng(0)
+    assert [neighbours.draw(row, rng) for row in (0, 2, 3)] == [2, 3, 2]  # the nearest of the video
+    assert {neighbours.draw(1, rng) for _ in range(50)} == {0, 2, 3}  # alone in its video: any
+
+
+def test_one_row_has_no_negative(world: Path, make_row: MakeRow, write_csv: WriteCsv) -> None:
+    write_csv(world / "egoclip.csv", [make_row(0, "long", 0.0)])
+    with pytest.raises(ValueError, match="has one row"):
+        dataset(world)
+
+
+def test_a_key_sets_the_pair(world: Path) -> None:
+    first, again, late, other = dataset(world), dataset(world), dataset(world), dataset(world, seed=1)
+    assert torch.equal(first[1, 4].video, again[1, 4].video) and first[1, 4].text == again[1, 4].text
+    assert first[1, 4].text[0] == "#C C does thing4"
+    for _ in range(3):
+        late[0, 4]  # what was read before changes nothing
+    assert torch.equal(first[1, 4].video, late[1, 4].video)
+    assert not torch.equal(first[1, 4].video[0], first[2, 4].video[0])
+    assert not torch.equal(first[1, 4].video[0], other[1, 4].video[0])
+
+
+def test_batches_hold_rows_and_then_their_negatives(world: Path, options: dict[str, Any]) -> None:
+    data = EgoClipDataModule(str(world), **options)
+    batches = list(data.train_dataloader())
+    assert len(batches) == 5
+    for batch in batches:
+        assert batch["video"].shape == (8, 2, 3, 16, 16) and batch["video"].dtype == torch.uint8
+        assert batch["text"]["input_ids"].shape == (8, 6)
+        assert batch["verbs"].shape == (8, 118) and batch["nouns"].shape == (8, 582)
+        assert batch["verbs"].dtype == torch.float32
+        rows = batch["verbs"].argmax(1)  # a row's verb is its number
+        assert batch["verbs"].sum() == 8 and batch["nouns"].sum() == 16
+        assert (batch["text"]["input_ids"][:, 3] - 5).tolist() == rows.tolist()
+        video = torch.tensor([0] * 10 + [1] * 5 + [2] * 5)[rows]
+        assert torch.equal(video[:4], video[4:]) and (rows[:4] != rows[4:]).all()
+    assert data.counts == {"malformed_rows": 0, "train_rows": 20}
+
+
+def test_a_row_that_cannot_be_read_is_replaced(world: Path, damage: Callable[[str], None]) -> None:
+    damage("short")
+    rows = dataset(world)
+    pair = rows[0, 12]
+    assert all(failure.video == "short" and "short/0.mp4" in failure.reason for failure in pair.failures)
+    assert pair.failures and pair.text[0] != "#C C does thing12"
+    assert [rows[0, 12].text, len(rows[0, 12].failures)] == [pair.text, len(pair.failures)]
+    assert rows[0, 3].failures == []
+    damage("long"), damage("other")
+    with pytest.raises(ValueError, match="10 clips one after the other could not be read; the last: .*mp4"):
+        rows[0, 3]
+
+
+class Brightness(LightningModule):
+    """Records the clips that it is trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.seen: list[list[int]] = []
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        light = batch["video"].long().sum(dim=(1, 2, 3, 4)).tolist()
+        self.seen.append(light + batch["text"]["input_ids"][:, 3].tolist())
+        return self.layer(torch.ones(1)).sum()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        assert batch["video"].shape[1] == 5
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(data: EgoClipDataModule, folder: Path, resume: Path | None = None, max_epochs: int = 2) -> list[list[int]]:
+    model = Brightness()
+    save = ModelCheckpoint(dirpath=folder, every_n_train_steps=7, save_top_k=-1)
+    trainer = Trainer(
+        max_epochs=max_epochs, accelerator="cpu", logger=False, callbacks=save, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+    return model.seen
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resumed_training_sees_the_same_pixels(world: Path, options: dict[str, Any], workers: int) -> None:
+    options |= {"num_workers": workers, "mcq_val": "egomcq.json"}
+    whole = fit(EgoClipDataModule(str(world), **options), world)
+    (checkpoint,) = world.glob("*.ckpt")
+    assert fit(EgoClipDataModule(str(world), **options), world / "again", checkpoint) == whole[7:]
+    assert len({tuple(batch) for batch in whole}) == 10
+
+
+def test_training_ends_when_too_much_is_missing(
+    world: Path, options: dict[str, Any], damage: Callable[[str], None]
+) -> None:
+    damage("short")
+    with pytest.raises(ValueError, match="of 40 training clips could not be read.*short/0.mp4"):
+        fit(EgoClipDataModule(str(world), **options), world)
+    data = EgoClipDataModule(str(world), max_failed_share=0.9, **options)
+    assert len(fit(data, world)) == 10
+    assert data.counts["train_clips"] == 80 and data.counts["replaced_clips"] >= 5
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real videos of shared/data/real_egoclip are not here")
+def test_real_clips(tmp_path: Path, options: dict[str, Any]) -> None:
+    data = EgoClipDataModule(str(REAL), **options | {"chunk_seconds": 600.0})
+    assert len(fit(data, tmp_path, max_epochs=1)) == 5
+    assert data.counts["malformed_rows"] == 0 and data.counts["replaced_clips"] == 0

@@ -1,0 +1,204 @@
+"""The toy world is deterministic, in the official formats, and its val and test are held out."""
+
+import ast
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from egovlpv2.data_modules.toy_world import render, write
+from egovlpv2.data_modules.toy_world.formats import COLUMNS
+from egovlpv2.data_modules.toy_world.motion import pose_at
+from egovlpv2.data_modules.toy_world.script import SCENES, State, Video, video_from_dict, write_script
+from egovlpv2.data_modules.toy_world.vocabulary import AFFORDANCES, NOUNS, VERBS
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+SMALL: dict[str, Any] = {
+    "train_videos": 2, "val_videos": 5, "test_videos": 5, "val_questions": 5, "test_questions": 10,
+    "shortest_video": 12.0, "longest_video": 13.0, "chunk_seconds": 7,
+}  # fmt: skip
+SPLITS = {"val": 5, "test": 10}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("toy")
+    write.generate(root, workers=2, **SMALL)
+    return root
+
+
+@pytest.fixture(scope="module")
+def videos(world: Path) -> list[Video]:
+    return [video_from_dict(data) for data in json.loads((world / "script.json").read_text())]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(world: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(world / "tokenizer")
+
+
+def _decode(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            yield frame.time, frame.to_ndarray(format="rgb24")
+
+
+def _files(root: Path, *suffixes: str) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.suffix in suffixes}
+
+
+def test_the_same_seed_gives_the_same_world(world: Path, tmp_path: Path) -> None:
+    write.generate(tmp_path, workers=1, **SMALL)
+    assert _files(tmp_path, ".csv", ".json", ".txt") == _files(world, ".csv", ".json", ".txt")
+    chunk = "videos/toy-test-0000/1.mp4"
+    for (time, frame), (other_time, other) in zip(_decode(world / chunk), _decode(tmp_path / chunk), strict=True):
+        assert time == other_time
+        np.testing.assert_array_equal(frame, other)
+
+
+def test_another_seed_gives_another_script() -> None:
+    assert write_script({"train": 2}, seed=0) != write_script({"train": 2}, seed=1)
+
+
+def test_egoclip_has_the_official_columns(world: Path, videos: list[Video]) -> None:
+    with (world / "egoclip.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert tuple(rows[0]) == COLUMNS
+    assert [int(row["clip_idx"]) for row in rows] == list(range(len(rows)))
+    train = {video.uid: video for video in videos if video.split == "train"}
+    assert len(rows) == sum(len(video.events) for video in train.values())
+    for row in rows:
+        assert 0 <= float(row["clip_start"]) < float(row["narration_time"]) < float(row["clip_end"])
+        assert float(row["clip_end"]) <= float(row["video_dur"]) == train[row["video_uid"]].duration
+        assert row["clip_text"].startswith(("#C C ", "#O "))
+        assert all(0 <= verb < 118 for verb in ast.literal_eval(row["tag_verb"]))
+        assert all(0 <= noun < 582 for noun in ast.literal_eval(row["tag_noun"]))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_egomcq_questions_have_one_right_answer(world: Path, split: str) -> None:
+    questions = json.loads((world / f"egomcq_{split}.json").read_text())
+    assert list(questions) == [str(i) for i in range(2 * SPLITS[split])]
+    assert Counter(q["types"] for q in questions.values()) == {1: SPLITS[split], 2: SPLITS[split]}
+    for question in questions.values():
+        choices = question["choices"]
+        assert list(choices) == list("01234")
+        assert choices[str(question["answer"])] == question["query"]
+        assert tuple(question["query"]) == COLUMNS
+        assert len({row["clip_text"] for row in choices.values()}) == 5
+        assert len({(row["tag_verb"], ast.literal_eval(row["tag_noun"])[0]) for row in choices.values()}) == 5
+        assert len({row["video_uid"] for row in choices.values()}) == (5 if question["types"] == 1 else 1)
+        assert all(row["video_uid"].startswith(f"toy-{split}-") for row in choices.values())
+
+
+def test_egomcq_answers_are_uniform(world: Path) -> None:
+    questions = json.loads((world / "egomcq_test.json").read_text()).values()
+    assert Counter(q["answer"] for q in questions) == dict.fromkeys(range(5), 4)
+
+
+def test_chunks_hold_the_whole_video_and_start_at_zero(world: Path, videos: list[Video]) -> None:
+    for video in videos[:3]:
+        folder = world / "videos" / video.uid
+        chunks = [list(_decode(folder / f"{k}.mp4")) for k in range(len(list(folder.iterdir())))]
+        assert [len(chunk) for chunk in chunks] == [70, round(video.duration * 10) - 70]
+        for chunk in chunks:
+            np.testing.assert_allclose([time for time, _ in chunk], np.arange(len(chunk)) / 10, atol=1e-3)
+            assert chunk[0][1].shape == (render.SIZE, render.SIZE, 3)
+
+
+def test_a_file_has_a_keyframe_every_second(world: Path) -> None:
+    with av.open(str(world / "videos/toy-val-0000/0.mp4")) as container:
+        keys = [frame.time for frame in container.decode(video=0) if frame.key_frame]
+    assert max(np.diff(keys)) <= 1.0
+
+
+def test_a_decoded_frame_is_the_drawn_one(world: Path, videos: list[Video]) -> None:
+    _, decoded = next(_decode(world / "videos" / videos[0].uid / "1.mp4"))
+    drawn = np.asarray(render.Stage(videos[0]).frame(7.0), dtype=float)
+    assert np.abs(decoded - drawn).mean() < 8
+
+
+def test_val_and_test_are_held_out() -> None:
+    videos = write_script({"train": 100, "val": 10, "test": 10})
+    scenes = [{v.scene for v in videos if v.split == split} for split in SCENES]
+    assert sum(map(len, scenes)) == len(set.union(*scenes))
+    pairs = [{(e.verb, e.noun) for v in videos if v.split == split for e in v.events} for split in SCENES]
+    assert {verb for verb, _ in pairs[0]} == set(VERBS)
+    assert {noun for _, noun in pairs[0]} == set(NOUNS)
+    assert pairs[1] - pairs[0] and pairs[2] - pairs[0]
+
+
+def test_every_event_is_possible(videos: list[Video]) -> None:
+    for video in videos:
+        now = 0.0
+        for event, states in zip(video.events, video.states()[:-1], strict=True):
+            assert states[event.thing].allows(event.verb) and event.verb in AFFORDANCES[event.noun]
+            assert video.things[event.thing].noun == event.noun
+            assert now <= event.start < event.end <= video.duration
+            now = event.end
+
+
+@pytest.mark.parametrize(
+    ("verb", "opposite", "state"),
+    [
+        ("pick up", "put down", State(near=True, opened=False)),
+        ("push", "pull", State(near=True, opened=False)),
+        ("open", "close", State(near=True, opened=False)),
+    ],
+)
+def test_opposite_verbs_are_the_same_film_backwards(verb: str, opposite: str, state: State) -> None:
+    for u in np.linspace(0, 1, 9):
+        there, back = pose_at(verb, state, u), pose_at(opposite, state.after(verb), 1 - u)
+        for name in ("far", "lift", "opened", "angle", "reach", "right"):
+            assert getattr(there, name) == pytest.approx(getattr(back, name))
+
+
+def test_tokenizer_is_robertas_kind(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>"]) == [0, 1, 2, 3]
+    assert tokenizer.pad_token_id == 1
+    assert tokenizer.mask_token_id == len(tokenizer) - 1 < 600
+    batch = tokenizer(["#C C picks up the red cup", "#C C opens the jar"], padding=True)
+    assert all(ids[0] == 0 for ids in batch["input_ids"])
+    assert batch["input_ids"][0][-1] == 2
+    assert batch["input_ids"][1].count(1) == batch["attention_mask"][1].count(0) > 0
+
+
+@pytest.mark.parametrize("text", ["#C C picks up the red cup", "#O a person never said: Zürich?"])
+def test_tokenizer_round_trip(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_an_interrupted_run_leaves_no_half_file_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Path] = []
+
+    def break_off(frames: list[Any], path: Path, fps: int) -> None:
+        calls.append(path)
+        path.write_bytes(b"half a file")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "encode", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            write.generate(tmp_path, workers=1, **SMALL)
+    assert calls and not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("*.mp4"))
+    assert not (tmp_path / "world.json").exists()
+    # What a killed process leaves is written over.
+    calls[0].write_bytes(b"half a file")
+    write.generate(tmp_path, workers=1, **SMALL)
+    assert not list(tmp_path.rglob("*.tmp")) and len(list(tmp_path.rglob("*.mp4"))) == 2 * 12
+
+
+def test_a_finished_world_is_not_written_again(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(write, "_write_videos", lambda *_: pytest.fail("written again"))
+    arguments = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    write.main(["--out", str(world), *arguments])
+    assert str(world / "contact_sheet.png") in capsys.readouterr().out
