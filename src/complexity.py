@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
-
 from egovlpv2.batch import Text
 from egovlpv2.model.backbone import Backbone, BackboneConfig, Trunk
 from egovlpv2.optim import OptimizerConfig
+from jsonargparse import ArgumentParser
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 MASKED_SHARE = 0.15
 
@@ -122,8 +121,8 @@ def main(argv: list[str] | None = None) -> None:
 def _table(report: dict[str, Any], config: BackboneConfig) -> str:
     macs = report["gmacs"]
     rows = [f"{name:<26}{count / 1e6:10.2f} M parameters" for name, count in report["parameters_by_part"].items()]
-    rows += ["", f"one pre-training instance: {report['frames']} frames of {report['pixels']} px, {report['words']} words,"
-             f" text attends to the {config.text_attends_to} video layer"]
+    rows += ["", f"one pre-training instance: {report['frames']} frames of {report['pixels']} px, {report['words']} "
+             f"words, text attends to the {config.text_attends_to} video layer"]
     rows += [f"{name:<26}{value:10.2f} GMACs" for name, value in macs["by_objective"].items()]
     rows += [f"{'total':<26}{macs['ours']:10.2f} GMACs ({macs['unshared']:.2f} if the objectives shared nothing)"]
     return "\n".join(rows)

@@ -6,7 +6,6 @@ Letters: `n` pairs of the whole batch (of all processes), `L` words, `V` vocabul
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Positives = Literal["verb_or_noun", "verb_and_noun", "verb", "noun", "none"]

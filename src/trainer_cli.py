@@ -6,11 +6,10 @@ from typing import Any
 
 import jsonargparse
 import torch
+from egovlpv2.callbacks import FinalReport
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
-
-from egovlpv2.callbacks import FinalReport
 
 
 class EgoCLI(LightningCLI):

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningModule
-
 from egovlpv2.distributed import rank
 from egovlpv2.model.backbone import Backbone, BackboneConfig
 from egovlpv2.model.checkpoint import load_strictly, read_weights
 from egovlpv2.optim import OptimizerConfig, make_optimizer
+from lightning import LightningModule
 
 
 class BackboneTask(LightningModule):

@@ -4,8 +4,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from egovlpv2.batch import ClipBatch
 from egovlpv2.distributed import fetch_rows, gather, local, world_size
 from egovlpv2.losses import Positives, contrastive, ego_positives, mask_words, match_pairs
@@ -13,6 +11,7 @@ from egovlpv2.model.backbone import BackboneConfig, Trunk
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.egomcq import EgoMCQ
 from egovlpv2.text import load_tokenizer
+from torch import Tensor
 
 
 class Pretrain(EgoMCQ):

@@ -131,6 +131,9 @@ def generate(root: str | Path, *, workers: int | None = None, **parameters: floa
     root, world = Path(root), World(**parameters)  # type: ignore[arg-type]
     if not is_written(root, world):
         (root / "world.json").unlink(missing_ok=True)
+        # Chunks of an earlier world, or of a run that was killed, must not mix with those of this one.
+        for old in (root / "videos").glob("toy-*/*.mp4*"):
+            old.unlink()
         videos = world.script()
         _write_annotations(videos, root, world)
         _write_videos(videos, root, world, workers or len(os.sched_getaffinity(0)))

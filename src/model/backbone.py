@@ -10,14 +10,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
-from lightning import LightningModule
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-
 from egovlpv2.batch import Text
 from egovlpv2.model.heads import MaskedWordHead, MatchHead, projector
 from egovlpv2.model.text_tower import TextTower, TextTowerConfig
 from egovlpv2.model.video_tower import VideoTower, VideoTowerConfig
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass

@@ -8,17 +8,17 @@ import json
 import os
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-
 from egovlpv2.model.backbone import Backbone, BackboneConfig
 from egovlpv2.model.text_tower import TextTowerConfig
 from egovlpv2.model.video_tower import VideoTowerConfig, interpolate_time
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 State = dict[str, Tensor]
 
@@ -182,6 +182,8 @@ def released_config(state: State) -> dict[str, Any]:
 
 def _read_released(path: Path) -> tuple[dict[str, Any], State]:
     """A `.pth` of the authors: `{"state_dict": {"module.<key>": ...}, "config": <object of theirs>, ...}`."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: not a readable weights file: no archive of torch.save")
     unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     stubs = [(type("Stub", (_Stub,), {}), name) for name in unknown]
     with torch.serialization.safe_globals(stubs):
@@ -238,4 +240,4 @@ def main(argv: list[str] | None = None) -> None:
     backbone = load_backbone(args.source, frames)
     save_backbone(backbone, args.target)
     parameters = sum(p.numel() for p in backbone.parameters())
-    print(f"{args.target}: {parameters / 1e6:.1f} M parameters, {frames} frames, every key of {args.source} accounted for")
+    print(f"{args.target}: {parameters / 1e6:.1f} M parameters, {frames} frames; no key of {args.source} left over")

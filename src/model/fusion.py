@@ -1,9 +1,8 @@
 """Gated cross-attention: what makes a layer of either tower a fused one."""
 
 import torch
-from torch import Tensor, nn
-
 from egovlpv2.model.attention import attend
+from torch import Tensor, nn
 
 
 class GatedCrossAttention(nn.Module):

@@ -6,11 +6,10 @@ Letters: `B` texts, `L` words, `D` width.
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-
 from egovlpv2.model.attention import attend
 from egovlpv2.model.fusion import GatedCrossAttention
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 _ROBERTA_BASE = {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1,
                  "layer_norm_eps": 1e-5}
@@ -102,10 +101,21 @@ class TextTower(nn.Module):
 
 def _make_encoder(config: TextTowerConfig) -> PreTrainedModel:
     arch = config.resolve()
-    if config.init is None:
-        model = AutoModel.from_config(arch, add_pooling_layer=False)
-    else:
-        model = AutoModel.from_pretrained(config.init, config=arch, add_pooling_layer=False)
+    model = AutoModel.from_config(arch) if config.init is None else _load_encoder(config.init, arch)
     if not hasattr(model, "embeddings") or not hasattr(getattr(model, "encoder", None), "layer"):
         raise ValueError(f"text.arch: {arch.model_type} has not BERT's layers; take roberta, bert or one like them")
+    return model
+
+
+def _load_encoder(name_or_path: str, arch: PreTrainedConfig) -> PreTrainedModel:
+    """Weights of a transformers model, strictly: only its pooler, which nothing here reads, may be missing."""
+    try:
+        model, report = AutoModel.from_pretrained(name_or_path, config=arch, output_loading_info=True)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"text.init: no weights that fit text.arch at {name_or_path!r}: {str(error).splitlines()[0]}"
+                         " (offline, give a folder that save_pretrained wrote)") from error
+    missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
+    if missing:
+        raise ValueError(f"text.init: {name_or_path} lacks {', '.join(sorted(missing)[:5])}: it is another model than"
+                         " text.arch says")
     return model

@@ -12,11 +12,10 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
-
 from egovlpv2.model.attention import cls_attention, divided_attention
 from egovlpv2.model.fusion import GatedCrossAttention
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
 
 
 @dataclass

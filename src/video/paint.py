@@ -7,6 +7,7 @@ from egovlpv2.video.transforms import CropBox
 from numpy.typing import NDArray
 
 _TURNS = {0: [], 270: [("transpose", "clock")], 90: [("transpose", "cclock")], 180: [("hflip", ""), ("vflip", "")]}
+_FLAGS = "bilinear+accurate_rnd"  # without the second, unscaled pictures lack their last columns (FFmpeg 8.0)
 _PLANES = (2, 0, 1)  # where red, green and blue lie in FFmpeg's gbrp
 
 
@@ -51,7 +52,7 @@ class Painter:
             ("buffer", source + colour),
             *_TURNS[rotation],
             ("crop", f"{box.width}:{box.height}:{box.left}:{box.top}:exact=1"),
-            ("scale", f"{box.out_width}:{box.out_height}:flags=bilinear"),
+            ("scale", f"{box.out_width}:{box.out_height}:flags={_FLAGS}"),
             ("format", "gbrp"),
             ("buffersink", ""),
         ]

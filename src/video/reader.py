@@ -61,7 +61,6 @@ class VideoFile:
         self._stream.thread_type = "NONE"
         self._codec = self._stream.codec_context
         self._codec.thread_count = 1
-        self._codec.options = {"err_detect": "explode"}
 
     def close(self) -> None:
         """Closes the file."""

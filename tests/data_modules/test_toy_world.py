@@ -162,7 +162,7 @@ def test_tokenizer_is_robertas_kind(tokenizer: PreTrainedTokenizerBase) -> None:
     assert tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>"]) == [0, 1, 2, 3]
     assert tokenizer.pad_token_id == 1
     assert tokenizer.mask_token_id == len(tokenizer) - 1 < 600
-    batch = tokenizer(["#C C picks up the red cup", "#C C opens the jar"], padding=True)
+    batch = tokenizer(["#C C picks up the red cup", "#C C"], padding=True)
     assert all(ids[0] == 0 for ids in batch["input_ids"])
     assert batch["input_ids"][0][-1] == 2
     assert batch["input_ids"][1].count(1) == batch["attention_mask"][1].count(0) > 0
@@ -189,8 +189,9 @@ def test_an_interrupted_run_leaves_no_half_file_and_can_be_repeated(
             write.generate(tmp_path, workers=1, **SMALL)
     assert calls and not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("*.mp4"))
     assert not (tmp_path / "world.json").exists()
-    # What a killed process leaves is written over.
+    # A killed process may leave a draft, and an earlier world its longer videos.
     calls[0].write_bytes(b"half a file")
+    calls[0].with_name("9.mp4").write_bytes(b"of another world")
     write.generate(tmp_path, workers=1, **SMALL)
     assert not list(tmp_path.rglob("*.tmp")) and len(list(tmp_path.rglob("*.mp4"))) == 2 * 12
 

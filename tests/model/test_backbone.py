@@ -1,0 +1,115 @@
+"""The gate, and that what is not read may be left out."""
+
+import pytest
+import timm
+import torch
+from conftest import make_clips, make_text
+from egovlpv2.model.backbone import Backbone
+from torch import nn
+from transformers import AutoModel
+
+
+@pytest.mark.parametrize("attends_to", ["current", "previous"])
+def test_an_open_gate_of_zero_is_a_closed_gate(make_backbone, attends_to: str) -> None:
+    backbone = make_backbone(text_attends_to=attends_to)
+    for name, parameter in backbone.named_parameters():
+        if name.endswith("alpha"):
+            nn.init.zeros_(parameter)
+    video, text = torch.randn(2, 4, 3, 32, 32), make_text(2)
+    trunk = backbone.trunk(video, text, gate=False)
+    closed, opened = (backbone.top(trunk, 4, gate) for gate in (False, True))
+    torch.testing.assert_close(opened.video, closed.video, atol=1e-6, rtol=0)
+    torch.testing.assert_close(opened.text, closed.text, atol=1e-6, rtol=0)
+
+
+def test_gates_start_at_zero(small_config) -> None:
+    alphas = [p for n, p in Backbone(small_config()).named_parameters() if n.endswith("alpha")]
+    assert len(alphas) == 4 and all(a.item() == 0 for a in alphas)
+
+
+def test_an_open_gate_lets_each_modality_see_the_other(make_backbone) -> None:
+    backbone = make_backbone()
+    video, text = torch.randn(2, 4, 3, 32, 32), make_text(2)
+    other = {**text, "input_ids": text["input_ids"].flip(1)}
+    assert not torch.allclose(backbone.fused_features(video, text), backbone.fused_features(video, other))
+    assert not torch.allclose(backbone.predict_masked(video, text), backbone.predict_masked(video.flip(0), text))
+
+
+def test_padding_is_not_seen(make_backbone) -> None:
+    backbone = make_backbone()
+    video, text = torch.randn(2, 4, 3, 32, 32), make_text(2)
+    ids = text["input_ids"].clone()
+    ids[0, -2:] = 9  # where the mask is zero
+    changed = {**text, "input_ids": ids}
+    # RoBERTa's places are counted from the ids, so only the places of the padding itself differ.
+    torch.testing.assert_close(backbone.embed_text(text), backbone.embed_text(changed))
+    torch.testing.assert_close(backbone.fused_features(video, text), backbone.fused_features(video, changed))
+
+
+@pytest.mark.parametrize("attends_to", ["current", "previous"])
+@pytest.mark.parametrize("fusion_cls", ["shared", "own"])
+def test_what_is_not_read_changes_nothing(make_backbone, attends_to: str, fusion_cls: str) -> None:
+    backbone = make_backbone(text_attends_to=attends_to, fusion_cls=fusion_cls)
+    video, text = torch.randn(2, 4, 3, 32, 32), make_text(2)
+    for gate in (False, True):
+        trunk = backbone.trunk(video, text, gate)
+        whole = backbone.top(trunk, 4, gate)
+        cls = backbone.top(trunk, 4, gate, "cls")
+        torch.testing.assert_close(cls.video[:, 0], whole.video[:, 0])
+        torch.testing.assert_close(cls.text, whole.text)
+        words = backbone.top(trunk, 4, gate, "none")
+        assert words.video is None
+        torch.testing.assert_close(words.text, whole.text)
+        features = backbone.top(trunk, 4, gate, "cls", text_reads=False)
+        assert features.text is None
+        torch.testing.assert_close(features.video[:, 0], whole.video[:, 0])
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(make_backbone) -> None:
+    plain, saving = make_backbone(), make_backbone(gradient_checkpointing=True)
+    video, text = make_clips(2)["video"], make_text(2)
+    for backbone in (plain, saving):
+        torch.manual_seed(1)
+        backbone.train().match(video, text).sum().backward()
+    pairs = zip(plain.named_parameters(), saving.parameters(), strict=True)
+    compared = [torch.testing.assert_close(p.grad, q.grad) for (_, p), q in pairs if p.grad is not None]
+    assert len(compared) > 50
+
+
+def test_bytes_and_normalised_floats_are_the_same_clip(make_backbone) -> None:
+    backbone, video = make_backbone(), make_clips(2)["video"]
+    floats = (video / 255 - 0.5) / 0.5  # timm's tiny ViT has mean and deviation of one half
+    torch.testing.assert_close(backbone.embed_video(video), backbone.embed_video(floats))
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"config": {"num_fused_layers": 4}}, "num_fused_layers is 4, but"),
+    ({"video": {"name": "resnet18", "overrides": {}}}, "is not a plain ViT"),
+    ({"video": {"init": "missing.bin"}}, "missing.bin is no file"),
+    ({"text": {"arch": {"model_type": "gpt2"}}}, "has not BERT's layers"),
+    ({"text": {"arch": {"hidden_size": 8}}}, "needs a `model_type`"),
+    ({"text": {"init": "/no/such/folder"}}, "no weights that fit text.arch at '/no/such/folder'"),
+])
+def test_impossible_models_are_named(small_config, changes: dict, message: str) -> None:
+    config = small_config()
+    for part, values in changes.items():
+        for name, value in values.items():
+            setattr(config if part == "config" else getattr(config, part), name, value)
+    with pytest.raises(ValueError, match=message):
+        Backbone(config)
+
+
+def test_first_weights_from_local_files(small_config, tmp_path) -> None:
+    config = small_config()
+    theirs = AutoModel.from_config(config.text.resolve())
+    theirs.save_pretrained(tmp_path / "roberta")
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, **config.video.overrides)
+    torch.save(vit.state_dict(), tmp_path / "vit.pth")
+    config.text.init, config.video.init = str(tmp_path / "roberta"), str(tmp_path / "vit.pth")
+    backbone = Backbone(config)
+    query = theirs.encoder.layer[0].attention.self.query.weight
+    torch.testing.assert_close(backbone.text_tower.blocks[0].query.weight, query)
+    torch.testing.assert_close(backbone.video_tower.blocks[1].attn.qkv.weight, vit.blocks[1].attn.qkv.weight)
+    config.text.arch["num_hidden_layers"] = 4
+    with pytest.raises(ValueError, match="it is another model than text.arch says"):
+        Backbone(config)
