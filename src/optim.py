@@ -22,6 +22,7 @@ class OptimizerConfig:
     Args:
         lr: Peak learning rate of the towers.
         new_layer_factor: How many times faster cross-attention, projectors and heads learn.
+        gate_factor: How many times faster the gates `alpha` learn, which start at zero.
         betas: AdamW's.
         weight_decay: Of matrices; norms, biases, gates and embeddings of positions have none.
         warmup_epochs: Linear warm-up from zero, in epochs (may be a fraction).
@@ -31,6 +32,7 @@ class OptimizerConfig:
 
     lr: float = 3e-5
     new_layer_factor: float = 4.0
+    gate_factor: float = 4.0
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     warmup_epochs: float = 2.0
@@ -38,24 +40,19 @@ class OptimizerConfig:
     end_lr: float = 1e-7
 
 
-def is_new(name: str) -> bool:
-    return any(part in name for part in _NEW)
-
-
 def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Every trainable parameter in one of four named groups; the log says how many fell in each."""
+    """Every trainable parameter in one of five named groups; the log says how many fell in each."""
     groups: dict[str, dict[str, Any]] = {}
+    factors = {"backbone": 1.0, "new layers": config.new_layer_factor, "gates": config.gate_factor}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        new = is_new(name)
+        kind = "gates" if name.endswith(".alpha") else "new layers" if any(n in name for n in _NEW) else "backbone"
         # Vectors, and stacks of vectors such as (1, N, D) position embeddings, are no matrices to shrink.
         decays = parameter.squeeze().ndim > 1 and not name.endswith(("cls_token", "pos_embed", "temporal_embed"))
-        key = ("new layers" if new else "backbone") + ("" if decays else ", no decay")
-        group = groups.setdefault(key, {
-            "name": key, "params": [], "lr": config.lr * (config.new_layer_factor if new else 1),
-            "weight_decay": config.weight_decay if decays else 0.0,
-        })
+        key = kind if decays or kind == "gates" else f"{kind}, no decay"
+        group = groups.setdefault(key, {"name": key, "params": [], "lr": config.lr * factors[kind],
+                                        "weight_decay": config.weight_decay if decays else 0.0})
         group["params"].append(parameter)
     for key, group in groups.items():
         count = sum(p.numel() for p in group["params"])

@@ -20,12 +20,12 @@ from PIL import Image, ImageDraw, ImageFilter
 SIZE = 128
 """Width and height of a frame, in pixels."""
 
-_OBJECT, _HAND = 52, 34  # pixels of the 100 units of an object's and a hand's box
-_FIRST_X, _STEP_X, _FAR_Y, _NEAR_Y, _RISE = 76, 54, 70, 101, 27
+_OBJECT, _HAND = 58, 34  # pixels of the 100 units of an object's and a hand's box
+_FIRST_X, _STEP_X, _FAR_Y, _NEAR_Y, _RISE = 76, 92, 68, 98, 27
 _HOMES = {"right": (100, 124), "left": (26, 126), "other": (50, -34)}
 _SHOULDERS = {"right": (116, 200), "left": (12, 200), "other": (60, -110)}
 _SKINS = ((240, 200, 168), (222, 168, 128), (172, 118, 82), (120, 78, 54))
-_SLEEVES = ((58, 92, 158), (120, 60, 66), (70, 110, 84), (90, 84, 96), (196, 160, 90))
+_SLEEVES = ((88, 98, 118), (108, 90, 92), (92, 104, 96), (80, 78, 84), (150, 142, 126))
 _DRAWINGS = {**KITCHEN_OBJECTS, **HOUSE_OBJECTS}
 
 
@@ -88,7 +88,7 @@ class Stage:
         focus = self._spots[before.thing] * (1 - turn) + self._spots[now.thing] * turn
         x = (
             WIDTH / 2
-            + 0.9 * (focus - WIDTH / 2)
+            + 0.96 * (focus - WIDTH / 2)
             - SIZE / 2
             + 1.6 * math.sin(2.1 * time + p[0])
             + math.sin(5.3 * time + p[1])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from egovlpv2.data_modules.toy_world.pen import Colour, shade
 from PIL import Image, ImageDraw
 
-WIDTH, HEIGHT = 368, 156
+WIDTH, HEIGHT = 520, 156
 """Size of the whole picture that the camera pans over, in pixels."""
 TABLE_TOP = 46
 """Where the wall ends and the table begins."""
@@ -128,6 +128,12 @@ def _decorate(draw: ImageDraw.ImageDraw, decor: str, x: int) -> None:
         draw.pieslice((x - 40, 10, x + 40, 90), 180, 360, fill=(238, 206, 130))
 
 
+def _mute(colour: Colour) -> Colour:
+    """Half way to grey, so that the things stand out."""
+    grey = sum(colour) // 3
+    return tuple((value + grey) // 2 for value in colour)  # type: ignore[return-value]
+
+
 def draw_scene(number: int, dice: random.Random) -> Image.Image:
     """The whole picture behind the things.
 
@@ -137,15 +143,15 @@ def draw_scene(number: int, dice: random.Random) -> Image.Image:
     """
     scene, edge = SCENES[number], TABLE_TOP * _FINE
     tone = dice.uniform(0.94, 1.05)
-    wall, table = shade(scene.wall, tone), shade(scene.table, tone)
+    wall, table = (shade(_mute(colour), tone) for colour in (scene.wall, scene.table))
     image = Image.new("RGB", (WIDTH * _FINE, HEIGHT * _FINE), wall)
     draw = ImageDraw.Draw(image)
     _PATTERNS[scene.paper](draw, (0, edge), wall, dice)
-    for middle in (190, 560):
+    for middle in (190, 520, 850):
         _decorate(draw, scene.decor, middle + dice.randrange(-70, 70))
     draw.rectangle((0, edge, WIDTH * _FINE, HEIGHT * _FINE), fill=table)
     _PATTERNS[scene.top](draw, (edge, HEIGHT * _FINE), table, dice)
-    draw.rectangle((0, edge - 3, WIDTH * _FINE, edge + 5), fill=shade(scene.table, 0.7))
+    draw.rectangle((0, edge - 3, WIDTH * _FINE, edge + 5), fill=shade(table, 0.7))
     return image.resize((WIDTH, HEIGHT), Image.Resampling.BOX)
 
 

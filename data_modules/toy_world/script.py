@@ -43,7 +43,7 @@ class Thing:
 
     Args:
         noun: What it is.
-        colour: One of the noun's colours.
+        colour: The noun's colour.
         slot: Its place on the table from left to right; -1 lies at the back and is never touched.
         near: Whether it lies at the near edge of the table when the video starts.
         opened: Whether it is open when the video starts.
@@ -179,11 +179,11 @@ def _narrate(verb: str, thing: Thing, wearer: str, draw: random.Random) -> str:
 
 def _lay_table(draw: random.Random) -> list[Thing]:
     """Five things to act on and sometimes one more at the back."""
-    nouns = draw.sample(NOUNS, _SLOTS + (draw.random() < 0.5))
+    nouns = draw.sample(NOUNS, _SLOTS + (draw.random() < 0.2))
     return [
         Thing(
             noun,
-            draw.choice(NOUN_COLOURS[noun]),
+            NOUN_COLOURS[noun],
             slot if slot < _SLOTS else -1,
             near=slot < _SLOTS and draw.random() < 0.6,
             opened="open" in AFFORDANCES[noun] and draw.random() < 0.4,

@@ -38,7 +38,7 @@ def _draw_nouns(sheet: Image.Image, top: int) -> None:
     draw, step = ImageDraw.Draw(sheet), (sheet.width - 2 * _GAP) // 12
     for i, noun in enumerate(NOUNS):
         x, y = _GAP + i % 12 * step, top + i // 12 * (step + _TEXT)
-        picture = draw_object(noun, NOUN_COLOURS[noun][0]).resize((step, step), Image.Resampling.LANCZOS)
+        picture = draw_object(noun, NOUN_COLOURS[noun]).resize((step, step), Image.Resampling.LANCZOS)
         sheet.paste(picture, (x, y), picture)
         draw.text((x + step / 2, y + step + 8), noun, fill=_INK, anchor="mm", font=ImageFont.load_default(14))
 

@@ -23,15 +23,13 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (132, 72, 176), "brown": (156, 98, 52), "grey": (150, 156, 164), "golden": (220, 172, 56),
 }  # fmt: skip
 
-NOUN_COLOURS: dict[str, tuple[str, ...]] = {
-    "cup": ("red", "blue", "white"), "bottle": ("green", "blue"), "kettle": ("grey", "red"),
-    "bowl": ("white", "orange", "blue"), "can": ("red", "green"), "jar": ("purple", "orange"),
-    "pan": ("black", "red"), "plate": ("white", "pink"), "apple": ("red", "green"), "banana": ("yellow",),
-    "carrot": ("orange",), "bread": ("brown",), "lemon": ("yellow",), "sponge": ("yellow", "pink"),
-    "ball": ("red", "blue"), "book": ("blue", "red", "green"), "box": ("brown",), "laptop": ("grey", "black"),
-    "phone": ("black", "white"), "scissors": ("red", "blue"), "knife": ("black", "brown"),
-    "hammer": ("brown", "red"), "key": ("golden", "grey"), "bag": ("purple", "brown", "pink"),
+NOUN_COLOURS: dict[str, str] = {
+    "cup": "red", "bottle": "green", "kettle": "grey", "bowl": "orange", "can": "green", "jar": "purple",
+    "pan": "black", "plate": "white", "apple": "red", "banana": "yellow", "carrot": "orange", "bread": "brown",
+    "lemon": "yellow", "sponge": "pink", "ball": "blue", "book": "blue", "box": "brown", "laptop": "grey",
+    "phone": "black", "scissors": "pink", "knife": "black", "hammer": "golden", "key": "golden", "bag": "purple",
 }  # fmt: skip
+"""The colour of a noun. Two nouns share a colour and differ in shape: a small model learns both in minutes."""
 
 ALWAYS: tuple[str, ...] = ("pick up", "put down", "push", "pull")
 """Verbs that go with every noun."""

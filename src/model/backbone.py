@@ -93,8 +93,7 @@ class Backbone(LightningModule):
         self.fused_text_transform = nn.Linear(text_dim, text_dim)
         self.match_head = MatchHead(video_dim, text_dim)
         self.masked_word_head = MaskedWordHead(text_dim, self.text_tower.vocab_size)
-        for module in (self.video_projector, self.text_projector, self.fused_video_transform,
-                       self.fused_text_transform, self.match_head, self.masked_word_head):
+        for module in (self.fused_video_transform, self.fused_text_transform, self.match_head, self.masked_word_head):
             module.apply(_init_head)
 
     # ---- trunk and top: the parts that objectives share -------------------------------------------------------------

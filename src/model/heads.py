@@ -10,13 +10,11 @@ def projector(dim: int, widths: list[int], modality: str) -> nn.Sequential:
     Several widths: the paper's MLP with ReLU, whose first layer has no bias. One width: the small projector of the
     released retrieval checkpoints, a linear layer, which on the text side follows a ReLU.
     """
-    if len(widths) == 1:
-        linear = nn.Linear(dim, widths[0])
-        return nn.Sequential(nn.ReLU(), linear) if modality == "text" else nn.Sequential(linear)
-    layers: list[nn.Module] = []
+    small, layers = len(widths) == 1, []
     for i, width in enumerate(widths):
-        layers += [nn.ReLU()] if i else []
-        layers += [nn.Linear(dim, width, bias=i > 0)]
+        linear = nn.Linear(dim, width, bias=small or i > 0)
+        nn.init.kaiming_normal_(linear.weight)  # clips that start apart: contrastive learning stalls on a narrow cone
+        layers += [nn.ReLU(), linear] if i or (small and modality == "text") else [linear]
         dim = width
     return nn.Sequential(*layers)
 

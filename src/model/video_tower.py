@@ -94,7 +94,7 @@ class VideoTower(nn.Module):
         self.register_buffer("mean", torch.tensor(vit.default_cfg["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(vit.default_cfg["std"]).view(3, 1, 1), persistent=False)
         self.patch_embed, self.cls_token, self.pos_embed = vit.patch_embed, vit.cls_token, vit.pos_embed
-        self.temporal_embed = nn.Parameter(torch.zeros(1, config.num_frames, self.dim))
+        self.temporal_embed = nn.Parameter(torch.randn(1, config.num_frames, self.dim) * 0.02)
         heads = vit.blocks[0].attn.num_heads
         self.blocks = nn.ModuleList(
             SpaceTimeBlock(

@@ -1,4 +1,4 @@
-"""What reading a training clip costs beyond decoding it: `python -m egovlpv2.bench_video`.
+"""What reading a training clip costs beyond decoding it: `egovlpv2 bench reader`.
 
 The bar: a 4-frame training clip at 224 px from a 256-px H.264 file costs at most 1.3 times the bare seek and decode of
 the frames that it must decode. The bare loop keeps one file open, knows beforehand where the wanted frames and the

@@ -1,0 +1,125 @@
+"""`egovlpv2 bench`: the hot paths against what bounds them, as ratios within one run."""
+
+import argparse
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from egovlpv2.batch import ClipBatch, Text
+from egovlpv2.complexity import read_model_config
+from egovlpv2.losses import contrastive, ego_positives, mask_words, match_pairs
+from egovlpv2.model.backbone import Top
+from egovlpv2.optim import OptimizerConfig, parameter_groups
+from egovlpv2.tasks.pretrain import Pretrain
+from egovlpv2.video import bench as video_bench
+from torch import Tensor
+
+# The authors' code on such a machine, 2 cores, batch 2, float32 (seconds, GB): the project's task description.
+AUTHORS_STEP = ((23.0, 33.0), 16.0)
+
+
+class UnsharedPretrain(Pretrain):
+    """The same losses as each objective computes them alone: a whole pass, every output, nothing shared."""
+
+    def objectives(self, batch: ClipBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        backbone = self.backbone
+        dual = self._pass(batch["video"], batch["text"], gate=False)
+        video_embeds = F.normalize(backbone.project_video(dual.video[:, 0]).float(), dim=-1)
+        similarity = F.normalize(backbone.project_text(dual.text[:, 0]).float(), dim=-1) @ video_embeds.T
+        positives = ego_positives(batch["verbs"], batch["nouns"], self.positives)
+        pairs = match_pairs(similarity.detach(), positives, self.temperature, generator)
+        words = Text(**{key: value[pairs.text] for key, value in batch["text"].items()})
+        logits = backbone.match_logits(self._pass(batch["video"][pairs.video], words, gate=True))
+        ids = batch["text"]["input_ids"]
+        masked = mask_words(ids, ~torch.isin(ids, self.special_ids), self.mask_id, self.num_words, self.masked_share,
+                            generator)
+        states = self._pass(batch["video"], {**batch["text"], "input_ids": masked.input_ids}, gate=True).text
+        target = torch.where(masked.chosen, ids, -100)
+        return {"ego_nce": contrastive(similarity, positives, self.temperature),
+                "vtm": F.cross_entropy(logits.float(), pairs.is_match),
+                "mlm": F.cross_entropy(backbone.word_logits(states).flatten(0, 1).float(), target.flatten())}
+
+    def _pass(self, video: Tensor, text: Text, gate: bool) -> Top:
+        return self.backbone.top(self.backbone.trunk(video, text, gate), video.shape[1], gate)
+
+
+class NoTokenizer:
+    """What pre-training asks of a tokenizer, for made-up words of RoBERTa's vocabulary."""
+
+    mask_token_id, all_special_ids = 50264, (0, 1, 2, 3)
+
+    def __len__(self) -> int:
+        return 50265
+
+
+def training_step(kind: type[Pretrain], config: Path, clips: int) -> Callable[[], None]:
+    """A function that makes one step of pre-training on made-up clips: forward, backward, AdamW."""
+    model = read_model_config(str(config))
+    model.gradient_checkpointing = False
+    torch.manual_seed(0)
+    task = kind(model, OptimizerConfig(), tokenizer=NoTokenizer()).train()
+    optimizer = torch.optim.AdamW(parameter_groups(task, OptimizerConfig()))
+    side = task.backbone.video_tower.patch_embed.img_size[0]
+    words = Text(input_ids=torch.randint(4, 500, (clips, 15)), attention_mask=torch.ones(clips, 15, dtype=torch.long))
+    tags = torch.eye(118)[:clips], torch.eye(582)[:clips]
+    video = torch.randint(0, 256, (clips, model.video.num_frames, 3, side, side), dtype=torch.uint8)
+    batch = ClipBatch(video=video, text=words, verbs=tags[0], nouns=tags[1])
+
+    def step() -> None:
+        losses = task.objectives(batch, torch.Generator().manual_seed(0))
+        optimizer.zero_grad()
+        sum(task.loss_weights[name] * loss for name, loss in losses.items()).backward()
+        optimizer.step()
+
+    return step
+
+
+def _measure(kind: type[Pretrain], config: Path, clips: int, repeats: int, results: "multiprocessing.Queue") -> None:
+    step, seconds = training_step(kind, config, clips), []
+    for _ in range(repeats + 1):
+        begin = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - begin)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kB -> GB
+    results.put((min(seconds[1:]), peak))
+
+
+def step_cost(kind: type[Pretrain], config: Path, clips: int, repeats: int) -> tuple[float, float]:
+    """Seconds of the fastest step and peak resident GB, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=_measure, args=(kind, config, clips, repeats, results))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise ValueError(f"the step of {config} did not end: exit code {process.exitcode} (too little memory?)")
+    return results.get()
+
+
+def bench_step(config: Path, clips: int, repeats: int) -> None:
+    """Prints what sharing the trunk, and leaving out what nobody reads, saves in a step of pre-training."""
+    (ours, memory), (alone, more) = (step_cost(kind, config, clips, repeats) for kind in (Pretrain, UnsharedPretrain))
+    print(f"pre-training step, {config.stem}, {clips} clips, float32, {torch.get_num_threads()} threads: "
+          f"{ours:.2f} s and {memory:.1f} GB; sharing nothing {alone:.2f} s and {more:.1f} GB: {alone / ours:.2f}x")
+    if config.stem == "base" and clips == 2:
+        (fast, slow), peak = AUTHORS_STEP
+        print(f"  the authors' step took {fast:.0f} to {slow:.0f} s and {peak:.0f} GB on such a machine: "
+              f"{fast / ours:.1f}x to {slow / ours:.1f}x, and {memory / peak:.2f} of its memory")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """`egovlpv2 bench [reader|step]`."""
+    parser = argparse.ArgumentParser("egovlpv2 bench", description="Hot paths against their bounds, as ratios.")
+    parser.add_argument("what", nargs="*", choices=["reader", "step", []], help="default: everything")
+    parser.add_argument("--config", type=Path, default=Path("conf/model/base.yaml"), help="the model of `step`")
+    parser.add_argument("--clips", type=int, default=2, help="clips of a `step`")
+    parser.add_argument("--repeats", type=int, default=3, help="steps to take the fastest of")
+    args = parser.parse_args(argv)
+    if not args.what or "reader" in args.what:
+        video_bench.main()
+    if not args.what or "step" in args.what:
+        bench_step(args.config, args.clips, args.repeats)

@@ -1,0 +1,42 @@
+"""Scores and accuracies of the five choices."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_clips, make_text
+from egovlpv2.batch import ChoiceBatch
+from egovlpv2.metrics.egomcq import EgoMCQAccuracy
+from egovlpv2.tasks.egomcq import choice_scores
+
+
+def make_questions(count: int) -> ChoiceBatch:
+    video = make_clips(count * 5)["video"].unflatten(0, (count, 5))
+    return ChoiceBatch(video=video, text=make_text(count), answer=torch.arange(count) % 5, kind=torch.arange(count) % 2 + 1)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("fusion_cls", ["shared", "own"])
+def test_scores_are_those_of_single_passes(make_backbone, fusion_cls: str) -> None:
+    backbone, batch = make_backbone(fusion_cls=fusion_cls), make_questions(2)
+    scores = choice_scores(backbone, batch)
+    for q in range(2):
+        text = {k: v[q : q + 1] for k, v in batch["text"].items()}
+        for c in range(5):
+            clip = batch["video"][q, c][None]
+            dual = F.cosine_similarity(backbone.embed_text(text), backbone.embed_video(clip))[0]
+            fusion = backbone.match(clip, text).softmax(-1)[0, 1]
+            torch.testing.assert_close(scores["dual"][q, c], dual)
+            torch.testing.assert_close(scores["fusion"][q, c], fusion)
+            torch.testing.assert_close(scores["ensemble"][q, c], dual + fusion)
+
+
+def test_accuracy_by_kind() -> None:
+    metric = EgoMCQAccuracy()
+    answer, kind = torch.tensor([0, 1, 2, 3]), torch.tensor([1, 1, 2, 2])
+    scores = F.one_hot(torch.tensor([0, 1, 2, 0]), 5).float()
+    metric.update(scores[:2], answer[:2], kind[:2])
+    metric.update(scores[2:], answer[2:], kind[2:])
+    assert {k: v.item() for k, v in metric.compute().items()} == {"inter": 100.0, "intra": 50.0}
+    metric.reset()
+    metric.update(scores[2:], answer[2:], kind[2:])
+    assert metric.compute().keys() == {"intra"}  # a kind that is absent has no accuracy

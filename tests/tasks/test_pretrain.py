@@ -1,0 +1,118 @@
+"""The objectives, and a run from video files to EgoMCQ accuracy."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, draw_parameters, make_clips
+from egovlpv2.cli import main as cli
+from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.bench import UnsharedPretrain
+from egovlpv2.tasks.pretrain import Pretrain
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+
+@pytest.mark.parametrize("attends_to", ["current", "previous"])
+@pytest.mark.parametrize("fusion_cls", ["shared", "own"])
+def test_sharing_changes_no_objective(small_config, tokenizer: str, attends_to: str, fusion_cls: str) -> None:
+    config, losses = small_config(tokenizer, text_attends_to=attends_to, fusion_cls=fusion_cls), []
+    for kind in (Pretrain, UnsharedPretrain):
+        torch.manual_seed(0)
+        task = kind(config, OptimizerConfig(), masked_share=0.4).eval()
+        draw_parameters(task)
+        torch.manual_seed(1)
+        losses.append(task.objectives(make_clips(8), torch.Generator().manual_seed(2)))
+    assert losses[0].keys() == losses[1].keys() == {"ego_nce", "vtm", "mlm"}
+    for name in losses[0]:
+        torch.testing.assert_close(losses[0][name], losses[1][name])
+
+
+def test_a_batch_can_be_learned(small_config, tokenizer: str) -> None:
+    torch.manual_seed(0)
+    task, batch = Pretrain(small_config(tokenizer), OptimizerConfig(), positives="none").eval(), make_clips(8)
+    optimizer, first = torch.optim.AdamW(task.parameters(), lr=3e-3), None
+    for _ in range(60):
+        losses = task.objectives(batch, torch.Generator().manual_seed(0))
+        first = first or {k: v.item() for k, v in losses.items()}
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert all(losses[k] < 0.5 * first[k] for k in losses), (first, losses)
+
+
+def test_a_tokenizer_with_too_many_words_is_named(small_config, tokenizer: str) -> None:
+    config = small_config(tokenizer)
+    config.text.arch["vocab_size"] = 500
+    with pytest.raises(ValueError, match="has 600 words, text.arch.vocab_size is 500"):
+        Pretrain(config, OptimizerConfig())
+
+
+def arguments(toy: Path, runs: Path, name: str, *more: str) -> list[str]:
+    files = ("pretrain", "model/tiny", "data/toy", "trainer/cpu")
+    shrink = {"video.overrides": "{img_size: 32, patch_size: 16, embed_dim: 48, depth: 2, num_heads: 3}",
+              "num_fused_layers": "1", "projector": "[32]", "text.tokenizer": str(toy / "tokenizer")}
+    return [
+        "fit", *(f"--config={ROOT / 'conf' / f'{file}.yaml'}" for file in files),
+        *(f"--model.init_args.backbone.{key}={value}" for key, value in shrink.items()),
+        f"--data.init_args.root={toy}", "--data.init_args.chunk_seconds=8", "--data.init_args.size=32",
+        "--data.init_args.batch_size=4", "--data.init_args.num_workers=0",
+        "--trainer.limit_train_batches=4", "--trainer.max_epochs=3", "--trainer.log_every_n_steps=1",
+        "--trainer.enable_progress_bar=false", f"--trainer.logger.init_args.save_dir={runs}",
+        f"--trainer.logger.init_args.name={name}", *more,
+    ]
+
+
+def scalars(run: Path, tag: str) -> dict[int, float]:
+    events = EventAccumulator(str(run))
+    events.Reload()
+    return {e.step: e.value for e in events.Scalars(tag)}
+
+
+def test_fit_from_files_to_accuracy(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli(arguments(toy, tmp_path, "run"))
+    run = tmp_path / "run"
+    report = json.loads((run / "metrics.json").read_text())
+    for split in ("val", "test"):
+        for score in ("dual", "fusion", "ensemble"):
+            assert {f"{split}/egomcq/{score}/{kind}" for kind in ("inter", "intra")} <= report["metrics"].keys()
+    protocol = report["protocol"]
+    assert protocol["checkpoint"].endswith("best.ckpt") and protocol["seed"] == 0 and protocol["eval_num_frames"] == 4
+    assert protocol["size"] == 32 and protocol["test"].endswith("egomcq_test.json")
+    assert "test/egomcq/ensemble/intra" in capsys.readouterr().out
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert (run / "config.yaml").is_file()
+    for tag in ("train/loss", "train/ego_nce", "train/mlm", "train/vtm", "alpha/video/1", "alpha/text/3",
+                "val/egomcq/fusion/intra", "lr-AdamW/new layers"):
+        assert scalars(run, tag), tag
+    cli(arguments(toy, tmp_path, "run", "--trainer.max_epochs=1"))
+    assert (tmp_path / "run.1" / "metrics.json").is_file()  # an earlier run is set aside, never written over
+
+
+def start(args: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "egovlpv2.cli", *args], env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_killed_and_resumed_run_repeats_the_uninterrupted_one(toy: Path, tmp_path: Path) -> None:
+    every_third = "--trainer.callbacks.init_args.every_n_train_steps=3"  # of the last callback: in mid-epoch
+    assert start(arguments(toy, tmp_path, "whole", every_third)).wait() == 0
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    process = start(arguments(toy, tmp_path, "killed", every_third))
+    while not last.exists():
+        assert process.poll() is None, "the run ended before it was killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = torch.load(last, weights_only=True)["global_step"]
+    assert done < 12
+    assert start(arguments(toy, tmp_path, "killed", every_third, "--ckpt_path=last")).wait() == 0
+    for tag in ("train/loss", "train/ego_nce", "train/mlm", "train/vtm"):
+        whole, resumed = (scalars(tmp_path / name, tag) for name in ("whole", "killed"))
+        assert whole.keys() == resumed.keys() and len(whole) == 12
+        later = [step for step in whole if step >= done]
+        assert [resumed[step] for step in later] == pytest.approx([whole[step] for step in later], abs=1e-6)

@@ -1,0 +1,102 @@
+"""Two processes give the gradients of one with both batches."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from conftest import draw_parameters, make_clips, make_config, write_tokenizer
+from egovlpv2.batch import ClipBatch
+from egovlpv2.distributed import fetch_rows, gather, local
+from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.pretrain import Pretrain
+from torch.nn.parallel import DistributedDataParallel
+
+PROCESSES, ROWS = 2, 4
+
+
+def spawn(check: Callable[..., None], folder: Path, *args: object) -> None:
+    mp.spawn(_start, (check, folder, *args), nprocs=PROCESSES)
+
+
+def _start(rank: int, check: Callable[..., None], folder: Path, *args: object) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=PROCESSES)
+    check(rank, folder, *args)
+    dist.destroy_process_group()
+
+
+def _check_rows(rank: int, folder: Path) -> None:
+    x = torch.arange(12.0).view(6, 2)
+    mine = x[3 * rank : 3 * rank + 3].clone().requires_grad_()
+    assert torch.equal(gather(mine), x) and torch.equal(local(x), mine)
+    assert torch.equal(gather(torch.tensor([rank])), torch.tensor([0, 1]))
+    for index in ([5, 0, 2, 2, 4, 1], [3, 4, 5, 0, 1, 2], [0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 0, 0]):
+        index = torch.tensor(index)
+        weight = torch.arange(1.0, 7).view(6, 1)  # tells which request a gradient belongs to
+        mine.grad = None
+        rows = fetch_rows(mine, index)
+        assert torch.equal(rows, x[local(index)])
+        (rows * local(weight)).sum().backward()
+        expected = torch.zeros(6, 1).index_add(0, index, weight).expand(6, 2)
+        assert torch.equal(mine.grad, expected[3 * rank : 3 * rank + 3])
+
+
+def test_rows_travel_with_their_gradients(tmp_path: Path) -> None:
+    spawn(_check_rows, tmp_path)
+
+
+def make_task(tokenizer: str, **changes: str) -> Pretrain:
+    torch.manual_seed(0)
+    task = Pretrain(make_config(tokenizer, **changes), OptimizerConfig(), masked_share=0.4).eval()
+    draw_parameters(task)
+    return task
+
+
+def make_batch() -> ClipBatch:
+    torch.manual_seed(1)
+    return make_clips(PROCESSES * ROWS)
+
+
+def loss_of(task: Pretrain, batch: ClipBatch) -> torch.Tensor:
+    losses = task.objectives(batch, torch.Generator().manual_seed(7))
+    return sum(task.loss_weights[name] * loss for name, loss in losses.items())
+
+
+class Wrapped(torch.nn.Module):
+    """DDP hooks into `forward`; Lightning redirects it to `training_step` likewise."""
+
+    def __init__(self, task: Pretrain) -> None:
+        super().__init__()
+        self.task = task
+
+    def forward(self, batch: ClipBatch) -> torch.Tensor:
+        return loss_of(self.task, batch)
+
+
+def _check_gradients(rank: int, folder: Path, tokenizer: str, changes: dict[str, str]) -> None:
+    task, batch = make_task(tokenizer, **changes), make_batch()
+    rows = slice(rank * ROWS, (rank + 1) * ROWS)
+    share = {k: v[rows] if torch.is_tensor(v) else {n: t[rows] for n, t in v.items()} for k, v in batch.items()}
+    loss = DistributedDataParallel(Wrapped(task))(share)
+    loss.backward()
+    dist.all_reduce(loss)
+    if rank == 0:
+        torch.save({"loss": loss.detach() / PROCESSES, **{n: p.grad for n, p in task.named_parameters()}},
+                   folder / "two.pt")
+
+
+@pytest.mark.parametrize("changes", [{}, {"fusion_cls": "own", "text_attends_to": "previous"}])
+def test_two_processes_give_the_gradients_of_one(tmp_path: Path, changes: dict[str, str]) -> None:
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    spawn(_check_gradients, tmp_path, tokenizer, changes)
+    two = torch.load(tmp_path / "two.pt", weights_only=True)
+    task = make_task(tokenizer, **changes)
+    loss = loss_of(task, make_batch())
+    loss.backward()
+    torch.testing.assert_close(two.pop("loss"), loss.detach(), atol=1e-5, rtol=1e-5)
+    for name, parameter in task.named_parameters():
+        assert parameter.grad.abs().max() > 0, name
+        torch.testing.assert_close(two[name], parameter.grad, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
