@@ -179,6 +179,17 @@ class VideoDataModule(LightningDataModule):
         self._logged: dict[str, str] = {}  # of a video: why
         self._skipped: set[int] = set()
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a reader of the numbers must know of the data."""
+        names = ("num_frames", "eval_num_frames", "size", "max_words")
+        return {name: getattr(self, name) for name in names} | {"counts": self.counts}
+
+    @property
+    def has_test_data(self) -> bool:
+        """Whether a fit should end with a test of the best checkpoint."""
+        return False
+
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The tokenizer, opened when it is first used."""

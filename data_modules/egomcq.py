@@ -185,6 +185,18 @@ class EgoMCQDataModule(VideoDataModule):
         self.root, self.videos = Path(root), Path(root) / videos
         self.mcq_val, self.mcq_test, self.chunk_seconds = mcq_val, mcq_test, chunk_seconds
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a reader of the numbers must know of the data."""
+        files = {"val": self.mcq_val, "test": self.mcq_test}
+        crop = "short side to size * 256 / 224, centre crop, frames at the centres of equal segments"
+        return super().protocol | {k: str(self.root / v) for k, v in files.items() if v} | {"evaluation": crop}
+
+    @property
+    def has_test_data(self) -> bool:
+        """Whether a fit should end with a test of the best checkpoint."""
+        return self.mcq_test is not None
+
     def reader(self, num_frames: int) -> ClipReader:
         """A reader of clips of `num_frames` frames."""
         return ClipReader(self.videos, self.chunk_seconds, num_frames, self.size)

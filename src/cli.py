@@ -44,6 +44,5 @@ def usage() -> str:
     return "\n".join([
         "usage: egovlpv2 COMMAND [OPTIONS]   (egovlpv2 COMMAND --help lists the options)\n",
         *(f"  {name:<12}{text}" for name, text in rows),
-        "\nfirst run: egovlpv2 toy-data && egovlpv2 fit --config conf/pretrain.yaml --config conf/model/tiny.yaml "
-        "--config conf/data/toy.yaml --config conf/trainer/cpu.yaml",
+        "\nfirst run: make pretrain (it prints the command that it runs)",
     ])

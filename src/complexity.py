@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from egovlpv2.batch import Text
 from egovlpv2.model.backbone import Backbone, BackboneConfig, Trunk
-from egovlpv2.optim import OptimizerConfig
 from jsonargparse import ArgumentParser
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,7 +29,6 @@ def read_model_config(path: str) -> BackboneConfig:
     parser = ArgumentParser(parser_mode="omegaconf+", exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(BackboneConfig, "model.init_args.backbone", as_group=False)
-    parser.add_class_arguments(OptimizerConfig, "model.init_args.optimizer", as_group=False)
     plain = parser.parse_args(["--config", path]).model.init_args.backbone.as_dict()
     return BackboneConfig.from_dict(BackboneConfig.from_dict(plain).to_dict())
 

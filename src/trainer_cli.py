@@ -1,13 +1,13 @@
 """LightningCLI as this project uses it: several `--config` files, interpolation between them, one folder a run."""
 
 import logging
+import sys
 from pathlib import Path
-from typing import Any
 
 import jsonargparse
 import torch
 from egovlpv2.callbacks import FinalReport
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -22,7 +22,7 @@ class EgoCLI(LightningCLI):
 
     def after_fit(self) -> None:
         best = self.trainer.checkpoint_callback
-        if best is not None and best.best_model_path and self.datamodule.mcq_test:
+        if best is not None and best.best_model_path and getattr(self.datamodule, "has_test_data", False):
             self.trainer.test(self.model, self.datamodule, ckpt_path=best.best_model_path)
 
     @property
@@ -46,9 +46,9 @@ def run(args: list[str]) -> None:
     logging.getLogger("egovlpv2").setLevel(logging.INFO)
     torch.set_float32_matmul_precision("high")
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    options: dict[str, Any] = {"parser_mode": "omegaconf+"}
     EgoCLI(
-        LightningModule, LightningDataModule, subclass_mode_model=True, subclass_mode_data=True, args=args,
-        trainer_class=Trainer, trainer_defaults={"callbacks": [FinalReport()]}, parser_kwargs=options,
+        LightningModule, LightningDataModule, subclass_mode_model=True, subclass_mode_data=True,
+        args=None if args == sys.argv[1:] else args,  # Lightning warns of a list where a command line is
+        trainer_defaults={"callbacks": [FinalReport()]}, parser_kwargs={"parser_mode": "omegaconf+"},
         save_config_kwargs={"overwrite": True}, seed_everything_default=0,
     )

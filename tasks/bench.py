@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,10 @@ from egovlpv2.model.backbone import Top
 from egovlpv2.optim import OptimizerConfig, parameter_groups
 from egovlpv2.tasks.pretrain import Pretrain
 from egovlpv2.video import bench as video_bench
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 # The authors' code on such a machine, 2 cores, batch 2, float32 (seconds, GB): the project's task description.
 AUTHORS_STEP = ((23.0, 33.0), 16.0)
@@ -47,13 +51,14 @@ class UnsharedPretrain(Pretrain):
         return self.backbone.top(self.backbone.trunk(video, text, gate), video.shape[1], gate)
 
 
-class NoTokenizer:
-    """What pre-training asks of a tokenizer, for made-up words of RoBERTa's vocabulary."""
-
-    mask_token_id, all_special_ids = 50264, (0, 1, 2, 3)
-
-    def __len__(self) -> int:
-        return 50265
+def made_up_tokenizer(folder: str | Path, num_words: int) -> str:
+    """Writes a tokenizer of `w0`, `w1`, ... with RoBERTa's special words, and returns its folder."""
+    words = ["<s>", "<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(num_words - 5)), "<mask>"]
+    raw = RawTokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    kinds = ("cls", "pad", "sep", "unk", "bos", "eos", "mask")
+    special = dict(zip((f"{kind}_token" for kind in kinds), [*words[:4], "<s>", "</s>", "<mask>"], strict=True))
+    PreTrainedTokenizerFast(tokenizer_object=raw, **special).save_pretrained(folder)
+    return str(folder)
 
 
 def training_step(kind: type[Pretrain], config: Path, clips: int) -> Callable[[], None]:
@@ -61,7 +66,9 @@ def training_step(kind: type[Pretrain], config: Path, clips: int) -> Callable[[]
     model = read_model_config(str(config))
     model.gradient_checkpointing = False
     torch.manual_seed(0)
-    task = kind(model, OptimizerConfig(), tokenizer=NoTokenizer()).train()
+    with TemporaryDirectory() as folder:
+        model.text.tokenizer = made_up_tokenizer(folder, model.text.resolve().vocab_size)
+        task = kind(model, OptimizerConfig()).train()
     optimizer = torch.optim.AdamW(parameter_groups(task, OptimizerConfig()))
     side = task.backbone.video_tower.patch_embed.img_size[0]
     words = Text(input_ids=torch.randint(4, 500, (clips, 15)), attention_mask=torch.ones(clips, 15, dtype=torch.long))

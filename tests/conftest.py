@@ -1,6 +1,5 @@
 """What tests of several folders need: a small toy world, a small model, the tokenizer between them."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from egovlpv2.data_modules.toy_world.write import generate
 from egovlpv2.model.backbone import Backbone, BackboneConfig
 from egovlpv2.model.text_tower import TextTowerConfig
 from egovlpv2.model.video_tower import VideoTowerConfig
+from egovlpv2.tasks.bench import made_up_tokenizer
 
 ROOT = Path(__file__).parents[1]
 WORDS = 600
@@ -83,22 +83,4 @@ def make_clips(batch: int, frames: int = 4, size: int = 32) -> ClipBatch:
 @pytest.fixture
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a tokenizer with `WORDS` words."""
-    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-
-
-def write_tokenizer(folder: Path) -> str:
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    vocab = {word: i for i, word in enumerate([*special, *(f"w{i}" for i in range(WORDS - 5)), "<mask>"])}
-    raw = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
-        cls_token="<s>", sep_token="</s>", mask_token="<mask>",
-    ).save_pretrained(folder)
-    return str(folder)
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    return made_up_tokenizer(tmp_path_factory.mktemp("tokenizer"), WORDS)

@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import draw_parameters, make_clips, make_config, write_tokenizer
+from conftest import WORDS, draw_parameters, make_clips, make_config
 from egovlpv2.batch import ClipBatch
 from egovlpv2.distributed import fetch_rows, gather, local
 from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.bench import made_up_tokenizer
 from egovlpv2.tasks.pretrain import Pretrain
 from torch.nn.parallel import DistributedDataParallel
 
@@ -90,7 +91,7 @@ def _check_gradients(rank: int, folder: Path, tokenizer: str, changes: dict[str,
 
 @pytest.mark.parametrize("changes", [{}, {"fusion_cls": "own", "text_attends_to": "previous"}])
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path, changes: dict[str, str]) -> None:
-    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    tokenizer = made_up_tokenizer(tmp_path / "tokenizer", WORDS)
     spawn(_check_gradients, tmp_path, tokenizer, changes)
     two = torch.load(tmp_path / "two.pt", weights_only=True)
     task = make_task(tokenizer, **changes)

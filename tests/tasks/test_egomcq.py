@@ -11,7 +11,8 @@ from egovlpv2.tasks.egomcq import choice_scores
 
 def make_questions(count: int) -> ChoiceBatch:
     video = make_clips(count * 5)["video"].unflatten(0, (count, 5))
-    return ChoiceBatch(video=video, text=make_text(count), answer=torch.arange(count) % 5, kind=torch.arange(count) % 2 + 1)
+    number = torch.arange(count)
+    return ChoiceBatch(video=video, text=make_text(count), answer=number % 5, kind=number % 2 + 1)
 
 
 @torch.inference_mode()

@@ -1,0 +1,36 @@
+"""The command line, as a newcomer meets it."""
+
+import subprocess
+import sys
+
+import pytest
+from egovlpv2.cli import COMMANDS, TRAINER_COMMANDS
+from egovlpv2.cli import main as cli
+
+
+def test_help_is_quick_and_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    cli(["--help"])
+    out = capsys.readouterr().out
+    assert all(name in out for name in (*COMMANDS, *TRAINER_COMMANDS))
+    code = "import sys; from egovlpv2.cli import main; main([]); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_unknown_commands_are_named() -> None:
+    with pytest.raises(SystemExit, match="there is no command `train`"):
+        cli(["train"])
+
+
+def test_a_users_mistake_is_one_line(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=r"^egovlpv2 convert: error: .*no such weights file\n\(EGOVLPV2_DEBUG=1"):
+        cli(["convert", str(tmp_path / "a.pth"), str(tmp_path / "b.safetensors")])
+    monkeypatch.setenv("EGOVLPV2_DEBUG", "1")
+    with pytest.raises(ValueError, match="no such weights file"):
+        cli(["convert", str(tmp_path / "a.pth"), str(tmp_path / "b.safetensors")])
+
+
+@pytest.mark.parametrize("command", [*COMMANDS])
+def test_own_commands_have_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli([command, "--help"])
+    assert end.value.code == 0 and "usage: " in capsys.readouterr().out

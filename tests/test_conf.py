@@ -1,0 +1,79 @@
+"""Every YAML in conf/ is parsed against the code."""
+
+from pathlib import Path
+
+import pytest
+from egovlpv2.cli import main as cli
+from egovlpv2.complexity import read_model_config
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+TRAINERS, MODELS, DATA = ("cpu", "gpu", "a100x8", "a100x32"), ("tiny", "small", "base"), ("toy", "egoclip")
+RUNS = [
+    *(("fit", "pretrain", "model/tiny", "data/toy", f"trainer/{t}", "toy/pretrain") for t in TRAINERS),
+    *(("fit", "pretrain", f"model/{m}", f"data/{d}", "trainer/cpu") for m in MODELS for d in DATA),
+    ("fit", "pretrain", "model/base", "data/egoclip", "trainer/a100x32", "released/pretrain"),
+    *(("test", "egomcq", f"model/{m}", f"data/{d}", "trainer/cpu") for m in MODELS for d in DATA),
+    ("test", "egomcq", "model/base", "data/egoclip", "trainer/gpu", "released/egomcq", "released/small_projector"),
+]
+
+
+def parse(capsys: pytest.CaptureFixture[str], command: str, *files: str, more: tuple[str, ...] = ()) -> str:
+    paths = [f"--config={path if Path(path).is_absolute() else CONF / f'{path}.yaml'}" for path in files]
+    with pytest.raises(SystemExit) as end:
+        cli([command, *paths, *more, "--print_config"])
+    out = capsys.readouterr()
+    assert end.value.code in (0, None), out.err
+    return out.out
+
+
+@pytest.mark.parametrize("run", RUNS, ids="+".join)
+def test_runs_parse(run: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "class_path: egovlpv2.tasks" in parse(capsys, *run)
+
+
+def test_every_yaml_is_in_a_run() -> None:
+    used = {file for run in RUNS for file in run[1:]}
+    assert {str(p.relative_to(CONF).with_suffix("")) for p in CONF.rglob("*.yaml")} == used
+
+
+def test_overrides_reach_what_refers_to_them(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EGO_TOY", "/somewhere/toy")
+    files = ("fit", "pretrain", "model/tiny", "data/toy", "trainer/cpu", "toy/pretrain")
+    out = parse(capsys, *files, more=("--seed_everything=7", "--data.init_args.size=64"))
+    assert "root: /somewhere/toy" in out and "tokenizer: /somewhere/toy/tokenizer" in out
+    assert "size: 64" in out
+    assert "    seed: 7" in out
+    assert "positives: verb_and_noun" in out  # the overlay wins over conf/pretrain.yaml
+
+
+def test_the_papers_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    out = parse(capsys, "fit", "pretrain", "model/base", "data/egoclip", "trainer/a100x32")
+    for line in ("max_epochs: 20", "batch_size: 8", "devices: 8", "num_nodes: 4", "lr: 3.0e-05", "warmup_epochs: 2",
+                 "new_layer_factor: 4.0", "weight_decay: 0.01", "- 0.98", "decay: linear", "positives: verb_or_noun",
+                 "mlm_weight: 0.25", "vtm_weight: 0.5", "num_frames: 4", "max_words: 30"):
+        assert line in out, line
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_models_parse(model: str) -> None:
+    assert read_model_config(str(CONF / "model" / f"{model}.yaml")).video.init is None
+
+
+def test_unknown_keys_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "more.yaml").write_text("model: {init_args: {backbone: {fused_layers: 3}}}")
+    with pytest.raises(SystemExit) as end:
+        cli(["fit", *(f"--config={CONF / f}.yaml" for f in ("pretrain", "model/tiny", "data/toy")),
+             f"--config={tmp_path / 'more.yaml'}", "--print_config"])
+    assert end.value.code == 2
+    assert "fused_layers" in capsys.readouterr().err
+
+
+def test_slurm_script_ends_in_fit() -> None:
+    script = (CONF / "trainer" / "a100x32.slurm").read_text()
+    assert "--nodes=4" in script and "--ntasks-per-node=8" in script and "--signal=SIGUSR1@90" in script
+    last = script.replace("\\\n", " ").strip().splitlines()[-1]
+    assert "egovlpv2 fit" in last
+    for word in last.split():
+        if word.startswith("conf/"):
+            assert (ROOT / word).is_file()
