@@ -4,10 +4,12 @@ With DDP's averaging of gradients, a loss over gathered tensors gives each param
 with the whole batch would: `tests/test_distributed.py`.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather, all_to_all_single
+from torch.autograd import Function
 
 
 def world_size() -> int:
@@ -18,15 +20,42 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+class _Gather(Function):
+    """Rows of all processes; a row's gradient is the sum of what the processes make of it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        rows = x.new_empty(world_size() * len(x), *x.shape[1:])
+        dist.all_gather_into_tensor(rows, x.contiguous())
+        return rows
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return local(grad)
+
+
+class _Exchange(Function):
+    """Sends `sent[p]` rows to each process and takes `received[p]` from it; gradients go the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, received: list[int], sent: list[int]) -> Tensor:
+        ctx.received, ctx.sent = received, sent
+        out = x.new_empty(sum(received), *x.shape[1:])
+        dist.all_to_all_single(out, x.contiguous(), received, sent)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        out = grad.new_empty(sum(ctx.sent), *grad.shape[1:])
+        dist.all_to_all_single(out, grad.contiguous(), ctx.sent, ctx.received)
+        return out, None, None
+
+
 def gather(x: Tensor) -> Tensor:
     """Rows of all processes in the order of their ranks, with gradients: (b, ...) -> (n, ...)."""
-    if world_size() == 1:
-        return x
-    if x.requires_grad:
-        return torch.cat(all_gather(x.contiguous()))
-    rows = x.new_empty(world_size() * len(x), *x.shape[1:])
-    dist.all_gather_into_tensor(rows, x.contiguous())
-    return rows
+    return x if world_size() == 1 else _Gather.apply(x)
 
 
 def local(x: Tensor) -> Tensor:
@@ -54,7 +83,6 @@ def fetch_rows(x: Tensor, index: Tensor) -> Tensor:
     row = (index % len(x)).view(world_size(), -1).cpu()
     sent = [row[asker][owner[asker] == rank()] for asker in range(world_size())]
     received = owner[rank()].bincount(minlength=world_size()).tolist()
-    out = x.new_empty(sum(received), *x.shape[1:])
-    out = all_to_all_single(out, x[torch.cat(sent).to(x.device)].contiguous(), received, [len(s) for s in sent])
+    rows = _Exchange.apply(x[torch.cat(sent).to(x.device)], received, [len(s) for s in sent])
     order = owner[rank()].argsort(stable=True)  # the rows arrive in the order of their owners
-    return out[order.argsort().to(x.device)]
+    return rows[order.argsort().to(x.device)]

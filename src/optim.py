@@ -77,7 +77,7 @@ def lr_factor(step: int, warmup: float, total: int, decay: str, end: float) -> f
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int, max_epochs: int) -> dict[str, Any]:
     """What `LightningModule.configure_optimizers` returns: AdamW and a schedule that moves every step."""
-    optimizer = AdamW(parameter_groups(module, config), betas=config.betas)
+    optimizer = AdamW(parameter_groups(module, config), betas=config.betas, fused=True)
     warmup, end = total_steps * config.warmup_epochs / max_epochs, config.end_lr / config.lr
     schedule = LambdaLR(optimizer, lambda step: lr_factor(step, warmup, total_steps, config.decay, end))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -35,7 +35,7 @@ class UnsharedPretrain(Pretrain):
         video_embeds = F.normalize(backbone.project_video(dual.video[:, 0]).float(), dim=-1)
         similarity = F.normalize(backbone.project_text(dual.text[:, 0]).float(), dim=-1) @ video_embeds.T
         positives = ego_positives(batch["verbs"], batch["nouns"], self.positives)
-        pairs = match_pairs(similarity.detach(), positives, self.temperature, generator)
+        pairs = match_pairs(similarity.detach(), positives, self.negative_temperature, generator)
         words = Text(**{key: value[pairs.text] for key, value in batch["text"].items()})
         logits = backbone.match_logits(self._pass(batch["video"][pairs.video], words, gate=True))
         ids = batch["text"]["input_ids"]

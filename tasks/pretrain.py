@@ -24,17 +24,19 @@ class Pretrain(EgoMCQ):
         optimizer: How it learns.
         weights: Weights to start from; None for the towers' own first weights.
         positives: Which rows EgoNCE holds for the same action; `none` is InfoNCE.
-        temperature: Of EgoNCE and of the drawing of hard negatives.
+        temperature: Of EgoNCE.
+        negative_temperature: Of the drawing of hard negatives: the lower, the harder.
         mlm_weight: Weight of masked words.
         vtm_weight: Weight of video-text matching.
         masked_share: Share of the words to predict.
     """
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None,
-                 positives: Positives = "verb_or_noun", temperature: float = 0.05, mlm_weight: float = 0.25,
-                 vtm_weight: float = 0.5, masked_share: float = 0.15) -> None:
+                 positives: Positives = "verb_or_noun", temperature: float = 0.05, negative_temperature: float = 0.05,
+                 mlm_weight: float = 0.25, vtm_weight: float = 0.5, masked_share: float = 0.15) -> None:
         super().__init__(backbone, optimizer, weights)
-        self.positives, self.temperature, self.masked_share = positives, temperature, masked_share
+        self.positives, self.masked_share = positives, masked_share
+        self.temperature, self.negative_temperature = temperature, negative_temperature
         self.loss_weights = {"ego_nce": 1 - mlm_weight - vtm_weight, "mlm": mlm_weight, "vtm": vtm_weight}
         tokenizer = load_tokenizer(backbone.text.tokenizer)
         words = self.backbone.text_tower.vocab_size
@@ -82,7 +84,7 @@ class Pretrain(EgoMCQ):
     def _matching(self, trunk: Trunk, num_frames: int, similarity: Tensor, positives: Tensor,
                   generator: torch.Generator) -> Tensor:
         """Hard negatives come from any process as trunk tokens, never as pixels, and only those that were drawn."""
-        pairs = match_pairs(similarity, positives, self.temperature, generator)
+        pairs = match_pairs(similarity, positives, self.negative_temperature, generator)
         mask = local(gather(trunk.mask.long())[pairs.text]).bool()
         matched = Trunk(fetch_rows(trunk.video, pairs.video), fetch_rows(trunk.text, pairs.text), mask)
         logits = self.backbone.match_logits(self.backbone.top(matched, num_frames, True, "cls"))

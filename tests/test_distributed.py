@@ -34,6 +34,8 @@ def _check_rows(rank: int, folder: Path) -> None:
     mine = x[3 * rank : 3 * rank + 3].clone().requires_grad_()
     assert torch.equal(gather(mine), x) and torch.equal(local(x), mine)
     assert torch.equal(gather(torch.tensor([rank])), torch.tensor([0, 1]))
+    (gather(mine) * (rank + 1)).sum().backward()
+    assert torch.equal(mine.grad, torch.full((3, 2), 3.0))  # 1 from the first process and 2 from the second
     for index in ([5, 0, 2, 2, 4, 1], [3, 4, 5, 0, 1, 2], [0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 0, 0]):
         index = torch.tensor(index)
         weight = torch.arange(1.0, 7).view(6, 1)  # tells which request a gradient belongs to
@@ -81,7 +83,8 @@ def _check_gradients(rank: int, folder: Path, tokenizer: str, changes: dict[str,
     task, batch = make_task(tokenizer, **changes), make_batch()
     rows = slice(rank * ROWS, (rank + 1) * ROWS)
     share = {k: v[rows] if torch.is_tensor(v) else {n: t[rows] for n, t in v.items()} for k, v in batch.items()}
-    loss = DistributedDataParallel(Wrapped(task))(share)
+    wrapped = DistributedDataParallel(Wrapped(task))  # must outlive the backward pass, where it averages gradients
+    loss = wrapped(share)
     loss.backward()
     dist.all_reduce(loss)
     if rank == 0:

@@ -128,10 +128,10 @@ def _decorate(draw: ImageDraw.ImageDraw, decor: str, x: int) -> None:
         draw.pieslice((x - 40, 10, x + 40, 90), 180, 360, fill=(238, 206, 130))
 
 
-def _mute(colour: Colour) -> Colour:
-    """Half way to grey, so that the things stand out."""
-    grey = sum(colour) // 3
-    return tuple((value + grey) // 2 for value in colour)  # type: ignore[return-value]
+def _repaint(colour: Colour, dice: random.Random) -> Colour:
+    """The colour half way to grey, so that the things stand out, and a little other in each video."""
+    grey, tone = sum(colour) // 3, dice.uniform(0.85, 1.08)
+    return tuple(min(255, int(tone * (value + grey) / 2 + dice.uniform(-14, 14))) for value in colour)  # type: ignore
 
 
 def draw_scene(number: int, dice: random.Random) -> Image.Image:
@@ -142,8 +142,7 @@ def draw_scene(number: int, dice: random.Random) -> Image.Image:
         dice: Draws what differs from video to video in the same room.
     """
     scene, edge = SCENES[number], TABLE_TOP * _FINE
-    tone = dice.uniform(0.94, 1.05)
-    wall, table = (shade(_mute(colour), tone) for colour in (scene.wall, scene.table))
+    wall, table = (_repaint(scene_colour, dice) for scene_colour in (scene.wall, scene.table))
     image = Image.new("RGB", (WIDTH * _FINE, HEIGHT * _FINE), wall)
     draw = ImageDraw.Draw(image)
     _PATTERNS[scene.paper](draw, (0, edge), wall, dice)

@@ -198,7 +198,7 @@ def _next_step(
     """What is done next and to which thing: mostly to the same as before, always so while it is held."""
     last = before[-1].thing if before else -1
     held = [i for i, state in enumerate(states) if state.held]
-    stay = last >= 0 and draw.random() < 0.5
+    stay = last >= 0 and draw.random() < 0.35
     around = [i for i, t in enumerate(things) if t.slot >= 0 and (last < 0 or abs(t.slot - things[last].slot) <= 2)]
     target = held[0] if held else last if stay else draw.choice(around)
     noun = things[target].noun
@@ -206,7 +206,7 @@ def _next_step(
     fresh = [v for v in able if (v, target) not in {(e.verb, e.thing) for e in before[-2:]}] or able
     # What was just done is often done to another thing too, so that neighbouring clips can share their verb.
     again = {event.verb for event in before[-3:]}
-    weights = [WEIGHTS.get(verb, 1.0) * (3 if verb in again else 1) for verb in fresh]
+    weights = [WEIGHTS.get(verb, 1.0) * (2 if verb in again else 1) for verb in fresh]
     return draw.choices(fresh, weights)[0], target
 
 

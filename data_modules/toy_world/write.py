@@ -20,7 +20,7 @@ from egovlpv2.data_modules.toy_world.sheet import contact_sheet
 from egovlpv2.data_modules.toy_world.words import write_tokenizer
 from tqdm import tqdm
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same parameters no longer give the same world."""
 
 
