@@ -11,7 +11,7 @@ CPU_BF16 := $(shell grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null &&
 PRECISION = $(if $(filter cpu,$(TRAINER)),$(CPU_BF16))
 CONFIGS = --config conf/model/$(MODEL).yaml --config conf/data/$(DATA).yaml --config conf/trainer/$(TRAINER).yaml
 RECIPE = $(addprefix --config ,$(wildcard conf/$(DATA)/$(1).yaml))
-TOY = $(if $(filter toy,$(DATA)),toy-data)
+TOY = $(if $(filter toy,$(DATA))$(filter tiny,$(MODEL)),toy-data)  # the tiny model has its tokenizer from there
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -20,10 +20,11 @@ BIN := .venv/bin
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-18s%s\n", $$1, $$2}'
 	@echo
-	@echo '  MODEL=tiny|small|base DATA=toy|egoclip TRAINER=cpu|gpu|a100x8|a100x32 RUN=name ARGS="--more.options=1"'
+	@echo '  MODEL=tiny|small|base DATA=toy|own|egoclip TRAINER=cpu|gpu|a100x8|a100x32 RUN=name ARGS="--more.options=1"'
 
 setup: $(BIN)/.ready  ## make .venv with this package and all it needs
 $(BIN)/.ready: setup.cfg pyproject.toml
+	@echo 'installing into .venv: some 6 GB of packages, minutes'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@

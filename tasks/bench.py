@@ -121,12 +121,12 @@ def bench_step(config: Path, clips: int, repeats: int) -> None:
 def main(argv: list[str] | None = None) -> None:
     """`egovlpv2 bench [reader|step]`."""
     parser = argparse.ArgumentParser("egovlpv2 bench", description="Hot paths against their bounds, as ratios.")
-    parser.add_argument("what", nargs="*", choices=["reader", "step", []], help="default: everything")
+    parser.add_argument("what", nargs="?", choices=["reader", "step"], help="default: both")
     parser.add_argument("--config", type=Path, default=Path("conf/model/base.yaml"), help="the model of `step`")
     parser.add_argument("--clips", type=int, default=2, help="clips of a `step`")
     parser.add_argument("--repeats", type=int, default=3, help="steps to take the fastest of")
     args = parser.parse_args(argv)
-    if not args.what or "reader" in args.what:
+    if args.what != "step":
         video_bench.main()
-    if not args.what or "step" in args.what:
+    if args.what != "reader":
         bench_step(args.config, args.clips, args.repeats)

@@ -35,6 +35,18 @@ def test_an_open_gate_lets_each_modality_see_the_other(make_backbone) -> None:
     assert not torch.allclose(backbone.predict_masked(video, text), backbone.predict_masked(video.flip(0), text))
 
 
+def test_a_closed_gate_computes_no_cross_attention(make_backbone) -> None:
+    backbone, calls = make_backbone(), []
+    for tower in (backbone.video_tower, backbone.text_tower):
+        for block in tower.blocks[-2:]:
+            block.fusion.register_forward_hook(lambda *_: calls.append(1))
+    video, text = torch.randn(2, 4, 3, 32, 32), make_text(2)
+    backbone.embed_video(video), backbone.embed_text(text)
+    assert not calls
+    backbone.match(video, text)
+    assert len(calls) == 4
+
+
 def test_padding_is_not_seen(make_backbone) -> None:
     backbone = make_backbone()
     video, text = torch.randn(2, 4, 3, 32, 32), make_text(2)

@@ -77,11 +77,11 @@ def scalars(run: Path, tag: str) -> dict[int, float]:
 def test_fit_from_files_to_accuracy(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli(arguments(toy, tmp_path, "run"))
     run = tmp_path / "run"
-    report = json.loads((run / "metrics.json").read_text())
+    report = json.loads((run / "metrics.json").read_text())  # {"metrics": ..., "protocol": ...}
     for split in ("val", "test"):
         for score in ("dual", "fusion", "ensemble"):
             assert {f"{split}/egomcq/{score}/{kind}" for kind in ("inter", "intra")} <= report["metrics"].keys()
-    protocol = report["protocol"]
+    protocol = read_protocol(run)
     assert protocol["checkpoint"].endswith("best.ckpt") and protocol["seed"] == 0 and protocol["eval_num_frames"] == 4
     assert protocol["size"] == 32 and protocol["test"].endswith("egomcq_test.json")
     assert "test/egomcq/ensemble/intra" in capsys.readouterr().out
@@ -90,8 +90,16 @@ def test_fit_from_files_to_accuracy(toy: Path, tmp_path: Path, capsys: pytest.Ca
     for tag in ("train/loss", "train/ego_nce", "train/mlm", "train/vtm", "alpha/video/1", "alpha/text/3",
                 "val/egomcq/fusion/intra", "lr-AdamW/new layers"):
         assert scalars(run, tag), tag
+    # Evaluating with more frames than it was trained with: what the checkpoint holds must not override that.
+    evaluate = [a for a in arguments(toy, tmp_path, "more") if "trainer.callbacks" not in a][1:]
+    cli(["test", *evaluate, f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}", "--data.init_args.eval_num_frames=8"])
+    assert read_protocol(tmp_path / "more")["eval_num_frames"] == 8
     cli(arguments(toy, tmp_path, "run", "--trainer.max_epochs=1"))
     assert (tmp_path / "run.1" / "metrics.json").is_file()  # an earlier run is set aside, never written over
+
+
+def read_protocol(run: Path) -> dict:
+    return json.loads((run / "metrics.json").read_text())["protocol"]
 
 
 def start(args: list[str]) -> subprocess.Popen[bytes]:
