@@ -18,6 +18,7 @@ from egovlpv2.model.text_tower import TextTowerConfig
 from egovlpv2.model.video_tower import VideoTowerConfig, interpolate_time
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 State = dict[str, Tensor]
@@ -173,8 +174,9 @@ def released_config(state: State) -> dict[str, Any]:
             "type_vocab_size": 1, "layer_norm_eps": 1e-5}
     widths = [v.shape[0] for k, v in sorted(state.items()) if re.match(r"vid_proj\.\d+\.weight", k)]
     frames = state["video_model.temporal_embed"].shape[1]
+    pixels = {"pixel_mean": list(IMAGENET_DEFAULT_MEAN), "pixel_std": list(IMAGENET_DEFAULT_STD)}  # not the ViT's own
     return BackboneConfig(
-        VideoTowerConfig(overrides=overrides, num_frames=frames), TextTowerConfig(arch),
+        VideoTowerConfig(overrides=overrides, num_frames=frames, **pixels), TextTowerConfig(arch),
         num_fused_layers=sum(k.endswith("alpha_t2i") for k in state),
         text_attends_to="previous", fusion_cls="own", projector=widths,
     ).to_dict()

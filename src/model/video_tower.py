@@ -29,6 +29,8 @@ class VideoTowerConfig:
         num_frames: Frames that the temporal embedding has; clips of another length interpolate it.
         norm_eps: Epsilon of every LayerNorm (the released model has 1e-5, timm's ViTs 1e-6).
         drop_path: Stochastic depth rate of the last block, rising linearly from zero.
+        pixel_mean: Of red, green and blue in [0, 1], taken off uint8 clips; None for the timm model's.
+        pixel_std: What they are then divided by.
     """
 
     name: str = "vit_base_patch16_224"
@@ -37,6 +39,8 @@ class VideoTowerConfig:
     num_frames: int = 4
     norm_eps: float = 1e-5
     drop_path: float = 0.0
+    pixel_mean: list[float] | None = None
+    pixel_std: list[float] | None = None
 
 
 class SpaceTimeBlock(nn.Module):
@@ -91,8 +95,9 @@ class VideoTower(nn.Module):
         depth, self.dim = len(vit.blocks), vit.embed_dim
         if num_fused > depth:
             raise ValueError(f"num_fused_layers is {num_fused}, but {config.name} has {depth} blocks")
-        self.register_buffer("mean", torch.tensor(vit.default_cfg["mean"]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(vit.default_cfg["std"]).view(3, 1, 1), persistent=False)
+        for name, values in (("mean", config.pixel_mean), ("std", config.pixel_std)):
+            values = torch.tensor(values or vit.default_cfg[name])
+            self.register_buffer(name, values.view(3, 1, 1), persistent=False)
         self.patch_embed, self.cls_token, self.pos_embed = vit.patch_embed, vit.cls_token, vit.pos_embed
         self.temporal_embed = nn.Parameter(torch.randn(1, config.num_frames, self.dim) * 0.02)
         heads = vit.blocks[0].attn.num_heads

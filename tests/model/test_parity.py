@@ -157,4 +157,5 @@ def test_video_tower_with_one_frame_and_no_time_is_the_timm_model(make_backbone)
 def test_read_weights_reports_the_released_configuration(released: dict[str, Tensor], tmp_path: Path) -> None:
     plain, _ = read_weights(write_released(tmp_path / "EgoVLPv2.pth", released))
     assert plain["num_fused_layers"] == 6 and plain["projector"] == [4096, 4096, 4096]
+    assert plain["video"]["pixel_mean"] == [0.485, 0.456, 0.406]
     assert plain["text_attends_to"] == "previous" and plain["fusion_cls"] == "own"
