@@ -30,13 +30,14 @@ $(BIN)/.ready: setup.cfg pyproject.toml
 	@touch $@
 
 toy-data: setup  ## render the toy world into data/toy, with a contact sheet to look at
-	$(BIN)/egovlpv2 toy-data --out data/toy
+	$(BIN)/egovlpv2 toy-data --out $(or $(EGO_TOY),data/toy)
 
 pretrain: setup $(TOY)  ## pre-train, by default the tiny model on the toy world: about 10 minutes on 2 cores
 	$(BIN)/egovlpv2 fit --config conf/pretrain.yaml $(CONFIGS) $(call RECIPE,pretrain) $(PRECISION) --trainer.logger.init_args.name=$(RUN) $(ARGS)
 
 evaluate-egomcq: setup $(TOY)  ## EgoMCQ with the weights of that run, or with WEIGHTS=path
-	$(BIN)/egovlpv2 test --config conf/egomcq.yaml $(CONFIGS) $(PRECISION) --model.init_args.weights=$(WEIGHTS) $(ARGS)
+	$(BIN)/egovlpv2 test --config conf/egomcq.yaml $(CONFIGS) $(PRECISION) --trainer.logger.init_args.name=egomcq-$(RUN) \
+		--model.init_args.weights=$(WEIGHTS) $(ARGS)
 
 test: setup  ## the tests, in minutes
 	$(BIN)/pytest -n 2

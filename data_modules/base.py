@@ -91,7 +91,7 @@ class ResumableDataLoader(DataLoader):
         if len(dataset) < batch_size * num_replicas:
             raise ValueError(
                 f"The training data have {len(dataset)} rows, and {num_replicas} process(es) with batch_size="
-                f"{batch_size} take {batch_size * num_replicas} at a time: lower batch_size."
+                f"{batch_size} take {batch_size * num_replicas} at a time: lower data.init_args.batch_size."
             )
         sampler = EpochSampler(dataset, num_replicas, rank, seed)
         super().__init__(dataset, batch_size, sampler=sampler, drop_last=True, **kwargs)
@@ -257,5 +257,5 @@ class VideoDataModule(LightningDataModule):
             some = "; ".join(list(self._logged.values())[:3])
             raise ValueError(
                 f"{failed} of {of} {what} could not be read, more than max_failed_share={self.max_failed_share} "
-                f"allows: {some}. Look for missing or damaged files, or raise data.max_failed_share."
+                f"allows: {some}. Look for missing or damaged files, or raise data.init_args.max_failed_share."
             )

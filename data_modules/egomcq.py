@@ -198,7 +198,14 @@ class EgoMCQDataModule(VideoDataModule):
         return self.mcq_test is not None
 
     def reader(self, num_frames: int) -> ClipReader:
-        """A reader of clips of `num_frames` frames."""
+        """A reader of clips of `num_frames` frames.
+
+        Raises:
+            ValueError: The folder of the videos is missing.
+        """
+        if not self.videos.is_dir():
+            raise ValueError(f"There is no folder {self.videos}: it must hold <video_uid>/<k>.mp4. Set data.init_args."
+                             "root, or data.init_args.videos.")
         return ClipReader(self.videos, self.chunk_seconds, num_frames, self.size)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
@@ -211,8 +218,12 @@ class EgoMCQDataModule(VideoDataModule):
         """Batches of `mcq_test`."""
         return self._questions("mcq_test", self.mcq_test)
 
+    def predict_dataloader(self) -> DataLoader:
+        """Batches of `mcq_test`, to write their scores."""
+        return self.test_dataloader()
+
     def _questions(self, name: str, path: str | None) -> DataLoader:
         if path is None:
-            raise ValueError(f"Set data.{name} to an egomcq.json in {self.root}: there are no questions to evaluate.")
+            raise ValueError(f"Set data.init_args.{name} to an egomcq.json in {self.root}: there are no questions to evaluate.")
         dataset = EgoMCQ(self.root / path, self.reader(self.eval_num_frames))
         return self.eval_loader(dataset, partial(dataset.collate, tokenizer=self.tokenizer, max_words=self.max_words))

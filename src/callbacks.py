@@ -14,6 +14,7 @@ class FinalReport(Callback):
 
     def __init__(self) -> None:
         self.metrics: dict[str, float] = {}
+        self.trained: dict[str, int] = {}  # how long, if this run trained
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer, pl_module, "fit")
@@ -25,11 +26,20 @@ class FinalReport(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer, pl_module, "test")
 
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            raise ValueError("predict writes one file: run it with trainer.devices=1")
+        rows = [row for batch in trainer.predict_loop.predictions for row in batch]
+        write_json(Path(trainer.log_dir or ".") / "predictions.json", rows)
+
     def _report(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()
                          if not name.endswith(("_step", "_epoch"))}
-        protocol = {"command": stage, "checkpoint": trainer.ckpt_path, "epochs": trainer.current_epoch,
-                    "steps": trainer.global_step, "devices": trainer.world_size, "precision": trainer.precision}
+        protocol = {"command": stage, "checkpoint": trainer.ckpt_path, "devices": trainer.world_size,
+                    "precision": trainer.precision}
+        if stage == "fit":
+            self.trained = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+        protocol |= self.trained
         for part in (module, trainer.datamodule):
             protocol |= getattr(part, "protocol", {})
         if trainer.log_dir is not None:
@@ -38,11 +48,16 @@ class FinalReport(Callback):
 
 @rank_zero_only
 def write_metrics(path: Path, metrics: dict[str, float], protocol: dict[str, Any]) -> None:
-    """Writes the file whole or not at all, and prints what is in it."""
+    """Writes and prints the numbers of a run."""
+    width = max((len(name) for name in metrics), default=0)
+    print("\n" + "\n".join(f"  {name:<{width}}  {value:10.4f}" for name, value in sorted(metrics.items())) + "\n")
+    write_json(path, {"metrics": metrics, "protocol": protocol})
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes the file whole or not at all, and says where it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"metrics": metrics, "protocol": protocol}, indent=2) + "\n")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(partial, path)
-    width = max((len(name) for name in metrics), default=0)
-    rows = "\n".join(f"  {name:<{width}}  {value:10.4f}" for name, value in sorted(metrics.items()))
-    print(f"\n{rows}\n\nwritten with the protocol to {path}")
+    print(f"written: {path}")

@@ -16,7 +16,7 @@ TRAINER_COMMANDS = {
     "fit": "train, validating as it goes, and test the best checkpoint",
     "validate": "evaluate on the validation set",
     "test": "evaluate on the test set",
-    "predict": "write predictions",
+    "predict": "write the scores of each question to predictions.json",
 }
 
 
@@ -36,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         if os.environ.get("EGOVLPV2_DEBUG"):
             raise
-        sys.exit(f"egovlpv2 {args[0]}: error: {error}\n(EGOVLPV2_DEBUG=1 shows where)")
+        message = str(error)
+        if message.startswith("Caught "):  # in a worker of a loader, whose whole traceback is the message
+            message = message.strip().splitlines()[-1].partition(": ")[2]
+        sys.exit(f"egovlpv2 {args[0]}: error: {message}\n(EGOVLPV2_DEBUG=1 shows where)")
 
 
 def usage() -> str:
@@ -46,3 +49,7 @@ def usage() -> str:
         *(f"  {name:<12}{text}" for name, text in rows),
         "\nfirst run: make pretrain (it prints the command that it runs)",
     ])
+
+
+if __name__ == "__main__":
+    main()

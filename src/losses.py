@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 Positives = Literal["verb_or_noun", "verb_and_noun", "verb", "noun", "none"]
-IGNORED = -100
 
 
 def ego_positives(verbs: Tensor, nouns: Tensor, positives: Positives) -> Tensor:

@@ -9,25 +9,28 @@ import torch
 from egovlpv2.callbacks import FinalReport
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+log = logging.getLogger(__name__)
 
 
 class EgoCLI(LightningCLI):
     """Tests the best checkpoint after a fit, and never writes one run over another."""
 
     def before_fit(self) -> None:
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        if self.config_fit.ckpt_path is None:
-            _set_aside(folder)
+        logger = self.trainer.logger
+        if self.config.fit.ckpt_path is None and isinstance(logger, TensorBoardLogger) and logger.name:
+            _set_aside(Path(logger.log_dir))
 
     def after_fit(self) -> None:
-        best = self.trainer.checkpoint_callback
-        if best is not None and best.best_model_path and getattr(self.datamodule, "has_test_data", False):
-            self.trainer.test(self.model, self.datamodule, ckpt_path=best.best_model_path)
-
-    @property
-    def config_fit(self) -> jsonargparse.Namespace:
-        return self.config["fit"]
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if not best or self.trainer.fast_dev_run:
+            log.warning("No epoch of this run was validated, so it has no best checkpoint to test.")
+            return
+        self.trainer.validate(self.model, self.datamodule, ckpt_path=best)
+        if getattr(self.datamodule, "has_test_data", False):
+            self.trainer.test(self.model, self.datamodule, ckpt_path=best)
 
 
 @rank_zero_only

@@ -33,7 +33,8 @@ class UnsharedPretrain(Pretrain):
         backbone = self.backbone
         dual = self._pass(batch["video"], batch["text"], gate=False)
         video_embeds = F.normalize(backbone.project_video(dual.video[:, 0]).float(), dim=-1)
-        similarity = F.normalize(backbone.project_text(dual.text[:, 0]).float(), dim=-1) @ video_embeds.T
+        text_embeds = F.normalize(backbone.project_text(dual.text[:, 0]).float(), dim=-1)
+        similarity = text_embeds @ video_embeds.T
         positives = ego_positives(batch["verbs"], batch["nouns"], self.positives)
         pairs = match_pairs(similarity.detach(), positives, self.negative_temperature, generator)
         words = Text(**{key: value[pairs.text] for key, value in batch["text"].items()})

@@ -1,5 +1,7 @@
 """EgoMCQ: which of five clips does a text tell of? Answered by the gate closed, open, and by both."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from egovlpv2.batch import ChoiceBatch
@@ -53,6 +55,13 @@ class EgoMCQ(BackboneTask):
 
     def test_step(self, batch: ChoiceBatch, batch_idx: int) -> None:
         self._count("test", batch)
+
+    def predict_step(self, batch: ChoiceBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Scores, answer and kind of each question, in the order of the file."""
+        scores = choice_scores(self.backbone, batch) if len(batch["answer"]) else {}
+        rows = [{name: values[i].tolist() for name, values in scores.items()} for i in range(len(batch["answer"]))]
+        return [row | {"answer": int(answer), "types": int(kind)}
+                for row, answer, kind in zip(rows, batch["answer"], batch["kind"], strict=True)]
 
     def on_validation_epoch_end(self) -> None:
         self._log_accuracy("val")

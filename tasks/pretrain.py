@@ -71,7 +71,8 @@ class Pretrain(EgoMCQ):
         dual = backbone.top(trunk, num_frames, gate=False, video_reads="cls")
         video_embeds = gather(F.normalize(backbone.project_video(dual.video[:, 0]).float(), dim=-1))  # (n, P)
         text_embeds = gather(F.normalize(backbone.project_text(dual.text[:, 0]).float(), dim=-1))  # (n, P)
-        similarity = text_embeds @ video_embeds.T  # (n, n)
+        with torch.autocast(self.device.type, enabled=False):  # in bfloat16 a logit is a tenth off
+            similarity = text_embeds @ video_embeds.T  # (n, n)
         positives = ego_positives(gather(batch["verbs"]), gather(batch["nouns"]), self.positives)
         if not backbone.shares_trunk:
             trunk = trunk._replace(video=backbone.trunk_video(batch["video"], gate=True))

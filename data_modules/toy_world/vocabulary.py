@@ -29,7 +29,7 @@ NOUN_COLOURS: dict[str, str] = {
     "lemon": "yellow", "sponge": "pink", "ball": "blue", "book": "blue", "box": "brown", "laptop": "grey",
     "phone": "black", "scissors": "pink", "knife": "black", "hammer": "golden", "key": "golden", "bag": "purple",
 }  # fmt: skip
-"""The colour of a noun. Two nouns share a colour and differ in shape: a small model learns both in minutes."""
+"""The colour of a noun. Most colours belong to two nouns of different shapes: a small model learns both in minutes."""
 
 ALWAYS: tuple[str, ...] = ("pick up", "put down", "push", "pull")
 """Verbs that go with every noun."""

@@ -1,11 +1,10 @@
-"""Scores and accuracies of the five choices."""
+"""Scores of the five choices."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import make_clips, make_text
 from egovlpv2.batch import ChoiceBatch
-from egovlpv2.metrics.egomcq import EgoMCQAccuracy
 from egovlpv2.tasks.egomcq import choice_scores
 
 
@@ -29,15 +28,3 @@ def test_scores_are_those_of_single_passes(make_backbone, fusion_cls: str) -> No
             torch.testing.assert_close(scores["dual"][q, c], dual)
             torch.testing.assert_close(scores["fusion"][q, c], fusion)
             torch.testing.assert_close(scores["ensemble"][q, c], dual + fusion)
-
-
-def test_accuracy_by_kind() -> None:
-    metric = EgoMCQAccuracy()
-    answer, kind = torch.tensor([0, 1, 2, 3]), torch.tensor([1, 1, 2, 2])
-    scores = F.one_hot(torch.tensor([0, 1, 2, 0]), 5).float()
-    metric.update(scores[:2], answer[:2], kind[:2])
-    metric.update(scores[2:], answer[2:], kind[2:])
-    assert {k: v.item() for k, v in metric.compute().items()} == {"inter": 100.0, "intra": 50.0}
-    metric.reset()
-    metric.update(scores[2:], answer[2:], kind[2:])
-    assert metric.compute().keys() == {"intra"}  # a kind that is absent has no accuracy
