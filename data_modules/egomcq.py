@@ -224,6 +224,6 @@ class EgoMCQDataModule(VideoDataModule):
 
     def _questions(self, name: str, path: str | None) -> DataLoader:
         if path is None:
-            raise ValueError(f"Set data.init_args.{name} to an egomcq.json in {self.root}: there are no questions to evaluate.")
+            raise ValueError(f"Set data.init_args.{name} to an egomcq.json in {self.root}: no questions to ask.")
         dataset = EgoMCQ(self.root / path, self.reader(self.eval_num_frames))
         return self.eval_loader(dataset, partial(dataset.collate, tokenizer=self.tokenizer, max_words=self.max_words))

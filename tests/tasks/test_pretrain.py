@@ -94,6 +94,11 @@ def test_fit_from_files_to_accuracy(toy: Path, tmp_path: Path, capsys: pytest.Ca
     evaluate = [a for a in arguments(toy, tmp_path, "more") if "trainer.callbacks" not in a][1:]
     cli(["test", *evaluate, f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}", "--data.init_args.eval_num_frames=8"])
     assert read_protocol(tmp_path / "more")["eval_num_frames"] == 8
+    cli(["predict", *evaluate, f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}"])
+    rows = json.loads((tmp_path / "more" / "predictions.json").read_text())
+    assert len(rows) == 12 and all(len(row["ensemble"]) == 5 for row in rows)
+    right = [max(range(5), key=row["dual"].__getitem__) == row["answer"] for row in rows if row["types"] == 1]
+    assert 100 * sum(right) / len(right) == pytest.approx(report["metrics"]["test/egomcq/dual/inter"])
     cli(arguments(toy, tmp_path, "run", "--trainer.max_epochs=1"))
     assert (tmp_path / "run.1" / "metrics.json").is_file()  # an earlier run is set aside, never written over
 
