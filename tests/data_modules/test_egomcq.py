@@ -135,7 +135,7 @@ def test_a_batch_of_no_question(world: Path, options: dict[str, Any], damage: Ca
 def test_validation_and_test_have_their_files(world: Path, options: dict[str, Any]) -> None:
     data = EgoMCQDataModule(str(world), mcq_test="egomcq.json", **options)
     assert ask(data, "test") == [0, 1, 2, 3, 4, 0, 1]
-    with pytest.raises(ValueError, match="Set data.mcq_val to an egomcq.json in"):
+    with pytest.raises(ValueError, match="Set data.init_args.mcq_val to an egomcq.json in"):
         ask(data)
 
 
