@@ -210,7 +210,9 @@ class VideoDataModule(LightningDataModule):
         sampler = ShareSampler(dataset, *self._processes())
         self._eval_rows, self._skipped = len(sampler), set()
         self.counts |= {self.evaluated: len(dataset)}
-        return DataLoader(dataset, self.eval_batch_size, sampler=sampler, collate_fn=collate, **self._workers())
+        return DataLoader(
+            dataset, batch_size=self.eval_batch_size, sampler=sampler, collate_fn=collate, **self._workers()
+        )
 
     def _processes(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

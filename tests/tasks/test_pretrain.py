@@ -122,10 +122,10 @@ def test_killed_and_resumed_run_repeats_the_uninterrupted_one(toy: Path, tmp_pat
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = torch.load(last, weights_only=True)["global_step"]
-    assert done < 12
+    assert done in (3, 6)  # in mid-epoch: an epoch has 4 steps
     assert start(arguments(toy, tmp_path, "killed", every_third, "--ckpt_path=last")).wait() == 0
     for tag in ("train/loss", "train/ego_nce", "train/mlm", "train/vtm"):
         whole, resumed = (scalars(tmp_path / name, tag) for name in ("whole", "killed"))
-        assert whole.keys() == resumed.keys() and len(whole) == 12
         later = [step for step in whole if step >= done]
+        assert len(whole) == 12 and len(later) >= 6
         assert [resumed[step] for step in later] == pytest.approx([whole[step] for step in later], abs=1e-6)
