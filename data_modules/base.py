@@ -175,6 +175,8 @@ class VideoDataModule(LightningDataModule):
         self.num_frames, self.eval_num_frames = num_frames, eval_num_frames or num_frames
         self.size, self.seed, self.max_failed_share = size, seed, max_failed_share
         self.counts: dict[str, int] = {}
+        self._train_loader: ResumableDataLoader | None = None
+        self._place: dict[str, Any] | None = None  # where a resumed run goes on
         self._eval_rows = 0
         self._logged: dict[str, str] = {}  # of a video: why
         self._skipped: set[int] = set()
@@ -201,9 +203,21 @@ class VideoDataModule(LightningDataModule):
             raise ValueError("trainer.overfit_batches would take the rows unshuffled: set trainer.limit_train_batches.")
         self.counts |= {"train_rows": len(dataset)}
         replicas, rank = self._processes()
-        return ResumableDataLoader(
+        self._train_loader = ResumableDataLoader(
             dataset, self.batch_size, replicas, rank, self.seed, collate_fn=collate, **self._workers()
         )
+        if self._place is not None:
+            self._train_loader.load_state_dict(self._place)
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the epoch. Lightning stores the loader's state too, but does not load it where the module has
+        asked for `estimated_stepping_batches`, as ours do: by then the loader is already made.
+        """
+        return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._place = state.get("train")
 
     def eval_loader(self, dataset: Dataset, collate: Callable[[list[Any]], dict[str, Any]]) -> DataLoader:
         """Deal the rows of `dataset`, in order and each once, to all processes; see `ShareSampler`."""

@@ -6,15 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from egovlpv2.batch import ClipBatch, Text
 from egovlpv2.data_modules.toy_world.write import generate
 from egovlpv2.model.backbone import Backbone, BackboneConfig
-from egovlpv2.model.text_tower import TextTowerConfig
-from egovlpv2.model.video_tower import VideoTowerConfig
 from egovlpv2.tasks.bench import made_up_tokenizer
-
-ROOT = Path(__file__).parents[1]
-WORDS = 600
+from helpers import WORDS, draw_parameters, make_config
 
 
 @pytest.fixture(scope="session")
@@ -32,17 +27,6 @@ def small_config() -> Callable[..., BackboneConfig]:
     return make_config
 
 
-def make_config(tokenizer: str = "", depth: int = 3, frames: int = 4, **changes: Any) -> BackboneConfig:
-    vit = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": depth, "num_heads": 2}
-    bert = {"model_type": "roberta", "vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": depth,
-            "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 40, "type_vocab_size": 1}
-    defaults = {"num_fused_layers": 2, "projector": [16, 16, 8]}
-    return BackboneConfig(
-        VideoTowerConfig("vit_tiny_patch16_224", vit, num_frames=frames), TextTowerConfig(bert, tokenizer=tokenizer),
-        **(defaults | changes),
-    )
-
-
 @pytest.fixture
 def make_backbone() -> Callable[..., Backbone]:
     """A function that makes a small backbone in eval mode, with every parameter drawn, gates included."""
@@ -54,30 +38,6 @@ def make_backbone() -> Callable[..., Backbone]:
         return backbone
 
     return make
-
-
-def draw_parameters(module: torch.nn.Module) -> None:
-    """Draws all parameters, so that no zero hides a mistake."""
-    for name, parameter in module.named_parameters():
-        torch.nn.init.normal_(parameter, std=0.5 if "alpha" in name else 0.15)
-        if parameter.ndim == 1 and "norm" in name.lower() and name.endswith("weight"):
-            parameter.data += 1
-
-
-def make_text(batch: int, length: int = 7) -> Text:
-    ids = torch.randint(5, WORDS - 1, (batch, length))
-    mask = torch.ones(batch, length, dtype=torch.long)
-    ids[:, 0], ids[0, -2:], mask[0, -2:] = 0, 1, 0
-    return Text(input_ids=ids, attention_mask=mask)
-
-
-def make_clips(batch: int, frames: int = 4, size: int = 32) -> ClipBatch:
-    """A batch of noise with words and tags."""
-    verbs, nouns = torch.zeros(batch, 118), torch.zeros(batch, 582)
-    verbs[torch.arange(batch), torch.randint(0, 4, (batch,))] = 1
-    nouns[torch.arange(batch), torch.randint(0, 6, (batch,))] = 1
-    video = torch.randint(0, 256, (batch, frames, 3, size, size), dtype=torch.uint8)
-    return ClipBatch(video=video, text=make_text(batch), verbs=verbs, nouns=nouns)
 
 
 @pytest.fixture

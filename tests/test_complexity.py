@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_text
 from egovlpv2.cli import main as cli
 from egovlpv2.complexity import complexity, gmacs, read_model_config
+from helpers import make_text
 
 BASE = Path(__file__).parents[1] / "conf" / "model" / "base.yaml"
 

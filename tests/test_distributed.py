@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import WORDS, draw_parameters, make_clips, make_config
 from egovlpv2.batch import ClipBatch
 from egovlpv2.distributed import fetch_rows, gather, local
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.bench import made_up_tokenizer
 from egovlpv2.tasks.pretrain import Pretrain
+from helpers import WORDS, draw_parameters, make_clips, make_config
 from torch.nn.parallel import DistributedDataParallel
 
 PROCESSES, ROWS = 2, 4

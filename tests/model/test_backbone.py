@@ -3,8 +3,8 @@
 import pytest
 import timm
 import torch
-from conftest import make_clips, make_text
 from egovlpv2.model.backbone import Backbone
+from helpers import make_clips, make_text
 from torch import nn
 from transformers import AutoModel
 

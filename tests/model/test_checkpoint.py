@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_clips
 from egovlpv2 import load_backbone
 from egovlpv2.cli import main as cli
 from egovlpv2.model.checkpoint import load_strictly, save_backbone
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.egomcq import EgoMCQ
+from helpers import make_clips
 
 
 @pytest.fixture

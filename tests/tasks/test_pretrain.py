@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, draw_parameters, make_clips
 from egovlpv2.cli import main as cli
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.bench import UnsharedPretrain
 from egovlpv2.tasks.pretrain import Pretrain
+from helpers import ROOT, draw_parameters, make_clips
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 

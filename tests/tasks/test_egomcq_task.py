@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_clips, make_text
 from egovlpv2.batch import ChoiceBatch
 from egovlpv2.tasks.egomcq import choice_scores
+from helpers import make_clips, make_text
 
 
 def make_questions(count: int) -> ChoiceBatch:
