@@ -32,7 +32,7 @@ $(BIN)/.ready: setup.cfg pyproject.toml
 toy-data: setup  ## render the toy world into data/toy, with a contact sheet to look at
 	$(BIN)/egovlpv2 toy-data --out $(or $(EGO_TOY),data/toy)
 
-pretrain: setup $(TOY)  ## pre-train, by default the tiny model on the toy world: about 10 minutes on 2 cores
+pretrain: setup $(TOY)  ## pre-train, by default the tiny model on the toy world: about 12 minutes on 2 cores
 	$(BIN)/egovlpv2 fit --config conf/pretrain.yaml $(CONFIGS) $(call RECIPE,pretrain) $(PRECISION) --trainer.logger.init_args.name=$(RUN) $(ARGS)
 
 evaluate-egomcq: setup $(TOY)  ## EgoMCQ with the weights of that run, or with WEIGHTS=path
