@@ -65,8 +65,8 @@ class Strings:
     @classmethod
     def join(cls, parts: list["Strings"]) -> "Strings":
         """Lay the texts of several tables behind one another."""
-        begins = np.cumsum([0, *(len(part.blob) for part in parts)])
-        ends = torch.cat([part.ends + int(begin) for part, begin in zip(parts, begins, strict=False)])
+        begins = np.cumsum([0, *(len(part.blob) for part in parts[:-1])])
+        ends = torch.cat([part.ends + int(begin) for part, begin in zip(parts, begins, strict=True)])
         return cls(torch.cat([part.blob for part in parts]), ends)
 
 
