@@ -16,8 +16,8 @@ def load_tokenizer(name_or_path: str) -> "PreTrainedTokenizerBase":
     """Open a tokenizer of the `transformers` library.
 
     Args:
-        name_or_path: A folder with `tokenizer.json` (or what else `save_pretrained` writes), or a name on the
-            Hugging Face hub such as `roberta-base`, which is downloaded once.
+        name_or_path: A folder with what `save_pretrained` writes, or with RoBERTa's `vocab.json` and `merges.txt`
+            alone; or a name on the Hugging Face hub such as `roberta-base`, which is downloaded once.
 
     Returns:
         The tokenizer, which has a padding token.
@@ -25,12 +25,14 @@ def load_tokenizer(name_or_path: str) -> "PreTrainedTokenizerBase":
     Raises:
         ValueError: There is no such tokenizer, or it can't pad.
     """
-    from transformers import AutoTokenizer  # takes seconds: not when this file is imported
+    from transformers import AutoTokenizer, RobertaTokenizerFast  # takes seconds: not when this file is imported
 
     # Batches are tokenised in forked workers, where the Rust threads of the tokenizer would only warn and stop.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    files = {file.name for file in Path(name_or_path).glob("*.*")}
+    plain_roberta = {"vocab.json", "merges.txt"} <= files and not files & {"tokenizer.json", "tokenizer_config.json"}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        tokenizer = (RobertaTokenizerFast if plain_roberta else AutoTokenizer).from_pretrained(name_or_path)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(_missing(name_or_path)) from error
     if tokenizer.pad_token_id is None:
@@ -61,7 +63,8 @@ def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], max_len
 def _missing(name_or_path: str) -> str:
     """The one-line answer to a tokenizer that isn't there."""
     if Path(name_or_path).is_dir():
-        return f"The folder {name_or_path} holds no tokenizer: it needs tokenizer.json and tokenizer_config.json."
+        return (f"The folder {name_or_path} holds no tokenizer: it needs tokenizer.json and tokenizer_config.json, or "
+                "RoBERTa's vocab.json and merges.txt.")
     return (
         f"There is no tokenizer {name_or_path!r}: no such folder, and the Hugging Face hub did not give one of that "
         "name. Offline, save it elsewhere with `AutoTokenizer.from_pretrained(name).save_pretrained(folder)` "

@@ -1,10 +1,12 @@
 """`egovlpv2 bench`: the hot paths against what bounds them, as ratios within one run."""
 
 import argparse
-import multiprocessing
 import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -86,26 +88,23 @@ def training_step(kind: type[Pretrain], config: Path, clips: int) -> Callable[[]
     return step
 
 
-def _measure(kind: type[Pretrain], config: Path, clips: int, repeats: int, results: "multiprocessing.Queue") -> None:
+def _measure(kind: type[Pretrain], config: Path, clips: int, repeats: int) -> tuple[float, float]:
     step, seconds = training_step(kind, config, clips), []
     for _ in range(repeats + 1):
         begin = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - begin)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kB -> GB
-    results.put((min(seconds[1:]), peak))
+    return min(seconds[1:]), peak
 
 
 def step_cost(kind: type[Pretrain], config: Path, clips: int, repeats: int) -> tuple[float, float]:
     """Seconds of the fastest step and peak resident GB, in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    process = context.Process(target=_measure, args=(kind, config, clips, repeats, results))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise ValueError(f"the step of {config} did not end: exit code {process.exitcode} (too little memory?)")
-    return results.get()
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            return pool.submit(_measure, kind, config, clips, repeats).result()
+        except BrokenProcessPool as error:
+            raise ValueError(f"the step of {config} did not end; is {clips} clips too many for the memory?") from error
 
 
 def bench_step(config: Path, clips: int, repeats: int) -> None:

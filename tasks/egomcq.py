@@ -79,8 +79,8 @@ class EgoMCQ(BackboneTask):
     def _log_accuracy(self, split: str) -> None:
         for name, metric in self.accuracy[split].items():
             kinds = metric.compute()
-            if name == "ensemble" and kinds:  # what picks the checkpoint: intra, or inter where there is no intra
-                self.log(f"{split}/score", kinds.get("intra", kinds.get("inter")))
+            if name == "ensemble" and kinds:  # what picks the checkpoint: the mean of inter and intra
+                self.log(f"{split}/score", sum(kinds.values()) / len(kinds))
             self.log_dict({f"{split}/egomcq/{name}/{kind}": value for kind, value in kinds.items()},
                           prog_bar=name == "ensemble")
             metric.reset()

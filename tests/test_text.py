@@ -1,5 +1,6 @@
 """Tokenizers open from folders, and texts become ids of one length."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,11 @@ def test_a_tokenizer_that_cannot_pad(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     with pytest.raises(ValueError, match="no padding token: set `pad_token`"):
         load_tokenizer(str(folder))
+
+
+def test_robertas_two_files_are_enough(toy: Path, tmp_path: Path) -> None:
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(toy / "tokenizer" / name, tmp_path / name)
+    texts = ["#C C opens the jar", "#O the man wipes the cup"]
+    alone, whole = (tokenize(load_tokenizer(str(folder)), texts, 16) for folder in (tmp_path, toy / "tokenizer"))
+    torch.testing.assert_close(alone["input_ids"], whole["input_ids"])

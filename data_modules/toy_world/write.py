@@ -42,9 +42,9 @@ class World:
     """
 
     train_videos: int = 260
-    val_videos: int = 16
+    val_videos: int = 20
     test_videos: int = 32
-    val_questions: int = 60
+    val_questions: int = 120
     test_questions: int = 240
     shortest_video: float = 32.0
     longest_video: float = 44.0

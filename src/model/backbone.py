@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from egovlpv2.batch import Text
+from egovlpv2.model.fusion import GatedCrossAttention
 from egovlpv2.model.heads import MaskedWordHead, MatchHead, projector
 from egovlpv2.model.text_tower import TextTower, TextTowerConfig
 from egovlpv2.model.video_tower import VideoTower, VideoTowerConfig
@@ -93,8 +94,10 @@ class Backbone(LightningModule):
         self.fused_text_transform = nn.Linear(text_dim, text_dim)
         self.match_head = MatchHead(video_dim, text_dim)
         self.masked_word_head = MaskedWordHead(text_dim, self.text_tower.vocab_size)
-        for module in (self.fused_video_transform, self.fused_text_transform, self.match_head, self.masked_word_head):
-            module.apply(_init_head)
+        fusions = (module for module in self.modules() if isinstance(module, GatedCrossAttention))
+        for module in (self.fused_video_transform, self.fused_text_transform, self.match_head, self.masked_word_head,
+                       *fusions):
+            module.apply(_init_linear)
 
     # ---- trunk and top: the parts that objectives share -------------------------------------------------------------
 
@@ -223,8 +226,9 @@ class Backbone(LightningModule):
         return self.word_logits(self.top(self.trunk(video, text, gate=True), video.shape[1], True, "none").text)
 
 
-def _init_head(module: nn.Module) -> None:
+def _init_linear(module: nn.Module) -> None:
+    """What comes out is as large as what goes in, at any width: with BERT's 0.02, matching starts late at width 192."""
     if isinstance(module, nn.Linear) and not module.weight.is_meta:
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
