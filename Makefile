@@ -10,7 +10,8 @@ ARGS ?=
 CPU_BF16 := $(shell grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null && echo --trainer.precision=bf16-mixed)
 PRECISION = $(if $(filter cpu,$(TRAINER)),$(CPU_BF16))
 CONFIGS = --config conf/model/$(MODEL).yaml --config conf/data/$(DATA).yaml --config conf/trainer/$(TRAINER).yaml
-RECIPE = $(addprefix --config ,$(wildcard conf/$(DATA)/$(1).yaml))
+# Models that start from pre-trained towers keep the recipe of conf/; the tiny one has a recipe for each data set.
+RECIPE = $(if $(filter tiny,$(MODEL)),$(addprefix --config ,$(wildcard conf/$(DATA)/$(1).yaml)))
 TOY = $(if $(filter toy,$(DATA))$(filter tiny,$(MODEL)),toy-data)  # the tiny model has its tokenizer from there
 BIN := .venv/bin
 
@@ -32,7 +33,7 @@ $(BIN)/.ready: setup.cfg pyproject.toml
 toy-data: setup  ## render the toy world into data/toy, with a contact sheet to look at
 	$(BIN)/egovlpv2 toy-data --out $(or $(EGO_TOY),data/toy)
 
-pretrain: setup $(TOY)  ## pre-train, by default the tiny model on the toy world: about 12 minutes on 2 cores
+pretrain: setup $(TOY)  ## pre-train, by default the tiny model on the toy world: about 10 minutes on 2 cores
 	$(BIN)/egovlpv2 fit --config conf/pretrain.yaml $(CONFIGS) $(call RECIPE,pretrain) $(PRECISION) --trainer.logger.init_args.name=$(RUN) $(ARGS)
 
 evaluate-egomcq: setup $(TOY)  ## EgoMCQ with the weights of that run, or with WEIGHTS=path

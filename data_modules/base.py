@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from egovlpv2.distributed import total
 from egovlpv2.text import load_tokenizer
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -185,7 +186,15 @@ class VideoDataModule(LightningDataModule):
     def protocol(self) -> dict[str, Any]:
         """What a reader of the numbers must know of the data."""
         names = ("num_frames", "eval_num_frames", "size", "max_words")
-        return {name: getattr(self, name) for name in names} | {"counts": self.counts}
+        return {name: getattr(self, name) for name in names} | {"counts": self._counts_of_all()}
+
+    def _counts_of_all(self) -> dict[str, int]:
+        """`counts`, with those that each process makes of its own share summed over the processes."""
+        if not self.trainer:
+            return self.counts
+        shares = ("train_clips", "replaced_clips", f"skipped_{self.evaluated}")
+        sums = {name: total(self.counts.get(name, 0), self.trainer.strategy.root_device) for name in shares}
+        return self.counts | {name: number for name, number in sums.items() if name in self.counts}
 
     @property
     def has_test_data(self) -> bool:

@@ -56,6 +56,7 @@ class ClipReader:
 class Question(NamedTuple):
     """A question as a worker reads it; one that can't be asked has no video."""
 
+    key: str
     video: Tensor | None  # (5, T, 3, H, W) uint8
     text: str
     answer: int
@@ -76,7 +77,9 @@ class EgoMCQ(Dataset[Question]):
 
     def __init__(self, path: Path, reader: ClipReader) -> None:
         self.reader = reader
-        questions = [_parse(f"{path}, question {key!r}", entry) for key, entry in _load(path).items()]
+        entries = _load(path)
+        self._keys = Strings.pack(list(entries))
+        questions = [_parse(f"{path}, question {key!r}", entry) for key, entry in entries.items()]
         texts, self._answers, self._kinds, clips = map(list, zip(*questions, strict=True))
         self._texts = Strings.pack(texts)
         self._answers, self._kinds = torch.tensor(self._answers), torch.tensor(self._kinds)  # (Q,) int64
@@ -90,7 +93,7 @@ class EgoMCQ(Dataset[Question]):
 
     def __getitem__(self, index: int) -> Question:
         if index == FILLER:
-            return Question(None, "", 0, 0, [])
+            return Question("", None, "", 0, 0, [])
         clips, failures = [], []
         for code, (start, end) in zip(self._video[index].tolist(), self._times[index].tolist(), strict=True):
             try:
@@ -98,7 +101,8 @@ class EgoMCQ(Dataset[Question]):
             except VideoError as error:
                 failures.append(Failure(index, self.videos[code], str(error)))
         video = None if failures else torch.stack(clips)  # (5, T, 3, H, W)
-        return Question(video, self._texts[index], int(self._answers[index]), int(self._kinds[index]), failures)
+        answer, kind = int(self._answers[index]), int(self._kinds[index])
+        return Question(self._keys[index], video, self._texts[index], answer, kind, failures)
 
     def collate(
         self, questions: list[Question], tokenizer: "PreTrainedTokenizerBase", max_words: int
@@ -108,6 +112,7 @@ class EgoMCQ(Dataset[Question]):
         side = self.reader.size
         none = torch.zeros(0, NUM_CHOICES, self.reader.num_frames, 3, side, side, dtype=torch.uint8)
         return {
+            "key": [question.key for question in asked],
             "video": torch.stack([question.video for question in asked]) if asked else none,  # (Q, 5, T, 3, H, W)
             "text": tokenize(tokenizer, [question.text for question in asked], max_words),  # (Q, L)
             "answer": torch.tensor([question.answer for question in asked], dtype=torch.int64),
@@ -195,7 +200,7 @@ class EgoMCQDataModule(VideoDataModule):
     @property
     def has_test_data(self) -> bool:
         """Whether a fit should end with a test of the best checkpoint."""
-        return self.mcq_test is not None
+        return self.mcq_test not in (None, self.mcq_val)
 
     def reader(self, num_frames: int) -> ClipReader:
         """A reader of clips of `num_frames` frames.
@@ -205,7 +210,7 @@ class EgoMCQDataModule(VideoDataModule):
         """
         if not self.videos.is_dir():
             raise ValueError(f"There is no folder {self.videos}: it must hold <video_uid>/<k>.mp4. Set data.init_args."
-                             "root, or data.init_args.videos.")
+                             "root (conf/data/ takes it from EGO_TOY, EGO_OWN or EGO_ROOT), or data.init_args.videos.")
         return ClipReader(self.videos, self.chunk_seconds, num_frames, self.size)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:

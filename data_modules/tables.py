@@ -149,7 +149,7 @@ def read_clip_table(path: str | Path) -> ClipTable:
     """Read an `egoclip.csv`, the official one of 3.8 million rows or any in its format.
 
     Args:
-        path: A tab-separated file with a header; a line is a row, quotes have no meaning.
+        path: A tab-separated file with a header; a line is a row; quotes around a whole text are taken off.
 
     Returns:
         The well-formed rows. Starts before 0 are set to 0. A row is malformed, and logged with its line and column,

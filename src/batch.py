@@ -27,6 +27,7 @@ class ClipBatch(TypedDict):
 class ChoiceBatch(TypedDict):
     """EgoMCQ: one text and five clips a question."""
 
+    key: list[str]  # of Q questions, in their file
     video: Tensor  # (Q, 5, T, 3, H, W) uint8 RGB
     text: Text  # (Q, L)
     answer: Tensor  # (Q,) int64, the right choice

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             import_module(COMMANDS[args[0]][0]).main(args[1:])
         else:
             import_module("egovlpv2.trainer_cli").run(args)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError, ArgumentError) as error:
         if os.environ.get("EGOVLPV2_DEBUG"):
             raise
         message = str(error)

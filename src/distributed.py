@@ -31,7 +31,7 @@ class _Gather(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
+        grad = grad.clone(memory_format=torch.contiguous_format)  # it may be another tensor's gradient too
         dist.all_reduce(grad)
         return local(grad)
 
@@ -51,6 +51,21 @@ class _Exchange(Function):
         out = grad.new_empty(sum(ctx.sent), *grad.shape[1:])
         dist.all_to_all_single(out, grad.contiguous(), ctx.sent, ctx.received)
         return out, None, None
+
+
+def from_first(x: Tensor) -> Tensor:
+    """The tensor as the first process has it."""
+    if world_size() > 1:
+        dist.broadcast(x, src=0)
+    return x
+
+
+def total(number: int, device: torch.device) -> int:
+    """The sum over all processes; all must ask."""
+    summed = torch.tensor(number, device=device)
+    if world_size() > 1:
+        dist.all_reduce(summed)
+    return int(summed)
 
 
 def gather(x: Tensor) -> Tensor:

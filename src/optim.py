@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 log = logging.getLogger(__name__)
 
+_STACKS = ("cls_token", "pos_embed", "temporal_embed", "position_embeddings.weight")
 # Modules that no pre-trained tower brings: they learn `new_layer_factor` times faster.
 _NEW = ("fusion.", "projector.", "_transform.", "match_head.", "masked_word_head.")
 
@@ -49,7 +50,7 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
             continue
         kind = "gates" if name.endswith(".alpha") else "new layers" if any(n in name for n in _NEW) else "backbone"
         # Vectors, and stacks of vectors such as (1, N, D) position embeddings, are no matrices to shrink.
-        decays = parameter.squeeze().ndim > 1 and not name.endswith(("cls_token", "pos_embed", "temporal_embed"))
+        decays = parameter.squeeze().ndim > 1 and not name.endswith(_STACKS)
         key = kind if decays or kind == "gates" else f"{kind}, no decay"
         group = groups.setdefault(key, {"name": key, "params": [], "lr": config.lr * factors[kind],
                                         "weight_decay": config.weight_decay if decays else 0.0})

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from egovlpv2.distributed import rank
 from egovlpv2.model.backbone import Backbone, BackboneConfig
-from egovlpv2.model.checkpoint import load_strictly, read_weights
+from egovlpv2.model.checkpoint import check_traits, load_strictly, read_weights
 from egovlpv2.optim import OptimizerConfig, make_optimizer
 from lightning import LightningModule
 
@@ -26,11 +26,12 @@ class BackboneTask(LightningModule):
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None) -> None:
         super().__init__()
         if weights is not None:
-            _, state = read_weights(weights)
+            plain, state = read_weights(weights)
             backbone = BackboneConfig.from_dict(backbone.to_dict())  # without first weights for the towers
         self.backbone = Backbone(replace(backbone))
         if weights is not None:
             load_strictly(self.backbone, state, weights)
+            check_traits(self.backbone, plain, weights)
         self.optimizer_config, self.weights = optimizer, weights
         # No save_hyperparameters: a checkpoint must not override the YAML of a later run behind the user's back.
 

@@ -57,11 +57,11 @@ class EgoMCQ(BackboneTask):
         self._count("test", batch)
 
     def predict_step(self, batch: ChoiceBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Scores, answer and kind of each question, in the order of the file."""
+        """Key, scores, answer and kind of each question that could be read, in the order of the file."""
         scores = choice_scores(self.backbone, batch) if len(batch["answer"]) else {}
         rows = [{name: values[i].tolist() for name, values in scores.items()} for i in range(len(batch["answer"]))]
-        return [row | {"answer": int(answer), "types": int(kind)}
-                for row, answer, kind in zip(rows, batch["answer"], batch["kind"], strict=True)]
+        return [{"question": key} | row | {"answer": int(answer), "types": int(kind)}
+                for key, row, answer, kind in zip(batch["key"], rows, batch["answer"], batch["kind"], strict=True)]
 
     def on_validation_epoch_end(self) -> None:
         self._log_accuracy("val")

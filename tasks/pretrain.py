@@ -5,8 +5,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from egovlpv2.batch import ClipBatch
-from egovlpv2.distributed import fetch_rows, gather, local, world_size
-from egovlpv2.losses import Positives, contrastive, ego_positives, mask_words, match_pairs
+from egovlpv2.distributed import fetch_rows, from_first, gather, local, world_size
+from egovlpv2.losses import MatchPairs, Positives, contrastive, ego_positives, mask_words, match_pairs
 from egovlpv2.model.backbone import BackboneConfig, Trunk
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.egomcq import EgoMCQ
@@ -35,6 +35,9 @@ class Pretrain(EgoMCQ):
                  positives: Positives = "verb_or_noun", temperature: float = 0.05, negative_temperature: float = 0.05,
                  mlm_weight: float = 0.25, vtm_weight: float = 0.5, masked_share: float = 0.15) -> None:
         super().__init__(backbone, optimizer, weights)
+        if min(mlm_weight, vtm_weight) < 0 or mlm_weight + vtm_weight > 1:
+            raise ValueError(f"mlm_weight={mlm_weight} and vtm_weight={vtm_weight}: EgoNCE gets what they leave of 1,"
+                             " so both must be at least 0 and their sum at most 1")
         self.positives, self.masked_share = positives, masked_share
         self.temperature, self.negative_temperature = temperature, negative_temperature
         self.loss_weights = {"ego_nce": 1 - mlm_weight - vtm_weight, "mlm": mlm_weight, "vtm": vtm_weight}
@@ -85,7 +88,8 @@ class Pretrain(EgoMCQ):
     def _matching(self, trunk: Trunk, num_frames: int, similarity: Tensor, positives: Tensor,
                   generator: torch.Generator) -> Tensor:
         """Hard negatives come from any process as trunk tokens, never as pixels, and only those that were drawn."""
-        pairs = match_pairs(similarity, positives, self.negative_temperature, generator)
+        # The first process draws for all: a similarity that differs in its last bit could draw another pair elsewhere.
+        pairs = MatchPairs(*map(from_first, match_pairs(similarity, positives, self.negative_temperature, generator)))
         mask = local(gather(trunk.mask.long())[pairs.text]).bool()
         matched = Trunk(fetch_rows(trunk.video, pairs.video), fetch_rows(trunk.text, pairs.text), mask)
         logits = self.backbone.match_logits(self.backbone.top(matched, num_frames, True, "cls"))

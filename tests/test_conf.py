@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from egovlpv2.cli import main as cli
 from egovlpv2.complexity import read_model_config
+from omegaconf import OmegaConf
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -68,6 +70,15 @@ def test_unknown_keys_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
              f"--config={tmp_path / 'more.yaml'}", "--print_config"])
     assert end.value.code == 2
     assert "fused_layers" in capsys.readouterr().err
+
+
+def test_released_overlay_is_the_released_model() -> None:
+    config = OmegaConf.merge(*(OmegaConf.load(CONF / f"{name}.yaml") for name in ("model/base", "released/egomcq")))
+    backbone = config.model.init_args.backbone
+    assert (backbone.text_attends_to, backbone.fusion_cls, backbone.num_fused_layers) == ("previous", "own", 6)
+    assert list(backbone.video.pixel_mean) == list(IMAGENET_DEFAULT_MEAN)
+    assert list(backbone.video.pixel_std) == list(IMAGENET_DEFAULT_STD)
+    assert (config.data.init_args.eval_num_frames, config.data.init_args.max_words) == (16, 15)
 
 
 def test_slurm_script_ends_in_fit() -> None:

@@ -22,7 +22,7 @@ def test_the_tiny_model_overfits_real_videos(toy: Path, tmp_path: Path, monkeypa
     cli(["fit", *(f"--config={ROOT / 'conf' / f'{file}.yaml'}" for file in files),
          f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.enable_progress_bar=false"])
     metrics = json.loads((tmp_path / "pretrain" / "metrics.json").read_text())["metrics"]
-    assert metrics["test/egomcq/ensemble/inter"] >= 80 and "test/egomcq/ensemble/intra" not in metrics
+    assert metrics["val/egomcq/ensemble/inter"] >= 80 and "val/egomcq/ensemble/intra" not in metrics
 
 
 @pytest.mark.gpu

@@ -193,13 +193,14 @@ def film(video: Video, fps: int) -> Iterator[Image.Image]:
 
 
 def encode(frames: list[Image.Image], path: Path, fps: int) -> None:
-    """Writes an H.264 file that begins at time 0 and has a keyframe every second."""
+    """Writes an H.264 file that begins at time 0 and has a keyframe every half second, cheap to decode."""
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv420p"
         stream.codec_context.thread_count = 1
         stream.codec_context.time_base = Fraction(1, fps)
-        stream.options = {"preset": "superfast", "crf": "21", "g": str(fps), "bf": "0"}
+        keyframes = str(max(1, fps // 2))  # frames from one to the next
+        stream.options = {"preset": "superfast", "tune": "fastdecode", "crf": "21", "g": keyframes, "bf": "0"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(frame), format="rgb24")))
         container.mux(stream.encode())

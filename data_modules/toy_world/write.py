@@ -20,7 +20,7 @@ from egovlpv2.data_modules.toy_world.sheet import contact_sheet
 from egovlpv2.data_modules.toy_world.words import write_tokenizer
 from tqdm import tqdm
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same parameters no longer give the same world."""
 
 
@@ -120,6 +120,18 @@ def is_written(root: Path, world: World) -> bool:
     return label.is_file() and label.read_text(encoding="utf-8") == world.label()
 
 
+def _refuse_another(root: Path, world: World) -> None:
+    """Someone's own world is not lost to a call with other parameters; an older version of this one makes way."""
+    label = root / "world.json"
+    if label.is_file():
+        there = json.loads(label.read_text(encoding="utf-8"))
+        others = [f"{name}: {there.get(name)} there, {value} asked for"
+                  for name, value in asdict(world).items() if there.get(name) != value]
+        if others:
+            raise ValueError(f"{root} holds another toy world ({'; '.join(others)}): write to another with --out,"
+                             " keep that world by its own parameters, or delete the folder")
+
+
 def generate(root: str | Path, *, workers: int | None = None, **parameters: float) -> None:
     """Writes a world into a folder, unless the same one lies there already.
 
@@ -130,21 +142,26 @@ def generate(root: str | Path, *, workers: int | None = None, **parameters: floa
     """
     root, world = Path(root), World(**parameters)  # type: ignore[arg-type]
     if not is_written(root, world):
+        _refuse_another(root, world)
         (root / "world.json").unlink(missing_ok=True)
         # Chunks of an earlier world, or of a run that was killed, must not mix with those of this one.
         for old in (root / "videos").glob("toy-*/*.mp4*"):
             old.unlink()
         videos = world.script()
         _write_annotations(videos, root, world)
-        _write_videos(videos, root, world, workers or len(os.sched_getaffinity(0)))
+        _write_videos(videos, root, world, workers or _cores())
         # The label comes last: a folder with a label is complete.
         write_text(root / "world.json", world.label())
     print(f"The toy world is in {root}; see {root / 'contact_sheet.png'}")
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: `--out` and the parameters of `World`."""
-    parser = argparse.ArgumentParser(prog="toy_world", description="Writes the toy world.")
+    parser = argparse.ArgumentParser(prog="egovlpv2 toy-data", description="Writes the toy world.")
     parser.add_argument("--out", type=Path, default=Path("data/toy"), help="the folder to write to")
     parser.add_argument("--workers", type=int, help="processes; as many as there are cores if not given")
     for parameter in fields(World):

@@ -106,6 +106,15 @@ class Backbone(LightningModule):
         """Whether one video trunk serves the closed and the open gate."""
         return self.config.fusion_cls == "shared"
 
+    @property
+    def traits(self) -> dict[str, Any]:
+        """What changes the outputs and can't be seen in the names and shapes of the weights."""
+        video, text = self.video_tower, self.text_tower
+        return {"text_attends_to": self.config.text_attends_to,
+                "video num_heads": video.blocks[0].attn.num_heads, "text num_attention_heads": text.blocks[0].num_heads,
+                "video norm_eps": video.norm.eps, "text layer_norm_eps": text.norm_eps,
+                "video pixel_mean": video.pixels["mean"], "video pixel_std": video.pixels["std"]}
+
     def trunk_video(self, video: Tensor, gate: bool = False) -> Tensor:
         """(B, T, 3, H, W), uint8 RGB or normalised floats -> (B, S, D)."""
         tower = self.video_tower

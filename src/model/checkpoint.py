@@ -99,6 +99,22 @@ def load_strictly(backbone: Backbone, state: State, source: str | os.PathLike[st
     backbone.load_state_dict(state)
 
 
+def check_traits(backbone: Backbone, plain: dict[str, Any], source: str | os.PathLike[str]) -> None:
+    """Refuses weights of a model that differs in what their shapes don't tell.
+
+    Args:
+        backbone: The model to give the weights to.
+        plain: The configuration that came with them.
+        source: Their file.
+    """
+    with torch.device("meta"):
+        trained = Backbone(BackboneConfig.from_dict(plain)).traits
+    wrong = [f"{name}: {trained[name]} in the file, {value} in your config"
+             for name, value in backbone.traits.items() if trained[name] != value]
+    if wrong:
+        raise ValueError(f"{source} was trained as another model; set `backbone` as it was: {'; '.join(wrong)}")
+
+
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
     """The configuration (plain values) and the backbone's tensors of any file that `load_backbone` takes."""
     path = Path(path)

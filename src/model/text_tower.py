@@ -6,6 +6,7 @@ Letters: `B` texts, `L` words, `D` width.
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from egovlpv2.model.attention import attend
 from egovlpv2.model.fusion import GatedCrossAttention
 from torch import Tensor, nn
@@ -110,7 +111,8 @@ def _make_encoder(config: TextTowerConfig) -> PreTrainedModel:
 def _load_encoder(name_or_path: str, arch: PreTrainedConfig) -> PreTrainedModel:
     """Weights of a transformers model, strictly: only its pooler, which nothing here reads, may be missing."""
     try:
-        model, report = AutoModel.from_pretrained(name_or_path, config=arch, output_loading_info=True)
+        model, report = AutoModel.from_pretrained(name_or_path, config=arch, dtype=torch.float32,
+                                                  output_loading_info=True)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"text.init: no weights that fit text.arch at {name_or_path!r}: {str(error).splitlines()[0]}"
                          " (offline, give a folder that save_pretrained wrote)") from error

@@ -95,9 +95,10 @@ class VideoTower(nn.Module):
         depth, self.dim = len(vit.blocks), vit.embed_dim
         if num_fused > depth:
             raise ValueError(f"num_fused_layers is {num_fused}, but {config.name} has {depth} blocks")
-        for name, values in (("mean", config.pixel_mean), ("std", config.pixel_std)):
-            values = torch.tensor(values or vit.default_cfg[name])
-            self.register_buffer(name, values.view(3, 1, 1), persistent=False)
+        self.pixels = {"mean": list(config.pixel_mean or vit.default_cfg["mean"]),
+                       "std": list(config.pixel_std or vit.default_cfg["std"])}
+        for name, values in self.pixels.items():
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.patch_embed, self.cls_token, self.pos_embed = vit.patch_embed, vit.cls_token, vit.pos_embed
         self.temporal_embed = nn.Parameter(torch.randn(1, config.num_frames, self.dim) * 0.02)
         heads = vit.blocks[0].attn.num_heads
@@ -120,6 +121,10 @@ class VideoTower(nn.Module):
         Returns:
             (B, S, D), the CLS token first.
         """
+        if video.shape[-2:] != self.patch_embed.img_size:
+            raise ValueError(f"clips are {video.shape[-2]} x {video.shape[-1]} px and the video tower takes "
+                             f"{self.patch_embed.img_size[0]} x {self.patch_embed.img_size[1]}: set data.init_args.size"
+                             " to it, or img_size in video.overrides")
         if video.dtype == torch.uint8:  # here, not in the workers: a byte travels four times lighter than a float
             video = (video / 255 - self.mean) / self.std
         batch, num_frames = video.shape[:2]
@@ -150,7 +155,11 @@ def _make_vit(config: VideoTowerConfig) -> VisionTransformer:
         if not Path(config.init).is_file():
             raise ValueError(f"video.init: {config.init} is no file; give `timm`, a file with timm weights, or null")
         kwargs["pretrained_cfg_overlay"] = {"file": config.init}
-    vit = timm.create_model(config.name, pretrained=config.init is not None, **kwargs)
+    try:
+        vit = timm.create_model(config.name, pretrained=config.init is not None, **kwargs)
+    except OSError as error:
+        raise ValueError(f"video.init: no weights of {config.name} from the Hugging Face hub "
+                         f"({str(error).splitlines()[0]}); offline, give the path of a file with them") from error
     plain = isinstance(vit, VisionTransformer) and vit.num_prefix_tokens == 1 and not vit.no_embed_class
     if not plain or vit.pos_embed is None:
         raise ValueError(f"video.name: {config.name} is not a plain ViT of timm with one class token and positions")

@@ -11,7 +11,8 @@ from helpers import make_clips, make_text
 def make_questions(count: int) -> ChoiceBatch:
     video = make_clips(count * 5)["video"].unflatten(0, (count, 5))
     number = torch.arange(count)
-    return ChoiceBatch(video=video, text=make_text(count), answer=number % 5, kind=number % 2 + 1)
+    keys = [str(i) for i in range(count)]
+    return ChoiceBatch(key=keys, video=video, text=make_text(count), answer=number % 5, kind=number % 2 + 1)
 
 
 @torch.inference_mode()
