@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ class FinalReport(Callback):
     def __init__(self) -> None:
         self.metrics: dict[str, float] = {}
         self.trained: dict[str, int] = {}  # how long, if this run trained
+        self.began = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began = time.monotonic()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer, pl_module, "fit")
@@ -38,7 +43,8 @@ class FinalReport(Callback):
         protocol = {"command": stage, "checkpoint": trainer.ckpt_path, "devices": trainer.world_size,
                     "precision": trainer.precision}
         if stage == "fit":
-            self.trained = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+            self.trained = {"epochs": trainer.current_epoch, "steps": trainer.global_step,
+                            "fit_seconds": round(time.monotonic() - self.began)}
         protocol |= self.trained
         for part in (module, trainer.datamodule):
             protocol |= getattr(part, "protocol", {})
@@ -48,9 +54,10 @@ class FinalReport(Callback):
 
 @rank_zero_only
 def write_metrics(path: Path, metrics: dict[str, float], protocol: dict[str, Any]) -> None:
-    """Writes and prints the numbers of a run."""
+    """Writes and prints the numbers of a run and how they came about."""
     width = max((len(name) for name in metrics), default=0)
     print("\n" + "\n".join(f"  {name:<{width}}  {value:10.4f}" for name, value in sorted(metrics.items())) + "\n")
+    print("  " + ", ".join(f"{name} {value}" for name, value in protocol.items()) + "\n")
     write_json(path, {"metrics": metrics, "protocol": protocol})
 
 

@@ -72,7 +72,7 @@ def training_step(kind: type[Pretrain], config: Path, clips: int) -> Callable[[]
     with TemporaryDirectory() as folder:
         model.text.tokenizer = made_up_tokenizer(folder, model.text.resolve().vocab_size)
         task = kind(model, OptimizerConfig()).train()
-    optimizer = torch.optim.AdamW(parameter_groups(task, OptimizerConfig()))
+    optimizer = torch.optim.AdamW(parameter_groups(task, OptimizerConfig()), fused=True)  # as `make_optimizer` has it
     side = task.backbone.video_tower.patch_embed.img_size[0]
     words = Text(input_ids=torch.randint(4, 500, (clips, 15)), attention_mask=torch.ones(clips, 15, dtype=torch.long))
     tags = torch.eye(118)[:clips], torch.eye(582)[:clips]
