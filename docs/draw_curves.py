@@ -70,13 +70,17 @@ def figure(runs: list[dict[str, Curve]]) -> plt.Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draws the learning curves of some runs.")
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, such as runs/seed0")
-    parser.add_argument("--out", type=Path, default=Path("docs/learning_curves.png"))
+    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="default: curves.png")
     args = parser.parse_args()
+    absent = [str(folder) for folder in args.runs if not folder.is_dir()]
+    if absent:
+        sys.exit(f"no such folder: {', '.join(absent)}")
     runs = [read_run(folder) for folder in args.runs]
     empty = [str(folder) for folder, run in zip(args.runs, runs, strict=True) if not run]
     if empty:
         sys.exit(f"no TensorBoard log in {', '.join(empty)}")
     figure(runs).savefig(args.out, facecolor="white")
+    print(f"written: {args.out}")
 
 
 if __name__ == "__main__":

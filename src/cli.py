@@ -1,6 +1,7 @@
 """The command `egovlpv2`: fit, validate, test and predict by Lightning, and the project's own commands beside them."""
 
 import os
+import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ COMMANDS = {
     "complexity": ("egovlpv2.complexity", "parameters and GMACs of a model, by part and by objective"),
     "bench": ("egovlpv2.tasks.bench", "time the hot paths against their bounds, as ratios"),
 }
+_NOISE = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value|$")
 TRAINER_COMMANDS = {
     "fit": "train, validating as it goes, and test the best checkpoint",
     "validate": "evaluate on the validation set",
@@ -40,7 +42,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         message = str(error)
         if message.startswith("Caught "):  # in a worker of a loader, whose whole traceback is the message
             message = message.strip().splitlines()[-1].partition(": ")[2]
-        sys.exit(f"egovlpv2 {args[0]}: error: {message}\n(EGOVLPV2_DEBUG=1 shows where)")
+        sys.exit(f"egovlpv2 {args[0]}: error: {_without_types(message)}\n(EGOVLPV2_DEBUG=1 shows where)")
+
+
+def _without_types(message: str) -> str:
+    """What jsonargparse says of a wrong option, less the types it tried and the whole value that it was given."""
+    if "Does not validate against" not in message:
+        return message
+    lines = (line.strip().removeprefix("- ") for line in message.splitlines())
+    return " ".join(line for line in lines if not _NOISE.match(line))
 
 
 def usage() -> str:

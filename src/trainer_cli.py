@@ -76,8 +76,9 @@ def run(args: list[str]) -> None:
         EgoCLI(
             LightningModule, LightningDataModule, subclass_mode_model=True, subclass_mode_data=True,
             args=None if args == sys.argv[1:] else args,  # Lightning warns of a list where a command line is
-            trainer_defaults={"callbacks": [FinalReport()]}, parser_kwargs={"parser_mode": "omegaconf+"},
+            trainer_defaults={"callbacks": [FinalReport()]},
+            parser_kwargs={"parser_mode": "omegaconf+", "exit_on_error": False},
             save_config_kwargs={"overwrite": True}, seed_everything_default=0,
         )
     except MisconfigurationException as error:  # such as a GPU asked for where there is none
-        raise ValueError(str(error)) from error
+        raise ValueError(f"{error} (TRAINER=cpu, or --config conf/trainer/cpu.yaml, needs none)") from error

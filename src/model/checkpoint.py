@@ -88,10 +88,10 @@ def load_strictly(backbone: Backbone, state: State, source: str | os.PathLike[st
     key = "video_tower.temporal_embed"
     if key in state and state[key].shape[::2] == own[key].shape[::2]:
         state = {**state, key: interpolate_time(state[key], own[key].shape[1])}
-    problems = [f"missing {k} {tuple(v.shape)}" for k, v in own.items() if k not in state]
+    problems = [f"{k} is {tuple(state[k].shape)} in the file and {tuple(v.shape)} in the model"
+                for k, v in own.items() if k in state and state[k].shape != v.shape]
+    problems = problems[:4] + [f"missing {k} {tuple(v.shape)}" for k, v in own.items() if k not in state]
     problems += [f"unknown {k} {tuple(v.shape)}" for k, v in state.items() if k not in own]
-    problems += [f"{k} is {tuple(state[k].shape)} in the file and {tuple(v.shape)} in the model"
-                 for k, v in own.items() if k in state and state[k].shape != v.shape]
     if problems:
         more = f"\n  and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise ValueError(f"{source} does not fit the model; is `backbone` in your config the one it was trained with?"
@@ -119,7 +119,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
     """The configuration (plain values) and the backbone's tensors of any file that `load_backbone` takes."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such weights file")
+        raise ValueError(f"{path}: there is no such weights file (`make pretrain` leaves some in runs/)")
     readers = {".safetensors": _read_safetensors, ".ckpt": _read_own, ".pth": _read_released, ".pt": _read_released}
     if path.suffix not in readers:
         raise ValueError(f"{path}: weights are read from {', '.join(readers)} files")

@@ -183,7 +183,8 @@ class VideoFile:
             raise VideoError(f"{self.path} has no frame: fetch or encode it again")
         if self._ended and (tick - self._end) * self._tick > TAIL_SECONDS:
             asked, end = ((x - self._origin) * self._tick for x in (tick, self._end))
-            raise VideoError(f"{self.path} ends at {end:.3f} s, before {asked:.3f} s: cut the clip or fetch it again")
+            raise VideoError(f"{self.path} ends at {end:.3f} s, before {asked:.3f} s: cut the clip, fetch it "
+                             "again, or set data.init_args.chunk_seconds to the length of your files")
         target = self._stamps[max(bisect_right(self._stamps, tick) - 1, 0)]
         self._jump(target)
         return target
