@@ -65,6 +65,31 @@ def info_nce(similarity: Tensor, temperature: float = 0.05) -> Tensor:
     return contrastive(similarity, torch.eye(len(similarity), dtype=torch.bool, device=similarity.device), temperature)
 
 
+def max_margin(similarity: Tensor, margin: float = 0.2) -> Tensor:
+    """Ranking hinge over all pairs but the matching ones, in both directions (Frozen in Time, Bain et al., 2021).
+
+    Args:
+        similarity: (n, n) cosines; pair `i` is the match of row and column `i`.
+        margin: By which a match must beat every other pair of its row and of its column.
+    """
+    return adaptive_max_margin(similarity, similarity.new_ones(len(similarity)), margin)
+
+
+def adaptive_max_margin(similarity: Tensor, weight: Tensor, margin: float = 0.2) -> Tensor:
+    """`max_margin` with a margin of its own for each pair (Hendricks and Nematzadeh, 2021; EPIC-Kitchens-100).
+
+    Args:
+        similarity: (n, n) cosines.
+        weight: (n,) relevancy of each pair's sentence to its clip, 0 to 1: what the margin is multiplied with.
+        margin: Of a pair that fits fully.
+    """
+    match, bound = similarity.diagonal()[:, None], margin * weight[:, None]  # (n, 1)
+    rows = (bound - (match - similarity)).relu()  # (n, n): other texts for a clip
+    columns = (bound - (match - similarity.T)).relu()  # (n, n): other clips for a text
+    others = ~torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
+    return torch.stack([rows[others], columns[others]]).mean()
+
+
 class MaskedWords(NamedTuple):
     input_ids: Tensor  # (n, L) int64 with words replaced
     chosen: Tensor  # (n, L) bool, the words to predict

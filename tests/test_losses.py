@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from egovlpv2.losses import ego_nce, ego_positives, info_nce, mask_words, match_pairs
+from egovlpv2.losses import (
+    adaptive_max_margin,
+    ego_nce,
+    ego_positives,
+    info_nce,
+    mask_words,
+    match_pairs,
+    max_margin,
+)
 from torch import Tensor
 
 
@@ -32,6 +40,13 @@ def test_info_nce_agrees_with_the_authors_and_with_cross_entropy(golden: dict[st
     loss = info_nce(golden["similarity"], 0.05)
     torch.testing.assert_close(loss, golden["infonce"].float(), atol=2e-5, rtol=1e-6)
     torch.testing.assert_close(loss, F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+
+
+def test_max_margin_agrees_with_the_authors(golden: dict[str, Tensor]) -> None:
+    similarity, weight = golden["similarity"], golden["weight"]
+    torch.testing.assert_close(max_margin(similarity, 0.2), golden["max_margin_0.2"].to(similarity), atol=1e-6, rtol=0)
+    torch.testing.assert_close(adaptive_max_margin(similarity, weight, 0.2),
+                               golden["adaptive_max_margin_0.2"].to(similarity), atol=1e-6, rtol=0)
 
 
 def test_verb_or_noun_has_the_positives_of_both(golden: dict[str, Tensor]) -> None:
