@@ -49,8 +49,10 @@ test-full: setup  ## all tests, slow ones too
 lint: setup  ## ruff
 	$(BIN)/ruff check .
 
+# glibc would hand each large tensor's memory back and fetch it anew, page by page: a tenth of a base-size step.
+KEEP_MEMORY = MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 bench: setup  ## the hot paths against their bounds
-	$(BIN)/egovlpv2 bench
+	$(KEEP_MEMORY) $(BIN)/egovlpv2 bench $(ARGS)
 
 tensorboard: setup  ## the curves of all runs
 	$(BIN)/tensorboard --logdir runs

@@ -56,6 +56,8 @@ class BackboneTask(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(self.step_seed(batch_idx, rank()))  # dropout and drop path
+        if self.trainer.accumulate_grad_batches == 1:
+            self.zero_grad()  # Lightning would keep the last step's gradients in memory through the forward pass
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["egovlpv2"] = {"backbone": self.backbone.config.to_dict()}

@@ -80,8 +80,8 @@ def training_step(kind: type[Pretrain], config: Path, clips: int) -> Callable[[]
     batch = ClipBatch(video=video, text=words, verbs=tags[0], nouns=tags[1])
 
     def step() -> None:
-        losses = task.objectives(batch, torch.Generator().manual_seed(0))
         optimizer.zero_grad()
+        losses = task.objectives(batch, torch.Generator().manual_seed(0))
         sum(task.loss_weights[name] * loss for name, loss in losses.items()).backward()
         optimizer.step()
 
