@@ -14,14 +14,20 @@ CONFIGS = --config conf/model/$(MODEL).yaml --config conf/data/$(DATA).yaml --co
 RECIPE = $(if $(filter tiny,$(MODEL)),$(addprefix --config ,$(wildcard conf/$(DATA)/$(1).yaml)))
 TOY = $(if $(filter toy,$(DATA))$(filter tiny,$(MODEL)),toy-data)  # the tiny model has its tokenizer from there
 BIN := .venv/bin
+# Tasks that start from the weights of RUN.
+TASK = --config conf/$(1).yaml --config conf/model/$(MODEL).yaml --config conf/trainer/$(TRAINER).yaml \
+	$(addprefix --config ,$(wildcard conf/$(DATA)/$(1).yaml)) $(PRECISION) --model.init_args.weights=$(WEIGHTS)
+EVALUATE = $(BIN)/egovlpv2 test $(TASK) --trainer.logger.init_args.name=$(1)-$(RUN) $(ARGS)
+FINETUNE = $(BIN)/egovlpv2 fit $(TASK) --trainer.logger.init_args.name=finetune-$(1)-$(RUN) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pretrain evaluate-egomcq toy-data test test-full lint bench tensorboard
+.PHONY: help setup pretrain evaluate-egomcq evaluate-ek100 evaluate-charades-ego finetune-ek100 finetune-charades-ego \
+	toy-data test test-full lint bench tensorboard
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-18s%s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-24s%s\n", $$1, $$2}'
 	@echo
-	@echo '  MODEL=tiny|small|base DATA=toy|own|egoclip TRAINER=cpu|gpu|a100x8|a100x32 RUN=name ARGS="--more.options=1"'
+	@echo '  MODEL=tiny|small|base DATA=toy|own|egoclip TRAINER=cpu|gpu|a100x8|a100x32 RUN=name WEIGHTS=path ARGS="--more.options=1"'
 
 setup: $(BIN)/.ready  ## make .venv with this package and all it needs
 $(BIN)/.ready: setup.cfg pyproject.toml
@@ -39,6 +45,18 @@ pretrain: setup $(TOY)  ## pre-train, by default the tiny model on the toy world
 evaluate-egomcq: setup $(TOY)  ## EgoMCQ with the weights of that run, or with WEIGHTS=path
 	$(BIN)/egovlpv2 test --config conf/egomcq.yaml $(CONFIGS) $(PRECISION) --trainer.logger.init_args.name=egomcq-$(RUN) \
 		--model.init_args.weights=$(WEIGHTS) $(ARGS)
+
+evaluate-ek100: setup $(TOY)  ## EPIC-Kitchens-100 retrieval with the weights of RUN, or with WEIGHTS=path
+	$(call EVALUATE,ek100)
+
+evaluate-charades-ego: setup $(TOY)  ## CharadesEgo, likewise
+	$(call EVALUATE,charades_ego)
+
+finetune-ek100: setup $(TOY)  ## fine-tune those weights on EPIC-Kitchens-100 retrieval: minutes on the toy world
+	$(call FINETUNE,ek100)
+
+finetune-charades-ego: setup $(TOY)  ## fine-tune them on CharadesEgo
+	$(call FINETUNE,charades_ego)
 
 test: setup  ## the tests, in minutes
 	$(BIN)/pytest -n 2

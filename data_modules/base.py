@@ -253,6 +253,8 @@ class VideoDataModule(LightningDataModule):
         Raises:
             ValueError: More than `max_failed_share` of the clips (in evaluation: rows) could not be read.
         """
+        if "failures" not in batch:  # texts
+            return batch
         failures = batch.pop("failures")
         for failure in failures:
             if failure.video not in self._logged:

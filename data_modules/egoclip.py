@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from egovlpv2.data_modules.base import Failure, ResumableDataLoader
-from egovlpv2.data_modules.egomcq import ClipReader, EgoMCQDataModule
+from egovlpv2.data_modules.clips import ChunkReader
+from egovlpv2.data_modules.egomcq import EgoMCQDataModule
 from egovlpv2.data_modules.tables import NUM_NOUNS, NUM_VERBS, ClipTable, read_clip_table
 from egovlpv2.text import tokenize
 from egovlpv2.video.decode import VideoError
@@ -93,7 +94,7 @@ class EgoClip(Dataset[Pair]):
         ValueError: The file can't be read (see `read_clip_table`) or has only one row.
     """
 
-    def __init__(self, path: Path, reader: ClipReader, seed: int) -> None:
+    def __init__(self, path: Path, reader: ChunkReader, seed: int) -> None:
         self.table = read_clip_table(path)
         if len(self.table) < 2:
             raise ValueError(f"{path} has one row: a row needs another one as its negative.")

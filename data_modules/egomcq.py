@@ -2,19 +2,16 @@
 
 import json
 import math
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from egovlpv2.data_modules.base import FILLER, Failure, VideoDataModule
+from egovlpv2.data_modules.clips import ChunkReader
 from egovlpv2.data_modules.tables import Strings
 from egovlpv2.text import tokenize
-from egovlpv2.video.decode import VideoError, read_chunks
-from egovlpv2.video.sampling import jittered_times, uniform_times
-from egovlpv2.video.transforms import EvalTransform, TrainTransform
+from egovlpv2.video.decode import VideoError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,35 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NUM_CHOICES = 5
-
-
-@dataclass(frozen=True)
-class ClipReader:
-    """Reads clips of videos in EgoClip's layout, `<folder>/<video_uid>/<k>.mp4`.
-
-    Args:
-        folder: Where the videos are.
-        chunk_seconds: Length of a video's files.
-        num_frames: Frames of a clip.
-        size: Their height and width, pixels.
-    """
-
-    folder: Path
-    chunk_seconds: float
-    num_frames: int
-    size: int
-
-    def train(self, video: str, start: float, end: float, rng: np.random.Generator) -> Tensor:
-        """Frames at random times in a random part of the picture: (T, 3, H, W) uint8."""
-        times = jittered_times(start, end, self.num_frames, rng)
-        return self._read(video, times, partial(TrainTransform(self.size), rng=rng))
-
-    def evaluate(self, video: str, start: float, end: float) -> Tensor:
-        """Frames at even times in the middle of the picture: (T, 3, H, W) uint8."""
-        return self._read(video, uniform_times(start, end, self.num_frames), EvalTransform(self.size))
-
-    def _read(self, video: str, times: np.ndarray, crop: Any) -> Tensor:
-        return read_chunks(self.folder / video, times, crop, self.chunk_seconds).frames
 
 
 class Question(NamedTuple):
@@ -75,7 +43,7 @@ class EgoMCQ(Dataset[Question]):
         ValueError: The file isn't there, or a question of it is malformed.
     """
 
-    def __init__(self, path: Path, reader: ClipReader) -> None:
+    def __init__(self, path: Path, reader: ChunkReader) -> None:
         self.reader = reader
         entries = _load(path)
         self._keys = Strings.pack(list(entries))
@@ -202,7 +170,7 @@ class EgoMCQDataModule(VideoDataModule):
         """Whether a fit should end with a test of the best checkpoint."""
         return self.mcq_test not in (None, self.mcq_val)
 
-    def reader(self, num_frames: int) -> ClipReader:
+    def reader(self, num_frames: int) -> ChunkReader:
         """A reader of clips of `num_frames` frames.
 
         Raises:
@@ -211,7 +179,7 @@ class EgoMCQDataModule(VideoDataModule):
         if not self.videos.is_dir():
             raise ValueError(f"There is no folder {self.videos}: it must hold <video_uid>/<k>.mp4. Set data.init_args."
                              "root (conf/data/ takes it from EGO_TOY, EGO_OWN or EGO_ROOT), or data.init_args.videos.")
-        return ClipReader(self.videos, self.chunk_seconds, num_frames, self.size)
+        return ChunkReader(self.videos, num_frames, self.size, self.chunk_seconds)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Batches of `mcq_val`; none when training goes without."""

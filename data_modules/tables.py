@@ -89,7 +89,7 @@ class IdLists:
         return self.ids[begin : int(self.ends[code])].long()
 
 
-class _IdListParser:
+class IdListParser:
     """Gives every distinct list literal a code; -1 if it isn't a list of ids below `num_classes`."""
 
     def __init__(self, num_classes: int) -> None:
@@ -170,7 +170,7 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.tags = {"tag_verb": _IdListParser(NUM_VERBS), "tag_noun": _IdListParser(NUM_NOUNS)}
+        self.tags = {"tag_verb": IdListParser(NUM_VERBS), "tag_noun": IdListParser(NUM_NOUNS)}
         self.videos: dict[str, int] = {}
         self.parts: dict[str, list[np.ndarray]] = {}
         self.texts: list[Strings] = []

@@ -1,6 +1,6 @@
 """The batches that data modules make and tasks read: they meet on these keys and nowhere else.
 
-Letters: `B` clips, `T` frames, `L` words, `Q` questions.
+Letters: `B` clips, `T` frames, `L` words, `Q` questions, `M` texts of a whole data set.
 """
 
 from typing import TypedDict
@@ -32,3 +32,25 @@ class ChoiceBatch(TypedDict):
     text: Text  # (Q, L)
     answer: Tensor  # (Q,) int64, the right choice
     kind: Tensor  # (Q,) int64: 1 inter-video, 2 intra-video
+
+
+class TextBatch(TypedDict):
+    """Retrieval: some of the M texts that clips are compared with. All of them come before the clips."""
+
+    text: Text  # (some of M, L)
+
+
+class RetrievalBatch(TypedDict):
+    """Retrieval: clips, and how well each of the M texts fits them."""
+
+    key: list[str]  # of B clips, in their file
+    index: Tensor  # (B,) int64, the clip's row
+    video: Tensor  # (B, T, 3, H, W) uint8 RGB
+    relevancy: Tensor  # (B, M) float32, 0 to 1
+
+
+class RetrievalPairs(RetrievalBatch):
+    """Retrieval, in training: clips with a text each that fits them."""
+
+    text: Text  # (B, L)
+    target: Tensor  # (B,) int64, which of the M texts it is

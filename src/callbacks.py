@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ class FinalReport(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1:
             raise ValueError("predict writes one file: run it with trainer.devices=1")
-        rows = [row for batch in trainer.predict_loop.predictions for row in batch]
+        batches = trainer.predict_loop.predictions
+        if trainer.predict_loop.num_dataloaders > 1:
+            batches = chain.from_iterable(batches)
+        rows = [row for batch in batches for row in batch]
         write_json(Path(trainer.log_dir or ".") / "predictions.json", rows)
 
     def _report(self, trainer: Trainer, module: LightningModule, stage: str) -> None:

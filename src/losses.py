@@ -90,6 +90,29 @@ def adaptive_max_margin(similarity: Tensor, weight: Tensor, margin: float = 0.2)
     return torch.stack([rows[others], columns[others]]).mean()
 
 
+def symmetric_multi_similarity(similarity: Tensor, relevancy: Tensor, margin: float = 0.6,
+                               tolerance: float = 0.1) -> Tensor:
+    """Of two items of a query, the more relevant must lead by a margin times the difference (Wang et al., 2024).
+
+    Where max-margin pushes every other item away, an item that fits as well as the match is held beside it, and one
+    that fits better must lead.
+
+    Args:
+        similarity: (n, n) cosines, clips x texts; pair `i` is the match of row and column `i`.
+        relevancy: (n, n), 0 to 1.
+        margin: For a difference of 1 in relevancy.
+        tolerance: Up to which two relevancies, and two cosines, are taken as equal.
+    """
+    others = ~torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
+    losses = []
+    for scores, relevant in ((similarity, relevancy), (similarity.T, relevancy.T)):  # of a clip, of a text
+        lead = scores.diagonal()[:, None] - scores  # (n, n)
+        due = relevant.diagonal()[:, None] - relevant  # (n, n)
+        ordered = (margin * due.abs() - due.sign() * lead).relu()
+        losses.append(torch.where(due.abs() > tolerance, ordered, (lead.abs() - tolerance).relu())[others])
+    return torch.stack(losses).mean()
+
+
 class MaskedWords(NamedTuple):
     input_ids: Tensor  # (n, L) int64 with words replaced
     chosen: Tensor  # (n, L) bool, the words to predict

@@ -28,9 +28,11 @@ class EgoCLI(LightningCLI):
 
     def before_validate(self) -> None:
         self._set_earlier_run_aside()
+        self.config_init["validate"]["verbose"] = False  # the numbers are printed once, by FinalReport
 
     def before_test(self) -> None:
         self._set_earlier_run_aside()
+        self.config_init["test"]["verbose"] = False
 
     def before_predict(self) -> None:
         self._set_earlier_run_aside()
@@ -51,9 +53,9 @@ class EgoCLI(LightningCLI):
         if not best or self.trainer.fast_dev_run:
             log.warning("No epoch of this run was validated, so it has no best checkpoint to test.")
             return
-        self.trainer.validate(self.model, self.datamodule, ckpt_path=best)
+        self.trainer.validate(self.model, self.datamodule, ckpt_path=best, verbose=False)
         if getattr(self.datamodule, "has_test_data", False):
-            self.trainer.test(self.model, self.datamodule, ckpt_path=best)
+            self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False)
 
 
 @rank_zero_only

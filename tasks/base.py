@@ -21,10 +21,15 @@ class BackboneTask(LightningModule):
         optimizer: How it learns.
         weights: Weights to start from: a released `.pth`, an own `.ckpt` or `.safetensors`; None for the towers'
             own first weights. (`--ckpt_path` is for resuming the same run.)
+        num_frames: Length of the temporal embedding, where the task's clips have another number of frames than
+            `backbone` says; weights are interpolated to it.
     """
 
-    def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None) -> None:
+    def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None,
+                 num_frames: int | None = None) -> None:
         super().__init__()
+        if num_frames is not None:
+            backbone = replace(backbone, video=replace(backbone.video, num_frames=num_frames))
         if weights is not None:
             plain, state = read_weights(weights)
             backbone = BackboneConfig.from_dict(backbone.to_dict())  # without first weights for the towers

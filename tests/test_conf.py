@@ -11,6 +11,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 TRAINERS, MODELS, DATA = ("cpu", "gpu", "a100x8", "a100x32"), ("tiny", "small", "base"), ("toy", "egoclip")
+TUNED = ("ek100", "charades_ego")
 RUNS = [
     *(("fit", "pretrain", "model/tiny", "data/toy", f"trainer/{t}", "toy/pretrain") for t in TRAINERS),
     *(("fit", "pretrain", f"model/{m}", f"data/{d}", "trainer/cpu") for m in MODELS for d in DATA),
@@ -18,6 +19,9 @@ RUNS = [
     ("fit", "pretrain", "model/tiny", "data/own", "trainer/cpu", "own/pretrain"),
     *(("test", "egomcq", f"model/{m}", f"data/{d}", "trainer/cpu") for m in MODELS for d in DATA),
     ("test", "egomcq", "model/base", "data/egoclip", "trainer/gpu", "released/egomcq", "released/small_projector"),
+    *((command, task, "model/tiny", "trainer/cpu", f"toy/{task}") for task in TUNED for command in ("fit", "test")),
+    *((command, task, "model/base", "trainer/a100x8", f"released/{task}")
+      for task in TUNED for command in ("fit", "test")),
 ]
 
 
@@ -56,6 +60,20 @@ def test_the_papers_recipe(capsys: pytest.CaptureFixture[str]) -> None:
                  "new_layer_factor: 4.0", "weight_decay: 0.01", "- 0.98", "decay: linear", "positives: verb_or_noun",
                  "mlm_weight: 0.25", "vtm_weight: 0.5", "num_frames: 4", "max_words: 30"):
         assert line in out, line
+
+
+def test_the_papers_retrieval_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    out = parse(capsys, "fit", "ek100", "model/base", "trainer/a100x8")
+    for line in ("max_epochs: 100", "lr: 0.0002", "objective: adaptive_max_margin", "margin: 0.2", "batch_size: 16",
+                 "num_frames: 16", "max_words: 30", "end_lr: 1.0e-07", "- 4096"):
+        assert line in out, line
+    out = parse(capsys, "fit", "charades_ego", "model/base", "trainer/a100x8")
+    for line in ("max_epochs: 10", "lr: 0.00015", "positives: class", "num_frames: 16", "warmup_epochs: 1"):
+        assert line in out, line
+    out = parse(capsys, "fit", "charades_ego", "model/base", "trainer/a100x8", "released/charades_ego")
+    for line in ("max_epochs: 20", "lr: 1.5e-05", "positives: none", "max_words: 15", "fusion_cls: own"):
+        assert line in out, line
+    assert out.count("num_frames: 32") == 2  # of the data and of the model
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -11,6 +11,7 @@ from egovlpv2.batch import ClipBatch
 from egovlpv2.distributed import fetch_rows, gather, local
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.bench import made_up_tokenizer
+from egovlpv2.tasks.ek100 import EK100
 from egovlpv2.tasks.pretrain import Pretrain
 from helpers import WORDS, draw_parameters, make_clips, make_config
 from torch.nn.parallel import DistributedDataParallel
@@ -63,6 +64,11 @@ def make_batch() -> ClipBatch:
     return make_clips(PROCESSES * ROWS)
 
 
+def share_of(batch: dict, rank: int) -> dict:
+    rows = slice(rank * ROWS, (rank + 1) * ROWS)
+    return {k: v[rows] if torch.is_tensor(v) else {n: t[rows] for n, t in v.items()} for k, v in batch.items()}
+
+
 def loss_of(task: Pretrain, batch: ClipBatch) -> torch.Tensor:
     losses = task.objectives(batch, torch.Generator().manual_seed(7))
     return sum(task.loss_weights[name] * loss for name, loss in losses.items())
@@ -81,8 +87,7 @@ class Wrapped(torch.nn.Module):
 
 def _check_gradients(rank: int, folder: Path, tokenizer: str, changes: dict[str, str]) -> None:
     task, batch = make_task(tokenizer, **changes), make_batch()
-    rows = slice(rank * ROWS, (rank + 1) * ROWS)
-    share = {k: v[rows] if torch.is_tensor(v) else {n: t[rows] for n, t in v.items()} for k, v in batch.items()}
+    share = share_of(batch, rank)
     wrapped = DistributedDataParallel(Wrapped(task))  # must outlive the backward pass, where it averages gradients
     loss = wrapped(share)
     loss.backward()
@@ -90,6 +95,44 @@ def _check_gradients(rank: int, folder: Path, tokenizer: str, changes: dict[str,
     if rank == 0:
         torch.save({"loss": loss.detach() / PROCESSES, **{n: p.grad for n, p in task.named_parameters()}},
                    folder / "two.pt")
+
+
+def make_retrieval() -> tuple[EK100, dict]:
+    torch.manual_seed(0)
+    task = EK100(make_config(), OptimizerConfig(), objective="symmetric_multi_similarity", margin=0.6).eval()
+    draw_parameters(task)
+    task.log = lambda *args, **kwargs: None
+    clips, relevancy = make_batch(), torch.randint(0, 3, (PROCESSES * ROWS, 11)) / 2
+    target = torch.randint(0, 11, (PROCESSES * ROWS,))
+    return task, {"video": clips["video"], "text": clips["text"], "relevancy": relevancy, "target": target}
+
+
+class WrappedStep(torch.nn.Module):
+    def __init__(self, task: EK100) -> None:
+        super().__init__()
+        self.task = task
+
+    def forward(self, batch: dict) -> torch.Tensor:
+        return self.task.training_step(batch, 0)
+
+
+def _check_retrieval_gradients(rank: int, folder: Path) -> None:
+    task, batch = make_retrieval()
+    wrapped = DistributedDataParallel(WrappedStep(task), static_graph=True)
+    wrapped(share_of(batch, rank)).backward()
+    if rank == 0:
+        torch.save({n: p.grad for n, p in task.named_parameters() if p.requires_grad}, folder / "two.pt")
+
+
+def test_two_processes_give_the_gradients_of_one_in_retrieval(tmp_path: Path) -> None:
+    spawn(_check_retrieval_gradients, tmp_path)
+    two = torch.load(tmp_path / "two.pt", weights_only=True)
+    task, batch = make_retrieval()
+    task.training_step(batch, 0).backward()
+    for name, grad in two.items():
+        assert grad.abs().max() > 0, name
+        torch.testing.assert_close(grad, task.get_parameter(name).grad, atol=1e-5, rtol=1e-4,
+                                   msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("changes", [{}, {"fusion_cls": "own", "text_attends_to": "previous"}])

@@ -14,6 +14,7 @@ from egovlpv2.losses import (
     mask_words,
     match_pairs,
     max_margin,
+    symmetric_multi_similarity,
 )
 from torch import Tensor
 
@@ -57,6 +58,21 @@ def test_verb_or_noun_has_the_positives_of_both(golden: dict[str, Tensor]) -> No
     assert either.sum() > verb.sum() > both.sum() > 0
     with pytest.raises(ValueError, match="positives is 'nouns'; known: verb_or_noun"):
         ego_positives(golden["verbs"], golden["nouns"], "nouns")
+
+
+def test_a_more_relevant_item_must_lead_and_an_equal_one_may_not() -> None:
+    relevancy = torch.tensor([[1.0, 0.5], [1.0, 1.0]])
+    # Clip 0: text 0 is due a lead of 0.6 * 0.5. Clip 1: both texts fit. Text 0: both clips fit. Text 1: clip 1 leads.
+    content = torch.tensor([[0.8, 0.4], [0.75, 0.72]])
+    assert symmetric_multi_similarity(content, relevancy, margin=0.6, tolerance=0.1) == 0
+    close = torch.tensor([[0.8, 0.6], [0.75, 0.72]])  # clip 0 lacks 0.1, text 1 (0.72 against 0.6) lacks 0.18
+    torch.testing.assert_close(symmetric_multi_similarity(close, relevancy, 0.6, 0.1), torch.tensor(0.28 / 4))
+    apart = torch.tensor([[0.8, 0.4], [0.5, 0.72]])  # clip 1's texts are 0.22 apart, text 0's clips 0.3
+    torch.testing.assert_close(symmetric_multi_similarity(apart, relevancy, 0.6, 0.1), torch.tensor(0.32 / 4))
+    better = torch.tensor([[0.5, 1.0], [0.0, 0.5]])  # the second text fits the first clip better than its own
+    ordered = torch.tensor([[0.2, 0.6], [-0.2, 0.2]])
+    assert symmetric_multi_similarity(ordered, better, 0.6, 0.1) == 0
+    assert symmetric_multi_similarity(-ordered, better, 0.6, 0.1) > 0.5
 
 
 def test_more_positives_make_the_loss_smaller_and_it_stays_finite(golden: dict[str, Tensor]) -> None:

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from egovlpv2.data_modules.toy_world.formats import egoclip_csv, egomcq_json
 from egovlpv2.data_modules.toy_world.render import encode, film
+from egovlpv2.data_modules.toy_world.retrieval_formats import write_charades_ego, write_ek100
 from egovlpv2.data_modules.toy_world.script import Video, write_script
 from egovlpv2.data_modules.toy_world.sheet import contact_sheet
 from egovlpv2.data_modules.toy_world.words import write_tokenizer
 from tqdm import tqdm
 
-VERSION = 3
+VERSION = 4
 """Raise it when the same parameters no longer give the same world."""
 
 
@@ -147,9 +148,13 @@ def generate(root: str | Path, *, workers: int | None = None, **parameters: floa
         # Chunks of an earlier world, or of a run that was killed, must not mix with those of this one.
         for old in (root / "videos").glob("toy-*/*.mp4*"):
             old.unlink()
+        for old in root.glob("ek100/*.npz"):  # what was computed from labels of before
+            old.unlink()
         videos = world.script()
         _write_annotations(videos, root, world)
         _write_videos(videos, root, world, workers or _cores())
+        write_ek100(videos, root / "ek100", root, world.chunk_seconds, write_text)  # these link to the videos
+        write_charades_ego(videos, root / "charades_ego", root, world.chunk_seconds, write_text)
         # The label comes last: a folder with a label is complete.
         write_text(root / "world.json", world.label())
     print(f"The toy world is in {root}; see {root / 'contact_sheet.png'}")

@@ -187,6 +187,12 @@ class Backbone(LightningModule):
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
 
+    def freeze_fusion(self) -> None:
+        """Takes what only the open gate uses out of training: DDP waits for a gradient of all that is trainable."""
+        for name, parameter in self.named_parameters():
+            if ".fusion." in name or name.startswith(("fused_", "match_head.", "masked_word_head.")):
+                parameter.requires_grad_(False)
+
     # ---- heads on outputs of `top` ----------------------------------------------------------------------------------
 
     def project_video(self, cls: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from egovlpv2.data_modules.clips import ChunkReader
 from egovlpv2.data_modules.egoclip import EgoClip, EgoClipDataModule, Neighbours
-from egovlpv2.data_modules.egomcq import ClipReader
 from egovlpv2.data_modules.tables import Strings, read_clip_table
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -22,7 +22,7 @@ WriteCsv = Callable[[Path, list[dict[str, Any]]], Path]
 
 
 def dataset(folder: Path, seed: int = 0) -> EgoClip:
-    return EgoClip(folder / "egoclip.csv", ClipReader(folder / "videos", 4.0, 2, 16), seed)
+    return EgoClip(folder / "egoclip.csv", ChunkReader(folder / "videos", 2, 16, 4.0), seed)
 
 
 def test_table(world: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from egovlpv2.data_modules.base import FILLER
-from egovlpv2.data_modules.egomcq import ClipReader, EgoMCQ, EgoMCQDataModule
+from egovlpv2.data_modules.clips import ChunkReader
+from egovlpv2.data_modules.egomcq import EgoMCQ, EgoMCQDataModule
 from lightning import LightningModule, Trainer
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real_egoclip"
@@ -35,8 +36,8 @@ def ask(data: EgoMCQDataModule, run: str = "validate") -> list[int]:
     return asker.answers
 
 
-def reader(folder: Path, num_frames: int = 2) -> ClipReader:
-    return ClipReader(folder / "videos", 4.0, num_frames, 16)
+def reader(folder: Path, num_frames: int = 2) -> ChunkReader:
+    return ChunkReader(folder / "videos", num_frames, 16, 4.0)
 
 
 def test_batches(world: Path, options: dict[str, Any]) -> None:

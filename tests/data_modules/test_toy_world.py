@@ -48,6 +48,11 @@ def _decode(path: Path) -> Iterator[tuple[float, np.ndarray]]:
             yield frame.time, frame.to_ndarray(format="rgb24")
 
 
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def _files(root: Path, *suffixes: str) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.suffix in suffixes}
 
@@ -59,6 +64,39 @@ def test_the_same_seed_gives_the_same_world(world: Path, tmp_path: Path) -> None
     for (time, frame), (other_time, other) in zip(_decode(world / chunk), _decode(tmp_path / chunk), strict=True):
         assert time == other_time
         np.testing.assert_array_equal(frame, other)
+
+
+def test_retrieval_formats_tell_of_whole_events_of_the_wearer(world: Path, videos: list[Video]) -> None:
+    told = Counter()
+    for split in ("train", "val", "test"):
+        rows = _rows(world / "ek100" / f"EPIC_100_retrieval_{split}.csv")
+        sentences = _rows(world / "ek100" / f"EPIC_100_retrieval_{split}_sentence.csv")
+        first = {row["narration"]: row for row in reversed(rows)}
+        assert {row["narration_id"] for row in sentences} == {row["narration_id"] for row in first.values()}
+        assert ("verb_class" in sentences[0]) == (split == "train")
+        for row in rows:
+            assert row["narration_id"].startswith(row["video_id"]) and row["video_id"].startswith(row["participant_id"])
+            film = (world / "ek100" / "videos" / row["participant_id"] / f"{row['video_id']}.MP4").resolve()
+            offset = int(film.stem) * SMALL["chunk_seconds"]
+            start, stop = (offset + float(row[f"{end}_timestamp"][6:]) for end in ("start", "stop"))
+            video = next(v for v in videos if v.uid == film.parent.name)
+            event = next(e for e in video.events if abs(e.start - start) < 0.01 and abs(e.end - stop) < 0.01)
+            assert video.split == split and event.wearer == "C"
+            assert (row["verb_class"], ast.literal_eval(row["all_noun_classes"])) == (
+                str(VERBS.index(event.verb)), event.noun_ids)
+            told[video.uid, event.start] += 1
+        for row in _rows(world / "charades_ego" / f"CharadesEgo_v1_{split}_only1st.csv"):
+            film = world / "charades_ego" / "CharadesEgo_v1_480" / f"{row['id']}.mp4"
+            assert film.is_file() and row["id"].endswith("EGO")
+            for action in filter(None, row["actions"].split(";")):
+                name, start, end = action.split()
+                assert 0 <= float(start) < float(end) <= float(row["length"]) and int(name[1:]) < 157
+    chunk = SMALL["chunk_seconds"]
+    whole = {(video.uid, event.start) for video in videos for event in video.events
+             if event.wearer == "C" and event.start // chunk == event.end // chunk}
+    assert whole <= set(told) and set(told.values()) == {1}
+    classes = (world / "charades_ego" / "Charades_v1_classes.txt").read_text().splitlines()
+    assert len(classes) == 157 and classes[0] == "c000 Picking up the cup" and classes[156].startswith("c156 Wiping")
 
 
 def test_another_seed_gives_another_script() -> None:

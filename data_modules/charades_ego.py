@@ -1,0 +1,121 @@
+"""CharadesEgo: which of 157 actions does a first-person video show? In its official files."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from egovlpv2.data_modules.csv_files import held_out, read_csv, refuse
+from egovlpv2.data_modules.relevancy import Relevancy
+from egovlpv2.data_modules.retrieval import RetrievalDataModule, RetrievalSet
+
+_ACTION = re.compile(r"(c\d+) (\d+(?:\.\d+)?) (\d+(?:\.\d+)?)")
+_CLASS = re.compile(r"(c\d+) (.+)")
+
+Action = tuple[int, float, float]  # class, start and end in seconds
+
+
+class CharadesEgoDataModule(RetrievalDataModule):
+    """CharadesEgo; videos are `<id>.mp4`, and only those of ids that end in `EGO` are first-person.
+
+    A training row is an action with the name of its class as text. In validation and testing a row is a whole video,
+    with all its actions.
+
+    Args:
+        root: The data set's folder; the other paths are relative to it.
+        videos: The folder of the videos.
+        classes: The names of the classes, `Charades_v1_classes.txt`.
+        train: Videos to train on, `CharadesEgo_v1_train_only1st.csv`.
+        val: Videos to validate on; null: `held_out` of the training videos.
+        test: Videos to test on, `CharadesEgo_v1_test_only1st.csv`.
+        **kwargs: Of every retrieval data set, see `RetrievalDataModule`.
+
+    Raises:
+        ValueError: A file is missing or malformed; the message names line and column.
+    """
+
+    evaluated = "videos"
+
+    def __init__(self, root: str, videos: str = "CharadesEgo_v1_480", classes: str = "Charades_v1_classes.txt",
+                 train: str = "CharadesEgo_v1_train_only1st.csv", val: str | None = None,
+                 test: str = "CharadesEgo_v1_test_only1st.csv", **kwargs: Any) -> None:
+        super().__init__(root, videos, train, val, test, **kwargs)
+        self.classes = classes
+
+    def load(self, split: str) -> RetrievalSet:
+        names = read_classes(self.root / self.classes)
+        path = self.root / (getattr(self, split) or self.train)
+        rows, actions = read_actions(path, names)
+        self.counts["third_person_rows"] = len(rows) - int(rows["id"].str.endswith("EGO").sum())
+        chosen = rows["id"].str.endswith("EGO").to_numpy()
+        if self.val is None and split != "test":
+            chosen = chosen & (held_out(rows["id"].tolist(), self.held_out) == (split == "val"))
+        if not chosen.any():
+            raise ValueError(f"{path} has no first-person video (whose id ends in EGO) to {split}.")
+        videos = [(rows["id"].iloc[i], actions[i]) for i in np.flatnonzero(chosen)]
+        make = _instances if split == "train" else _whole_videos
+        return make(videos, list(names.values()))
+
+
+def read_classes(path: Path) -> dict[str, str]:
+    """Names of the classes by their ids (`c000`), which must count up from 0."""
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}: put Charades' Charades_v1_classes.txt there, or name another one.")
+    names: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+        match = _CLASS.fullmatch(line.strip())
+        if match is None or int(match[1][1:]) != number:
+            raise ValueError(f"{path}, line {number + 1}: {line!r} is not `c{number:03d} name of the class`.")
+        names[match[1]] = match[2]
+    if not names:
+        raise ValueError(f"{path} names no class.")
+    return names
+
+
+def read_actions(path: Path, names: dict[str, str]) -> tuple[pd.DataFrame, list[list[Action]]]:
+    """The rows of a CharadesEgo CSV, and of each its actions, which end with the video at the latest."""
+    rows = read_csv(path, ("id", "actions", "length"), "CharadesEgo's annotations")
+    lengths = pd.to_numeric(rows["length"], errors="coerce").to_numpy()
+    refuse(path, rows, "length", ~(lengths > 0), "is no number of seconds above 0")
+    places = {name: place for place, name in enumerate(names)}
+    actions: list[list[Action]] = []
+    for row, (text, length) in enumerate(zip(rows["actions"], lengths, strict=True)):
+        try:
+            parsed = [_parse_action(part, places) for part in text.split(";") if part.strip()]
+        except ValueError as error:
+            raise ValueError(f"{path}, line {row + 2}, column actions: {error}.") from error
+        actions.append([(label, start, min(end, float(length))) for label, start, end in parsed if start < length])
+    return rows, actions
+
+
+def _parse_action(text: str, places: dict[str, int]) -> Action:
+    match = _ACTION.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not `c000 start end`")
+    name, start, end = match[1], float(match[2]), float(match[3])
+    if name not in places:
+        raise ValueError(f"{text!r} has a class that is not one of the {len(places)}")
+    if end < start:
+        raise ValueError(f"{text!r} ends before it starts")
+    return places[name], start, end
+
+
+def _instances(videos: list[tuple[str, list[Action]]], classes: list[str]) -> RetrievalSet:
+    """A row for each action, which its class name fits and no other."""
+    rows = [(name, action) for name, actions in videos for action in actions]
+    span = torch.tensor([action[1:] for _, action in rows], dtype=torch.float64).view(-1, 2)
+    fits = Relevancy(torch.eye(len(classes)), torch.tensor([action[0] for _, action in rows], dtype=torch.int64),
+                     torch.arange(len(classes)))
+    return RetrievalSet([name for name, _ in rows], [f"{name}.mp4" for name, _ in rows], span, classes, fits)
+
+
+def _whole_videos(videos: list[tuple[str, list[Action]]], classes: list[str]) -> RetrievalSet:
+    """A row for each video, which the names of all its classes fit."""
+    shown = torch.zeros(len(videos), len(classes))
+    for row, (_, actions) in zip(shown, videos, strict=True):
+        row[[action[0] for action in actions]] = 1.0
+    span = torch.tensor([[0.0, torch.inf]], dtype=torch.float64).expand(len(videos), 2)
+    names = [name for name, _ in videos]
+    return RetrievalSet(names, [f"{name}.mp4" for name in names], span, classes, Relevancy.of_matrix(shown))

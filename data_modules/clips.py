@@ -1,0 +1,71 @@
+"""Reads the clips of a data set: where they lie, at which times, and which part of the picture."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from egovlpv2.video.decode import Clip, VideoError, read_chunks, read_frames, video_info
+from egovlpv2.video.sampling import jittered_times, uniform_times
+from egovlpv2.video.transforms import CropBox, EvalTransform, TrainTransform
+from numpy.typing import NDArray
+from torch import Tensor
+
+Crop = Callable[[int, int], CropBox]
+
+
+@dataclass(frozen=True)
+class ClipReader:
+    """Reads clips of videos that are one file each.
+
+    Args:
+        folder: Where the videos are.
+        num_frames: Frames of a clip.
+        size: Their height and width, pixels.
+    """
+
+    folder: Path
+    num_frames: int
+    size: int
+
+    def train(self, video: str, start: float, end: float, rng: np.random.Generator) -> Tensor:
+        """Frames at random times in a random part of the picture: (T, 3, H, W) uint8."""
+        times = jittered_times(*self._span(video, start, end), self.num_frames, rng)
+        return self._read(video, times, partial(TrainTransform(self.size), rng=rng)).frames
+
+    def evaluate(self, video: str, start: float, end: float) -> Tensor:
+        """Frames at even times in the middle of the picture: (T, 3, H, W) uint8."""
+        times = uniform_times(*self._span(video, start, end), self.num_frames)
+        return self._read(video, times, EvalTransform(self.size)).frames
+
+    def _span(self, video: str, start: float, end: float) -> tuple[float, float]:
+        """What of the clip lies in the video; an infinite end is the video's."""
+        path = self.folder / video
+        duration = video_info(path).duration
+        if start >= duration:
+            raise VideoError(f"{path} ends at {duration:.3f} s, before the clip {start:.3f}-{end:.3f} s begins")
+        return start, min(end, duration)
+
+    def _read(self, video: str, times: NDArray[np.float64], crop: Crop) -> Clip:
+        return read_frames(self.folder / video, times, crop)
+
+
+@dataclass(frozen=True)
+class ChunkReader(ClipReader):
+    """Reads clips of videos in EgoClip's layout, `<folder>/<video_uid>/<k>.mp4`.
+
+    Args:
+        folder: Where the videos are.
+        num_frames: Frames of a clip.
+        size: Their height and width, pixels.
+        chunk_seconds: Length of a video's files.
+    """
+
+    chunk_seconds: float
+
+    def _span(self, video: str, start: float, end: float) -> tuple[float, float]:
+        return start, end
+
+    def _read(self, video: str, times: NDArray[np.float64], crop: Crop) -> Clip:
+        return read_chunks(self.folder / video, times, crop, self.chunk_seconds)

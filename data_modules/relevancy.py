@@ -1,0 +1,189 @@
+"""How well each text of a retrieval data set fits each clip: computed from labels, kept once for each pair of labels.
+
+The full matrix of EPIC-Kitchens-100's training data, 67,217 x 15,989, has at most some 6,800 different rows and as many
+different columns: a table of 6,800 x 6,800 float32 (185 MB) and two lists of places in it hold it all.
+"""
+
+import hashlib
+import os
+import pickle
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Relevancy:
+    """An (n, m) matrix of n clips and m texts, equal rows and equal columns stored once.
+
+    Args:
+        table: (a, b) float32, 0 to 1: the different rows and columns.
+        clip: (n,) int64, each clip's row of the table.
+        text: (m,) int64, each text's column of the table.
+    """
+
+    table: Tensor
+    clip: Tensor
+    text: Tensor
+
+    @classmethod
+    def of_matrix(cls, matrix: Tensor) -> "Relevancy":
+        """A matrix (n, m) as it is."""
+        return cls(matrix, torch.arange(matrix.shape[0]), torch.arange(matrix.shape[1]))
+
+    @classmethod
+    def of_labels(cls, verb_classes: Sequence[int], noun_classes: Sequence[Sequence[int]],
+                  sentence_verb_classes: Sequence[int], sentence_noun_classes: Sequence[Sequence[int]]) -> "Relevancy":
+        """EPIC-Kitchens-100's relevancy, see `relevancy`."""
+        (verbs, nouns), clip = _distinct(verb_classes, noun_classes)
+        (other_verbs, other_nouns), text = _distinct(sentence_verb_classes, sentence_noun_classes)
+        width = 1 + max((noun for labels in (*nouns, *other_nouns) for noun in labels), default=0)
+        a, b = _multi_hot(nouns, width), _multi_hot(other_nouns, width)
+        both = a @ b.T  # (a, b) counts, exact in float32
+        table = both / (a.sum(1)[:, None] + b.sum(1) - both)  # intersection over union of the nouns
+        same_verb = torch.tensor(verbs)[:, None] == torch.tensor(other_verbs)
+        return cls(table.add_(same_verb).div_(2), clip, text)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.clip), len(self.text)
+
+    def __getitem__(self, row: int) -> Tensor:
+        """(m,): how well each text fits a clip."""
+        return self.table[self.clip[row]][self.text]
+
+    def full(self) -> Tensor:
+        """(n, m) float32."""
+        return self.table[:, self.text][self.clip]
+
+    def of_clips(self, rows: Tensor) -> "Relevancy":
+        """Some of the clips, with all texts."""
+        return Relevancy(self.table, self.clip[rows], self.text)
+
+
+def relevancy(verb_classes: Sequence[int], noun_classes: Sequence[Sequence[int]],
+              sentence_verb_classes: Sequence[int], sentence_noun_classes: Sequence[Sequence[int]]) -> Tensor:
+    """EPIC-Kitchens-100's relevancy: half for the same verb class, half for the nouns' intersection over union.
+
+    Args:
+        verb_classes: Of n clips.
+        noun_classes: Of n clips, at least one each.
+        sentence_verb_classes: Of m sentences.
+        sentence_noun_classes: Of m sentences, at least one each.
+
+    Returns:
+        (n, m) float32. `Relevancy.of_labels` holds the same without spreading it.
+    """
+    return Relevancy.of_labels(verb_classes, noun_classes, sentence_verb_classes, sentence_noun_classes).full()
+
+
+def cached(path: Path, *labels: Sequence[Any]) -> Relevancy:
+    """`Relevancy.of_labels`, read from an `.npz` or computed and written there; or the authors' matrix in a `.pkl`.
+
+    Raises:
+        ValueError: The file is unreadable, of another shape or, if it is one of ours, of other labels.
+    """
+    shape = (len(labels[0]), len(labels[2]))
+    if path.suffix == ".pkl":
+        return Relevancy.of_matrix(torch.from_numpy(read_pickled_matrix(path, shape)))
+    if path.suffix != ".npz":
+        raise ValueError(f"{path}: relevancy is an .npz (written where there is none) or the authors' .pkl.")
+    digest = hashlib.sha256(repr([list(map(_plain, part)) for part in labels]).encode()).hexdigest()
+    if path.exists():
+        return _read_npz(path, shape, digest)
+    made = Relevancy.of_labels(*labels)
+    _write_npz(path, made, digest)
+    return made
+
+
+def read_pickled_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A pickled float matrix as float32, by a reader that builds arrays and nothing else: no code of the file runs.
+
+    Raises:
+        ValueError: The file is missing, holds anything else or has another shape.
+    """
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}: leave the relevancy out, and it is computed.")
+    try:
+        with path.open("rb") as file:
+            matrix = _ArrayUnpickler(file).load()
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{path} is no pickled NumPy matrix: {error}.") from error
+    if not isinstance(matrix, np.ndarray) or matrix.dtype.kind != "f" or matrix.ndim != 2:
+        raise ValueError(f"{path} holds no matrix of floats.")
+    _check_shape(path, matrix.shape, shape)
+    return matrix.astype(np.float32, copy=False)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Knows the four functions that NumPy's arrays are pickled with, under all their names, and refuses the rest."""
+
+    _KNOWN = {
+        "_reconstruct": np.zeros(1).__reduce__()[0],
+        "_frombuffer": np.zeros(1).__reduce_ex__(5)[0],
+        "ndarray": np.ndarray,
+        "dtype": np.dtype,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
+            return _latin1
+        if module.split(".")[0] == "numpy" and name in self._KNOWN:
+            return self._KNOWN[name]
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no matrix needs")
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    return text.encode("latin1")
+
+
+def _read_npz(path: Path, shape: tuple[int, int], digest: str) -> Relevancy:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            table, clip, text, made_of = (file[name] for name in ("table", "clip", "text", "labels"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no relevancy of ours ({error}): delete it to have it computed.") from error
+    _check_shape(path, (len(clip), len(text)), shape)
+    if str(made_of) != digest:
+        raise ValueError(f"{path} was computed from other labels: delete it to have it computed again.")
+    return Relevancy(*map(torch.from_numpy, (table, clip, text)))
+
+
+def _write_npz(path: Path, made: Relevancy, digest: str) -> None:
+    """Writes the file whole or not at all; several processes may do it at once, with the same content."""
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
+    try:
+        np.savez(partial, table=made.table.numpy(), clip=made.clip.numpy(), text=made.text.numpy(), labels=digest)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check_shape(path: Path, found: tuple[int, ...], shape: tuple[int, int]) -> None:
+    if tuple(found) != shape:
+        raise ValueError(f"{path} is for {found[0]} clips and {found[1]} sentences, the annotations have {shape[0]} and"
+                         f" {shape[1]}: it belongs to another split or version.")
+
+
+def _plain(label: Any) -> Any:
+    return int(label) if np.isscalar(label) else [int(number) for number in label]
+
+
+def _distinct(verbs: Sequence[int], nouns: Sequence[Sequence[int]]) -> tuple[tuple[Any, Any], Tensor]:
+    """The different labels as (verbs, sets of nouns), and which of them each row has."""
+    places: dict[tuple[int, frozenset[int]], int] = {}
+    codes = [places.setdefault((int(v), frozenset(n)), len(places)) for v, n in zip(verbs, nouns, strict=True)]
+    return ([verb for verb, _ in places], [nouns for _, nouns in places]), torch.tensor(codes)
+
+
+def _multi_hot(labels: Sequence[frozenset[int]], width: int) -> Tensor:
+    hot = torch.zeros(len(labels), width)
+    rows = [row for row, nouns in enumerate(labels) for _ in nouns]
+    hot[rows, [int(noun) for nouns in labels for noun in nouns]] = 1.0
+    return hot

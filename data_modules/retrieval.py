@@ -1,0 +1,230 @@
+"""What the retrieval data sets share: clips, the texts they are compared with, and how well each fits each."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from egovlpv2.data_modules.base import FILLER, Failure, ResumableDataLoader, ShareSampler, VideoDataModule
+from egovlpv2.data_modules.clips import ClipReader
+from egovlpv2.data_modules.relevancy import Relevancy
+from egovlpv2.text import tokenize
+from egovlpv2.video.decode import VideoError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+_TRIES = 10  # rows that may fail one after the other
+_TEXTS = 256  # tokenised at a time
+_FITS = 0.1  # a text of more relevancy than this may be drawn for a clip (EPIC-Kitchens-100, released code)
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """N clips and M texts.
+
+    Args:
+        keys: The clips' names in their file.
+        videos: Each clip's file.
+        span: Start and end of each clip, seconds, (N, 2) float64; an infinite end is the video's.
+        texts: What the clips are compared with.
+        relevancy: (N, M).
+    """
+
+    keys: list[str]
+    videos: list[str]
+    span: Tensor
+    texts: list[str]
+    relevancy: Relevancy
+
+    def __post_init__(self) -> None:
+        assert len(self.keys) == len(self.videos) == len(self.span)
+        assert self.relevancy.shape == (len(self.videos), len(self.texts))
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+
+class Sample(NamedTuple):
+    """A clip as a worker reads it; one that can't be read has no video. `failures` could not be read."""
+
+    row: int
+    key: str
+    video: Tensor | None  # (T, 3, H, W) uint8
+    relevancy: Tensor  # (M,)
+    target: int  # the text drawn for it
+    failures: list[Failure]
+
+
+class TrainingClips(Dataset[Sample]):
+    """Clips at random times and places, each with a text drawn among those that fit it.
+
+    What a key `(epoch, row)` gives depends on the seed and the key alone; a clip that can't be read is replaced.
+    """
+
+    def __init__(self, data: RetrievalSet, reader: ClipReader, seed: int) -> None:
+        self.data, self.reader, self.seed = data, reader, seed
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, row = key
+        rng = np.random.default_rng((self.seed, epoch, row))
+        failures: list[Failure] = []
+        while len(failures) < _TRIES:
+            name = self.data.videos[row]
+            try:
+                video = self.reader.train(name, *self.data.span[row].tolist(), rng)
+            except VideoError as error:
+                failures.append(Failure(row, name, str(error)))
+                row = int(rng.integers(len(self)))
+                continue
+            relevancy = self.data.relevancy[row]  # (M,)
+            fitting = (relevancy > _FITS).nonzero()[:, 0]
+            target = int(fitting[rng.integers(len(fitting))])
+            return Sample(row, self.data.keys[row], video, relevancy, target, failures)
+        raise ValueError(f"{_TRIES} clips one after the other could not be read; the last: {failures[-1].reason}")
+
+
+class EvaluationClips(Dataset[Sample]):
+    """Clips at even times, in the order of the file."""
+
+    def __init__(self, data: RetrievalSet, reader: ClipReader) -> None:
+        self.data, self.reader = data, reader
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, row: int) -> Sample:
+        if row == FILLER:
+            return Sample(row, "", None, torch.empty(0), 0, [])
+        name, video, failures = self.data.videos[row], None, []
+        try:
+            video = self.reader.evaluate(name, *self.data.span[row].tolist())
+        except VideoError as error:
+            failures.append(Failure(row, name, str(error)))
+        return Sample(row, self.data.keys[row], video, self.data.relevancy[row], 0, failures)
+
+
+def collate(samples: list[Sample], data: RetrievalSet, empty: Tensor,
+            words: Callable[[list[str]], Any] | None = None) -> dict[str, Any]:
+    """Make a `RetrievalBatch` with `failures` of the clips that could be read, maybe none.
+
+    Args:
+        data: Where the samples are from.
+        empty: (0, T, 3, H, W), the videos where there is none.
+        words: Tokenises the drawn texts, in training.
+    """
+    read = [sample for sample in samples if sample.video is not None]
+    batch = {
+        "key": [sample.key for sample in read],
+        "index": torch.tensor([sample.row for sample in read], dtype=torch.int64),
+        "video": torch.stack([sample.video for sample in read]) if read else empty,  # (B, T, 3, H, W)
+        "relevancy": torch.stack([sample.relevancy for sample in read]) if read else torch.empty(0, len(data.texts)),
+        "failures": [failure for sample in samples for failure in sample.failures],
+    }
+    if words is None:
+        return batch
+    targets = [sample.target for sample in read]
+    return batch | {"text": words([data.texts[i] for i in targets]), "target": torch.tensor(targets)}
+
+
+class RetrievalDataModule(VideoDataModule):
+    """Clips to find by text, and texts by clip.
+
+    An evaluation has two loaders: first all texts, on every process, then the clips, dealt to the processes.
+
+    Args:
+        root: The data set's folder; the other paths are relative to it.
+        videos: The folder of the videos.
+        train: Rows to train on.
+        val: Rows to validate on; null: those of `held_out` of the training videos, which are then not trained on.
+        test: Rows to test on.
+        held_out: Share of the training videos to validate on, if there is no `val`.
+        prompt: What a text becomes, `{}` being the text itself.
+        **kwargs: Of every data module of videos, see `VideoDataModule`.
+    """
+
+    evaluated = "clips"
+
+    def __init__(self, root: str, videos: str, train: str, val: str | None, test: str, held_out: float = 0.05,
+                 prompt: str = "{}", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if "{}" not in prompt:
+            raise ValueError(f"data.init_args.prompt must have {{}} where the text goes, not {prompt!r}.")
+        if not 0 < held_out < 1:
+            raise ValueError(f"data.init_args.held_out is a share of the training videos, not {held_out}.")
+        self.root, self.videos = Path(root), Path(root) / videos
+        self.train, self.val, self.test = train, val, test
+        self.held_out, self.prompt = held_out, prompt
+
+    @abstractmethod
+    def load(self, split: str) -> RetrievalSet:
+        """The clips and texts of `train`, `val` or `test`."""
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a reader of the numbers must know of the data."""
+        val = str(self.root / self.val) if self.val else f"{self.held_out:.0%} of the training videos"
+        crop = "short side to size * 256 / 224, centre crop, frames at the centres of equal segments"
+        return super().protocol | {"train": str(self.root / self.train), "val": val,
+                                   "test": str(self.root / self.test), "prompt": self.prompt, "evaluation": crop}
+
+    @property
+    def has_test_data(self) -> bool:
+        """Whether a fit should end with a test of the best checkpoint."""
+        return self.test != self.val
+
+    def train_dataloader(self) -> ResumableDataLoader:
+        """Shuffled clips with a text each, the same again after a resume."""
+        dataset = TrainingClips(self._prompted("train"), self._reader(self.num_frames), self.seed)
+        return self.train_loader(dataset, self._collate(dataset, self._words))
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """The texts and the clips of `val`."""
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> list[DataLoader]:
+        """The texts and the clips of `test`."""
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> list[DataLoader]:
+        """The texts and the clips of `test`, to write which texts fit best."""
+        return self.test_dataloader()
+
+    def _prompted(self, split: str) -> RetrievalSet:
+        data = self.load(split)
+        return replace(data, texts=[self.prompt.replace("{}", text) for text in data.texts])
+
+    def _evaluation(self, split: str) -> list[DataLoader]:
+        data = self._prompted(split)
+        clips = EvaluationClips(data, self._reader(self.eval_num_frames))
+        self.counts |= {"texts": len(data.texts)}
+        everywhere = ShareSampler(data.texts, 1, 0)  # Lightning would deal the texts to the processes
+        words = DataLoader(data.texts, batch_size=_TEXTS, sampler=everywhere,
+                           collate_fn=partial(_text_batch, self._words))
+        return [words, self.eval_loader(clips, self._collate(clips))]
+
+    def _collate(self, clips: TrainingClips | EvaluationClips, words: Callable[..., Any] | None = None
+                 ) -> Callable[[list[Sample]], dict[str, Any]]:
+        reader = clips.reader
+        empty = torch.empty(0, reader.num_frames, 3, reader.size, reader.size, dtype=torch.uint8)
+        return partial(collate, data=clips.data, empty=empty, words=words)
+
+    @property
+    def _words(self) -> Callable[[list[str]], Any]:
+        return partial(tokenize, self.tokenizer, max_length=self.max_words)
+
+    def _reader(self, num_frames: int) -> ClipReader:
+        if not self.videos.is_dir():
+            raise ValueError(f"There is no folder {self.videos} with the videos: set data.init_args.root (or the "
+                             "environment's variable that the config takes it from), or data.init_args.videos.")
+        return ClipReader(self.videos, num_frames, self.size)
+
+
+def _text_batch(words: Callable[[list[str]], Any], texts: list[str]) -> dict[str, Any]:
+    return {"text": words(texts)}

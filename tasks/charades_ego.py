@@ -1,0 +1,41 @@
+"""CharadesEgo: action classes as texts, zero-shot or fine-tuned with EgoNCE."""
+
+from typing import Any, Literal
+
+import torch
+from egovlpv2.losses import contrastive
+from egovlpv2.metrics.functional import charades_map
+from egovlpv2.model.backbone import BackboneConfig
+from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.retrieval import Retrieval
+from torch import Tensor
+
+
+class CharadesEgo(Retrieval):
+    """First-person videos against the names of 157 actions.
+
+    Args:
+        positives: Which rows fine-tuning holds for the same action: those of one `class` (EgoNCE, the paper's) or
+            `none` but itself (InfoNCE, the released code's).
+        temperature: Of the cosines.
+        **kwargs: Of every retrieval task, see `Retrieval`.
+    """
+
+    name = "charades_ego"
+    judged_by = ("map",)
+
+    def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig,
+                 positives: Literal["class", "none"] = "class", temperature: float = 0.05, **kwargs: Any) -> None:
+        super().__init__(backbone, optimizer, **kwargs)
+        self.positives, self.temperature = positives, temperature
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return super().protocol | {"positives": self.positives, "temperature": self.temperature}
+
+    def loss(self, similarity: Tensor, relevancy: Tensor) -> Tensor:
+        same = relevancy > 0 if self.positives == "class" else torch.eye(len(relevancy), device=relevancy.device) > 0
+        return contrastive(similarity, same, self.temperature)
+
+    def measure(self, scores: Tensor, relevancy: Tensor) -> dict[str, float]:
+        return {"map": 100 * charades_map(scores, relevancy)}

@@ -1,0 +1,184 @@
+"""CharadesEgo and EPIC-Kitchens-100 from files to metrics, zero-shot and fine-tuned, on one process and on two."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from egovlpv2.cli import main as cli
+from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.checkpoint import read_weights, save_backbone
+from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.charades_ego import CharadesEgo
+from egovlpv2.tasks.ek100 import EK100
+from egovlpv2.tasks.retrieval import Retrieval
+from helpers import ROOT, draw_parameters, make_clips, make_config, make_text
+
+TASKS = {"ek100": EK100, "charades_ego": CharadesEgo}
+BACKBONE = {"video.overrides": "{img_size: 32, patch_size: 16, embed_dim: 24, depth: 3, num_heads: 2}",
+            "text.arch": "{model_type: roberta, vocab_size: 600, hidden_size: 32, num_hidden_layers: 3, "
+                         "num_attention_heads: 4, intermediate_size: 48, max_position_embeddings: 40, "
+                         "type_vocab_size: 1, layer_norm_eps: 1.0e-12}",
+            "num_fused_layers": "2", "projector": "[16]", "text_attends_to": "current"}
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    backbone = Backbone(make_config(projector=[16]))
+    draw_parameters(backbone)
+    save_backbone(backbone, tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+def arguments(command: str, task: str, toy: Path, runs: Path, name: str, weights: Path, *more: str) -> list[str]:
+    files = (task, "model/tiny", "trainer/cpu", f"toy/{task}")
+    train = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=3"] if command == "fit" else []
+    return [
+        command, *(f"--config={ROOT / 'conf' / f'{file}.yaml'}" for file in files),
+        *(f"--model.init_args.backbone.{key}={value}" for key, value in BACKBONE.items()),
+        f"--model.init_args.backbone.text.tokenizer={toy / 'tokenizer'}", f"--model.init_args.weights={weights}",
+        f"--data.init_args.root={toy / task}", "--data.init_args.size=32", "--data.init_args.batch_size=4",
+        "--data.init_args.eval_batch_size=3", "--data.init_args.num_workers=0", "--trainer.enable_progress_bar=false",
+        f"--trainer.logger.init_args.save_dir={runs}", f"--trainer.logger.init_args.name={name}", *train, *more,
+    ]
+
+
+def report(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_fine_tuning_tests_the_best_checkpoint(task: str, toy: Path, tmp_path: Path, weights: Path) -> None:
+    cli(arguments("fit", task, toy, tmp_path, "tuned", weights))
+    tuned, best = report(tmp_path / "tuned"), tmp_path / "tuned" / "checkpoints" / "best.ckpt"
+    first, last = read_weights(weights)[1], read_weights(best)[1]
+    for name, value in first.items():  # what the closed gate doesn't use is as it was, all else has learned
+        fused = ".fusion." in name or name.startswith(("fused_", "match_head", "masked_word_head"))
+        assert torch.equal(value, last[name]) == fused or "word_embeddings" in name, name
+    assert tuned["protocol"]["objective" if task == "ek100" else "positives"] in ("adaptive_max_margin", "class")
+    for split in ("val", "test"):
+        assert f"{split}/{task}/chance/{'map' if task == 'charades_ego' else 'map_avg'}" in tuned["metrics"]
+    cli(arguments("test", task, toy, tmp_path, "again", best))
+    again = report(tmp_path / "again")["metrics"]
+    assert again == {name: tuned["metrics"][name] for name in again} and len(again) > 2
+
+
+def odd_test_file(folder: Path, task: str) -> str:
+    """The name of a test file with an odd number of rows, beside the official one."""
+    official = {"ek100": "EPIC_100_retrieval_test.csv", "charades_ego": "CharadesEgo_v1_test_only1st.csv"}[task]
+    header, *rows = (folder / official).read_text().splitlines()
+    (folder / "odd.csv").write_text("\n".join([header, *rows[: len(rows) - 1 + len(rows) % 2]]) + "\n")
+    return "odd.csv"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_two_processes_give_the_numbers_of_one(task: str, toy: Path, tmp_path: Path, weights: Path) -> None:
+    options = ["--model.init_args.rerank=2", "--model.init_args.dual_softmax=0.1", "--data.init_args.eval_num_frames=2",
+               f"--data.init_args.test={odd_test_file(toy / task, task)}"]
+    options += ["--data.init_args.test_sentences=null"] if task == "ek100" else []
+    cli(arguments("test", task, toy, tmp_path, "one", weights, *options))
+    two = arguments("test", task, toy, tmp_path, "two", weights, *options, "--trainer.devices=2",
+                    "--trainer.strategy=ddp")
+    command = [sys.executable, "-m", "egovlpv2.cli", *two]
+    assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
+    one, two = report(tmp_path / "one"), report(tmp_path / "two")
+    assert two["protocol"]["devices"] == 2
+    assert one["protocol"]["counts"]["clips" if task == "ek100" else "videos"] % 2  # a process has one row less
+    assert {name.split("/")[2] for name in one["metrics"] if task in name} >= {"chance", "dual", "fusion", "ensemble"}
+    assert one["metrics"].keys() == two["metrics"].keys()
+    for name, value in one["metrics"].items():
+        assert two["metrics"][name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_missing_videos_are_left_out_and_counted(toy: Path, tmp_path: Path, weights: Path) -> None:
+    (tmp_path / "ek100").mkdir()
+    for file in (toy / "ek100").glob("*.csv"):
+        (tmp_path / "ek100" / file.name).write_bytes(file.read_bytes())
+    for video in (toy / "ek100" / "videos").rglob("*.MP4"):
+        link = tmp_path / "ek100" / "videos" / video.parent.name / video.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(video.resolve())
+    link.unlink()
+    args = arguments("test", "ek100", toy, tmp_path, "run", weights, f"--data.init_args.root={tmp_path / 'ek100'}")
+    rows = (tmp_path / "ek100" / "EPIC_100_retrieval_test.csv").read_text().count(f",{link.stem},")
+    if not rows:  # the last of all videos may be one to train on
+        link = next((tmp_path / "ek100" / "videos" / "P13").glob("*.MP4"))
+        link.unlink()
+        rows = (tmp_path / "ek100" / "EPIC_100_retrieval_test.csv").read_text().count(f",{link.stem},")
+    with pytest.raises(SystemExit, match=f"clips could not be read, more than max_failed_share.*{link.name}"):
+        cli(args)
+    cli([*args, "--data.init_args.max_failed_share=0.9"])
+    found = report(tmp_path / "run")
+    assert found["protocol"]["counts"]["skipped_clips"] == rows > 0
+    assert found["metrics"]["test/ek100/texts_without_clip"] > 0 and found["metrics"]["test/ek100/dual/map_avg"] > 0
+
+
+def test_predictions_name_the_texts_that_fit_best(toy: Path, tmp_path: Path, weights: Path) -> None:
+    cli(arguments("predict", "charades_ego", toy, tmp_path, "run", weights))
+    rows = json.loads((tmp_path / "run" / "predictions.json").read_text())
+    lines = (toy / "charades_ego" / "CharadesEgo_v1_test_only1st.csv").read_text().splitlines()[1:]
+    assert [row["clip"] for row in rows] == [line.split(",")[0] for line in lines]
+    assert all(len(set(row["texts"])) == 10 and row["cosines"] == sorted(row["cosines"], reverse=True) for row in rows)
+
+
+def make_task(kind: type[Retrieval], **options: Any) -> Retrieval:
+    torch.manual_seed(0)
+    config = make_config(**{name: options.pop(name) for name in ("fusion_cls",) if name in options})
+    task = kind(config, OptimizerConfig(), **options).eval()
+    draw_parameters(task)
+    return task
+
+
+@pytest.mark.parametrize("fusion_cls", ["shared", "own"])
+def test_reranking_is_the_backbones_own_match(fusion_cls: str) -> None:
+    task, video, text = make_task(EK100, rerank=2, fusion_cls=fusion_cls), make_clips(3)["video"], make_text(5)
+    with torch.no_grad():
+        task._texts = [task._encode({k: v[rows] for k, v in text.items()}) for rows in (slice(0, 3), slice(3, 5))]
+        dual, match = task._compare(video)
+        embeds = task.backbone.embed_video(video), task.backbone.embed_text(text)
+        torch.testing.assert_close(dual, torch.cosine_similarity(embeds[0][:, None], embeds[1][None], dim=-1))
+        assert (~match.isnan()).sum(1).tolist() == [2, 2, 2]
+        for clip, best in enumerate(dual.topk(2).indices):
+            alone = task.backbone.match(video[[clip, clip]], {k: v[best] for k, v in text.items()}).softmax(-1)[:, 1]
+            torch.testing.assert_close(match[clip, best], alone)
+    assert task.protocol["rerank_pairs"] == 6
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_trainable_parameter_has_a_gradient(task: str) -> None:
+    """What DDP waits for; and what only the open gate uses is not trained."""
+    module, clips = make_task(TASKS[task], fusion_cls="own").train(), make_clips(4)
+    module.log = lambda *args, **kwargs: None
+    batch = {"video": clips["video"], "text": clips["text"], "target": torch.arange(4), "relevancy": torch.eye(4)}
+    module.training_step(batch, 0).backward()
+    for name, parameter in module.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        frozen = ".fusion." in name or "fused_" in name or "match_head" in name or "masked_word_head" in name
+        assert parameter.requires_grad != frozen, name
+
+
+@pytest.mark.parametrize("objective", ["adaptive_max_margin", "max_margin", "symmetric_multi_similarity"])
+def test_a_batch_can_be_learned(objective: str) -> None:
+    task, clips = make_task(EK100, objective=objective), make_clips(6)
+    task.log = lambda *args, **kwargs: None
+    relevancy = torch.eye(6).clamp(min=0.25)
+    batch = {"video": clips["video"], "text": clips["text"], "target": torch.arange(6), "relevancy": relevancy}
+    optimizer = torch.optim.AdamW((p for p in task.parameters() if p.requires_grad), lr=1e-3)
+    losses = []
+    for _ in range(40):
+        losses.append(task.training_step(batch, 0))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("options", [{"rerank": -1}, {"dual_softmax": 0.0}])
+def test_bad_options_are_named(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="rerank=.* must be at least 0 and dual_softmax=.* above 0"):
+        make_task(EK100, **options)
