@@ -1,7 +1,7 @@
 """How well each text of a retrieval data set fits each clip: computed from labels, kept once for each pair of labels.
 
-The full matrix of EPIC-Kitchens-100's training data, 67,217 x 15,989, has at most some 6,800 different rows and as many
-different columns: a table of 6,800 x 6,800 float32 (185 MB) and two lists of places in it hold it all.
+The full matrix of EPIC-Kitchens-100's training data, 67,217 x 15,989, has some 6,600 different rows and as many
+different columns: a table of 6,600 x 6,600 float32 (175 MB) and two lists of places in it hold it all.
 """
 
 import hashlib

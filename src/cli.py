@@ -12,7 +12,7 @@ COMMANDS = {
     "toy-data": ("egovlpv2.data_modules.toy_world.write", "render the embedded toy world: videos and annotations"),
     "convert": ("egovlpv2.model.checkpoint", "turn any checkpoint into a .safetensors of ours"),
     "complexity": ("egovlpv2.complexity", "parameters and GMACs of a model, by part and by objective"),
-    "bench": ("egovlpv2.tasks.bench", "time the hot paths against their bounds, as ratios"),
+    "bench": ("egovlpv2.bench", "time the hot paths against their bounds, as ratios"),
 }
 _NOISE = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value|$")
 TRAINER_COMMANDS = {

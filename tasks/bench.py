@@ -1,4 +1,4 @@
-"""`egovlpv2 bench`: the hot paths against what bounds them, as ratios within one run."""
+"""What a pre-training step costs, and what sharing saves: `egovlpv2 bench step`."""
 
 import argparse
 import resource
@@ -18,7 +18,6 @@ from egovlpv2.losses import contrastive, ego_positives, mask_words, match_pairs
 from egovlpv2.model.backbone import Top
 from egovlpv2.optim import OptimizerConfig, parameter_groups
 from egovlpv2.tasks.pretrain import Pretrain
-from egovlpv2.video import bench as video_bench
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
@@ -119,14 +118,10 @@ def bench_step(config: Path, clips: int, repeats: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """`egovlpv2 bench [reader|step]`."""
-    parser = argparse.ArgumentParser("egovlpv2 bench", description="Hot paths against their bounds, as ratios.")
-    parser.add_argument("what", nargs="?", choices=["reader", "step"], help="default: both")
-    parser.add_argument("--config", type=Path, default=Path("conf/model/base.yaml"), help="the model of `step`")
-    parser.add_argument("--clips", type=int, default=2, help="clips of a `step`")
+    """`egovlpv2 bench step`."""
+    parser = argparse.ArgumentParser("egovlpv2 bench step", description="Seconds and memory of a pre-training step.")
+    parser.add_argument("--config", type=Path, default=Path("conf/model/base.yaml"), help="the model")
+    parser.add_argument("--clips", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="steps to take the fastest of")
     args = parser.parse_args(argv)
-    if args.what != "step":
-        video_bench.main()
-    if args.what != "reader":
-        bench_step(args.config, args.clips, args.repeats)
+    bench_step(args.config, args.clips, args.repeats)

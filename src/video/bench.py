@@ -7,6 +7,7 @@ thread; it converts nothing.
 Both loops read the same clips in turn, so that the machine's other work falls on both.
 """
 
+import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -101,8 +102,9 @@ def bench_reader(num_clips: int = 200) -> dict[str, float]:
     return {**figures, "ratio": max(figures["ratio_30"], figures["ratio_250"])}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Prints one line per keyframe interval."""
+    argparse.ArgumentParser("egovlpv2 bench reader", description=__doc__).parse_args(argv)
     figures = bench_reader()
     for i in (30, 250):
         reader, bare, ratio = (figures[f"{name}_{i}"] for name in ("reader_ms", "bare_ms", "ratio"))

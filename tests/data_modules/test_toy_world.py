@@ -231,7 +231,7 @@ def test_an_interrupted_run_leaves_no_half_file_and_can_be_repeated(
     calls[0].write_bytes(b"half a file")
     calls[0].with_name("9.mp4").write_bytes(b"of another world")
     write.generate(tmp_path, workers=1, **SMALL)
-    assert not list(tmp_path.rglob("*.tmp")) and len(list(tmp_path.rglob("*.mp4"))) == 2 * 12
+    assert not list(tmp_path.rglob("*.tmp")) and len(list((tmp_path / "videos").rglob("*.mp4"))) == 2 * 12
 
 
 def test_a_finished_world_is_not_written_again(

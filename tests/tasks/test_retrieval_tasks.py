@@ -16,8 +16,10 @@ from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.charades_ego import CharadesEgo
 from egovlpv2.tasks.ek100 import EK100
 from egovlpv2.tasks.retrieval import Retrieval
+from golden.fill_state import fill
 from helpers import ROOT, draw_parameters, make_clips, make_config, make_text
 
+GOLDEN = ROOT / "tests" / "golden"
 TASKS = {"ek100": EK100, "charades_ego": CharadesEgo}
 BACKBONE = {"video.overrides": "{img_size: 32, patch_size: 16, embed_dim: 24, depth: 3, num_heads: 2}",
             "text.arch": "{model_type: roberta, vocab_size: 600, hidden_size: 32, num_hidden_layers: 3, "
@@ -182,3 +184,33 @@ def test_a_batch_can_be_learned(objective: str) -> None:
 def test_bad_options_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="rerank=.* must be at least 0 and dual_softmax=.* above 0"):
         make_task(EK100, **options)
+
+
+def released_small() -> dict[str, torch.Tensor]:
+    """A released fine-tuned checkpoint in small: the authors' keys, width 64 instead of 768, the small projector."""
+    sizes = {768: 64, 2304: 192, 3072: 256, 1536: 128, 50265: 600, 514: 40, 197: 5}
+    layout = json.loads((GOLDEN / "egovlpv2_state_layout.json").read_text())
+    state = {key: fill(key, tuple(sizes.get(n, n) for n in shape)) for key, shape in layout.items()
+             if not key.startswith(("vid_proj", "txt_proj"))}
+    for key in ("vid_proj.0", "txt_proj.1"):
+        state |= {f"{key}.weight": fill(f"{key}.weight", (256, 64)), f"{key}.bias": fill(f"{key}.bias", (256,))}
+    return {f"module.{key}": value for key, value in state.items()}
+
+
+def test_a_released_fine_tuned_checkpoint_is_evaluated(toy: Path, tmp_path: Path) -> None:
+    torch.save({"arch": "FrozenInTime", "epoch": 99, "state_dict": released_small()}, tmp_path / "tuned.pth")
+    cli(["convert", str(tmp_path / "tuned.pth"), str(tmp_path / "tuned.safetensors")])
+    numbers = []
+    for name in ("tuned.pth", "tuned.safetensors"):
+        more = ("model/base", "trainer/cpu", "toy/ek100", "released/ek100")
+        args = arguments("test", "ek100", toy, tmp_path / "runs", name, tmp_path / name)
+        args[1:5] = [f"--config={ROOT / 'conf' / f'{file}.yaml'}" for file in ("ek100", *more)]
+        args = [arg for arg in args if not any(f"backbone.{key}=" in arg for key in BACKBONE)]
+        arch = ("{model_type: roberta, vocab_size: 600, hidden_size: 64, num_hidden_layers: 12, num_attention_heads: 1,"
+                " intermediate_size: 256, max_position_embeddings: 40, type_vocab_size: 1, layer_norm_eps: 1.0e-5}")
+        cli([*args, f"--model.init_args.backbone.text.arch={arch}", "--model.init_args.backbone.video.init=null",
+             "--model.init_args.backbone.text.init=null", "--data.init_args.val=EPIC_100_retrieval_val.csv",
+             "--model.init_args.backbone.video.overrides={img_size: 32, patch_size: 16, embed_dim: 64, depth: 12, "
+             "num_heads: 1}", "--model.init_args.rerank=2"])
+        numbers.append(report(tmp_path / "runs" / name)["metrics"])
+    assert numbers[0] == numbers[1] and "test/ek100/ensemble/ndcg_avg" in numbers[0]
