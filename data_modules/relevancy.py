@@ -5,6 +5,7 @@ different columns: a table of 6,600 x 6,600 float32 (175 MB) and two lists of pl
 """
 
 import hashlib
+import logging
 import os
 import pickle
 import zipfile
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,11 @@ def _write_npz(path: Path, made: Relevancy, digest: str) -> None:
     try:
         np.savez(partial, table=made.table.numpy(), clip=made.clip.numpy(), text=made.text.numpy(), labels=digest)
         os.replace(partial, path)
+    except OSError as error:  # a folder that may only be read
+        _log.warning("The relevancy is not kept in %s (%s): it will be computed again.", path, error)
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
 
 
 def _check_shape(path: Path, found: tuple[int, ...], shape: tuple[int, int]) -> None:

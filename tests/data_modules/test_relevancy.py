@@ -56,6 +56,11 @@ def test_the_npz_is_written_once_and_belongs_to_its_labels(tmp_path: Path) -> No
         cached(tmp_path / "relevancy.csv", *CLIPS, *SENTENCES)
 
 
+def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert torch.equal(cached(tmp_path / "gone" / "relevancy.npz", *CLIPS, *SENTENCES).full(), EXPECTED)
+    assert "The relevancy is not kept in" in caplog.text
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_pickled_matrix(tmp_path: Path, protocol: int, dtype: type) -> None:
