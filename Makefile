@@ -17,8 +17,8 @@ BIN := .venv/bin
 # Tasks that start from the weights of RUN.
 TASK = --config conf/$(1).yaml --config conf/model/$(MODEL).yaml --config conf/trainer/$(TRAINER).yaml \
 	$(addprefix --config ,$(wildcard conf/$(DATA)/$(1).yaml)) $(PRECISION) --model.init_args.weights=$(WEIGHTS)
-EVALUATE = $(BIN)/egovlpv2 test $(TASK) --trainer.logger.init_args.name=$(1)-$(RUN) $(ARGS)
-FINETUNE = $(BIN)/egovlpv2 fit $(TASK) --trainer.logger.init_args.name=finetune-$(1)-$(RUN) $(ARGS)
+EVALUATE = $(BIN)/egovlpv2 test $(TASK) --trainer.logger.init_args.name=$(subst _,-,$(1))-$(RUN) $(ARGS)
+FINETUNE = $(BIN)/egovlpv2 fit $(TASK) --trainer.logger.init_args.name=finetune-$(subst _,-,$(1))-$(RUN) $(ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup pretrain evaluate-egomcq evaluate-ek100 evaluate-charades-ego finetune-ek100 finetune-charades-ego \

@@ -11,7 +11,7 @@ from egovlpv2.data_modules.csv_files import held_out, read_csv, refuse
 from egovlpv2.data_modules.relevancy import Relevancy
 from egovlpv2.data_modules.retrieval import RetrievalDataModule, RetrievalSet
 
-_ACTION = re.compile(r"(c\d+) (\d+(?:\.\d+)?) (\d+(?:\.\d+)?)")
+_ACTION = re.compile(r"(c[0-9]+) ([0-9]+(?:\.[0-9]+)?) ([0-9]+(?:\.[0-9]+)?)")
 _CLASS = re.compile(r"(c\d+) (.+)")
 
 Action = tuple[int, float, float]  # class, start and end in seconds
@@ -48,15 +48,22 @@ class CharadesEgoDataModule(RetrievalDataModule):
         names = read_classes(self.root / self.classes)
         path = self.root / (getattr(self, split) or self.train)
         rows, actions = read_actions(path, names)
-        self.counts["third_person_rows"] = len(rows) - int(rows["id"].str.endswith("EGO").sum())
         chosen = rows["id"].str.endswith("EGO").to_numpy()
+        self.counts[f"{split}_third_person_rows"] = int((~chosen).sum())
         if self.val is None and split != "test":
             chosen = chosen & (held_out(rows["id"].tolist(), self.held_out) == (split == "val"))
         if not chosen.any():
             raise ValueError(f"{path} has no first-person video (whose id ends in EGO) to {split}.")
-        videos = [(rows["id"].iloc[i], actions[i]) for i in np.flatnonzero(chosen)]
-        make = _instances if split == "train" else _whole_videos
-        return make(videos, list(names.values()))
+        videos = {rows["id"].iloc[i]: actions[i] for i in np.flatnonzero(chosen)}
+        if split != "train":
+            return _whole_videos(videos, list(names.values()))
+        lengths = dict(zip(rows["id"], rows["length"].astype(float), strict=True))
+        instances = [(name, (label, start, min(end, lengths[name]))) for name, actions in videos.items()
+                     for label, start, end in actions if start < lengths[name]]
+        self.counts["train_actions_after_the_end"] = sum(map(len, videos.values())) - len(instances)
+        if not instances:
+            raise ValueError(f"{path} has no action in a first-person video to train on.")
+        return _instances(instances, list(names.values()))
 
 
 def read_classes(path: Path) -> dict[str, str]:
@@ -75,18 +82,17 @@ def read_classes(path: Path) -> dict[str, str]:
 
 
 def read_actions(path: Path, names: dict[str, str]) -> tuple[pd.DataFrame, list[list[Action]]]:
-    """The rows of a CharadesEgo CSV, and of each its actions, which end with the video at the latest."""
+    """The rows of a CharadesEgo CSV, and the actions of each."""
     rows = read_csv(path, ("id", "actions", "length"), "CharadesEgo's annotations")
     lengths = pd.to_numeric(rows["length"], errors="coerce").to_numpy()
     refuse(path, rows, "length", ~(lengths > 0), "is no number of seconds above 0")
     places = {name: place for place, name in enumerate(names)}
     actions: list[list[Action]] = []
-    for row, (text, length) in enumerate(zip(rows["actions"], lengths, strict=True)):
+    for row, text in enumerate(rows["actions"]):
         try:
-            parsed = [_parse_action(part, places) for part in text.split(";") if part.strip()]
+            actions.append([_parse_action(part, places) for part in text.split(";") if part.strip()])
         except ValueError as error:
             raise ValueError(f"{path}, line {row + 2}, column actions: {error}.") from error
-        actions.append([(label, start, min(end, float(length))) for label, start, end in parsed if start < length])
     return rows, actions
 
 
@@ -102,20 +108,19 @@ def _parse_action(text: str, places: dict[str, int]) -> Action:
     return places[name], start, end
 
 
-def _instances(videos: list[tuple[str, list[Action]]], classes: list[str]) -> RetrievalSet:
-    """A row for each action, which its class name fits and no other."""
-    rows = [(name, action) for name, actions in videos for action in actions]
+def _instances(rows: list[tuple[str, Action]], classes: list[str]) -> RetrievalSet:
+    """A row for each action of a video, which its class name fits and no other."""
     span = torch.tensor([action[1:] for _, action in rows], dtype=torch.float64).view(-1, 2)
     fits = Relevancy(torch.eye(len(classes)), torch.tensor([action[0] for _, action in rows], dtype=torch.int64),
                      torch.arange(len(classes)))
     return RetrievalSet([name for name, _ in rows], [f"{name}.mp4" for name, _ in rows], span, classes, fits)
 
 
-def _whole_videos(videos: list[tuple[str, list[Action]]], classes: list[str]) -> RetrievalSet:
+def _whole_videos(videos: dict[str, list[Action]], classes: list[str]) -> RetrievalSet:
     """A row for each video, which the names of all its classes fit."""
     shown = torch.zeros(len(videos), len(classes))
-    for row, (_, actions) in zip(shown, videos, strict=True):
+    for row, actions in zip(shown, videos.values(), strict=True):
         row[[action[0] for action in actions]] = 1.0
     span = torch.tensor([[0.0, torch.inf]], dtype=torch.float64).expand(len(videos), 2)
-    names = [name for name, _ in videos]
+    names = list(videos)
     return RetrievalSet(names, [f"{name}.mp4" for name in names], span, classes, Relevancy.of_matrix(shown))

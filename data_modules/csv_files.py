@@ -25,6 +25,8 @@ def read_csv(path: Path, columns: Sequence[str], what: str) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no CSV file: {error}.") from error
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes what is too much for the names of the rows
+        raise ValueError(f"{path} has rows of more fields than its header: look for commas outside quotes.")
     if missing := [name for name in columns if name not in frame.columns]:
         raise ValueError(f"{path} has no column {', '.join(missing)}. Its columns: {', '.join(frame.columns)}.")
     if frame.empty:

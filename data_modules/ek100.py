@@ -16,7 +16,7 @@ __all__ = ["EK100DataModule", "relevancy"]
 NUM_VERBS, NUM_NOUNS = 97, 300
 _ROW = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp", "narration", "verb_class",
         "all_noun_classes")
-_TIMESTAMP = r"\d+:\d\d:\d\d(\.\d+)?"
+_TIMESTAMP = r"[0-9]{1,3}:[0-5][0-9]:[0-5][0-9](\.[0-9]+)?"
 
 
 class Labelled(NamedTuple):
@@ -39,7 +39,7 @@ class EK100DataModule(RetrievalDataModule):
         root: The data set's folder; the other paths are relative to it.
         videos: The folder of the videos.
         train: Rows to train on, `EPIC_100_retrieval_train.csv`.
-        val: Rows to validate on; null: those of `held_out` of the training videos.
+        val: Rows to validate on; null: those of `held_out` of the training videos. Its texts are its own wordings.
         test: Rows to test on, `EPIC_100_retrieval_test.csv`.
         train_sentences: Texts of `train`; null: one of each wording in it.
         test_sentences: Texts of `test`; null: one of each wording in it.
@@ -60,6 +60,8 @@ class EK100DataModule(RetrievalDataModule):
         super().__init__(root, videos, train, val, test, **kwargs)
         self.sentences = {"train": train_sentences, "val": None, "test": test_sentences}
         self.relevancy = {"train": train_relevancy, "val": None, "test": test_relevancy}
+        if val == test:
+            self.sentences["val"], self.relevancy["val"] = test_sentences, test_relevancy
 
     def load(self, split: str) -> RetrievalSet:
         clips = self._rows(getattr(self, split) or self.train)
@@ -90,6 +92,7 @@ class EK100DataModule(RetrievalDataModule):
         path = self.root / name
         rows = read_csv(path, ("narration_id", "narration"), "EPIC-Kitchens-100's sentences")
         if "verb_class" in rows:
+            rows = read_csv(path, ("narration", "verb_class", "noun_classes"), "EPIC-Kitchens-100's sentences")
             return _labelled(path, rows, "noun_classes")
         places = {narration: place for place, narration in enumerate(clips.rows["narration_id"])}
         refuse(path, rows, "narration_id", ~rows["narration_id"].isin(places).to_numpy(),

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -61,6 +62,10 @@ class Relevancy:
         """(m,): how well each text fits a clip."""
         return self.table[self.clip[row]][self.text]
 
+    def best(self) -> Tensor:
+        """(n,): how well the best text fits each clip."""
+        return self.table[:, self.text.unique()].max(1).values[self.clip]
+
     def full(self) -> Tensor:
         """(n, m) float32."""
         return self.table[:, self.text][self.clip]
@@ -106,33 +111,79 @@ def cached(path: Path, *labels: Sequence[Any]) -> Relevancy:
 
 
 def read_pickled_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """A pickled float matrix as float32, by a reader that builds arrays and nothing else: no code of the file runs.
+    """A pickled float matrix as float32, by a reader that builds that and nothing else: no code of the file runs.
 
     Raises:
-        ValueError: The file is missing, holds anything else or has another shape.
+        ValueError: The file is missing, holds anything else, has another shape or values outside 0 to 1.
     """
     if not path.is_file():
         raise ValueError(f"There is no file {path}: leave the relevancy out, and it is computed.")
     try:
         with path.open("rb") as file:
-            matrix = _ArrayUnpickler(file).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, AttributeError) as error:
+            content = _ArrayUnpickler(file).load()
+        if not isinstance(content, _Array) or not content.is_matrix_of_floats:
+            raise ValueError("it holds no matrix of floats")
+        matrix = content.build()
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
+            MemoryError) as error:
         raise ValueError(f"{path} is no pickled NumPy matrix: {error}.") from error
-    if not isinstance(matrix, np.ndarray) or matrix.dtype.kind != "f" or matrix.ndim != 2:
-        raise ValueError(f"{path} holds no matrix of floats.")
     _check_shape(path, matrix.shape, shape)
-    return matrix.astype(np.float32, copy=False)
+    if not (matrix.min() >= 0 and matrix.max() <= 1 + 1e-6):  # nan is neither
+        raise ValueError(f"{path} has relevancies that are not between 0 and 1.")
+    return matrix
+
+
+class _Dtype:
+    """Stands in for `numpy.dtype`: only its name and byte order are kept."""
+
+    def __init__(self, name: str, *flags: Any) -> None:
+        self.name, self.order = name, "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+class _Array:
+    """Stands in for an array: what it is made of, as the pickle says, to be checked before anything is built."""
+
+    def __init__(self, *_: Any) -> None:
+        self.shape: Any = None
+        self.dtype: Any = None
+        self.data: Any = None
+        self.order = "C"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, self.shape, self.dtype, fortran, self.data = state
+        self.order = "F" if fortran else "C"
+
+    @classmethod
+    def from_buffer(cls, data: Any, dtype: Any, shape: Any, order: str) -> "_Array":
+        array = cls()
+        array.data, array.dtype, array.shape, array.order = data, dtype, shape, order
+        return array
+
+    @property
+    def is_matrix_of_floats(self) -> bool:
+        typed = isinstance(self.dtype, _Dtype) and self.dtype.name in ("f2", "f4", "f8")
+        return typed and isinstance(self.data, (bytes, bytearray)) and len(self.shape) == 2
+
+    def build(self) -> np.ndarray:
+        dtype = np.dtype(self.dtype.name).newbyteorder(">" if self.dtype.order == ">" else "<")
+        rows, columns = map(int, self.shape)
+        return np.array(np.frombuffer(self.data, dtype).reshape(rows, columns, order=self.order), dtype=np.float32)
+
+
+class _Marker:
+    """Stands in for `numpy.ndarray`, which pickles name as a type and never call."""
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows the four functions that NumPy's arrays are pickled with, under all their names, and refuses the rest."""
+    """Knows the names that NumPy's arrays are pickled with, gives inert stubs for them, and refuses all others.
 
-    _KNOWN = {
-        "_reconstruct": np.zeros(1).__reduce__()[0],
-        "_frombuffer": np.zeros(1).__reduce_ex__(5)[0],
-        "ndarray": np.ndarray,
-        "dtype": np.dtype,
-    }
+    NumPy's own functions would not be safe: an array of objects can be made to point anywhere.
+    """
+
+    _KNOWN = {"_reconstruct": _Array, "_frombuffer": _Array.from_buffer, "ndarray": _Marker, "dtype": _Dtype}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
@@ -150,7 +201,7 @@ def _read_npz(path: Path, shape: tuple[int, int], digest: str) -> Relevancy:
     try:
         with np.load(path, allow_pickle=False) as file:
             table, clip, text, made_of = (file[name] for name in ("table", "clip", "text", "labels"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no relevancy of ours ({error}): delete it to have it computed.") from error
     _check_shape(path, (len(clip), len(text)), shape)
     if str(made_of) != digest:
@@ -160,7 +211,7 @@ def _read_npz(path: Path, shape: tuple[int, int], digest: str) -> Relevancy:
 
 def _write_npz(path: Path, made: Relevancy, digest: str) -> None:
     """Writes the file whole or not at all; several processes may do it at once, with the same content."""
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
+    partial = path.with_name(f"{path.stem}.{uuid4().hex}.partial.npz")
     try:
         np.savez(partial, table=made.table.numpy(), clip=made.clip.numpy(), text=made.text.numpy(), labels=digest)
         os.replace(partial, path)

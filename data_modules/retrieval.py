@@ -67,6 +67,9 @@ class TrainingClips(Dataset[Sample]):
 
     def __init__(self, data: RetrievalSet, reader: ClipReader, seed: int) -> None:
         self.data, self.reader, self.seed = data, reader, seed
+        if (unfit := data.relevancy.best() <= _FITS).any():
+            raise ValueError(f"{int(unfit.sum())} training clips have no text of a relevancy above {_FITS}; the first: "
+                             f"{data.keys[int(unfit.nonzero()[0])]}. Look at the sentences and the relevancy.")
 
     def __len__(self) -> int:
         return len(self.data)
@@ -203,7 +206,7 @@ class RetrievalDataModule(VideoDataModule):
     def _evaluation(self, split: str) -> list[DataLoader]:
         data = self._prompted(split)
         clips = EvaluationClips(data, self._reader(self.eval_num_frames))
-        self.counts |= {"texts": len(data.texts)}
+        self.counts |= {f"{split}_texts": len(data.texts)}
         everywhere = ShareSampler(data.texts, 1, 0)  # Lightning would deal the texts to the processes
         words = DataLoader(data.texts, batch_size=_TEXTS, sampler=everywhere,
                            collate_fn=partial(_text_batch, self._words))

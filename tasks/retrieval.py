@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from egovlpv2.batch import RetrievalBatch, RetrievalPairs, Text, TextBatch
 from egovlpv2.distributed import gather
 from egovlpv2.metrics.functional import dual_softmax
-from egovlpv2.metrics.retrieval import RetrievalScores, rankings
+from egovlpv2.metrics.retrieval import RetrievalScores, ScoredClips, rankings
 from egovlpv2.model.backbone import BackboneConfig, Trunk
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import BackboneTask
@@ -52,9 +52,7 @@ class Retrieval(BackboneTask):
         self.backbone.freeze_fusion()
         self.rerank, self.dual_softmax = rerank, dual_softmax
         self.scores = nn.ModuleDict({split: RetrievalScores() for split in ("val", "test")})
-        self._texts: list[EncodedTexts] = []
-        self._seconds = {"dual": 0.0, "fusion": 0.0}
-        self._pairs = 0
+        self._start_evaluation()
 
     @abstractmethod
     def loss(self, similarity: Tensor, relevancy: Tensor) -> Tensor:
@@ -83,6 +81,8 @@ class Retrieval(BackboneTask):
         video_embeds = gather(_normalised(self.backbone.embed_video(batch["video"])))  # (n, P)
         text_embeds = gather(_normalised(self.backbone.embed_text(batch["text"])))  # (n, P)
         relevancy = gather(batch["relevancy"][:, gather(batch["target"])])  # (n, n)
+        if len(video_embeds) < 2:
+            raise ValueError("A batch of one clip has nothing to compare it with: raise data.init_args.batch_size.")
         with torch.autocast(self.device.type, enabled=False):  # in bfloat16 a cosine is a hundredth off
             loss = self.loss(video_embeds @ text_embeds.T, relevancy)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["video"]))
@@ -91,13 +91,13 @@ class Retrieval(BackboneTask):
     # ---- evaluation -------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        self._forget_texts()
+        self._start_evaluation()
 
     def on_test_epoch_start(self) -> None:
-        self._forget_texts()
+        self._start_evaluation()
 
     def on_predict_epoch_start(self) -> None:
-        self._forget_texts()
+        self._start_evaluation()
 
     def validation_step(self, batch: TextBatch | RetrievalBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._score("val", batch)
@@ -107,12 +107,16 @@ class Retrieval(BackboneTask):
 
     def predict_step(self, batch: TextBatch | RetrievalBatch, batch_idx: int, dataloader_idx: int = 0
                      ) -> list[dict[str, Any]]:
-        """Of each clip that could be read its key, and the places (from 0) and cosines of the texts that fit best."""
+        """Of each clip that could be read its key, and the places (from 0) and scores of the texts that fit best.
+
+        The scores are cosines, or `ensemble` with `rerank`. No dual softmax: that would need all clips.
+        """
         if "video" not in batch:
             self._texts.append(self._encode(batch["text"]))
             return []
-        best = self._compare(batch["video"])[0].sort(dim=1, descending=True)
-        return [{"clip": key, "texts": places[:_BEST], "cosines": cosines[:_BEST]} for key, places, cosines
+        scores = rankings(ScoredClips(batch["relevancy"], *self._compare(batch["video"])))
+        best = scores.get("ensemble", scores["dual"]).sort(dim=1, descending=True)
+        return [{"clip": key, "texts": places[:_BEST], "scores": values[:_BEST]} for key, places, values
                 in zip(batch["key"], best.indices.tolist(), best.values.tolist(), strict=True)]
 
     def on_validation_epoch_end(self) -> None:
@@ -121,8 +125,15 @@ class Retrieval(BackboneTask):
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
-    def _forget_texts(self) -> None:
-        self._texts = []
+    def _start_evaluation(self) -> None:
+        self._texts: list[EncodedTexts] = []
+        self._pairs = 0
+        self._seconds = {"dual": 0.0, "fusion": 0.0}
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.monotonic()
 
     @torch.no_grad()
     def _score(self, split: str, batch: TextBatch | RetrievalBatch) -> None:
@@ -130,6 +141,10 @@ class Retrieval(BackboneTask):
             self._texts.append(self._encode(batch["text"]))
             return
         dual, match = self._compare(batch["video"])
+        if dual.shape[1] != batch["relevancy"].shape[1]:
+            raise ValueError(f"{dual.shape[1]} texts were read and the clips have relevancies to "
+                             f"{batch['relevancy'].shape[1]}: trainer.limit_*_batches and fast_dev_run limit the texts"
+                             " too; leave them out where you evaluate retrieval")
         self.scores[split].update(batch["index"], batch["relevancy"], dual, match)
 
     def _encode(self, text: Text) -> EncodedTexts:
@@ -145,7 +160,7 @@ class Retrieval(BackboneTask):
         if not len(video):  # none of the clips could be read, or this process has one batch less
             none = texts.embeds.new_empty(0, len(texts.embeds))
             return none, none if self.rerank else none[:, :0]
-        began = time.monotonic()
+        began = self._now() if self.rerank else 0.0
         trunk = self.backbone.trunk_video(video)  # (B, S, D)
         states = self.backbone.top_video(trunk, num_frames, cls_only=True)  # (B, 1, D)
         embeds = _normalised(self.backbone.project_video(states[:, 0]))
@@ -153,13 +168,13 @@ class Retrieval(BackboneTask):
             dual = embeds @ texts.embeds.T  # (B, M)
         if not self.rerank:
             return dual, dual[:, :0]
+        best = dual.topk(min(self.rerank, dual.shape[1])).indices  # (B, k)
+        opened = self._now()
         if not self.backbone.shares_trunk:
             trunk = self.backbone.trunk_video(video, gate=True)
-        best = dual.topk(min(self.rerank, dual.shape[1])).indices  # (B, k): looking at it waits for the device
-        opened = time.monotonic()
         match = self._match(trunk, texts, best, num_frames)
         self._seconds["dual"] += opened - began
-        self._seconds["fusion"] += time.monotonic() - opened
+        self._seconds["fusion"] += self._now() - opened
         return dual, torch.full_like(dual, torch.nan).scatter_(1, best, match)
 
     def _match(self, trunk: Tensor, texts: EncodedTexts, best: Tensor, num_frames: int) -> Tensor:
@@ -175,6 +190,11 @@ class Retrieval(BackboneTask):
     def _log_metrics(self, split: str) -> None:
         scored = self.scores[split].compute()
         self.scores[split].reset()
+        if not len(scored.dual):
+            raise ValueError(f"{split}: no clip could be read, so there is nothing to evaluate")
+        if not scored.dual.isfinite().all():
+            raise ValueError(f"{split}: the embeddings are not finite, the training has diverged: lower "
+                             "model.init_args.optimizer.lr, or look at the weights")
         unfit = (scored.relevancy.max(0).values < 1).sum()  # no clip to find: mean average precision leaves them out
         self.log(f"{split}/{self.name}/texts_without_clip", unfit.float())
         for name, scores in rankings(scored).items():

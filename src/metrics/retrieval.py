@@ -62,5 +62,5 @@ def rankings(scored: ScoredClips) -> dict[str, Tensor]:
     noise = torch.rand(dual.shape, generator=torch.Generator().manual_seed(0)).to(dual.device)
     if not match.shape[1]:
         return {"chance": noise, "dual": dual}
-    fusion = torch.where(match.isnan(), dual, match + 2)  # no cosine is above 1
+    fusion = torch.where(match.isnan(), dual, match.double() + 2)  # no cosine is above 1
     return {"chance": noise, "dual": dual, "fusion": fusion, "ensemble": dual + match.nan_to_num(0.0)}

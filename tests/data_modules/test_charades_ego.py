@@ -59,8 +59,9 @@ def test_a_training_clip_is_one_action_and_its_class_name(toy: Path, options: di
 def test_rows_are_egocentric_and_end_with_their_video(small: Path) -> None:
     data = CharadesEgoDataModule(str(small), val="CharadesEgo_v1_train_only1st.csv", **OPTIONS)
     train, val = data.load("train"), data.load("val")
-    assert train.videos == ["AAAEGO.mp4", "AAAEGO.mp4", "DDDEGO.mp4"] and data.counts["third_person_rows"] == 1
+    assert train.videos == ["AAAEGO.mp4", "AAAEGO.mp4", "DDDEGO.mp4"] and data.counts["train_third_person_rows"] == 1
     assert train.span.tolist() == [[0.0, 4.5], [3.0, 10.0], [1.0, 2.0]]  # cut at the video's end, or past it
+    assert data.counts["train_actions_after_the_end"] == 1
     assert train.texts == ["Holding some clothes", "Eating", "Running about"]
     assert val.keys == ["AAAEGO", "CCCEGO", "DDDEGO"] and torch.isinf(val.span[:, 1]).all()
     assert val.relevancy.full().tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
@@ -79,6 +80,7 @@ def test_without_a_validation_split_videos_are_held_out(toy: Path, options: dict
     ("AAAEGO,c001 x 1,5", "line 2, column actions: 'c001 x 1' is not `c000 start end`"),
     ("AAAEGO,c001 0 1,", "line 2, column length: '' is no number of seconds"),
     ("AAA,c001 0 1,3", "has no first-person video"),
+    ("AAAEGO,c001 0 1,3,", "has rows of more fields than its header"),
 ])
 def test_mistakes_are_named(small: Path, row: str, message: str) -> None:
     write(small, [row], "test")

@@ -94,6 +94,8 @@ def test_without_a_validation_split_videos_are_held_out(toy: Path, options: dict
     ("test", put("stop_timestamp", 3, "00:00:00.00"), "line 5, .*'00:00:00.00' is before the"),
     ("test_sentence", put("narration_id", 1, "P99_01_0"),
      "sentence.csv, line 3, column narration_id: 'P99_01_0' has no row among the clips, so the sentence has no class"),
+    ("test", put("start_timestamp", 3, "99:99:99.5"), "line 5, column start_timestamp: '99:99:99.5' is no time"),
+    ("train_sentence", lambda f: f.drop(columns="noun_classes"), "sentence.csv has no column noun_classes"),
     ("train_sentence", put("noun_classes", 4, "[1, 999]"), "line 6, column noun_classes"),
 ])  # fmt: skip
 def test_mistakes_are_named(copy: Path, options: dict[str, Any], file: str, change: Change, message: str) -> None:
@@ -115,6 +117,17 @@ def test_missing_files_and_bad_options(tmp_path: Path, options: dict[str, Any]) 
 def test_no_videos(copy: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="There is no folder .*films with the videos"):
         EK100DataModule(str(copy), videos="films", **options).test_dataloader()
+
+
+def test_validating_on_the_test_data_is_the_benchmark(toy: Path, options: dict[str, Any]) -> None:
+    data = EK100DataModule(str(toy / "ek100"), **(options | {"val": "EPIC_100_retrieval_test.csv"}))
+    assert data.load("val").texts == data.load("test").texts and not data.has_test_data
+
+
+def test_a_clip_that_no_text_fits_is_named(copy: Path, options: dict[str, Any]) -> None:
+    edit(copy / "EPIC_100_retrieval_train_sentence.csv", lambda f: f[:1].assign(verb_class="50", noun_classes="[299]"))
+    with pytest.raises(ValueError, match=r"training clips have no text .*; the first: P01_01_0"):
+        EK100DataModule(str(copy), **options).train_dataloader()
 
 
 def test_relevancy_files_are_used(copy: Path, options: dict[str, Any]) -> None:

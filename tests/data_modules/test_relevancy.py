@@ -90,10 +90,18 @@ def test_code_in_a_pickle_does_not_run(tmp_path: Path, inside: bool) -> None:
     assert trace.exists()  # so the payload would have worked
 
 
+# numpy.ndarray(numpy.ndarray((1,), "O", b"AAAAAAAA")): an array of objects that points where the file says
+POINTER = (b"\x80\x02cnumpy\nndarray\ncnumpy\nndarray\nK\x01\x85X\x01\x00\x00\x00Oc_codecs\nencode\n"
+           b"X\x08\x00\x00\x00AAAAAAAAX\x06\x00\x00\x00latin1\x86R\x87R\x85R.")
+
+
 @pytest.mark.parametrize(("content", "message"), [
-    (pickle.dumps([[1.0]]), "holds no matrix of floats"),
-    (pickle.dumps(np.ones(3)), "holds no matrix of floats"),
-    (pickle.dumps(np.ones((2, 2), dtype=int)), "holds no matrix of floats"),
+    (pickle.dumps([[1.0]]), ".* holds no matrix of floats"),
+    (pickle.dumps(np.ones(3)), ".* holds no matrix of floats"),
+    (pickle.dumps(np.ones((2, 2), dtype=int)), ".* holds no matrix of floats"),
+    (pickle.dumps(np.ones((4, 3)) * 2), "has relevancies that are not between 0 and 1"),
+    (pickle.dumps(np.full((4, 3), np.nan)), "has relevancies that are not between 0 and 1"),
+    (POINTER, "is no pickled NumPy matrix"),
     (pickle.dumps(np.ones((2, 3))), "is for 2 clips and 3 sentences, the annotations have 4 and 3"),
     (b"garbage", "is no pickled NumPy matrix"),
     (b"", "is no pickled NumPy matrix"),

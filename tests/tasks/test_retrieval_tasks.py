@@ -125,7 +125,7 @@ def test_predictions_name_the_texts_that_fit_best(toy: Path, tmp_path: Path, wei
     rows = json.loads((tmp_path / "run" / "predictions.json").read_text())
     lines = (toy / "charades_ego" / "CharadesEgo_v1_test_only1st.csv").read_text().splitlines()[1:]
     assert [row["clip"] for row in rows] == [line.split(",")[0] for line in lines]
-    assert all(len(set(row["texts"])) == 10 and row["cosines"] == sorted(row["cosines"], reverse=True) for row in rows)
+    assert all(len(set(row["texts"])) == 10 and row["scores"] == sorted(row["scores"], reverse=True) for row in rows)
 
 
 def make_task(kind: type[Retrieval], **options: Any) -> Retrieval:
