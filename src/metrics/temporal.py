@@ -1,0 +1,172 @@
+"""Metrics of moments in time, on Ego4D's official dictionaries: natural language queries and moment queries.
+
+Letters: `K` pairs of a clip and a label, `P` detections of one, `G` true instances of one, `R` thresholds.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+Key = tuple[str, str]  # clip and label
+Rows = dict[Key, list[tuple[float, ...]]]
+
+
+def temporal_iou(a: Array, b: Array) -> Array:
+    """Temporal IoU of segments (..., 2) that broadcast; nan if both are the same point in time."""
+    inter = (np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])).clip(min=0)
+    union = np.maximum(a[..., 1], b[..., 1]) - np.minimum(a[..., 0], b[..., 0])
+    with np.errstate(invalid="ignore"):
+        return inter / union
+
+
+def nlq_recall(predictions: Sequence[Mapping[str, Any]], ground_truth: Mapping[str, Any],
+               thresholds: Sequence[float], topk: Sequence[int]) -> tuple[list[list[float]], float]:
+    """Ego4D NLQ's official score.
+
+    Args:
+        predictions: The `results` of a submission.
+        ground_truth: An official `nlq_val.json`.
+        thresholds: A prediction hits if its temporal IoU is greater than that; one of zero length never does.
+        topk: How many predictions of a query count.
+
+    Returns:
+        `recall[threshold][k]`, and the mean temporal IoU of first predictions.
+
+    Raises:
+        ValueError: A prediction is of a query that the ground truth doesn't have, or there is none.
+    """
+    windows = {
+        (clip["clip_uid"], annotation["annotation_uid"], i): (query["clip_start_sec"], query["clip_end_sec"])
+        for video in ground_truth["videos"] for clip in video["clips"] for annotation in clip["annotations"]
+        for i, query in enumerate(annotation["language_queries"])
+    }
+    keys = [(p["clip_uid"], p["annotation_uid"], p["query_idx"]) for p in predictions]
+    if missing := [key for key in keys if key not in windows]:
+        raise ValueError(f"{len(missing)} predictions are of no query of the ground truth; the first: {missing[0]}.")
+    if not keys:
+        raise ValueError("There are no predictions.")
+    times = _padded([p["predicted_times"] for p in predictions], 2)  # (Q, P, 2)
+    overlap = np.nan_to_num(temporal_iou(times, np.array([windows[key] for key in keys])[:, None]))  # (Q, P)
+    recall = [[float((overlap[:, :k] > threshold).any(1).mean()) for k in topk] for threshold in thresholds]
+    return recall, float(overlap[:, 0].mean())
+
+
+def moment_map(predictions: Mapping[str, Sequence[Mapping[str, Any]]], ground_truth: Mapping[str, Mapping[str, Any]],
+               tious: Sequence[float]) -> list[float]:
+    """Ego4D MQ's mean average precision (ActivityNet's: interpolated, the mean over true classes).
+
+    Args:
+        predictions: Detections of each clip, the `results` of a submission.
+        ground_truth: A `clip_annotations.json`, either spelling of times.
+        tious: Thresholds: a detection hits with at least that temporal IoU.
+
+    Returns:
+        The mean average precision at each threshold, 0 to 1.
+    """
+    truth, found = _instances(ground_truth), _detections(predictions)
+    labels, total = np.unique([key[1] for key, rows in truth.items() for _ in rows], return_counts=True)
+    keys = [key for key in found if key[1] in labels]
+    if not keys:
+        return [0.0] * len(tious)
+    detected = _padded([found[key] for key in keys], 3)  # (K, P, 3), by score
+    hits = _first_hits(detected[..., :2], _padded([truth.get(key, []) for key in keys], 2), np.asarray(tious))
+    real = ~np.isnan(detected[..., 2])  # (K, P)
+    classes = np.searchsorted(labels, [label for _, label in keys])[:, None].repeat(real.shape[1], 1)[real]  # (n,)
+    order = np.lexsort((-detected[..., 2][real], classes))
+    hits, classes = hits[:, real][:, order], classes[order]  # (R, n), (n,)
+    precisions = [_interpolated_sum(hits[:, classes == i]) / count for i, count in enumerate(total)]
+    return np.mean(precisions, axis=0).tolist()
+
+
+def moment_recall(predictions: Mapping[str, Sequence[Mapping[str, Any]]],
+                  ground_truth: Mapping[str, Mapping[str, Any]], tious: Sequence[float],
+                  topk: Sequence[int]) -> list[list[float]]:
+    """Ego4D MQ's recall at kx: of a clip's n instances of a class, how many do its k * n best detections find?
+
+    Returns:
+        `recall[tiou][k]`, 0 to 1.
+    """
+    truth, found = _instances(ground_truth), _detections(predictions)
+    detected = _padded([found.get(key, []) for key in truth], 3)[..., :2]  # (K, P, 2)
+    overlap = np.nan_to_num(temporal_iou(detected[:, :, None], _padded(list(truth.values()), 2)[:, None]))  # (K, P, G)
+    counts = np.array([len(segments) for segments in truth.values()])  # (K,)
+    places = np.arange(detected.shape[1])[:, None]  # (P, 1)
+    best = [np.where(places < k * counts[:, None, None], overlap, 0.0).max(1, initial=0.0) for k in topk]  # (K, G) each
+    return [[float((overlaps >= tiou).sum() / counts.sum()) for overlaps in best] for tiou in tious]
+
+
+def soft_nms(segments: ArrayLike, scores: ArrayLike, sigma: float, max_proposals: int) -> tuple[Array, Array, Array]:
+    """Gaussian soft non-maximum suppression as VSGN's: the best stays, what overlaps it loses score, and so on.
+
+    The last proposal that is left never comes out, as in the authors' code.
+
+    Args:
+        segments: (P, 2) seconds.
+        scores: (P,) above 0.
+        sigma: Width of the Gaussian over temporal IoU (Ego4D MQ: 0.46).
+        max_proposals: How many to keep.
+
+    Returns:
+        Segments (n, 2), new scores (n,), and which they were, (n,) int64.
+    """
+    segments, scores = np.array(segments, dtype=np.float64).reshape(-1, 2), np.array(scores, dtype=np.float64)
+    kept, left = [], scores.copy()
+    for _ in range(min(max_proposals, len(scores) - 1)):
+        best = int(left.argmax())
+        kept.append(best)
+        scores[best] = left[best]
+        left *= np.exp(-np.nan_to_num(temporal_iou(segments, segments[best])) ** 2 / sigma)
+        left[best] = -np.inf
+    index = np.array(kept, dtype=np.int64)
+    return segments[index], scores[index], index
+
+
+def _first_hits(detected: Array, truth: Array, tious: Array) -> NDArray[np.bool_]:
+    """Detections (K, P, 2) from best to worst take the free instance (K, G, 2) they overlap most: (R, K, P) hits."""
+    overlap = temporal_iou(detected[:, :, None], truth[:, None])  # (K, P, G), nan where there is none
+    free = np.ones((len(tious), len(truth), truth.shape[1]), dtype=bool)  # (R, K, G)
+    hits = np.zeros((len(tious), *detected.shape[:2]), dtype=bool)
+    for place in range(detected.shape[1] if truth.shape[1] else 0):
+        fits = np.where(free & (overlap[:, place] >= tious[:, None, None]), overlap[:, place], -1.0)  # (R, K, G)
+        hits[:, :, place] = fits.max(-1) >= 0
+        threshold, pair = hits[:, :, place].nonzero()
+        free[threshold, pair, fits.argmax(-1)[threshold, pair]] = False
+    return hits
+
+
+def _interpolated_sum(hits: NDArray[np.bool_]) -> Array:
+    """The sum of interpolated precisions at the hits of a ranking: (R, n) -> (R,)."""
+    precision = hits.cumsum(1) / np.arange(1, hits.shape[1] + 1)
+    return (np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1] * hits).sum(1)
+
+
+def _instances(ground_truth: Mapping[str, Mapping[str, Any]]) -> Rows:
+    found: Rows = {}
+    for clip, entry in ground_truth.items():
+        for row in entry["annotations"]:
+            segment = row["segment"] if "segment" in row else (row["start_time"], row["end_time"])
+            found.setdefault((clip, row["label"]), []).append(tuple(segment))
+    return found
+
+
+def _detections(predictions: Mapping[str, Sequence[Mapping[str, Any]]]) -> Rows:
+    """Start, end and score of each detection, the best first."""
+    found: Rows = {}
+    for clip, rows in predictions.items():
+        for row in rows:
+            found.setdefault((clip, row["label"]), []).append((*row["segment"], row["score"]))
+    for rows in found.values():
+        rows.sort(key=lambda row: -row[2])
+    return found
+
+
+def _padded(lists: Sequence[Sequence[Sequence[float]]], width: int) -> Array:
+    """Lists of rows as one array (n, longest, width), filled up with nan."""
+    out = np.full((len(lists), max(map(len, lists), default=0), width), np.nan)
+    for row, values in zip(out, lists, strict=True):
+        if values:
+            row[: len(values)] = values
+    return out
