@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from egovlpv2.grounding.released import convert_vslnet
 from egovlpv2.model.backbone import Backbone, BackboneConfig
 from egovlpv2.model.text_tower import TextTowerConfig
 from egovlpv2.model.video_tower import VideoTowerConfig, interpolate_time
@@ -141,15 +142,17 @@ def convert(kind: str, state_dict: State) -> State:
     """The authors' names to ours.
 
     Args:
-        kind: `egovlpv2`, the pre-trained backbone with either kind of projector.
+        kind: `egovlpv2`, the pre-trained backbone with either kind of projector; `vslnet`, its grounding head.
         state_dict: A released state dict, with or without the `module.` of its data-parallel wrapper.
 
     Raises:
         ValueError: A key is not one of that kind's.
     """
-    if kind != "egovlpv2":
-        raise ValueError(f"kind is {kind!r}; known: 'egovlpv2'")
     state = {k.removeprefix("module."): v for k, v in state_dict.items()}
+    if kind == "vslnet":
+        return convert_vslnet(state)
+    if kind != "egovlpv2":
+        raise ValueError(f"kind is {kind!r}; known: 'egovlpv2', 'vslnet'")
     state = _join_key_value({k: v for k, v in state.items() if not _EGOVLPV2_DROPPED.search(k)})
     return {_rename(k): v for k, v in state.items()}
 

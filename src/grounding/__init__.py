@@ -1,0 +1,5 @@
+"""Heads and algorithms on frozen features: plain modules that know nothing of backbones."""
+
+from egovlpv2.grounding.vslnet import VSLNet
+
+__all__ = ["VSLNet"]

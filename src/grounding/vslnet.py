@@ -1,0 +1,194 @@
+"""VSLNet (Zhang et al., ACL 2020): where in a video is the answer to a query? On frozen features.
+
+Letters: `B` clips, `T` positions in time, `L` words, `D` width, `H` heads.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_CONVOLUTIONS, _KERNEL = 4, 7
+_EPS = 1e-6  # of layer norms, as in the authors' code
+
+
+class Grounded(NamedTuple):
+    """What VSLNet says of each position."""
+
+    highlight: Tensor  # (B, T) probability that the position lies in the window
+    start_logits: Tensor  # (B, T)
+    end_logits: Tensor  # (B, T)
+
+
+class VSLNet(nn.Module):
+    """Finds the window of a query: context-query attention, query-guided highlighting, conditioned span predictor.
+
+    Args:
+        video_dim: Width of the video's features.
+        query_dim: Width of the query's features.
+        dim: Width inside.
+        num_heads: Of attention.
+        max_positions: The longest video and the longest query.
+        dropout: Share of features dropped in training.
+    """
+
+    def __init__(self, video_dim: int = 768, query_dim: int = 768, dim: int = 128, num_heads: int = 8,
+                 max_positions: int = 256, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.video_affine, self.query_affine = nn.Linear(video_dim, dim), nn.Linear(query_dim, dim)
+        self.encoder = Encoder(dim, num_heads, max_positions, dropout)
+        self.attention = ContextQueryAttention(dim, dropout)
+        self.query_pool = QueryPool(dim)
+        self.highlighter = nn.Linear(dim, 1)
+        self.predictor = SpanPredictor(dim, num_heads, max_positions, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, video: Tensor, video_mask: Tensor, query: Tensor, query_mask: Tensor) -> Grounded:
+        """Args:
+            video: (B, T, video_dim).
+            video_mask: (B, T), true where there is video.
+            query: (B, L, query_dim).
+            query_mask: (B, L), true where there is a word.
+        """
+        video_mask, query_mask = video_mask.bool(), query_mask.bool()
+        x = self.encoder(self.video_affine(self.dropout(video)), video_mask)  # (B, T, D)
+        y = self.encoder(self.query_affine(query), query_mask)  # (B, L, D)
+        x = self.query_pool(self.attention(x, video_mask, y, query_mask), y, query_mask)  # (B, T, D)
+        highlight = _masked(self.highlighter(x)[..., 0], video_mask).sigmoid()  # (B, T)
+        return Grounded(highlight, *self.predictor(x * highlight[..., None], video_mask))
+
+
+class Encoder(nn.Module):
+    """Learned positions, four separable convolutions and one layer of self-attention: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, dim: int, num_heads: int, max_positions: int, dropout: float) -> None:
+        super().__init__()
+        self.positions = nn.Embedding(max_positions, dim)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim, _EPS) for _ in range(_CONVOLUTIONS))
+        self.convolutions = nn.ModuleList(SeparableConvolution(dim) for _ in range(_CONVOLUTIONS))
+        self.attention = SelfAttention(dim, num_heads, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        if x.shape[1] > len(self.positions.weight):
+            raise ValueError(f"{x.shape[1]} positions are more than max_positions={len(self.positions.weight)}")
+        x = x + self.positions.weight[: x.shape[1]]
+        for norm, convolution in zip(self.norms, self.convolutions, strict=True):
+            x = x + self.dropout(convolution(norm(x)))
+        return self.attention(x, mask)
+
+
+class SeparableConvolution(nn.Module):
+    """Along time for each feature, then across features: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv1d(dim, dim, _KERNEL, padding=_KERNEL // 2, groups=dim, bias=False)
+        self.pointwise = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(x.transpose(1, 2)).transpose(1, 2)).relu()
+
+
+class SelfAttention(nn.Module):
+    """Self-attention and a linear layer, each after a norm and with a residual: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
+        self.norm1, self.norm2 = nn.LayerNorm(dim, _EPS), nn.LayerNorm(dim, _EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        z = self.dropout(self.norm1(x))
+        q, k, v = (layer(z).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, H, T, D / H)
+                   for layer in (self.query, self.key, self.value))
+        dropped = self.dropout.p if self.training else 0.0
+        z = F.scaled_dot_product_attention(q, k, v, mask[:, None, None], dropout_p=dropped)
+        x = x + self.dropout(z.transpose(1, 2).flatten(2))
+        return x + self.dropout(self.out(self.dropout(self.norm2(x))))
+
+
+class ContextQueryAttention(nn.Module):
+    """What the query says to each position, and what the video says back: (B, T, D), (B, L, D) -> (B, T, D)."""
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.of_video, self.of_query = nn.Linear(dim, 1, bias=False), nn.Linear(dim, 1, bias=False)
+        self.of_both = nn.Parameter(torch.empty(dim))
+        nn.init.normal_(self.of_both, std=dim**-0.5)
+        self.out = nn.Linear(4 * dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, video_mask: Tensor, y: Tensor, query_mask: Tensor) -> Tensor:
+        a, b = self.dropout(x), self.dropout(y)
+        both = (a * self.of_both) @ b.transpose(1, 2)  # (B, T, L)
+        score = self.of_video(a) + self.of_query(b).transpose(1, 2) + both  # (B, T, L)
+        to_words = _masked(score, query_mask[:, None]).softmax(2)  # (B, T, L)
+        to_video = _masked(score, video_mask[..., None]).softmax(1)  # (B, T, L)
+        heard = to_words @ y  # (B, T, D)
+        echo = to_words @ (to_video.transpose(1, 2) @ x)  # (B, T, D)
+        return self.out(torch.cat([x, heard, x * heard, x * echo], dim=2))
+
+
+class QueryPool(nn.Module):
+    """One vector for the query, beside every position: (B, T, D), (B, L, D) -> (B, T, D)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Linear(dim, 1, bias=False)
+        self.out = nn.Linear(2 * dim, dim)
+
+    def forward(self, x: Tensor, y: Tensor, query_mask: Tensor) -> Tensor:
+        share = _masked(self.weight(y), query_mask[..., None]).softmax(1)  # (B, L, 1)
+        pooled = (share * y).sum(1, keepdim=True).expand(-1, x.shape[1], -1)  # (B, T, D)
+        return self.out(torch.cat([x, pooled], dim=2))
+
+
+class SpanPredictor(nn.Module):
+    """Start and end of the window; the end is read from what the start was read from: (B, T, D) -> two (B, T)."""
+
+    def __init__(self, dim: int, num_heads: int, max_positions: int, dropout: float) -> None:
+        super().__init__()
+        self.encoder = Encoder(dim, num_heads, max_positions, dropout)
+        self.start_norm, self.end_norm = nn.LayerNorm(dim, _EPS), nn.LayerNorm(dim, _EPS)
+        self.start, self.end = (nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, 1)) for _ in range(2))
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        start = self.encoder(x, mask)  # (B, T, D)
+        end = self.encoder(start, mask)  # (B, T, D)
+        start_logits = self.start(torch.cat([self.start_norm(start), x], dim=2))[..., 0]  # (B, T)
+        end_logits = self.end(torch.cat([self.end_norm(end), x], dim=2))[..., 0]  # (B, T)
+        return _masked(start_logits, mask), _masked(end_logits, mask)
+
+
+def _masked(logits: Tensor, mask: Tensor) -> Tensor:
+    return logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+
+
+def highlight_loss(highlight: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy of positions, those inside the window counting twice.
+
+    Args:
+        highlight: (B, T) probabilities.
+        labels: (B, T), 1 inside the (extended) window.
+        mask: (B, T), true where there is video.
+    """
+    labels, mask = labels.float(), mask.float()
+    with torch.autocast(highlight.device.type, enabled=False):
+        loss = F.binary_cross_entropy(highlight.float(), labels, weight=(1 + labels) * mask, reduction="sum")
+    return loss / mask.sum()
+
+
+def span_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Cross-entropy of the window's first and last position (B,), summed."""
+    return F.cross_entropy(start_logits, start) + F.cross_entropy(end_logits, end)
+
+
+def best_spans(start_logits: Tensor, end_logits: Tensor, topk: int = 5) -> tuple[Tensor, Tensor]:
+    """First and last positions (B, topk) of the most probable windows that don't end before they start."""
+    joint = start_logits.softmax(1)[:, :, None] * end_logits.softmax(1)[:, None]  # (B, T, T)
+    flat = joint.triu().flatten(1).topk(min(topk, joint[0].numel())).indices  # (B, topk)
+    return flat // joint.shape[2], flat % joint.shape[2]
