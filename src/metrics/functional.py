@@ -64,6 +64,7 @@ def multi_instance_retrieval(similarity: Tensor, relevancy: Tensor) -> dict[str,
 
 def _rank(similarity: Tensor, relevancy: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Some queries at a time, their relevancies (rows, m) from the best score to the worst, and as they were."""
+    similarity, relevancy = torch.as_tensor(similarity), torch.as_tensor(relevancy)  # NumPy's arrays are as good
     for scores, relevant in zip(similarity.split(_ROWS), relevancy.split(_ROWS), strict=True):
         relevant = relevant.contiguous()
         yield relevant.gather(1, scores.contiguous().argsort(dim=1, descending=True)), relevant
@@ -106,6 +107,7 @@ def charades_map(scores: Tensor, targets: Tensor) -> float:
         scores: (n, 157).
         targets: (n, 157), 1 where the clip shows the class.
     """
+    scores, targets = torch.as_tensor(scores), torch.as_tensor(targets)
     labelled = targets.bool().any(1, keepdim=True)  # (n, 1)
     order = scores.masked_fill(~labelled, -torch.inf).argsort(dim=0, descending=True)  # (n, 157)
     hits = targets.gather(0, order).bool()

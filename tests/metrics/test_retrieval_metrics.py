@@ -29,6 +29,12 @@ def test_charades_map_agrees_with_the_official_evaluation() -> None:
     assert charades_map(golden["scores"], golden["targets"]) == pytest.approx(float(golden["map"]), abs=1e-6)
 
 
+def test_arrays_are_as_good_as_tensors() -> None:
+    mir, charades = (np.load(GOLDEN / name) for name in ("ek100_mir.npz", "charades.npz"))
+    assert mir_map(mir["similarity"].T, mir["relevancy"].T) == pytest.approx(float(mir["map_t2v"]), abs=1e-6)
+    assert charades_map(charades["scores"], charades["targets"]) == pytest.approx(float(charades["map"]), abs=1e-6)
+
+
 def test_a_perfect_ranking_has_full_marks_and_a_reversed_one_has_not() -> None:
     relevancy = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, 0.5]])
     assert mir_ndcg(relevancy, relevancy) == mir_map(relevancy, relevancy) == 1.0
