@@ -27,11 +27,16 @@ def read_csv(path: Path, columns: Sequence[str], what: str) -> pd.DataFrame:
         raise ValueError(f"{path} is no CSV file: {error}.") from error
     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes what is too much for the names of the rows
         raise ValueError(f"{path} has rows of more fields than its header: look for commas outside quotes.")
-    if missing := [name for name in columns if name not in frame.columns]:
-        raise ValueError(f"{path} has no column {', '.join(missing)}. Its columns: {', '.join(frame.columns)}.")
+    require(path, frame, columns)
     if frame.empty:
         raise ValueError(f"{path} has no rows.")
     return frame
+
+
+def require(path: Path, frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Raise a `ValueError` that names the columns which a file lacks."""
+    if missing := [name for name in columns if name not in frame.columns]:
+        raise ValueError(f"{path} has no column {', '.join(missing)}. Its columns: {', '.join(frame.columns)}.")
 
 
 def refuse(path: Path, frame: pd.DataFrame, column: str, bad: np.ndarray, reason: str) -> None:

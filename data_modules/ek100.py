@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from egovlpv2.data_modules.csv_files import held_out, read_csv, refuse
+from egovlpv2.data_modules.csv_files import held_out, read_csv, refuse, require
 from egovlpv2.data_modules.relevancy import Relevancy, cached, relevancy
 from egovlpv2.data_modules.retrieval import RetrievalDataModule, RetrievalSet
 from egovlpv2.data_modules.tables import IdListParser
@@ -92,7 +92,7 @@ class EK100DataModule(RetrievalDataModule):
         path = self.root / name
         rows = read_csv(path, ("narration_id", "narration"), "EPIC-Kitchens-100's sentences")
         if "verb_class" in rows:
-            rows = read_csv(path, ("narration", "verb_class", "noun_classes"), "EPIC-Kitchens-100's sentences")
+            require(path, rows, ("noun_classes",))
             return _labelled(path, rows, "noun_classes")
         places = {narration: place for place, narration in enumerate(clips.rows["narration_id"])}
         refuse(path, rows, "narration_id", ~rows["narration_id"].isin(places).to_numpy(),

@@ -218,8 +218,7 @@ def _write_npz(path: Path, made: Relevancy, digest: str) -> None:
     except OSError as error:  # a folder that may only be read
         _log.warning("The relevancy is not kept in %s (%s): it will be computed again.", path, error)
     finally:
-        if partial.exists():
-            partial.unlink()
+        partial.unlink(missing_ok=True)
 
 
 def _check_shape(path: Path, found: tuple[int, ...], shape: tuple[int, int]) -> None:
