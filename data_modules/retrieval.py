@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader, Dataset
 
 _TRIES = 10  # rows that may fail one after the other
 _TEXTS = 256  # tokenised at a time
-_FITS = 0.1  # a text of more relevancy than this may be drawn for a clip (EPIC-Kitchens-100, released code)
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,12 @@ class TrainingClips(Dataset[Sample]):
     What a key `(epoch, row)` gives depends on the seed and the key alone; a clip that can't be read is replaced.
     """
 
-    def __init__(self, data: RetrievalSet, reader: ClipReader, seed: int) -> None:
-        self.data, self.reader, self.seed = data, reader, seed
-        if (unfit := data.relevancy.best() <= _FITS).any():
-            raise ValueError(f"{int(unfit.sum())} training clips have no text of a relevancy above {_FITS}; the first: "
-                             f"{data.keys[int(unfit.nonzero()[0])]}. Look at the sentences and the relevancy.")
+    def __init__(self, data: RetrievalSet, reader: ClipReader, seed: int, drawn_above: float) -> None:
+        self.data, self.reader, self.seed, self.drawn_above = data, reader, seed, drawn_above
+        if (unfit := data.relevancy.best() <= drawn_above).any():
+            raise ValueError(f"{int(unfit.sum())} training clips have no text of a relevancy above {drawn_above}; the "
+                             f"first: {data.keys[int(unfit.nonzero()[0])]}. Look at the sentences and the relevancy, "
+                             "or lower data.init_args.drawn_above.")
 
     def __len__(self) -> int:
         return len(self.data)
@@ -87,7 +87,7 @@ class TrainingClips(Dataset[Sample]):
                 row = int(rng.integers(len(self)))
                 continue
             relevancy = self.data.relevancy[row]  # (M,)
-            fitting = (relevancy > _FITS).nonzero()[:, 0]
+            fitting = (relevancy > self.drawn_above).nonzero()[:, 0]
             target = int(fitting[rng.integers(len(fitting))])
             return Sample(row, self.data.keys[row], video, relevancy, target, failures)
         raise ValueError(f"{_TRIES} clips one after the other could not be read; the last: {failures[-1].reason}")
@@ -149,21 +149,24 @@ class RetrievalDataModule(VideoDataModule):
         test: Rows to test on.
         held_out: Share of the training videos to validate on, if there is no `val`.
         prompt: What a text becomes, `{}` being the text itself.
+        drawn_above: For a training clip any text of more relevancy than this is drawn.
         **kwargs: Of every data module of videos, see `VideoDataModule`.
     """
 
     evaluated = "clips"
 
     def __init__(self, root: str, videos: str, train: str, val: str | None, test: str, held_out: float = 0.05,
-                 prompt: str = "{}", **kwargs: Any) -> None:
+                 prompt: str = "{}", drawn_above: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if "{}" not in prompt:
             raise ValueError(f"data.init_args.prompt must have {{}} where the text goes, not {prompt!r}.")
         if not 0 < held_out < 1:
             raise ValueError(f"data.init_args.held_out is a share of the training videos, not {held_out}.")
+        if not 0 <= drawn_above < 1:
+            raise ValueError(f"data.init_args.drawn_above is a relevancy from 0 to below 1, not {drawn_above}.")
         self.root, self.videos = Path(root), Path(root) / videos
         self.train, self.val, self.test = train, val, test
-        self.held_out, self.prompt = held_out, prompt
+        self.held_out, self.prompt, self.drawn_above = held_out, prompt, drawn_above
 
     @abstractmethod
     def load(self, split: str) -> RetrievalSet:
@@ -174,8 +177,8 @@ class RetrievalDataModule(VideoDataModule):
         """What a reader of the numbers must know of the data."""
         val = str(self.root / self.val) if self.val else f"{self.held_out:.0%} of the training videos"
         crop = "short side to size * 256 / 224, centre crop, frames at the centres of equal segments"
-        return super().protocol | {"train": str(self.root / self.train), "val": val,
-                                   "test": str(self.root / self.test), "prompt": self.prompt, "evaluation": crop}
+        files = {"train": str(self.root / self.train), "val": val, "test": str(self.root / self.test)}
+        return super().protocol | files | {"prompt": self.prompt, "drawn_above": self.drawn_above, "evaluation": crop}
 
     @property
     def has_test_data(self) -> bool:
@@ -184,7 +187,7 @@ class RetrievalDataModule(VideoDataModule):
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled clips with a text each, the same again after a resume."""
-        dataset = TrainingClips(self._prompted("train"), self._reader(self.num_frames), self.seed)
+        dataset = TrainingClips(self._prompted("train"), self._reader(self.num_frames), self.seed, self.drawn_above)
         return self.train_loader(dataset, self._collate(dataset, self._words))
 
     def val_dataloader(self) -> list[DataLoader]:

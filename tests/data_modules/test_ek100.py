@@ -67,6 +67,14 @@ def test_a_training_clip_comes_with_a_text_that_fits(toy: Path, options: dict[st
     assert len(seen) > 1  # not the clip's own sentence alone
 
 
+def test_only_texts_that_fit_wholly_can_be_drawn(toy: Path, options: dict[str, Any]) -> None:
+    data = EK100DataModule(str(toy / "ek100"), drawn_above=0.9, **options)
+    for batch in data.train_dataloader():
+        assert (batch["relevancy"][range(3), batch["target"]] == 1).all()
+    with pytest.raises(ValueError, match="drawn_above is a relevancy from 0 to below 1, not 1"):
+        EK100DataModule(str(toy / "ek100"), drawn_above=1, **options)
+
+
 def test_without_a_validation_split_videos_are_held_out(toy: Path, options: dict[str, Any]) -> None:
     data = EK100DataModule(str(toy / "ek100"), held_out=0.3, **(options | {"val": None}))
     rows = pd.read_csv(toy / "ek100" / "EPIC_100_retrieval_train.csv")
