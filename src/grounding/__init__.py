@@ -1,5 +1,6 @@
 """Heads and algorithms on frozen features: plain modules that know nothing of backbones."""
 
+from egovlpv2.grounding.vsgn import VSGN
 from egovlpv2.grounding.vslnet import VSLNet
 
-__all__ = ["VSLNet"]
+__all__ = ["VSGN", "VSLNet"]

@@ -28,6 +28,20 @@ _VSLNET_NAMES = [
     (r"^video_affine\.linear\.", "video_affine."),
     (r"\bconv1d\.", ""),
 ]
+_VSGN_NAMES = [
+    (r"^xGPN\.conv0\.0\.", "pyramid.stem."),
+    (r"^xGPN\.levels_enc\.(\d)\.tconv1\.", r"pyramid.down.\1.convolution."),
+    (r"^xGPN\.levels_enc\.(\d)\.nconv1\.mlp\.", r"pyramid.down.\1.graph."),
+    (r"^xGPN\.levels_dec\.(\d)\.0\.", r"pyramid.up.\1."),
+    (r"^xGPN\.levels1\.(\d)\.0\.", r"pyramid.merge.\1."),
+    (r"^xGPN\.levels2\.(\d)\.0\.", r"pyramid.lateral.\1."),
+    (r"^head_dec\.cls_(tower|logits)\.", r"class_\1."),
+    (r"^head_dec\.bbox_tower\.", "segment_tower."),
+    (r"^head_dec\.bbox_pred\.", "segment_deltas."),
+    (r"^bd_adjust\.(start|end)_conv\.0\.", r"\1_offset.convolution."),
+    (r"^bd_adjust\.(start|end)_conv\.2\.", r"\1_offset.out."),
+    (r"^head_(actionness|startness|endness)\.", r"\1."),
+]
 _TRANSPOSED = ("cq_attention.w4C", "cq_attention.w4Q", "cq_concat.weighted_pool.weight")  # (D, 1) there, (1, D) here
 
 
@@ -35,12 +49,23 @@ def convert_vslnet(state: State) -> State:
     """A released VSLNet: its convolutions of width 1 are linear layers of ours."""
     converted = {}
     for name, tensor in state.items():
-        ours = name
-        for pattern, replacement in _VSLNET_NAMES:
-            ours = re.sub(pattern, replacement, ours)
+        ours = _rename(name, _VSLNET_NAMES)
         if name.endswith("conv1d.weight") or ".1.weight" in name and tensor.ndim == 3:
             tensor = tensor.squeeze(2)  # (D', D, 1) -> (D', D)
         if name == "cq_attention.w4mlu":
             tensor = tensor.flatten()  # (1, 1, D) -> (D,)
         converted[ours] = tensor.T if name in _TRANSPOSED else tensor
     return converted
+
+
+def convert_vsgn(state: State) -> State:
+    """A released VSGN: the last layer of a boundary's offset, a convolution of width 1, is linear with us."""
+    converted = {_rename(name, _VSGN_NAMES): tensor for name, tensor in state.items()}
+    return {name: tensor.squeeze(2) if name.endswith("_offset.out.weight") else tensor
+            for name, tensor in converted.items()}
+
+
+def _rename(name: str, rules: list[tuple[str, str]]) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name

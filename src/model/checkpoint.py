@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from egovlpv2.grounding.released import convert_vslnet
+from egovlpv2.grounding.released import convert_vsgn, convert_vslnet
 from egovlpv2.model.backbone import Backbone, BackboneConfig
 from egovlpv2.model.text_tower import TextTowerConfig
 from egovlpv2.model.video_tower import VideoTowerConfig, interpolate_time
@@ -142,17 +142,19 @@ def convert(kind: str, state_dict: State) -> State:
     """The authors' names to ours.
 
     Args:
-        kind: `egovlpv2`, the pre-trained backbone with either kind of projector; `vslnet`, its grounding head.
+        kind: `egovlpv2`, the pre-trained backbone with either kind of projector; `vslnet` and `vsgn`,
+            the grounding heads.
         state_dict: A released state dict, with or without the `module.` of its data-parallel wrapper.
 
     Raises:
         ValueError: A key is not one of that kind's.
     """
     state = {k.removeprefix("module."): v for k, v in state_dict.items()}
-    if kind == "vslnet":
-        return convert_vslnet(state)
+    heads = {"vslnet": convert_vslnet, "vsgn": convert_vsgn}
+    if kind in heads:
+        return heads[kind](state)
     if kind != "egovlpv2":
-        raise ValueError(f"kind is {kind!r}; known: 'egovlpv2', 'vslnet'")
+        raise ValueError(f"kind is {kind!r}; known: 'egovlpv2', {', '.join(map(repr, heads))}")
     state = _join_key_value({k: v for k, v in state.items() if not _EGOVLPV2_DROPPED.search(k)})
     return {_rename(k): v for k, v in state.items()}
 

@@ -1,0 +1,126 @@
+"""VSGN computes what the authors' computes, ignores padding, matches anchors without a loop, and learns."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from egovlpv2.grounding import VSGN
+from egovlpv2.grounding.vsgn import decode, make_anchors
+from egovlpv2.grounding.vsgn_losses import (
+    MomentLabels,
+    balanced_cross_entropy,
+    label_bands,
+    match_anchors,
+    segment_iou,
+    vsgn_losses,
+)
+from egovlpv2.model.checkpoint import convert
+from golden.fill_state import fill_layout
+from torch import Tensor
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Tensor]:
+    arrays = {k: torch.from_numpy(np.asarray(v)) for k, v in np.load(GOLDEN / "vsgn.npz").items()}
+    features = np.random.RandomState(int(arrays["input_seed"])).standard_normal((2, 64, 928)).astype(np.float32)
+    features[1, :, 500:] = 0
+    boxes = arrays["gt_boxes"]
+    labels = MomentLabels(boxes[..., :2] * 928, boxes[..., 2].long())
+    return arrays | {"features": torch.from_numpy(features), "labels": labels}
+
+
+@pytest.fixture(scope="module")
+def released() -> VSGN:
+    net = VSGN(64).eval()
+    net.load_state_dict(convert("vsgn", fill_layout(json.loads((GOLDEN / "vsgn_state_layout.json").read_text()))))
+    return net
+
+
+@torch.inference_mode()
+def test_it_agrees_with_the_authors(golden: dict[str, Tensor], released: VSGN) -> None:
+    out = released(golden["features"], golden["num_frames"])
+    for ours, name in ((out.actionness, "actionness"), (out.startness, "startness"), (out.endness, "endness")):
+        torch.testing.assert_close(ours, golden[name], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out.segments, golden["loc"], atol=1e-3, rtol=1e-4)  # up to 1,000 steps
+    torch.testing.assert_close(out.adjusted_segments, golden["loc_adjusted"], atol=1e-3, rtol=1e-4)
+    best = out.scores.topk(5)
+    torch.testing.assert_close(best.values, golden["score_top"], atol=1e-5, rtol=1e-4)
+    assert (best.indices == golden["label_top"]).float().mean() > 0.999  # ties within rounding
+    assert torch.equal(out.scores, out.class_logits.softmax(-1))
+
+
+@torch.inference_mode()
+def test_losses_agree_with_the_authors(golden: dict[str, Tensor], released: VSGN) -> None:
+    bands = label_bands(golden["labels"], 928)
+    for name, ours in (("gt_action", "actionness"), ("gt_start", "startness"), ("gt_end", "endness")):
+        assert torch.equal(golden[name] > 0, bands[ours])
+    losses = vsgn_losses(released(golden["features"], golden["num_frames"]), released.anchors, golden["labels"])
+    for name, ours in (("action", "actionness"), ("start", "startness"), ("end", "endness")):
+        torch.testing.assert_close(losses[ours], golden[f"loss_{name}"], atol=1e-4, rtol=1e-4)
+
+
+def test_wrong_lengths_are_named(released: VSGN) -> None:
+    with pytest.raises(ValueError, match="num_steps=100 can't be halved 4 times"):
+        VSGN(8, num_steps=100)
+    with pytest.raises(ValueError, match="the features have 90 steps; pad or sample them to 928"):
+        released(torch.zeros(1, 64, 90), torch.tensor([90]))
+
+
+def test_anchors_lie_where_they_should() -> None:
+    anchors = make_anchors(8, 3)
+    assert anchors.shape == ((8 + 4 + 2) * 2, 2)
+    assert anchors[:4].tolist() == [[0.5, 1], [0.5, 10], [1.5, 1], [1.5, 10]]
+    assert anchors[-2:].tolist() == [[6, 4], [6, 40]]
+    assert decode(torch.zeros(1, 28, 2), anchors)[0, 1].tolist() == [-4, 5]
+
+
+def test_matching_is_the_same_clip_by_clip() -> None:
+    noise = np.random.default_rng(0)
+    start = torch.from_numpy(noise.uniform(0, 100, (4, 5)))
+    segments = torch.stack([start, start + torch.from_numpy(noise.uniform(1, 60, (4, 5)))], 2).float()
+    classes = torch.tensor([[1, 2, 3, 4, 5], [1, 0, 0, 0, 0], [0] * 5, [7, 8, 9, 0, 0]])
+    anchors = make_anchors(160, 5)
+    together = match_anchors(anchors, MomentLabels(segments, classes))
+    for i, count in enumerate((5, 1, 0, 3)):
+        alone = match_anchors(anchors, MomentLabels(segments[i : i + 1, :count], classes[i : i + 1, :count])) if count \
+            else None
+        if alone is None:
+            assert not together.classes[i].any()
+            continue
+        assert torch.equal(alone.classes[0], together.classes[i])
+        stands = alone.classes[0] > 0
+        assert torch.equal(alone.segments[0, stands], together.segments[i, stands])
+        assert set(alone.classes[0].tolist()) == {0, *classes[i, :count].tolist()}  # every instance has an anchor
+
+
+def test_segment_iou() -> None:
+    a, b = torch.tensor([[0.0, 4], [0, 4], [0, 4], [1, 1]]), torch.tensor([[2.0, 6], [4, 8], [0, 4], [1, 1]])
+    torch.testing.assert_close(segment_iou(a, b), torch.tensor([1 / 3, 0, 1, 0]))
+
+
+def test_balanced_cross_entropy_without_positives_is_finite() -> None:
+    loss = balanced_cross_entropy(torch.full((1, 4), 0.5), torch.zeros(1, 4, dtype=torch.bool))
+    torch.testing.assert_close(loss, torch.tensor(0.5 * np.log(2)).float(), atol=1e-4, rtol=1e-4)
+
+
+def test_moments_can_be_learned() -> None:
+    torch.manual_seed(0)
+    net = VSGN(8, num_steps=32, num_levels=3, dim=32, num_classes=4)
+    features = 0.1 * torch.randn(4, 8, 32)
+    segments = torch.tensor([[[4.0, 12]], [[10, 18]], [[16, 28]], [[2, 8]]])
+    classes = torch.tensor([[1], [2], [3], [1]])
+    for i, (start, end) in enumerate(segments[:, 0].int().tolist()):
+        features[i, int(classes[i, 0]), start:end] += 1.0
+    optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
+    for _ in range(80):
+        out = net(features, torch.full((4,), 32))
+        optimizer.zero_grad()
+        sum(vsgn_losses(out, net.anchors, MomentLabels(segments, classes)).values()).backward()
+        optimizer.step()
+    best = out.scores[..., 1:].amax(-1).argmax(1)  # (4,)
+    assert torch.equal(out.scores[range(4), best, 1:].argmax(-1) + 1, classes[:, 0])
+    assert (segment_iou(out.adjusted_segments[range(4), best], segments[:, 0]) > 0.6).all()
