@@ -11,6 +11,8 @@ from importlib import import_module
 COMMANDS = {
     "toy-data": ("egovlpv2.data_modules.toy_world.write", "render the embedded toy world: videos and annotations"),
     "convert": ("egovlpv2.model.checkpoint", "turn any checkpoint into a .safetensors of ours"),
+    "prepare": ("egovlpv2.video.prepare", "re-encode raw videos into what is fast to train on"),
+    "extract": ("egovlpv2.features.extract", "features of any videos, one file each"),
     "complexity": ("egovlpv2.complexity", "parameters and GMACs of a model, by part and by objective"),
     "bench": ("egovlpv2.bench", "time the hot paths against their bounds, as ratios"),
 }

@@ -1,0 +1,5 @@
+"""Features of videos: files that say how they came about, and the command that writes them."""
+
+from egovlpv2.features.files import FeatureFolder, Features, Recipe, read_features
+
+__all__ = ["FeatureFolder", "Features", "Recipe", "read_features"]

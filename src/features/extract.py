@@ -1,0 +1,269 @@
+"""`egovlpv2 extract`: features of any videos, window by window, one file for each video.
+
+Decoding bounds it on a GPU (workers decode ahead of the model), the model's matrix products on a CPU. Memory stays
+flat: features go to the file as they come.
+"""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from egovlpv2.features.claims import Claim, claim
+from egovlpv2.features.files import SUFFIX, FeatureWriter, Recipe, read_recipe
+from egovlpv2.features.queries import read_queries
+from egovlpv2.features.videos import Source, Windows, find_videos
+from egovlpv2.model.backbone import Backbone, Trunk
+from egovlpv2.model.checkpoint import load_backbone
+from egovlpv2.text import load_tokenizer, tokenize
+from egovlpv2.video.decode import VideoError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
+
+KINDS = ("dual", "projected", "fused")
+
+
+class Block(NamedTuple):
+    """Some windows of a video that is being written."""
+
+    source: Source
+    duration: float  # seconds
+    first: int
+    count: int
+    of: int  # windows of the video
+
+
+class Read(NamedTuple):
+    """The frames of a block, or why there are none."""
+
+    block: Block
+    frames: Tensor | None  # (n, T, 3, H, W) uint8
+    reason: str
+
+
+class Blocks(Dataset[Read]):
+    """Reads the frames of a block."""
+
+    def __init__(self, windows: Windows) -> None:
+        self.windows = windows
+
+    def __getitem__(self, block: Block) -> Read:
+        try:
+            return Read(block, self.windows.read(block.source, block.duration, block.first, block.count), "")
+        except VideoError as error:
+            return Read(block, None, str(error))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Queries of a video as the model reads them."""
+
+    texts: list[str]
+    trunk: Tensor  # (Q, L, D)
+    mask: Tensor  # (Q, L) bool
+    words: Tensor  # (Q, L, D), gate closed
+
+
+class Extraction(Sampler[Block]):
+    """Writes the features of videos; as a sampler it takes a video when the loader gets there, not before.
+
+    Args:
+        backbone: In eval mode, where it is to run.
+        recipe: Of the features.
+        windows: How to slide.
+        sources: The videos.
+        out: The folder to write to.
+        batch_size: Windows at a time.
+        queries: By video; those without any get none.
+        tokenizer: Of the text tower.
+        max_words: Tokens of a query.
+        precision: A context in which the model runs.
+    """
+
+    def __init__(self, backbone: Backbone, recipe: Recipe, windows: Windows, sources: Sequence[Source], out: Path,
+                 batch_size: int, queries: dict[str, list[str]], tokenizer: str, max_words: int,
+                 precision: AbstractContextManager[None]) -> None:
+        self.backbone, self.recipe, self.windows, self.sources = backbone, recipe, windows, sources
+        self.out, self.batch_size, self.queries = out, batch_size, queries
+        self.tokenizer_name, self.max_words, self.precision = tokenizer, max_words, precision
+        self.claims: dict[str, Claim] = {}
+        self.failures: dict[str, str] = {}
+        self.done = 0
+
+    @cached_property
+    def tokenizer(self):  # noqa: ANN201 (transformers is imported when it is needed)
+        return load_tokenizer(self.tokenizer_name)
+
+    def __iter__(self) -> Iterator[Block]:
+        for source in self.sources:
+            taken = claim(self.out / f"{source.name}{SUFFIX}")
+            if taken is None:
+                continue
+            try:
+                duration = source.duration(self.windows.chunk_seconds)
+            except VideoError as error:
+                self._fail(source, str(error), taken)
+                continue
+            self.claims[source.name] = taken
+            count = self.windows.count(duration)
+            for first in range(0, count, self.batch_size):
+                yield Block(source, duration, first, min(self.batch_size, count - first), count)
+
+    def run(self, num_workers: int) -> None:
+        """Writes what is not there yet."""
+        loader = DataLoader(Blocks(self.windows), batch_size=None, sampler=self, num_workers=num_workers,
+                            prefetch_factor=2 if num_workers else None)
+        pending = [source for source in self.sources if not (self.out / f"{source.name}{SUFFIX}").exists()]
+        total = sum(source.num_bytes for source in pending)
+        with tqdm(total=total, unit="B", unit_scale=True, desc="extracting", disable=None) as bar:
+            for read in loader:
+                bar.update(round(read.block.source.num_bytes * read.block.count / read.block.of))
+                self._write(read)
+
+    @torch.inference_mode()
+    def _write(self, read: Read) -> None:
+        block, name = read.block, read.block.source.name
+        if name in self.failures:
+            return
+        if read.frames is None:
+            self._fail(block.source, read.reason, self.claims.pop(name))
+            return
+        with self.precision:
+            if block.first == 0:
+                self.asked = self._ask(self.queries.get(name, []))
+                self.writer = self._start(block)
+            self.writer.append(self._encode(read.frames.to(self.backbone.device)))
+        if block.first + block.count == block.of:
+            self.writer.finish()
+            self.claims.pop(name).finish()
+            self.done += 1
+
+    def _start(self, block: Block) -> FeatureWriter:
+        asked, draft = self.asked, self.claims[block.source.name].draft
+        if asked is None:
+            return FeatureWriter(draft, self.recipe, block.duration, block.of)
+        return FeatureWriter(draft, self.recipe, block.duration, block.of, asked.texts, asked.words, asked.mask)
+
+    def _fail(self, source: Source, reason: str, taken: Claim) -> None:
+        taken.drop()
+        self.failures[source.name] = reason
+        tqdm.write(f"not readable: {reason}", file=sys.stderr)
+
+    def _ask(self, texts: list[str]) -> Asked | None:
+        if not texts:
+            return None
+        text = tokenize(self.tokenizer, texts, self.max_words)
+        trunk, mask = self.backbone.trunk_text({name: ids.to(self.backbone.device) for name, ids in text.items()})
+        return Asked(texts, trunk, mask, self.backbone.top_text(trunk, mask).float())
+
+    def _encode(self, video: Tensor) -> Tensor:
+        """(n, T, 3, H, W) -> (n, D), or (n, Q, D) if fused."""
+        if self.recipe.kind == "dual":
+            return self.backbone.video_features(video).float()
+        if self.recipe.kind == "projected":
+            return self.backbone.embed_video(video).float()
+        if self.asked is None:
+            return torch.zeros(len(video), 0, self.recipe.width)
+        trunk = self.backbone.trunk_video(video, gate=True)  # (n, S, D), shared by all queries
+        fused = []
+        for words, mask in zip(self.asked.trunk, self.asked.mask, strict=True):
+            states = Trunk(trunk, words.expand(len(video), -1, -1), mask.expand(len(video), -1))
+            top = self.backbone.top(states, video.shape[1], True, "cls", text_reads=False)
+            fused.append(top.video[:, 0].float())
+        return torch.stack(fused, dim=1)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    args = _parser().parse_args(argv)
+    queries = read_queries(args.queries or [])
+    if args.kind == "fused" and not queries:
+        raise ValueError("--kind fused needs --queries: what the video is looked at with")
+    sources = find_videos(args.videos)
+    if queries:
+        sources = _asked_of(sources, queries)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    backbone = load_backbone(args.weights, num_frames=args.frames).to(device)
+    config = backbone.config
+    width = config.projector[-1] if args.kind == "projected" else backbone.video_tower.dim
+    size = args.size or backbone.video_tower.patch_embed.img_size[0]
+    recipe = Recipe(args.kind, width, args.fps, args.window, args.stride, args.frames, size, _hash(args.weights))
+    args.out.mkdir(parents=True, exist_ok=True)
+    _refuse_a_mix(args.out, recipe)
+    bf16 = args.precision == "bf16" or (args.precision is None and device == "cuda")
+    extraction = Extraction(
+        backbone, recipe, Windows(args.fps, args.window, args.stride, args.frames, size, args.chunk_seconds), sources,
+        args.out, args.batch_size, queries, args.tokenizer or config.text.tokenizer,
+        args.max_words, torch.autocast(device, torch.bfloat16) if bf16 else nullcontext())
+    extraction.run(args.num_workers)
+    _report(extraction, len(sources))
+
+
+def _report(extraction: Extraction, videos: int) -> None:
+    failures = extraction.failures
+    others = videos - extraction.done - len(failures)
+    print(f"{extraction.done} of {videos} videos written to {extraction.out}, {others} were there or are another "
+          "process's")
+    if failures:
+        raise SystemExit(f"egovlpv2 extract: {len(failures)} of {videos} videos failed:\n  "
+                         + "\n  ".join(failures.values()))
+
+
+def _asked_of(sources: list[Source], queries: dict[str, list[str]]) -> list[Source]:
+    """The videos that something is asked of."""
+    asked = [source for source in sources if queries.get(source.name)]
+    if not asked:
+        raise ValueError(f"no query is of any of the {len(sources)} videos: the queries are of {next(iter(queries))!r} "
+                         f"and others, the videos are {sources[0].name!r} and others")
+    return asked
+
+
+def _refuse_a_mix(out: Path, recipe: Recipe) -> None:
+    for path in sorted(out.glob(f"*{SUFFIX}")):
+        if different := read_recipe(path).differences(recipe):
+            raise ValueError(f"{path} is of another recipe (there and here: {'; '.join(different)}): write to another "
+                             "folder with --out, or delete those files")
+
+
+def _hash(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()[:16]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="egovlpv2 extract", description="Writes one feature file for each video.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("videos", nargs="+", help="videos, or folders of them; a folder of chunks 0.mp4, 1.mp4, ... is "
+                                                  "one video")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--weights", required=True, help=".ckpt, .safetensors or released .pth")
+    parser.add_argument("--kind", choices=KINDS, default="dual", help="CLS with the gate closed, after the projector, "
+                                                                      "or with the gate open for each query")
+    parser.add_argument("--queries", nargs="+", help='JSON files: {"video": ["query", ...]} or official nlq_*.json')
+    parser.add_argument("--fps", type=float, default=30.0, help="frames a second in which window and stride count")
+    parser.add_argument("--window", type=int, default=16, help="length of a window in such frames")
+    parser.add_argument("--stride", type=int, default=16, help="from one window's start to the next")
+    parser.add_argument("--frames", type=int, default=4, help="frames of a window that the model sees")
+    parser.add_argument("--size", type=int, help="height and width of the frames; the model's own if not given")
+    parser.add_argument("--chunk-seconds", type=float, default=600.0, help="length of the files of a chunked video")
+    parser.add_argument("--batch-size", type=int, default=32, help="windows at a time")
+    parser.add_argument("--num-workers", type=int, default=2, help="processes that decode")
+    parser.add_argument("--max-words", type=int, default=30, help="tokens of a query")
+    parser.add_argument("--tokenizer", help="the text tower's; the checkpoint's own if not given")
+    parser.add_argument("--device", help="cuda or cpu; cuda where there is one")
+    parser.add_argument("--precision", choices=("32", "bf16"), help="bf16 on a GPU if not given, else 32")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The queries of an extraction: which questions are asked of which video."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_queries(paths: list[str]) -> dict[str, list[str]]:
+    """Queries by video, each once.
+
+    Args:
+        paths: JSON files: `{"video": ["query", ...]}`, or official Ego4D `nlq_*.json`, whose videos are its clips.
+
+    Raises:
+        ValueError: A file is missing, no JSON, or of another form; a query is no text or empty.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for path in map(Path, paths):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path}: the queries can't be read ({error})") from error
+        for video, queries in _by_video(path, content).items():
+            found.setdefault(video, {}).update(dict.fromkeys(queries))
+    return {video: list(queries) for video, queries in found.items()}
+
+
+def _by_video(path: Path, content: Any) -> dict[str, list[str]]:
+    if isinstance(content, dict) and isinstance(content.get("videos"), list):
+        return {clip["clip_uid"]: [query["query"] for annotation in clip.get("annotations", [])
+                                   for query in annotation["language_queries"] if query.get("query")]
+                for video in content["videos"] for clip in video["clips"]}
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: the queries should be {{"video": ["query", ...]}}, or an official nlq_*.json')
+    for video, queries in content.items():
+        if not isinstance(queries, list) or not all(isinstance(query, str) and query.strip() for query in queries):
+            raise ValueError(f"{path}: the queries of {video!r} should be a list of texts, none of them empty")
+    return content

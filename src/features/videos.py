@@ -1,0 +1,118 @@
+"""Which videos to look at, and the windows that slide over them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from egovlpv2.video.decode import VideoError, read_chunks, read_frames, video_info
+from egovlpv2.video.sampling import uniform_times
+from egovlpv2.video.transforms import EvalTransform
+from torch import Tensor
+
+SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video: one file, or a folder of chunks `0.mp4`, `1.mp4`, ... as EgoClip's and those of `egovlpv2 prepare`.
+
+    Args:
+        name: What its features are called.
+        files: Its file or its chunks, in order.
+        chunked: Whether it is a folder of chunks.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    chunked: bool
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.files)
+
+    def duration(self, chunk_seconds: float) -> float:
+        """Length in seconds.
+
+        Raises:
+            VideoError: The video can't be read, or its chunks are of another length.
+        """
+        last = video_info(self.files[-1]).duration
+        if len(self.files) == 1:
+            return last
+        first = video_info(self.files[0]).duration
+        if abs(first - chunk_seconds) > 1:
+            raise VideoError(f"{self.files[0]} lasts {first:.1f} s and the chunks should last {chunk_seconds:g}: set "
+                             "--chunk-seconds")
+        return (len(self.files) - 1) * chunk_seconds + last
+
+
+def find_videos(paths: Iterable[str | Path]) -> list[Source]:
+    """The videos among files and in folders, sorted by name.
+
+    Raises:
+        ValueError: A path doesn't exist or holds no video, or two videos have one name.
+    """
+    found: dict[str, Source] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise ValueError(f"{path}: there is no such file or folder")
+        sources = [Source(path.stem, (path,), False)] if path.is_file() else _in_folder(path)
+        if not sources:
+            raise ValueError(f"{path} holds no videos ({', '.join(SUFFIXES)})")
+        for source in sources:
+            if source.name in found and found[source.name] != source:
+                raise ValueError(f"{found[source.name].files[0]} and {source.files[0]} would write one feature file: "
+                                 "rename one of them")
+            found[source.name] = source
+    return [found[name] for name in sorted(found)]
+
+
+def _in_folder(folder: Path) -> list[Source]:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    chunks = sorted((path for path in files if path.stem.isdecimal()), key=lambda path: int(path.stem))
+    if chunks and [int(path.stem) for path in chunks] == list(range(len(chunks))) and chunks == sorted(
+            files, key=lambda path: path.stem.zfill(9)):
+        return [Source(folder.name, tuple(chunks), True)]
+    inside = (source for child in sorted(folder.iterdir()) if child.is_dir() for source in _in_folder(child))
+    return [*(Source(path.stem, (path,), False) for path in files), *inside]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows that slide over a video.
+
+    Args:
+        fps: Frames a second in which the others count.
+        window: Length of a window.
+        stride: From a start to the next.
+        frames: Frames to show of a window.
+        size: Their height and width, pixels.
+        chunk_seconds: Length of a video's files, where it is a folder of them.
+    """
+
+    fps: float
+    window: int
+    stride: int
+    frames: int
+    size: int
+    chunk_seconds: float
+
+    def count(self, duration: float) -> int:
+        """How many windows lie wholly in a video of so many seconds; at least one, which may be cut short."""
+        return max(int((duration * self.fps - self.window) / self.stride + 1e-6) + 1, 1)
+
+    def read(self, source: Source, duration: float, first: int, count: int) -> Tensor:
+        """The frames of windows `first` to `first + count`: (count, T, 3, H, W) uint8."""
+        starts = np.arange(first, first + count) * self.stride / self.fps
+        ends = np.minimum(starts + self.window / self.fps, duration)
+        times = np.concatenate([uniform_times(start, end, self.frames)
+                                for start, end in zip(starts, ends, strict=True)])
+        order = np.argsort(times, kind="stable")  # windows may overlap, and a reader goes forward
+        crop = EvalTransform(self.size)
+        clip = (read_chunks(source.files[0].parent, times[order], crop, self.chunk_seconds) if source.chunked
+                else read_frames(source.files[0], times[order], crop))
+        frames = torch.empty_like(clip.frames)
+        frames[torch.from_numpy(order)] = clip.frames
+        return frames.unflatten(0, (count, self.frames))
