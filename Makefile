@@ -19,9 +19,23 @@ TASK = --config conf/$(1).yaml --config conf/model/$(MODEL).yaml --config conf/t
 	$(addprefix --config ,$(wildcard conf/$(DATA)/$(1).yaml)) $(PRECISION) --model.init_args.weights=$(WEIGHTS)
 EVALUATE = $(BIN)/egovlpv2 test $(TASK) --trainer.logger.init_args.name=$(subst _,-,$(1))-$(RUN) $(ARGS)
 FINETUNE = $(BIN)/egovlpv2 fit $(TASK) --trainer.logger.init_args.name=finetune-$(subst _,-,$(1))-$(RUN) $(ARGS)
+# Heads on frozen features of the weights of RUN, which `make features-...` writes first unless FEATURES names some.
+TOY_LONG = $(or $(EGO_TOY),data/toy)/long/videos --chunk-seconds 20 --fps 10 --window 20 --stride 5
+VIDEOS ?= $(if $(filter toy,$(DATA)),$(TOY_LONG),$(error VIDEOS=folder says where the videos are))
+FOLDER = $(or $(FEATURES),runs/$(RUN)/features/$(1))
+EXTRACT = $(BIN)/egovlpv2 extract $(VIDEOS) --weights $(WEIGHTS) --out $(call FOLDER,$(1)) \
+	$(if $(CPU_BF16),$(if $(filter cpu,$(TRAINER)),--precision bf16))
+NLQ_FILES = $(if $(filter toy,$(DATA)),$(or $(EGO_TOY),data/toy)/nlq,$(or $(EGO_NLQ),data/nlq))/nlq_*.json
+HEAD = --config conf/$(1).yaml --config conf/trainer/$(TRAINER).yaml \
+	$(addprefix --config ,$(wildcard conf/$(DATA)/$(1).yaml)) --data.init_args.features=$(call FOLDER,$(1))
+FINETUNE_HEAD = $(BIN)/egovlpv2 fit $(call HEAD,$(1)) --trainer.logger.init_args.name=finetune-$(1)-$(RUN) $(ARGS)
+HEAD_FILE = $(or $(HEAD_WEIGHTS),runs/finetune-$(1)-$(RUN)/checkpoints/best.ckpt)
+EVALUATE_HEAD = $(BIN)/egovlpv2 test $(call HEAD,$(1)) --trainer.logger.init_args.name=$(1)-$(RUN) \
+	--model.init_args.weights=$(call HEAD_FILE,$(1)) $(ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup pretrain evaluate-egomcq evaluate-ek100 evaluate-charades-ego finetune-ek100 finetune-charades-ego \
+	features-nlq features-mq finetune-nlq finetune-mq evaluate-nlq evaluate-mq \
 	toy-data test test-full lint bench tensorboard
 
 help:  ## list the targets
@@ -57,6 +71,24 @@ finetune-ek100: setup $(TOY)  ## fine-tune those weights on EPIC-Kitchens-100 re
 
 finetune-charades-ego: setup $(TOY)  ## fine-tune them on CharadesEgo
 	$(call FINETUNE,charades_ego)
+
+features-nlq: setup $(TOY)  ## features for NLQ of VIDEOS=folder with the weights of RUN: what is there stays
+	$(if $(FEATURES),,$(call EXTRACT,nlq) --kind fused --queries $(NLQ_FILES))
+
+features-mq: setup $(TOY)  ## features for MQ, likewise
+	$(if $(FEATURES),,$(call EXTRACT,mq) --kind projected)
+
+finetune-nlq: features-nlq  ## train VSLNet for Ego4D NLQ on those features (or FEATURES=folder)
+	$(call FINETUNE_HEAD,nlq)
+
+finetune-mq: features-mq  ## train VSGN for Ego4D MQ
+	$(call FINETUNE_HEAD,mq)
+
+evaluate-nlq: features-nlq  ## test what `make finetune-nlq` left, or HEAD_WEIGHTS=path
+	$(call EVALUATE_HEAD,nlq)
+
+evaluate-mq: features-mq  ## likewise
+	$(call EVALUATE_HEAD,mq)
 
 test: setup  ## the tests, in minutes
 	$(BIN)/pytest -n 2

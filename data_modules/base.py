@@ -135,76 +135,35 @@ class ResumableDataLoader(DataLoader):
         self._epoch, self._batch = state["epoch"], state["batch"]
 
 
-class VideoDataModule(LightningDataModule):
-    """The arguments, loaders and counts of a data set of videos.
+class LoaderDataModule(LightningDataModule):
+    """The loaders of a data set, which resume or deal, and its counts.
 
-    A subclass makes its loaders with `train_loader` and `eval_loader`. Its batches are dicts, with one entry more
-    than the task sees: `failures`, a list of `Failure`. In training those clips have been replaced by others, in
-    evaluation their rows are left out. `counts` has the numbers, of this process, for `metrics.json`.
+    A subclass makes its loaders with `train_loader` and `eval_loader`. `counts` has the numbers, of this process, for
+    `metrics.json`.
 
     Args:
         batch_size: Rows of a training batch, on one device.
         eval_batch_size: Rows of a batch in validation and testing, on one device.
-        num_workers: Processes that decode videos, for one device.
-        tokenizer: The text tower's tokenizer: a folder, or a name on the Hugging Face hub.
-        max_words: Length of a text in tokens, the special ones included; longer ones are cut.
-        num_frames: Frames of a training clip.
-        eval_num_frames: Frames of a clip in validation and testing; `null`: as many as in training.
-        size: Height and width of the frames, pixels.
+        num_workers: Processes that read, for one device.
         seed: Of the order of the rows and of all that is random in the training data.
-        max_failed_share: The run fails when a larger share of the clips can't be read.
     """
 
     evaluated: ClassVar[str] = "rows"  # what a row of the evaluation is called in `counts`
 
-    def __init__(
-        self,
-        batch_size: int = 8,
-        eval_batch_size: int = 8,
-        num_workers: int = 4,
-        tokenizer: str = "roberta-base",
-        max_words: int = 30,
-        num_frames: int = 4,
-        eval_num_frames: int | None = None,
-        size: int = 224,
-        seed: int = 0,
-        max_failed_share: float = 0.01,
-    ) -> None:
+    def __init__(self, batch_size: int, eval_batch_size: int, num_workers: int, seed: int) -> None:
         super().__init__()
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.tokenizer_name, self.max_words = tokenizer, max_words
-        self.num_frames, self.eval_num_frames = num_frames, eval_num_frames or num_frames
-        self.size, self.seed, self.max_failed_share = size, seed, max_failed_share
+        self.seed = seed
         self.counts: dict[str, int] = {}
         self._train_loader: ResumableDataLoader | None = None
         self._place: dict[str, Any] | None = None  # where a resumed run goes on
         self._eval_rows = 0
-        self._logged: dict[str, str] = {}  # of a video: why
         self._skipped: set[int] = set()
-
-    @property
-    def protocol(self) -> dict[str, Any]:
-        """What a reader of the numbers must know of the data."""
-        names = ("num_frames", "eval_num_frames", "size", "max_words")
-        return {name: getattr(self, name) for name in names} | {"counts": self._counts_of_all()}
-
-    def _counts_of_all(self) -> dict[str, int]:
-        """`counts`, with those that each process makes of its own share summed over the processes."""
-        if not self.trainer:
-            return self.counts
-        shares = ("train_clips", "replaced_clips", f"skipped_{self.evaluated}")
-        sums = {name: total(self.counts.get(name, 0), self.trainer.strategy.root_device) for name in shares}
-        return self.counts | {name: number for name, number in sums.items() if name in self.counts}
 
     @property
     def has_test_data(self) -> bool:
         """Whether a fit should end with a test of the best checkpoint."""
         return False
-
-    @cached_property
-    def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The tokenizer, opened when it is first used."""
-        return load_tokenizer(self.tokenizer_name)
 
     def train_loader(self, dataset: Dataset, collate: Callable[[list[Any]], dict[str, Any]]) -> ResumableDataLoader:
         """Shuffle `dataset`, which gets keys `(epoch, index)`, over all processes."""
@@ -246,6 +205,64 @@ class VideoDataModule(LightningDataModule):
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
         }
+
+
+class VideoDataModule(LoaderDataModule):
+    """The arguments and counts of a data set of videos.
+
+    The batches are dicts, with one entry more than the task sees: `failures`, a list of `Failure`. In training those
+    clips have been replaced by others, in evaluation their rows are left out.
+
+    Args:
+        batch_size: Rows of a training batch, on one device.
+        eval_batch_size: Rows of a batch in validation and testing, on one device.
+        num_workers: Processes that decode videos, for one device.
+        tokenizer: The text tower's tokenizer: a folder, or a name on the Hugging Face hub.
+        max_words: Length of a text in tokens, the special ones included; longer ones are cut.
+        num_frames: Frames of a training clip.
+        eval_num_frames: Frames of a clip in validation and testing; `null`: as many as in training.
+        size: Height and width of the frames, pixels.
+        seed: Of the order of the rows and of all that is random in the training data.
+        max_failed_share: The run fails when a larger share of the clips can't be read.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 8,
+        eval_batch_size: int = 8,
+        num_workers: int = 4,
+        tokenizer: str = "roberta-base",
+        max_words: int = 30,
+        num_frames: int = 4,
+        eval_num_frames: int | None = None,
+        size: int = 224,
+        seed: int = 0,
+        max_failed_share: float = 0.01,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, num_workers, seed)
+        self.tokenizer_name, self.max_words = tokenizer, max_words
+        self.num_frames, self.eval_num_frames = num_frames, eval_num_frames or num_frames
+        self.size, self.max_failed_share = size, max_failed_share
+        self._logged: dict[str, str] = {}  # of a video: why
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a reader of the numbers must know of the data."""
+        names = ("num_frames", "eval_num_frames", "size", "max_words")
+        return {name: getattr(self, name) for name in names} | {"counts": self._counts_of_all()}
+
+    def _counts_of_all(self) -> dict[str, int]:
+        """`counts`, with those that each process makes of its own share summed over the processes."""
+        if not self.trainer:
+            return self.counts
+        shares = ("train_clips", "replaced_clips", f"skipped_{self.evaluated}")
+        sums = {name: total(self.counts.get(name, 0), self.trainer.strategy.root_device) for name in shares}
+        return self.counts | {name: number for name, number in sums.items() if name in self.counts}
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The tokenizer, opened when it is first used."""
+        return load_tokenizer(self.tokenizer_name)
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Take the failures out of a batch, log those of videos not yet logged, and count them.

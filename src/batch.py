@@ -54,3 +54,33 @@ class RetrievalPairs(RetrievalBatch):
 
     text: Text  # (B, L)
     target: Tensor  # (B,) int64, which of the M texts it is
+
+
+class QueryBatch(TypedDict):
+    """NLQ: features of clips, words of queries and the windows that answer them; `n` positions of the longest clip."""
+
+    key: list[tuple[str, str, int]]  # clip, annotation and place in it
+    index: Tensor  # (B,) int64, the query's row
+    text: list[str]
+    video: Tensor  # (B, n, D)
+    video_mask: Tensor  # (B, n) bool
+    query: Tensor  # (B, L, D)
+    query_mask: Tensor  # (B, L) bool
+    start: Tensor  # (B,) int64, the window's first position
+    end: Tensor  # (B,) int64, its last
+    highlight: Tensor  # (B, n), 1 in and around the window
+    window: Tensor  # (B, 2) seconds; nan if it is not told
+    duration: Tensor  # (B,) seconds
+
+
+class MomentBatch(TypedDict):
+    """MQ: features of clips and the instances in them; at most `G` of one clip."""
+
+    key: list[str]  # clips
+    index: Tensor  # (B,) int64, the clip's row
+    features: Tensor  # (B, C, T), zero at the end
+    num_frames: Tensor  # (B,) int64, how many are real
+    segments: Tensor  # (B, G, 2), in steps
+    classes: Tensor  # (B, G) int64; 0 where there is none
+    duration: Tensor  # (B,) seconds
+    labels: list[str]  # by number, the 0th being nothing

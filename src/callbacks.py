@@ -39,7 +39,8 @@ class FinalReport(Callback):
         if trainer.predict_loop.num_dataloaders > 1:
             batches = chain.from_iterable(batches)
         rows = [row for batch in batches for row in batch]
-        write_json(Path(trainer.log_dir or ".") / "predictions.json", rows)
+        submission = getattr(pl_module, "submission", None)  # the form that a challenge asks for
+        write_json(Path(trainer.log_dir or ".") / "predictions.json", submission(rows) if submission else rows)
 
     def _report(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()

@@ -1,6 +1,7 @@
 """What every task shares: a backbone with weights, an optimiser, and randomness that a resumed run repeats."""
 
 import os
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,44 @@ from egovlpv2.model.backbone import Backbone, BackboneConfig
 from egovlpv2.model.checkpoint import check_traits, load_strictly, read_weights
 from egovlpv2.optim import OptimizerConfig, make_optimizer
 from lightning import LightningModule
+from torch import nn
 
 
-class BackboneTask(LightningModule):
+class Task(LightningModule):
+    """An optimiser for some module, and randomness that a resumed run repeats.
+
+    Args:
+        optimizer: How it learns.
+    """
+
+    def __init__(self, optimizer: OptimizerConfig) -> None:
+        super().__init__()
+        self.optimizer_config = optimizer
+        # No save_hyperparameters: a checkpoint must not override the YAML of a later run behind the user's back.
+
+    @property
+    @abstractmethod
+    def trained(self) -> nn.Module:
+        """What learns."""
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs
+        if not epochs or epochs < 1:
+            raise ValueError("the learning rate's schedule needs trainer.max_epochs, since its warm-up is in epochs")
+        return make_optimizer(self.trained, self.optimizer_config, steps, epochs)
+
+    def step_seed(self, batch_idx: int, *more: int) -> int:
+        """A seed that depends on the run's seed and the step alone, so that a resumed run draws the same numbers."""
+        entropy = (global_seed(), self.current_epoch, batch_idx, *more)
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(self.step_seed(batch_idx, rank()))  # dropout and drop path
+        if self.trainer.accumulate_grad_batches == 1:
+            self.zero_grad()  # Lightning would keep the last step's gradients in memory through the forward pass
+
+
+class BackboneTask(Task):
     """A backbone at work.
 
     Args:
@@ -27,7 +63,7 @@ class BackboneTask(LightningModule):
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None,
                  num_frames: int | None = None) -> None:
-        super().__init__()
+        super().__init__(optimizer)
         if num_frames is not None:
             backbone = replace(backbone, video=replace(backbone.video, num_frames=num_frames))
         if weights is not None:
@@ -37,8 +73,11 @@ class BackboneTask(LightningModule):
         if weights is not None:
             load_strictly(self.backbone, state, weights)
             check_traits(self.backbone, plain, weights)
-        self.optimizer_config, self.weights = optimizer, weights
-        # No save_hyperparameters: a checkpoint must not override the YAML of a later run behind the user's back.
+        self.weights = weights
+
+    @property
+    def trained(self) -> Backbone:
+        return self.backbone
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -47,22 +86,6 @@ class BackboneTask(LightningModule):
         return {"weights": self.weights, "num_fused_layers": config.num_fused_layers,
                 "text_attends_to": config.text_attends_to, "fusion_cls": config.fusion_cls,
                 "model_frames": config.video.num_frames, "seed": global_seed()}
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs
-        if not epochs or epochs < 1:
-            raise ValueError("the learning rate's schedule needs trainer.max_epochs, since its warm-up is in epochs")
-        return make_optimizer(self.backbone, self.optimizer_config, steps, epochs)
-
-    def step_seed(self, batch_idx: int, *more: int) -> int:
-        """A seed that depends on the run's seed and the step alone, so that a resumed run draws the same numbers."""
-        entropy = (global_seed(), self.current_epoch, batch_idx, *more)
-        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(self.step_seed(batch_idx, rank()))  # dropout and drop path
-        if self.trainer.accumulate_grad_batches == 1:
-            self.zero_grad()  # Lightning would keep the last step's gradients in memory through the forward pass
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["egovlpv2"] = {"backbone": self.backbone.config.to_dict()}

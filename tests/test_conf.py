@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 TRAINERS, MODELS, DATA = ("cpu", "gpu", "a100x8", "a100x32"), ("tiny", "small", "base"), ("toy", "egoclip")
 TUNED = ("ek100", "charades_ego")
+HEADS = ("nlq", "mq")
 RUNS = [
     *(("fit", "pretrain", "model/tiny", "data/toy", f"trainer/{t}", "toy/pretrain") for t in TRAINERS),
     *(("fit", "pretrain", f"model/{m}", f"data/{d}", "trainer/cpu") for m in MODELS for d in DATA),
@@ -22,6 +23,8 @@ RUNS = [
     *((command, task, "model/tiny", "trainer/cpu", f"toy/{task}") for task in TUNED for command in ("fit", "test")),
     *((command, task, "model/base", "trainer/a100x8", f"released/{task}")
       for task in TUNED for command in ("fit", "test")),
+    *((command, task, "trainer/cpu", f"toy/{task}") for task in HEADS for command in ("fit", "test", "predict")),
+    *(("fit", task, "trainer/a100x8") for task in HEADS),
 ]
 
 
@@ -74,6 +77,18 @@ def test_the_papers_retrieval_recipes(capsys: pytest.CaptureFixture[str]) -> Non
     for line in ("max_epochs: 20", "lr: 1.5e-05", "positives: none", "max_words: 15", "fusion_cls: own"):
         assert line in out, line
     assert out.count("num_frames: 32") == 2  # of the data and of the model
+
+
+def test_the_papers_grounding_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    out = parse(capsys, "fit", "nlq", "trainer/gpu")
+    for line in ("max_epochs: 100", "lr: 0.001", "batch_size: 32", "max_positions: 256", "highlight_weight: 5.0",
+                 "dim: 128", "decay: linear", "gradient_clip_val: 1.0"):
+        assert line in out, line
+    assert out.count("max_positions: 256") == 2  # of the data and of the head
+    out = parse(capsys, "fit", "mq", "trainer/gpu")
+    for line in ("max_epochs: 100", "lr: 0.0001", "batch_size: 32", "in_dim: 4096", "num_classes: 111"):
+        assert line in out, line
+    assert out.count("num_steps: 928") == 2
 
 
 @pytest.mark.parametrize("model", MODELS)

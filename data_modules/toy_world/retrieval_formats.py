@@ -81,7 +81,7 @@ def write_ek100(videos: list[Video], folder: Path, world: Path, chunk_seconds: i
             participant = f"P{piece.scene + 1:02d}"
             name = f"{participant}_{count[piece.scene]:02d}"
             rows += [_ek_row(participant, name, i, event) for i, event in enumerate(piece.events)]
-            _link(world / piece.file, folder / "videos" / participant / f"{name}.MP4")
+            link(world / piece.file, folder / "videos" / participant / f"{name}.MP4")
         first: dict[str, Row] = {}  # of each wording
         for row in rows:
             first.setdefault(row["narration"], row)
@@ -139,7 +139,7 @@ def write_charades_ego(videos: list[Video], folder: Path, world: Path, chunk_sec
             name = f"T{count:04d}EGO"
             count += 1
             rows.append(_charades_row(name, piece))
-            _link(world / piece.file, folder / "CharadesEgo_v1_480" / f"{name}.mp4")
+            link(world / piece.file, folder / "CharadesEgo_v1_480" / f"{name}.mp4")
         write(folder / f"CharadesEgo_v1_{split}_only1st.csv", _csv(_CHARADES_COLUMNS, rows))
 
 
@@ -161,7 +161,8 @@ def _csv(columns: tuple[str, ...], rows: list[Row]) -> str:
     return text.getvalue()
 
 
-def _link(target: Path, link: Path) -> None:
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(target, link.parent))
+def link(target: Path, path: Path) -> None:
+    """Makes `path` a relative symbolic link to `target`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(os.path.relpath(target, path.parent))

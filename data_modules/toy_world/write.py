@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from egovlpv2.data_modules.toy_world.formats import egoclip_csv, egomcq_json
+from egovlpv2.data_modules.toy_world.grounding_formats import write_grounding
 from egovlpv2.data_modules.toy_world.render import encode, film
 from egovlpv2.data_modules.toy_world.retrieval_formats import write_charades_ego, write_ek100
 from egovlpv2.data_modules.toy_world.script import Video, write_script
@@ -21,7 +22,7 @@ from egovlpv2.data_modules.toy_world.sheet import contact_sheet
 from egovlpv2.data_modules.toy_world.words import write_tokenizer
 from tqdm import tqdm
 
-VERSION = 4
+VERSION = 5
 """Raise it when the same parameters no longer give the same world."""
 
 
@@ -155,6 +156,7 @@ def generate(root: str | Path, *, workers: int | None = None, **parameters: floa
         _write_videos(videos, root, world, workers or _cores())
         write_ek100(videos, root / "ek100", root, world.chunk_seconds, write_text)  # these link to the videos
         write_charades_ego(videos, root / "charades_ego", root, world.chunk_seconds, write_text)
+        write_grounding(videos, root, world.chunk_seconds, write_text)
         # The label comes last: a folder with a label is complete.
         write_text(root / "world.json", world.label())
     print(f"The toy world is in {root}; see {root / 'contact_sheet.png'}")

@@ -9,7 +9,8 @@ def read_queries(paths: list[str]) -> dict[str, list[str]]:
     """Queries by video, each once.
 
     Args:
-        paths: JSON files: `{"video": ["query", ...]}`, or official Ego4D `nlq_*.json`, whose videos are its clips.
+        paths: JSON files: `{"video": ["query", ...]}`, or official Ego4D `nlq_*.json`, whose queries are asked of
+            their clip and of its video.
 
     Raises:
         ValueError: A file is missing, no JSON, or of another form; a query is no text or empty.
@@ -20,19 +21,20 @@ def read_queries(paths: list[str]) -> dict[str, list[str]]:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}: the queries can't be read ({error})") from error
-        for video, queries in _by_video(path, content).items():
-            found.setdefault(video, {}).update(dict.fromkeys(queries))
+        for video, queries in _by_video(path, content):
+            found.setdefault(video, {}).update(dict.fromkeys(query.strip() for query in queries))
     return {video: list(queries) for video, queries in found.items()}
 
 
-def _by_video(path: Path, content: Any) -> dict[str, list[str]]:
+def _by_video(path: Path, content: Any) -> list[tuple[str, list[str]]]:
     if isinstance(content, dict) and isinstance(content.get("videos"), list):
-        return {clip["clip_uid"]: [query["query"] for annotation in clip.get("annotations", [])
-                                   for query in annotation["language_queries"] if query.get("query")]
-                for video in content["videos"] for clip in video["clips"]}
+        return [(uid, [query["query"] for annotation in clip.get("annotations", [])
+                       for query in annotation["language_queries"] if query.get("query")])
+                for video in content["videos"] for clip in video["clips"]
+                for uid in (clip["clip_uid"], video["video_uid"])]
     if not isinstance(content, dict):
         raise ValueError(f'{path}: the queries should be {{"video": ["query", ...]}}, or an official nlq_*.json')
     for video, queries in content.items():
         if not isinstance(queries, list) or not all(isinstance(query, str) and query.strip() for query in queries):
             raise ValueError(f"{path}: the queries of {video!r} should be a list of texts, none of them empty")
-    return content
+    return list(content.items())

@@ -59,6 +59,34 @@ class VSLNet(nn.Module):
         return Grounded(highlight, *self.predictor(x * highlight[..., None], video_mask))
 
 
+class SmallVSLNet(nn.Module):
+    """The small variant: query-guided highlighting and a conditioned span predictor, no encoders and no attention.
+
+    Unlike in the authors' file, the highlighted features do reach the predictor. The arguments and `forward` are
+    VSLNet's; `num_heads` and `max_positions` change nothing.
+    """
+
+    def __init__(self, video_dim: int = 768, query_dim: int = 768, dim: int = 128, num_heads: int = 8,
+                 max_positions: int = 256, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.video_affine, self.query_affine = nn.Linear(video_dim, dim), nn.Linear(query_dim, dim)
+        self.query_pool = QueryPool(dim)
+        self.highlighter = nn.Linear(dim, 1)
+        self.start, self.end = nn.Linear(dim, dim), nn.Linear(2 * dim, dim)
+        self.start_logit, self.end_logit = nn.Linear(dim, 1), nn.Linear(dim, 1)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, video: Tensor, video_mask: Tensor, query: Tensor, query_mask: Tensor) -> Grounded:
+        video_mask, query_mask = video_mask.bool(), query_mask.bool()
+        x = self.query_pool(self.video_affine(self.dropout(video)), self.query_affine(query), query_mask)  # (B, T, D)
+        highlight = _masked(self.highlighter(x.relu())[..., 0], video_mask).sigmoid()  # (B, T)
+        x = x * highlight[..., None]
+        start = self.start(x).relu()  # (B, T, D)
+        end = self.end(torch.cat([x, start], dim=2)).relu()  # (B, T, D)
+        logits = (self.start_logit(start)[..., 0], self.end_logit(end)[..., 0])  # (B, T) each
+        return Grounded(highlight, *(_masked(logit, video_mask) for logit in logits))
+
+
 class Encoder(nn.Module):
     """Learned positions, four separable convolutions and one layer of self-attention: (B, T, D) -> (B, T, D)."""
 

@@ -1,0 +1,128 @@
+"""What the data sets of long videos share: clips as features of windows, cut out of the files of `egovlpv2 extract`."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from egovlpv2.data_modules.base import LoaderDataModule
+from egovlpv2.features import FeatureFolder, Features, Recipe
+from torch import Tensor
+
+
+class Place(NamedTuple):
+    """Where a clip lies."""
+
+    clip: str
+    video: str
+    start: float  # seconds of the video
+    end: float
+
+    @property
+    def duration(self) -> float:
+        return self.end - self.start
+
+
+class FeatureDataModule(LoaderDataModule):
+    """Clips of long videos, as features.
+
+    A clip's features are those of a file of its own name, or else the part of its video's file that shows it. Clips
+    without either are left out and counted.
+
+    Args:
+        root: The data set's folder.
+        features: The folder of the features.
+        train: The annotations to train on, relative to `root`.
+        val: Those to validate on.
+        test: Those to test on; null: none.
+        **kwargs: Of every data module, see `LoaderDataModule`.
+    """
+
+    def __init__(self, root: str, features: str, train: str, val: str, test: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.root, self.features = Path(root), features
+        self.train, self.val, self.test = train, val, test
+
+    @cached_property
+    def folder(self) -> FeatureFolder:
+        """The features, opened when they are first used."""
+        return FeatureFolder(self.features)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.folder.recipe
+
+    @property
+    def has_test_data(self) -> bool:
+        """Whether a fit should end with a test of the best checkpoint."""
+        return self.test not in (None, self.val)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a reader of the numbers must know of the data."""
+        recipe = self.folder.recipe
+        return {"features": str(self.features), "kind": recipe.kind, "features_per_second": recipe.rate,
+                "window": f"{recipe.window} / {recipe.fps:g} s", "frames": recipe.frames, "crop": recipe.size,
+                "features_checkpoint": recipe.checkpoint, "train": str(self.root / self.train),
+                "val": str(self.root / self.val), "test": self.test and str(self.root / self.test),
+                "counts": self.counts}
+
+    def has(self, place: Place) -> bool:
+        """Whether there are features of a clip."""
+        return place.clip in self.folder.names or place.video in self.folder.names
+
+    def path(self, split: str) -> Path:
+        """The annotations of `train`, `val` or `test`."""
+        name = getattr(self, split)
+        if name is None:
+            raise ValueError(f"There are no annotations to {split} on: set data.init_args.{split}.")
+        return self.root / name
+
+
+def read_clip(folder: FeatureFolder, place: Place) -> Features:
+    """The features of a clip.
+
+    Raises:
+        ValueError: The video's features end before the clip begins.
+    """
+    if place.clip in folder.names:
+        return folder.read(place.clip)
+    whole, rate = folder.read(place.video), folder.recipe.rate
+    first = round(place.start * rate)
+    values = whole.values[first : max(round(place.end * rate), first + 1)]
+    if not len(values):
+        raise ValueError(f"{folder.folder}: the features of {place.video} last {whole.duration:.1f} s, and clip "
+                         f"{place.clip} begins at {place.start:.1f} s: extract the whole video")
+    return whole._replace(values=values, duration=place.duration)
+
+
+def averaged(values: Tensor, longest: int) -> Tensor:
+    """Features (T, D), averaged within equal parts where there are more than `longest`."""
+    if len(values) <= longest:
+        return values
+    bounds = torch.linspace(0, len(values), longest + 1).round().long()  # (longest + 1,)
+    sums = torch.cat([values.new_zeros(1, values.shape[1]), values]).double().cumsum(0)  # (T + 1, D)
+    return ((sums[bounds[1:]] - sums[bounds[:-1]]) / (bounds[1:] - bounds[:-1])[:, None]).to(values.dtype)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: It is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} can't be read ({error.strerror}): set data.init_args.root (or the environment's "
+                         "variable that the config takes it from)") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON: line {error.lineno}, column {error.colno}: {error.msg}") from error
+
+
+def pad(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows (n_i, D) of different lengths -> (B, n, D) float32, zero at the end, and their mask (B, n)."""
+    padded = torch.nn.utils.rnn.pad_sequence([row.float() for row in rows], batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows])
+    return padded, torch.arange(padded.shape[1]) < lengths[:, None]

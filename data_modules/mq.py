@@ -1,0 +1,223 @@
+"""Ego4D moment queries, in the official files and in VSGN's `clip_annotations.json`."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from egovlpv2.batch import MomentBatch
+from egovlpv2.data_modules.base import FILLER, ResumableDataLoader
+from egovlpv2.data_modules.grounding import FeatureDataModule, Place, read_clip, read_json
+from egovlpv2.features import FeatureFolder
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+_MOST_INSTANCES = 50  # of a clip, in training
+
+
+class Moments(NamedTuple):
+    """A clip and what happens in it."""
+
+    place: Place
+    split: str
+    instances: list[tuple[str, float, float]]  # label, start and end in seconds of the clip
+
+
+class Sample(NamedTuple):
+    """A clip as the head reads it."""
+
+    row: int
+    clip: str
+    features: Tensor  # (C, T) float32
+    num_frames: int
+    segments: Tensor  # (G, 2) steps
+    classes: Tensor  # (G,)
+    duration: float
+
+
+class Clips(Dataset[Sample | None]):
+    """Clips with their features and instances.
+
+    Args:
+        clips: All of them with features.
+        folder: The features.
+        classes: Numbers of the labels.
+        num_steps: Length to which clips are padded; longer ones are interpolated to it.
+    """
+
+    def __init__(self, clips: list[Moments], folder: FeatureFolder, classes: dict[str, int], num_steps: int) -> None:
+        self.clips, self.folder, self.classes, self.num_steps = clips, folder, classes, num_steps
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample | None:
+        row = key[1] if isinstance(key, tuple) else key
+        if row == FILLER:
+            return None
+        clip = self.clips[row]
+        features = read_clip(self.folder, clip.place)
+        values = features.values.float().T  # (C, t)
+        if values.shape[1] > self.num_steps:
+            values = F.interpolate(values[None], self.num_steps, mode="linear", align_corners=False)[0]
+        count = values.shape[1]
+        times = torch.tensor([(start, end) for _, start, end in clip.instances[:_MOST_INSTANCES]]).reshape(-1, 2)
+        segments = (times / features.duration).clamp(0, 1) * count
+        classes = torch.tensor([self.classes[label] for label, *_ in clip.instances[:_MOST_INSTANCES]],
+                               dtype=torch.int64)
+        padded = F.pad(values, (0, self.num_steps - count))  # (C, T)
+        return Sample(row, clip.place.clip, padded, count, segments, classes, features.duration)
+
+
+class MQDataModule(FeatureDataModule):
+    """Which activities does a clip show, and when?
+
+    Args:
+        root: The folder of the annotations.
+        features: The folder of the features.
+        train: Annotations to train on: `moments_train.json`, or `clip_annotations.json`, of which a split takes its
+            own `subset`.
+        val: Those to validate on.
+        test: Those to test on.
+        classes: The labels' numbers, 0 being nothing.
+        num_steps: Length to which clips are padded.
+        **kwargs: Of every data module, see `LoaderDataModule`.
+    """
+
+    evaluated = "clips"
+
+    def __init__(self, root: str, features: str, train: str = "moments_train.json", val: str = "moments_val.json",
+                 test: str | None = None, classes: str = "moment_classes_idx.json", num_steps: int = 928,
+                 batch_size: int = 32, eval_batch_size: int = 32, num_workers: int = 4, seed: int = 0) -> None:
+        super().__init__(root, features, train, val, test, batch_size=batch_size, eval_batch_size=eval_batch_size,
+                         num_workers=num_workers, seed=seed)
+        self.classes_file, self.num_steps = classes, num_steps
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return super().protocol | {"num_steps": self.num_steps}
+
+    @cached_property
+    def classes(self) -> dict[str, int]:
+        """The number of each label, from 1."""
+        path = self.root / self.classes_file
+        content = read_json(path)
+        if not isinstance(content, dict) or sorted(content.values()) != list(range(len(content))):
+            raise ValueError(f"{path} should number the labels from 0 (nothing) on, each once")
+        return {label: number for label, number in content.items() if number}
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels by number."""
+        return ["", *sorted(self.classes, key=self.classes.__getitem__)]
+
+    def train_dataloader(self) -> ResumableDataLoader:
+        """Shuffled clips."""
+        return self.train_loader(self._dataset("train"), self._collate)
+
+    def val_dataloader(self) -> DataLoader:
+        """The clips of `val`."""
+        return self.eval_loader(self._dataset("val"), self._collate)
+
+    def test_dataloader(self) -> DataLoader:
+        """The clips of `test`."""
+        return self.eval_loader(self._dataset("test"), self._collate)
+
+    def predict_dataloader(self) -> DataLoader:
+        """The clips of `test`, or of `val` if there is none, to look for moments in."""
+        split = "val" if self.test is None else "test"
+        return self.eval_loader(self._dataset(split), self._collate)
+
+    def clips(self, split: str) -> list[Moments]:
+        """The clips of a split of which there are features; without instances, those of `train` and `val` drop out.
+
+        Raises:
+            ValueError: There are none, or a label is not in the list of classes.
+        """
+        path = self.path(split)
+        told = [clip for clip in read_moments(path) if clip.split in (split, "")]
+        labelled = [clip for clip in told if clip.instances or split == "test"]
+        found = [clip for clip in labelled if self.has(clip.place)]
+        self.counts |= {f"{split}_without_moments": len(told) - len(labelled),
+                        f"{split}_without_features": len(labelled) - len(found),
+                        f"{split}_moments_cut_at_the_end": sum(end > clip.place.duration + 0.01 for clip in found
+                                                               for _, _, end in clip.instances)}
+        for clip in found:
+            for label, *_ in clip.instances:
+                if label not in self.classes:
+                    raise ValueError(f"{path}: clip {clip.place.clip}: {label!r} is none of the {len(self.classes)} "
+                                     f"labels of {self.root / self.classes_file}")
+        if not found:
+            raise ValueError(f"{self.features} has features of none of the {len(told)} {split} clips of {path}: "
+                             f"extract them with `egovlpv2 extract VIDEOS --out {self.features}`")
+        return found
+
+    def _dataset(self, split: str) -> Clips:
+        return Clips(self.clips(split), self.folder, self.classes, self.num_steps)
+
+    def _collate(self, samples: list[Sample | None]) -> MomentBatch:
+        real = [sample for sample in samples if sample is not None]
+        most = max((len(sample.classes) for sample in real), default=0)
+        width = self.recipe.width
+        return MomentBatch(
+            key=[s.clip for s in real], index=torch.tensor([s.row for s in real], dtype=torch.int64),
+            features=torch.stack([s.features for s in real]) if real else torch.zeros(0, width, self.num_steps),
+            num_frames=torch.tensor([s.num_frames for s in real], dtype=torch.int64),
+            segments=_stacked([F.pad(s.segments, (0, 0, 0, most - len(s.segments))) for s in real], (0, most, 2)),
+            classes=_stacked([F.pad(s.classes, (0, most - len(s.classes))) for s in real], (0, most)).long(),
+            duration=torch.tensor([s.duration for s in real]), labels=self.labels,
+        )
+
+
+def _stacked(tensors: list[Tensor], empty: tuple[int, ...]) -> Tensor:
+    return torch.stack(tensors) if tensors else torch.zeros(empty)
+
+
+def read_moments(path: Path) -> Iterator[Moments]:
+    """The clips of an official `moments_*.json`, or of a `clip_annotations.json` in either spelling.
+
+    Raises:
+        ValueError: The file is of another form, or an instance ends before it begins.
+    """
+    content = read_json(path)
+    official = isinstance(content, dict) and isinstance(content.get("videos"), list)
+    try:
+        for clip in _official(content) if official else _clip_annotations(content):
+            yield _checked(path, clip)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is neither an official moments_*.json nor a clip_annotations.json: {error!r}"
+                         ) from error
+
+
+def _official(content: dict[str, Any]) -> Iterator[Moments]:
+    for video in content["videos"]:
+        for clip in video["clips"]:
+            place = Place(clip["clip_uid"], video["video_uid"], clip["video_start_sec"], clip["video_end_sec"])
+            instances = [(row["label"], row["start_time"], row["end_time"])
+                         for annotation in clip.get("annotations", []) for row in annotation["labels"]
+                         if row["primary"]]
+            yield Moments(place, video.get("split", ""), instances)
+
+
+def _clip_annotations(content: dict[str, Any]) -> Iterator[Moments]:
+    for clip, entry in content.items():
+        seconds = entry["v_duration"] if "v_duration" in entry else entry["duration"]
+        start = entry.get("parent_start_sec", 0.0)
+        place = Place(clip, entry.get("video_id", clip), start, entry.get("parent_end_sec", start + seconds))
+        instances = []
+        for row in entry["annotations"]:
+            first, last = row["segment"] if "segment" in row else (row["start_time"], row["end_time"])
+            instances.append((row["label"], first, last))
+        yield Moments(place, entry["subset"], instances)
+
+
+def _checked(path: Path, clip: Moments) -> Moments:
+    for label, start, end in clip.instances:
+        if not start <= end:
+            raise ValueError(f"{path}: clip {clip.place.clip}: {label} {start}-{end} s ends before it begins")
+        if start > clip.place.duration + 1:
+            raise ValueError(f"{path}: clip {clip.place.clip}: {label} {start}-{end} s begins after the end of the "
+                             f"clip ({clip.place.duration:.1f} s)")
+    return clip

@@ -1,0 +1,227 @@
+"""Ego4D natural language queries, in the official files and in those of VSLNet."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from egovlpv2.batch import QueryBatch
+from egovlpv2.data_modules.base import FILLER, ResumableDataLoader
+from egovlpv2.data_modules.grounding import FeatureDataModule, Place, averaged, pad, read_clip, read_json
+from egovlpv2.features import FeatureFolder
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+
+class Query(NamedTuple):
+    """A question about a clip."""
+
+    place: Place
+    annotation: str
+    index: int  # in its annotation
+    text: str
+    window: tuple[float, float] | None  # seconds of the clip; None if it is not told
+
+    @property
+    def key(self) -> str:
+        return f"{self.place.clip} {self.annotation} {self.index}"
+
+
+class Sample(NamedTuple):
+    """A query as the head reads it."""
+
+    query: Query
+    row: int
+    video: Tensor  # (n, D)
+    words: Tensor  # (L, D)
+    duration: float
+
+
+class Queries(Dataset[Sample | None]):
+    """Queries with the features of their clips and words.
+
+    Args:
+        queries: All of them with features.
+        folder: The features.
+        max_positions: Longer clips are averaged down to it.
+    """
+
+    def __init__(self, queries: list[Query], folder: FeatureFolder, max_positions: int) -> None:
+        self.queries, self.folder, self.max_positions = queries, folder, max_positions
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample | None:
+        row = key[1] if isinstance(key, tuple) else key
+        if row == FILLER:
+            return None
+        query = self.queries[row]
+        features = read_clip(self.folder, query.place)
+        if query.text not in features.queries:
+            raise ValueError(f"{self.folder.folder}: the features of {query.place.clip} know nothing of the query "
+                             f"{query.text!r}: extract them with --queries of this annotation file")
+        which = features.queries.index(query.text)
+        values = features.values[:, which] if features.values.ndim == 3 else features.values  # (T, D)
+        words = features.words[which][features.word_mask[which]]  # (L, D)
+        return Sample(query, row, averaged(values, self.max_positions), words, features.duration)
+
+
+class NLQDataModule(FeatureDataModule):
+    """Where in a clip is the answer to a query?
+
+    Args:
+        root: The folder of the annotations.
+        features: The folder of the features, extracted with the queries.
+        train: Annotations to train on: `nlq_train.json`, or VSLNet's `train.json`.
+        val: Those to validate on.
+        test: Those to test on, or to predict for.
+        max_positions: Longer clips are averaged down to so many features.
+        highlight_margin: How much of a window's length the highlight goes beyond it, on each side.
+        **kwargs: Of every data module, see `LoaderDataModule`.
+    """
+
+    evaluated = "queries"
+
+    def __init__(self, root: str, features: str, train: str = "nlq_train.json", val: str = "nlq_val.json",
+                 test: str | None = None, max_positions: int = 256, highlight_margin: float = 0.1,
+                 batch_size: int = 32, eval_batch_size: int = 32, num_workers: int = 4, seed: int = 0) -> None:
+        super().__init__(root, features, train, val, test, batch_size=batch_size, eval_batch_size=eval_batch_size,
+                         num_workers=num_workers, seed=seed)
+        self.max_positions, self.highlight_margin = max_positions, highlight_margin
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return super().protocol | {"max_positions": self.max_positions, "highlight_margin": self.highlight_margin}
+
+    def train_dataloader(self) -> ResumableDataLoader:
+        """Shuffled queries, less those whose window has no length."""
+        queries = self.queries("train")
+        long = [query for query in queries if query.window is not None and query.window[1] > query.window[0]]
+        self.counts |= {"train_without_length": len(queries) - len(long)}
+        if not long:
+            raise ValueError(f"{self.path('train')}: none of {len(queries)} queries with features has a window")
+        return self.train_loader(Queries(long, self.folder, self.max_positions), self._collate)
+
+    def val_dataloader(self) -> DataLoader:
+        """The queries of `val`."""
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """The queries of `test`."""
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """The queries of `test`, or of `val` if there is none, to answer."""
+        return self._evaluation("val" if self.test is None else "test")
+
+    def _evaluation(self, split: str) -> DataLoader:
+        queries = self.queries(split)
+        self.counts |= {f"{split}_without_length": sum(q.window is not None and q.window[0] == q.window[1]
+                                                       for q in queries)}
+        return self.eval_loader(Queries(queries, self.folder, self.max_positions), self._collate)
+
+    def queries(self, split: str) -> list[Query]:
+        """The queries of a split of whose clips there are features.
+
+        Raises:
+            ValueError: There are none.
+        """
+        path = self.path(split)
+        told = list(read_queries(path))
+        asked = [query for query in told if query.text]
+        found = [query for query in asked if self.has(query.place)]
+        self.counts |= {f"{split}_empty_queries": len(told) - len(asked),
+                        f"{split}_without_features": len(asked) - len(found)}
+        if not found:
+            raise ValueError(f"{self.features} has features of none of the clips of {path}: extract them with "
+                             f"`egovlpv2 extract VIDEOS --kind fused --queries {path} --out {self.features}`")
+        return found
+
+    def _collate(self, samples: list[Sample | None]) -> QueryBatch:
+        real = [sample for sample in samples if sample is not None]
+        if not real:  # a filler alone: one position of nothing, which the task leaves out
+            width = self.recipe.width
+            real_video, real_words = [torch.zeros(1, width)], [torch.zeros(1, 1)]
+            return _batch([], real_video, real_words, self.highlight_margin)
+        return _batch(real, [s.video for s in real], [s.words for s in real], self.highlight_margin)
+
+
+def _batch(samples: list[Sample], video: list[Tensor], words: list[Tensor], margin: float) -> QueryBatch:
+    features, mask = pad(video)
+    query, query_mask = pad(words)
+    spans = [label_span(s.query.window or (0.0, 0.0), s.duration, len(s.video)) for s in samples]
+    highlight = torch.zeros(len(samples), features.shape[1])
+    for row, (start, end), sample in zip(highlight, spans, samples, strict=True):
+        extra = round(margin * (end - start + 1))
+        row[max(start - extra, 0) : min(end + extra, len(sample.video) - 1) + 1] = 1
+    span = torch.tensor(spans, dtype=torch.int64).reshape(-1, 2)
+    window = torch.tensor([s.query.window or (torch.nan, torch.nan) for s in samples]).reshape(-1, 2)
+    count = len(samples)
+    return QueryBatch(
+        key=[(s.query.place.clip, s.query.annotation, s.query.index) for s in samples],
+        index=torch.tensor([s.row for s in samples], dtype=torch.int64), text=[s.query.text for s in samples],
+        video=features[:count], video_mask=mask[:count], query=query[:count], query_mask=query_mask[:count],
+        start=span[:, 0], end=span[:, 1], highlight=highlight, window=window,
+        duration=torch.tensor([s.duration for s in samples]),
+    )
+
+
+def label_span(window: tuple[float, float], duration: float, positions: int) -> tuple[int, int]:
+    """First and last position of the grid's span that overlaps a window (seconds) most; a window may end outside."""
+    step = duration / positions
+    grid = torch.arange(positions + 1, dtype=torch.float64) * step  # (n + 1,)
+    start, end = grid[:-1, None], grid[None, 1:]  # (n, 1), (1, n)
+    inter = (end.clamp(max=window[1]) - start.clamp(min=window[0])).clamp(min=0)  # (n, n)
+    union = end.clamp(min=window[1]) - start.clamp(max=window[0])
+    best = int((inter / union).masked_fill(end <= start, -1.0).argmax())
+    return best // positions, best % positions
+
+
+def read_queries(path: Path) -> Iterator[Query]:
+    """The queries of an official `nlq_*.json`, or of VSLNet's files; those without a text have an empty one.
+
+    Raises:
+        ValueError: The file is of another form, a window ends before it begins, or lies outside its clip.
+    """
+    content = read_json(path)
+    official = isinstance(content, dict) and isinstance(content.get("videos"), list)
+    try:
+        for query in _official(content) if official else _vslnet(content):
+            yield _checked(path, query)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is neither an official nlq_*.json nor one of VSLNet's: {error!r}") from error
+
+
+def _official(content: dict[str, Any]) -> Iterator[Query]:
+    for video in content["videos"]:
+        for clip in video["clips"]:
+            place = Place(clip["clip_uid"], video["video_uid"], clip["video_start_sec"], clip["video_end_sec"])
+            for annotation in clip.get("annotations", []):
+                for i, row in enumerate(annotation["language_queries"]):
+                    window = (row["clip_start_sec"], row["clip_end_sec"]) if "clip_start_sec" in row else None
+                    yield Query(place, annotation["annotation_uid"], i, _text(row.get("query")), window)
+
+
+def _vslnet(content: dict[str, Any]) -> Iterator[Query]:
+    for clip, entry in content.items():
+        place = Place(clip, clip, 0.0, entry["num_frames"] / entry["fps"])
+        rows = zip(entry["annotation_uids"], entry["query_idx"], entry["sentences"], entry["exact_times"], strict=True)
+        for annotation, index, text, (start, end) in rows:
+            yield Query(place, annotation, index, _text(text), (start, end))
+
+
+def _text(text: str | None) -> str:
+    return (text or "").strip()
+
+
+def _checked(path: Path, query: Query) -> Query:
+    if query.window is None:
+        return query
+    start, end = query.window
+    if end < start:
+        raise ValueError(f"{path}: query {query.key}: the window {start}-{end} s ends before it begins: swap its times")
+    if start > query.place.duration + 1:
+        raise ValueError(f"{path}: query {query.key}: the window {start}-{end} s begins after the end of the clip "
+                         f"({query.place.duration:.1f} s)")
+    return query

@@ -1,0 +1,103 @@
+"""Writes long takes in the formats of Ego4D NLQ and MQ.
+
+A long take shows the first chunks of several videos of one room, one after the other, by symbolic links: the same
+pictures serve again, and no more are filmed.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from egovlpv2.data_modules.toy_world.retrieval_formats import link
+from egovlpv2.data_modules.toy_world.script import Event, Split, Video
+from egovlpv2.data_modules.toy_world.vocabulary import NOUNS
+
+WriteText = Callable[[Path, str], None]
+
+_CHUNKS = 5  # of a take
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class Take(NamedTuple):
+    """A long video; times count from its start."""
+
+    uid: str
+    split: Split
+    videos: tuple[str, ...]  # whose first chunks it shows
+    seconds: float
+    events: list[Event]  # of the wearer, wholly in view
+
+
+def takes(videos: Sequence[Video], chunk_seconds: int) -> list[Take]:
+    """The long takes of all rooms."""
+    found = []
+    rooms = groupby(sorted(videos, key=lambda video: (video.split, video.scene, video.uid)),
+                    key=lambda video: (video.split, video.scene))
+    for (split, scene), group in rooms:
+        shown = [video for video in group if video.duration >= chunk_seconds]
+        for first in range(0, len(shown), _CHUNKS):
+            part = shown[first : first + _CHUNKS]
+            events = [replace(event, start=round(event.start + i * chunk_seconds, 2),
+                              end=round(event.end + i * chunk_seconds, 2))
+                      for i, video in enumerate(part) for event in video.events
+                      if event.end <= chunk_seconds and event.wearer == "C"]
+            uid = f"take-{split}-{scene:02d}-{first // _CHUNKS}"
+            found.append(Take(uid, split, tuple(v.uid for v in part), len(part) * chunk_seconds, events))
+    return found
+
+
+def write_grounding(videos: Sequence[Video], root: Path, chunk_seconds: int, write: WriteText) -> None:
+    """Writes `long/videos`, `nlq/nlq_<split>.json`, `mq/moments_<split>.json` and MQ's classes.
+
+    Args:
+        videos: Of all splits.
+        root: The toy world's folder.
+        chunk_seconds: Length of a video's files.
+        write: Writes a text into a file.
+    """
+    found = takes(videos, chunk_seconds)
+    for take in found:
+        for i, uid in enumerate(take.videos):
+            link(root / "videos" / uid / "0.mp4", root / "long" / "videos" / take.uid / f"{i}.mp4")
+    for split in _SPLITS:
+        of_split = [take for take in found if take.split == split]
+        write(root / "nlq" / f"nlq_{split}.json", _text(of_split, _nlq_annotations))
+        write(root / "mq" / f"moments_{split}.json", _text(of_split, _mq_annotations))
+    classes = {"Background": 0} | {f"use_{noun}": i + 1 for i, noun in enumerate(sorted(NOUNS))}
+    write(root / "mq" / "moment_classes_idx.json", json.dumps(classes, indent=1))
+
+
+def _text(found: list[Take], annotate: Callable[[Take], list[dict[str, Any]]]) -> str:
+    entries = []
+    for take in found:
+        whole = {"video_start_sec": 0.0, "video_end_sec": take.seconds}
+        clip = {"clip_uid": f"{take.uid}-clip", **whole, "annotations": annotate(take)}
+        entries.append({"video_uid": take.uid, "split": take.split, "clips": [clip]})
+    return json.dumps({"version": "1", "videos": entries}, indent=1)
+
+
+def _times(start: float, end: float) -> dict[str, float]:
+    return {"clip_start_sec": start, "clip_end_sec": end, "video_start_sec": start, "video_end_sec": end}
+
+
+def _nlq_annotations(take: Take) -> list[dict[str, Any]]:
+    """Asks for what happens once, in the words of its narration: pre-training never met a question."""
+    count = Counter((event.verb, event.noun) for event in take.events)
+    queries = [{**_times(event.start, event.end), "query": event.text, "template": "Moments: what was narrated"}
+               for event in take.events if count[event.verb, event.noun] == 1]
+    return [{"annotation_uid": f"{take.uid}-0", "language_queries": queries}]
+
+
+def _mq_annotations(take: Take) -> list[dict[str, Any]]:
+    """An activity is all that is done to one thing without a pause."""
+    labels = []
+    for noun, group in groupby(take.events, key=lambda event: event.noun):
+        events = list(group)
+        start, end = events[0].start, events[-1].end
+        labels.append({"label": f"use_{noun}", "primary": True, "start_time": start, "end_time": end,
+                       "video_start_time": start, "video_end_time": end})
+    return [{"annotator_uid": f"{take.uid}-0", "labels": labels}]

@@ -1,0 +1,85 @@
+"""NLQ and MQ over all processes: what was predicted and what is true is gathered, then scored as the official code does.
+
+Letters: `Q` queries, `P` predictions of one, `n` rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from egovlpv2.metrics.functional import moment_map, moment_recall
+from egovlpv2.metrics.temporal import temporal_iou
+from torch import Tensor
+from torchmetrics import Metric
+
+NLQ_THRESHOLDS, NLQ_TOPK = (0.3, 0.5), (1, 3, 5)
+MQ_MAP_TIOUS, MQ_RECALL_TIOUS, MQ_TOPK = (0.1, 0.2, 0.3, 0.4, 0.5), (0.3, 0.5, 0.7), (1, 5)
+
+
+class WindowRecall(Metric):
+    """Ego4D NLQ: recall of windows at thresholds of temporal IoU, and the mean IoU of first predictions, in %."""
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("overlap", default=[], dist_reduce_fx="cat")  # (Q, P)
+        self.add_state("index", default=[], dist_reduce_fx="cat")  # (Q,)
+
+    def update(self, index: Tensor, predicted: Tensor, window: Tensor) -> None:
+        """Args:
+            index: (Q,) the queries' rows.
+            predicted: (Q, P, 2) seconds, the best first.
+            window: (Q, 2) seconds; one of zero length is never hit.
+        """
+        overlap = np.nan_to_num(temporal_iou(predicted.double().cpu().numpy(), window.double().cpu().numpy()[:, None]))
+        self.overlap.append(torch.from_numpy(overlap).to(self.device))
+        self.index.append(index)
+
+    def compute(self) -> dict[str, float]:
+        overlap, index = _joined(self.overlap), _joined(self.index)
+        assert len(index.unique()) == len(index)
+        recall = {f"r{k}_iou{threshold}": 100 * (overlap[:, :k] > threshold).any(1).double().mean().item()
+                  for threshold in NLQ_THRESHOLDS for k in NLQ_TOPK}
+        return recall | {"mean_iou": 100 * overlap[:, 0].mean().item()}
+
+
+class MomentDetection(Metric):
+    """Ego4D MQ: mean average precision of detections and recall of retrievals, in %."""
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("truth", "detections", "retrievals"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")  # (n, 5): clip, class, start, end, score
+
+    def update(self, truth: Tensor, detections: Tensor, retrievals: Tensor) -> None:
+        """Rows (n, 5) of some clips: the clip's number, the class, start and end in seconds, and the score."""
+        for name, rows in (("truth", truth), ("detections", detections), ("retrievals", retrievals)):
+            getattr(self, name).append(rows.double())
+
+    def compute(self) -> dict[str, float]:
+        truth = _by_clip(_joined(self.truth).cpu().numpy())
+        detections = _by_clip(_joined(self.detections).cpu().numpy())
+        retrievals = _by_clip(_joined(self.retrievals).cpu().numpy())
+        told = {clip: {"annotations": rows} for clip, rows in truth.items()}
+        precision = moment_map(detections, told, MQ_MAP_TIOUS)
+        recall = moment_recall(retrievals, told, MQ_RECALL_TIOUS, MQ_TOPK)
+        scores = {f"map_{tiou}": 100 * value for tiou, value in zip(MQ_MAP_TIOUS, precision, strict=True)}
+        scores["map_avg"] = 100 * float(np.mean(precision))
+        return scores | {f"r{k}x_iou{tiou}": 100 * recall[i][j] for i, tiou in enumerate(MQ_RECALL_TIOUS)
+                         for j, k in enumerate(MQ_TOPK)}
+
+
+def _joined(state: Tensor | list[Tensor]) -> Tensor:
+    return torch.cat(state) if isinstance(state, list) else state
+
+
+def _by_clip(rows: np.ndarray) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for clip, label, start, end, score in rows.tolist():
+        found.setdefault(str(int(clip)), []).append(
+            {"label": str(int(label)), "segment": (start, end), "score": score})
+    return found

@@ -1,0 +1,37 @@
+"""Weights of grounding heads: from own checkpoints and from the authors' files, strictly."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from egovlpv2.model.checkpoint import State, convert
+from torch import nn
+
+_OURS = "head."
+
+
+def read_head(head: nn.Module, kind: str, path: Path) -> None:
+    """Gives a head the weights of a file.
+
+    Args:
+        head: The head.
+        kind: `vslnet`, `vsgn` or `small`, as `convert` knows it.
+        path: A `.ckpt` of the head's task, or a released state dict, bare or under `state_dict`.
+
+    Raises:
+        ValueError: The file is missing, unreadable or of another head.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such weights file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path}: not a readable weights file: {str(error).splitlines()[0]}") from error
+    state: State = content.get("state_dict", content)
+    own = {name.removeprefix(_OURS): tensor for name, tensor in state.items() if name.startswith(_OURS)}
+    try:
+        head.load_state_dict(own or convert(kind, state))
+    except RuntimeError as error:
+        problems = "\n".join(str(error).splitlines()[:12])
+        raise ValueError(f"{path} does not fit the head; are its sizes in your config those it was trained with? "
+                         f"{problems}") from error

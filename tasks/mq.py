@@ -1,0 +1,116 @@
+"""Ego4D moment queries: VSGN on frozen features."""
+
+from typing import Any
+
+import torch
+from egovlpv2.batch import MomentBatch
+from egovlpv2.grounding.moments import Found, detections, retrievals, scored_segments
+from egovlpv2.grounding.vsgn import VSGN, Detected
+from egovlpv2.grounding.vsgn_losses import MomentLabels, vsgn_losses
+from egovlpv2.metrics.moments import MQ_TOPK, MomentDetection
+from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.head import HeadTask
+from torch import Tensor, nn
+
+_RETRIEVALS = 20  # of each class, in a submission
+
+
+class MQ(HeadTask):
+    """Finds the activities of a clip.
+
+    Args:
+        optimizer: How the head learns.
+        in_dim: Width of the features.
+        num_classes: Labels, the 0th being nothing.
+        num_steps: Length to which clips are padded.
+        num_levels: Of the head's pyramid.
+        dim: Width inside the head.
+        num_neighbours: Of a step in its graph.
+        weights: Weights to start from.
+    """
+
+    kind = "vsgn"
+
+    def __init__(self, optimizer: OptimizerConfig, in_dim: int = 4096, num_classes: int = 111, num_steps: int = 928,
+                 num_levels: int = 5, dim: int = 256, num_neighbours: int = 12, weights: str | None = None) -> None:
+        head = VSGN(in_dim, num_steps, num_levels, dim, num_classes, num_neighbours)
+        super().__init__(head, optimizer, weights)
+        self.in_dim, self.num_classes = in_dim, num_classes
+        self.scores = nn.ModuleDict({split: MomentDetection() for split in ("val", "test")})
+
+    def forward(self, batch: MomentBatch) -> Detected:
+        self.check_width(batch["features"].shape[1], self.in_dim, "in_dim")
+        return self.head(batch["features"], batch["num_frames"])
+
+    def training_step(self, batch: MomentBatch, batch_idx: int) -> Tensor:
+        if batch["classes"].numel() and int(batch["classes"].max()) >= self.num_classes:
+            raise ValueError(f"A label's number is {int(batch['classes'].max())} and the head has {self.num_classes} "
+                             "classes: set model.init_args.num_classes to the length of the list of classes.")
+        losses = vsgn_losses(self(batch), self.head.anchors, MomentLabels(batch["segments"], batch["classes"]))
+        loss = sum(losses.values())
+        self.log_dict({"train/loss": loss} | {f"train/{name}": value for name, value in losses.items()},
+                      batch_size=len(batch["key"]))
+        return loss
+
+    def validation_step(self, batch: MomentBatch, batch_idx: int) -> None:
+        self._score("val", batch)
+
+    def test_step(self, batch: MomentBatch, batch_idx: int) -> None:
+        self._score("test", batch)
+
+    def _score(self, split: str, batch: MomentBatch) -> None:
+        if not batch["key"]:
+            return
+        for i, (segments, scores, seconds) in enumerate(self._found(batch)):
+            clip, real = int(batch["index"][i]), batch["classes"][i] > 0
+            classes = batch["classes"][i][real]
+            told = Found(batch["segments"][i][real], classes, torch.ones_like(classes, dtype=torch.float32))
+            most = max(MQ_TOPK) * max(len(classes), 1)
+            self.scores[split].update(*(_rows(clip, found, seconds) for found in (
+                told, detections(segments, scores), retrievals(segments, scores, classes.unique(), most))))
+
+    def predict_step(self, batch: MomentBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Of each clip its detections, and its retrievals: of the classes that are told, or else of all."""
+        rows = []
+        for i, (segments, scores, seconds) in enumerate(self._found(batch)):
+            classes = batch["classes"][i].unique()
+            classes = classes[classes > 0] if classes.any() else torch.arange(1, self.num_classes, device=self.device)
+            found = {"detect_results": detections(segments, scores),
+                     "retrieve_results": retrievals(segments, scores, classes, _RETRIEVALS)}
+            rows.append({"clip": batch["key"][i]} | {name: _named(moments, seconds, batch["labels"])
+                                                     for name, moments in found.items()})
+        return rows
+
+    def submission(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """What `egovlpv2 predict` writes: the challenge's format."""
+        results = {name: {row["clip"]: row[name] for row in rows} for name in ("detect_results", "retrieve_results")}
+        return {"version": "1.0", "challenge": "ego4d_moment_queries", **results}
+
+    def _found(self, batch: MomentBatch) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Of each clip its segments in steps, their scores, and the seconds of a step."""
+        segments, scores = scored_segments(self(batch))
+        return list(zip(segments, scores, batch["duration"] / batch["num_frames"], strict=True))
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def _log_metrics(self, split: str) -> None:
+        scores = self.scores[split].compute()
+        self.scores[split].reset()
+        self.log_dict({f"{split}/mq/{name}": value for name, value in scores.items()})
+        self.log(f"{split}/score", scores["map_avg"], prog_bar=True)
+
+
+def _rows(clip: int, found: Found, seconds: Tensor) -> Tensor:
+    """(n, 5): clip, class, start and end in seconds, score."""
+    times = found.segments * seconds
+    which = torch.full_like(found.scores, clip)
+    return torch.column_stack([which, found.classes, times, found.scores])
+
+
+def _named(found: Found, seconds: Tensor, labels: list[str]) -> list[dict[str, Any]]:
+    return [{"label": labels[label], "score": score, "segment": segment} for label, score, segment in zip(
+        found.classes.tolist(), found.scores.tolist(), (found.segments * seconds).tolist(), strict=True)]

@@ -1,0 +1,100 @@
+"""Ego4D natural language queries: VSLNet on frozen features."""
+
+from typing import Any, Literal
+
+import torch
+from egovlpv2.batch import QueryBatch
+from egovlpv2.grounding.vslnet import Grounded, SmallVSLNet, VSLNet, best_spans, highlight_loss, span_loss
+from egovlpv2.metrics.moments import WindowRecall
+from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.head import HeadTask
+from torch import Tensor, nn
+
+_PREDICTIONS = 5  # of a query, in a submission
+
+
+class NLQ(HeadTask):
+    """Finds the window of a clip that answers a query.
+
+    Args:
+        optimizer: How the head learns.
+        video_dim: Width of the video's features.
+        query_dim: Width of the words' features.
+        dim: Width inside the head.
+        num_heads: Of its attention.
+        max_positions: Features of the longest clip, and words of the longest query.
+        dropout: Share of features dropped in training.
+        variant: `vslnet`, or `small` (query-guided highlighting and a span predictor alone).
+        highlight_weight: Of the highlight's loss.
+        weights: Weights to start from.
+    """
+
+    kind = "vslnet"
+
+    def __init__(self, optimizer: OptimizerConfig, video_dim: int = 768, query_dim: int = 768, dim: int = 128,
+                 num_heads: int = 8, max_positions: int = 256, dropout: float = 0.2,
+                 variant: Literal["vslnet", "small"] = "vslnet", highlight_weight: float = 5.0,
+                 weights: str | None = None) -> None:
+        make = {"vslnet": VSLNet, "small": SmallVSLNet}[variant]
+        super().__init__(make(video_dim, query_dim, dim, num_heads, max_positions, dropout), optimizer, weights)
+        self.video_dim, self.query_dim, self.variant = video_dim, query_dim, variant
+        self.highlight_weight = highlight_weight
+        self.recall = nn.ModuleDict({split: WindowRecall() for split in ("val", "test")})
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return super().protocol | {"variant": self.variant, "highlight_weight": self.highlight_weight}
+
+    def forward(self, batch: QueryBatch) -> Grounded:
+        self.check_width(batch["video"].shape[2], self.video_dim, "video_dim")
+        self.check_width(batch["query"].shape[2], self.query_dim, "query_dim")
+        return self.head(batch["video"], batch["video_mask"], batch["query"], batch["query_mask"])
+
+    def training_step(self, batch: QueryBatch, batch_idx: int) -> Tensor:
+        out = self(batch)
+        highlight = highlight_loss(out.highlight, batch["highlight"], batch["video_mask"])
+        span = span_loss(out.start_logits, out.end_logits, batch["start"], batch["end"])
+        loss = span + self.highlight_weight * highlight
+        self.log_dict({"train/loss": loss, "train/span": span, "train/highlight": highlight}, prog_bar=True,
+                      batch_size=len(batch["start"]))
+        return loss
+
+    def validation_step(self, batch: QueryBatch, batch_idx: int) -> None:
+        self._score("val", batch)
+
+    def test_step(self, batch: QueryBatch, batch_idx: int) -> None:
+        self._score("test", batch)
+
+    def predict_step(self, batch: QueryBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """One row of the challenge's submission for each query."""
+        if not batch["key"]:
+            return []
+        return [{"clip_uid": clip, "annotation_uid": annotation, "query_idx": index, "predicted_times": times}
+                for (clip, annotation, index), times in zip(batch["key"], self.windows(batch).tolist(), strict=True)]
+
+    def submission(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """What `egovlpv2 predict` writes: the challenge's format."""
+        return {"version": "1.0", "challenge": "ego4d_nlq_challenge", "results": rows}
+
+    def windows(self, batch: QueryBatch) -> Tensor:
+        """The best windows (B, 5, 2) in seconds."""
+        out = self(batch)
+        first, last = best_spans(out.start_logits, out.end_logits, _PREDICTIONS)  # (B, P)
+        step = batch["duration"] / batch["video_mask"].sum(1)  # (B,) seconds
+        return torch.stack([first, last + 1], dim=2) * step[:, None, None]
+
+    def _score(self, split: str, batch: QueryBatch) -> None:
+        if batch["key"]:
+            self.recall[split].update(batch["index"], self.windows(batch), batch["window"])
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def _log_metrics(self, split: str) -> None:
+        scores = self.recall[split].compute()
+        self.recall[split].reset()
+        self.log_dict({f"{split}/nlq/{name}": value for name, value in scores.items()})
+        self.log(f"{split}/score", scores["r1_iou0.3"], prog_bar=True)
