@@ -150,7 +150,7 @@ class LoaderDataModule(LightningDataModule):
 
     evaluated: ClassVar[str] = "rows"  # what a row of the evaluation is called in `counts`
 
-    def __init__(self, batch_size: int, eval_batch_size: int, num_workers: int, seed: int) -> None:
+    def __init__(self, batch_size: int = 8, eval_batch_size: int = 8, num_workers: int = 4, seed: int = 0) -> None:
         super().__init__()
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed = seed

@@ -4,10 +4,12 @@ import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
+import numpy as np
 import torch
 from egovlpv2.data_modules.base import LoaderDataModule
-from egovlpv2.features import FeatureFolder, Features, Recipe
+from egovlpv2.features import FeatureFolder, Features
 from torch import Tensor
 
 
@@ -36,22 +38,21 @@ class FeatureDataModule(LoaderDataModule):
         train: The annotations to train on, relative to `root`.
         val: Those to validate on.
         test: Those to test on; null: none.
+        shuffled: Whether each clip's features come in an order drawn at random, always the same: what a head reaches
+            then, it reaches without knowing when anything happens. A baseline.
         **kwargs: Of every data module, see `LoaderDataModule`.
     """
 
-    def __init__(self, root: str, features: str, train: str, val: str, test: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, root: str, features: str, train: str, val: str, test: str | None = None,
+                 shuffled: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root, self.features = Path(root), features
-        self.train, self.val, self.test = train, val, test
+        self.train, self.val, self.test, self.shuffled = train, val, test, shuffled
 
     @cached_property
     def folder(self) -> FeatureFolder:
         """The features, opened when they are first used."""
         return FeatureFolder(self.features)
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.folder.recipe
 
     @property
     def has_test_data(self) -> bool:
@@ -62,11 +63,18 @@ class FeatureDataModule(LoaderDataModule):
     def protocol(self) -> dict[str, Any]:
         """What a reader of the numbers must know of the data."""
         recipe = self.folder.recipe
+        files = {name: str(self.root / getattr(self, name)) for name in ("train", "val", "test") if getattr(self, name)}
         return {"features": str(self.features), "kind": recipe.kind, "features_per_second": recipe.rate,
-                "window": f"{recipe.window} / {recipe.fps:g} s", "frames": recipe.frames, "crop": recipe.size,
-                "features_checkpoint": recipe.checkpoint, "train": str(self.root / self.train),
-                "val": str(self.root / self.val), "test": self.test and str(self.root / self.test),
-                "counts": self.counts}
+                "window_seconds": recipe.window / recipe.fps, "frames": recipe.frames, "crop": recipe.size,
+                "features_checkpoint": recipe.checkpoint, "shuffled": self.shuffled, **files, "counts": self.counts}
+
+    def read(self, place: Place) -> Features:
+        """The features of a clip."""
+        features = read_clip(self.folder, place)
+        if not self.shuffled:
+            return features
+        order = np.random.default_rng((self.seed, crc32(place.clip.encode()))).permutation(len(features.values))
+        return features._replace(values=features.values[order])
 
     def has(self, place: Place) -> bool:
         """Whether there are features of a clip."""

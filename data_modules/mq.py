@@ -1,6 +1,6 @@
 """Ego4D moment queries, in the official files and in VSGN's `clip_annotations.json`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from egovlpv2.batch import MomentBatch
 from egovlpv2.data_modules.base import FILLER, ResumableDataLoader
-from egovlpv2.data_modules.grounding import FeatureDataModule, Place, read_clip, read_json
-from egovlpv2.features import FeatureFolder
+from egovlpv2.data_modules.grounding import FeatureDataModule, Place, read_json
+from egovlpv2.features import Features
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -42,13 +42,14 @@ class Clips(Dataset[Sample | None]):
 
     Args:
         clips: All of them with features.
-        folder: The features.
+        read: Gives the features of a clip.
         classes: Numbers of the labels.
         num_steps: Length to which clips are padded; longer ones are interpolated to it.
     """
 
-    def __init__(self, clips: list[Moments], folder: FeatureFolder, classes: dict[str, int], num_steps: int) -> None:
-        self.clips, self.folder, self.classes, self.num_steps = clips, folder, classes, num_steps
+    def __init__(self, clips: list[Moments], read: Callable[[Place], Features], classes: dict[str, int],
+                 num_steps: int) -> None:
+        self.clips, self.read, self.classes, self.num_steps = clips, read, classes, num_steps
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -58,7 +59,7 @@ class Clips(Dataset[Sample | None]):
         if row == FILLER:
             return None
         clip = self.clips[row]
-        features = read_clip(self.folder, clip.place)
+        features = self.read(clip.place)
         values = features.values.float().T  # (C, t)
         if values.shape[1] > self.num_steps:
             values = F.interpolate(values[None], self.num_steps, mode="linear", align_corners=False)[0]
@@ -83,16 +84,15 @@ class MQDataModule(FeatureDataModule):
         test: Those to test on.
         classes: The labels' numbers, 0 being nothing.
         num_steps: Length to which clips are padded.
-        **kwargs: Of every data module, see `LoaderDataModule`.
+        **kwargs: Of all with features, see `FeatureDataModule`.
     """
 
     evaluated = "clips"
 
     def __init__(self, root: str, features: str, train: str = "moments_train.json", val: str = "moments_val.json",
                  test: str | None = None, classes: str = "moment_classes_idx.json", num_steps: int = 928,
-                 batch_size: int = 32, eval_batch_size: int = 32, num_workers: int = 4, seed: int = 0) -> None:
-        super().__init__(root, features, train, val, test, batch_size=batch_size, eval_batch_size=eval_batch_size,
-                         num_workers=num_workers, seed=seed)
+                 **kwargs: Any) -> None:
+        super().__init__(root, features, train, val, test, **kwargs)
         self.classes_file, self.num_steps = classes, num_steps
 
     @property
@@ -155,12 +155,12 @@ class MQDataModule(FeatureDataModule):
         return found
 
     def _dataset(self, split: str) -> Clips:
-        return Clips(self.clips(split), self.folder, self.classes, self.num_steps)
+        return Clips(self.clips(split), self.read, self.classes, self.num_steps)
 
     def _collate(self, samples: list[Sample | None]) -> MomentBatch:
         real = [sample for sample in samples if sample is not None]
         most = max((len(sample.classes) for sample in real), default=0)
-        width = self.recipe.width
+        width = self.folder.recipe.width
         return MomentBatch(
             key=[s.clip for s in real], index=torch.tensor([s.row for s in real], dtype=torch.int64),
             features=torch.stack([s.features for s in real]) if real else torch.zeros(0, width, self.num_steps),

@@ -1,14 +1,14 @@
 """Ego4D natural language queries, in the official files and in those of VSLNet."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from egovlpv2.batch import QueryBatch
 from egovlpv2.data_modules.base import FILLER, ResumableDataLoader
-from egovlpv2.data_modules.grounding import FeatureDataModule, Place, averaged, pad, read_clip, read_json
-from egovlpv2.features import FeatureFolder
+from egovlpv2.data_modules.grounding import FeatureDataModule, Place, averaged, pad, read_json
+from egovlpv2.features import Features
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -42,12 +42,12 @@ class Queries(Dataset[Sample | None]):
 
     Args:
         queries: All of them with features.
-        folder: The features.
+        read: Gives the features of a clip.
         max_positions: Longer clips are averaged down to it.
     """
 
-    def __init__(self, queries: list[Query], folder: FeatureFolder, max_positions: int) -> None:
-        self.queries, self.folder, self.max_positions = queries, folder, max_positions
+    def __init__(self, queries: list[Query], read: Callable[[Place], Features], max_positions: int) -> None:
+        self.queries, self.read, self.max_positions = queries, read, max_positions
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -57,10 +57,10 @@ class Queries(Dataset[Sample | None]):
         if row == FILLER:
             return None
         query = self.queries[row]
-        features = read_clip(self.folder, query.place)
+        features = self.read(query.place)
         if query.text not in features.queries:
-            raise ValueError(f"{self.folder.folder}: the features of {query.place.clip} know nothing of the query "
-                             f"{query.text!r}: extract them with --queries of this annotation file")
+            raise ValueError(f"The features of {query.place.clip} know nothing of the query {query.text!r}: extract "
+                             "them with --queries of this annotation file")
         which = features.queries.index(query.text)
         values = features.values[:, which] if features.values.ndim == 3 else features.values  # (T, D)
         words = features.words[which][features.word_mask[which]]  # (L, D)
@@ -78,16 +78,14 @@ class NLQDataModule(FeatureDataModule):
         test: Those to test on, or to predict for.
         max_positions: Longer clips are averaged down to so many features.
         highlight_margin: How much of a window's length the highlight goes beyond it, on each side.
-        **kwargs: Of every data module, see `LoaderDataModule`.
+        **kwargs: Of all with features, see `FeatureDataModule`.
     """
 
     evaluated = "queries"
 
     def __init__(self, root: str, features: str, train: str = "nlq_train.json", val: str = "nlq_val.json",
-                 test: str | None = None, max_positions: int = 256, highlight_margin: float = 0.1,
-                 batch_size: int = 32, eval_batch_size: int = 32, num_workers: int = 4, seed: int = 0) -> None:
-        super().__init__(root, features, train, val, test, batch_size=batch_size, eval_batch_size=eval_batch_size,
-                         num_workers=num_workers, seed=seed)
+                 test: str | None = None, max_positions: int = 256, highlight_margin: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(root, features, train, val, test, **kwargs)
         self.max_positions, self.highlight_margin = max_positions, highlight_margin
 
     @property
@@ -101,7 +99,7 @@ class NLQDataModule(FeatureDataModule):
         self.counts |= {"train_without_length": len(queries) - len(long)}
         if not long:
             raise ValueError(f"{self.path('train')}: none of {len(queries)} queries with features has a window")
-        return self.train_loader(Queries(long, self.folder, self.max_positions), self._collate)
+        return self.train_loader(Queries(long, self.read, self.max_positions), self._collate)
 
     def val_dataloader(self) -> DataLoader:
         """The queries of `val`."""
@@ -119,7 +117,7 @@ class NLQDataModule(FeatureDataModule):
         queries = self.queries(split)
         self.counts |= {f"{split}_without_length": sum(q.window is not None and q.window[0] == q.window[1]
                                                        for q in queries)}
-        return self.eval_loader(Queries(queries, self.folder, self.max_positions), self._collate)
+        return self.eval_loader(Queries(queries, self.read, self.max_positions), self._collate)
 
     def queries(self, split: str) -> list[Query]:
         """The queries of a split of whose clips there are features.
@@ -141,7 +139,7 @@ class NLQDataModule(FeatureDataModule):
     def _collate(self, samples: list[Sample | None]) -> QueryBatch:
         real = [sample for sample in samples if sample is not None]
         if not real:  # a filler alone: one position of nothing, which the task leaves out
-            width = self.recipe.width
+            width = self.folder.recipe.width
             real_video, real_words = [torch.zeros(1, width)], [torch.zeros(1, 1)]
             return _batch([], real_video, real_words, self.highlight_margin)
         return _batch(real, [s.video for s in real], [s.words for s in real], self.highlight_margin)

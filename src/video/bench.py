@@ -5,18 +5,25 @@ the frames that it must decode. The bare loop keeps one file open, knows beforeh
 keyframes are, seeks to each keyframe that leads to wanted frames and decodes up to the last of them in a single
 thread; it converts nothing.
 Both loops read the same clips in turn, so that the machine's other work falls on both.
+
+A second table tells what `egovlpv2 prepare` saves: the same 4-frame clips of 1 to 4 s are read in turn from originals,
+full size and a keyframe every 250 frames, and from what was prepared from them.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 import av
 import numpy as np
-from egovlpv2.video.decode import read_frames
+from av.video.frame import PictureType
+from egovlpv2.video.decode import read_chunks, read_frames, video_info
+from egovlpv2.video.prepare import Settings, find_videos, prepare_video
 from egovlpv2.video.sampling import jittered_times
 from egovlpv2.video.transforms import TrainTransform
 from numpy.typing import NDArray
@@ -102,13 +109,96 @@ def bench_reader(num_clips: int = 200) -> dict[str, float]:
     return {**figures, "ratio": max(figures["ratio_30"], figures["ratio_250"])}
 
 
+def _encode(path: Path, pictures: Iterable[av.VideoFrame], fps: Fraction) -> None:
+    """Writes pictures at their own size with x264's defaults, but for keyframes every 250 frames exactly."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", fps, options={"g": "250", "keyint_min": "250", "sc_threshold": "0"})
+        stream.pix_fmt = "yuv420p"
+        for i, picture in enumerate(pictures):
+            if i == 0:
+                stream.height, stream.width = picture.height, picture.width
+            picture.pts, picture.time_base, picture.pict_type = i, 1 / fps, PictureType.NONE
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+
+
+def _panned(seed: int, seconds: int) -> Iterator[av.VideoFrame]:
+    """Pictures of 1280x720 px, 30 a second, cut from a larger texture that moves."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (60, 100, 3), dtype=np.uint8)
+    texture = av.VideoFrame.from_ndarray(coarse).reformat(2000, 1200, interpolation="BICUBIC").to_ndarray()
+    texture = (texture * 0.9 + rng.integers(0, 25, texture.shape)).astype(np.uint8)  # (1200, 2000, 3)
+    for i in range(_FPS * seconds):
+        top, left = int(240 + 230 * np.sin(i / 47 + seed)), int(360 + 350 * np.sin(i / 61))
+        yield av.VideoFrame.from_ndarray(np.ascontiguousarray(texture[top : top + 720, left : left + 1280]))
+
+
+def write_originals(videos: Path | None, folder: Path) -> list[Path]:
+    """Videos as cameras and archives give them: a folder's, or two of 20 s that are drawn."""
+    paths = []
+    for i, source in enumerate(find_videos([videos]) if videos else (None, None)):
+        paths.append(folder / f"original_{i}.mp4")
+        if source is None:
+            _encode(paths[-1], _panned(i, seconds=20), Fraction(_FPS))
+            continue
+        with av.open(str(source)) as container:
+            _encode(paths[-1], container.decode(video=0), container.streams.video[0].average_rate or Fraction(_FPS))
+    return paths
+
+
+def prepared_costs(originals: Sequence[Path], folders: Sequence[Path], num_clips: int) -> tuple[float, float]:
+    """Mean seconds of reading the same random clips of 1 to 4 s from originals and from what is prepared, in turn."""
+    rng, transform = np.random.default_rng(2), TrainTransform(224)
+    lengths = [video_info(path).duration for path in originals]
+    costs = np.empty((num_clips, 2))
+    for i in range(num_clips):
+        k = rng.choice(len(originals), p=np.array(lengths) / sum(lengths))
+        seconds = min(rng.uniform(1, 4), lengths[k])
+        start, seed = rng.uniform(0, lengths[k] - seconds), int(rng.integers(2**31))
+        times = jittered_times(start, start + seconds, _NUM_FRAMES, rng)
+        for j, read in enumerate((partial(read_frames, originals[k]), partial(read_chunks, folders[k]))):
+            crop = partial(transform, rng=np.random.default_rng(seed))
+            begin = time.perf_counter()
+            read(times, crop)
+            costs[i, j] = time.perf_counter() - begin
+    before, after = costs.mean(0)
+    return float(before), float(after)
+
+
+def bench_prepared(videos: Path | None = None, num_clips: int = 200) -> dict[str, float]:
+    """Measures what preparing saves.
+
+    Args:
+        videos: A folder of videos; None draws two.
+        num_clips: Random clips read from both.
+
+    Returns:
+        Clips a second and megabytes of both, and `ratio` of the clips a second.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        originals = write_originals(videos, Path(name))
+        folders = [path.with_suffix("") for path in originals]
+        after = sum(prepare_video(path, folder, Settings())["bytes"]
+                    for path, folder in zip(originals, folders, strict=True))
+        before = sum(path.stat().st_size for path in originals)
+        prepared_costs(originals, folders, len(originals))  # opens files and warms caches
+        slow, quick = prepared_costs(originals, folders, num_clips)
+    return {"original_clips": 1 / slow, "prepared_clips": 1 / quick, "ratio": slow / quick,
+            "original_mb": before / 1e6, "prepared_mb": after / 1e6}
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Prints one line per keyframe interval."""
-    argparse.ArgumentParser("egovlpv2 bench reader", description=__doc__).parse_args(argv)
+    """Prints one line per keyframe interval, and one on preparing."""
+    parser = argparse.ArgumentParser("egovlpv2 bench reader", description=__doc__)
+    parser.add_argument("--videos", type=Path, help="a folder of videos to prepare; two are drawn if not given")
+    args = parser.parse_args(argv)
     figures = bench_reader()
     for i in (30, 250):
         reader, bare, ratio = (figures[f"{name}_{i}"] for name in ("reader_ms", "bare_ms", "ratio"))
         print(f"keyframe every {i:3d} frames: reader {reader:6.2f} ms, bare {bare:6.2f} ms a clip, ratio {ratio:.3f}")
+    found = bench_prepared(args.videos)
+    print(f"original {found['original_clips']:.1f} clips/s, {found['original_mb']:.2f} MB; prepared "
+          f"{found['prepared_clips']:.1f} clips/s, {found['prepared_mb']:.2f} MB; ratio {found['ratio']:.2f}")
 
 
 if __name__ == "__main__":

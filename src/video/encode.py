@@ -1,0 +1,169 @@
+"""One video to chunks that are quick to read: small upright pictures, frequent keyframes."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import OutputContainer
+from av.filter import Graph
+from av.video.frame import PictureType, VideoFrame
+from av.video.stream import VideoStream
+from egovlpv2.files import whole
+from egovlpv2.video.source import ROUNDING, TICK, Shown, Source, cut
+
+_FINEST_TICK = Fraction(1, 1_000_000)  # seconds
+# No frame waits for a later one (bf), keyframes come where they are asked for and nothing refers across them.
+_ENCODER = {"preset": "veryfast", "tune": "fastdecode", "bf": "0", "g": "99999", "sc_threshold": "0", "forced-idr": "1"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the prepared files are like.
+
+    Args:
+        chunk_seconds: Length of a file; training must be told the same.
+        short_side: Short side of the pictures, pixels, even; smaller pictures are not enlarged.
+        keyframe_seconds: Time from keyframe to keyframe: the shorter, the faster random frames and the larger the file.
+        fps: Most frames a second to keep, at their own times; 0 keeps all.
+        crf: How much x264 may lose, from 0 (nothing) to 51.
+    """
+
+    chunk_seconds: float = 600.0
+    short_side: int = 256
+    keyframe_seconds: float = 0.5
+    fps: float = 0.0
+    crf: int = 23
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.chunk_seconds < math.inf and self.keyframe_seconds > 0 and 0 <= self.fps < math.inf):
+            raise ValueError("give chunk_seconds of 1 or more, keyframe_seconds above 0 and fps of 0 or more")
+        if self.short_side < 16 or self.short_side % 2 or not 0 <= self.crf <= 51:
+            raise ValueError("give an even short_side of 16 px or more and a crf from 0 to 51")
+
+
+class Scaler:
+    """Makes pictures upright and small, in one graph of FFmpeg's filters.
+
+    Args:
+        source: The video, which tells size and rotation.
+        short_side: Pixels, at most.
+    """
+
+    def __init__(self, source: Source, short_side: int) -> None:
+        scale = min(Fraction(short_side, min(source.height, source.width)), Fraction(1))
+        # Even, as 4:2:0 colours need it; rounded down, so that nothing is enlarged.
+        self.height, self.width = (max(int(side * scale / 2 + (scale < 1) * Fraction(1, 2)) * 2, 2)
+                                   for side in (source.height, source.width))
+        self._turns = -source.rotation // 90 % 4  # clockwise
+        self._graphs: dict[tuple[int | str, ...], Graph] = {}
+
+    def __call__(self, frame: VideoFrame) -> VideoFrame:
+        """The small picture of a decoded frame."""
+        key = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range))
+        if key not in self._graphs:
+            self._graphs[key] = self._graph(*key)
+        self._graphs[key].push(frame)
+        return self._graphs[key].pull()
+
+    def _graph(self, width: int, height: int, pixels: str, colours: int, span: int) -> Graph:
+        """The filters for frames of one kind; their times are set after them."""
+        graph = Graph()
+        graph.threads = 1
+        source = f"width={width}:height={height}:pix_fmt={pixels}:time_base=1/1:colorspace={colours}:range={span}"
+        steps = [
+            ("buffer", source),
+            *[("transpose", "clock")] * self._turns,
+            ("scale", f"{self.width}:{self.height}:flags=bicubic+accurate_rnd"),
+            ("format", "yuv420p"),
+            ("buffersink", ""),
+        ]
+        graph.link_nodes(*(graph.add(name, args or None) for name, args in steps)).configure()
+        return graph
+
+
+
+
+def write_chunk(path: Path, frames: Iterator[Shown], source: Source, settings: Settings) -> None:
+    """Encodes one chunk; the file appears when it is whole."""
+    scale = Scaler(source, settings.short_side)
+    tick = _tick(source, settings)
+    key_at = last = Fraction(0)
+    stream: VideoStream | None = None
+    # With its own unit of time a file rounds times as the original does.
+    options = {"movflags": "+faststart", "video_track_timescale": str(tick.denominator)}
+    with whole(path) as draft, av.open(str(draft), "w", format="mp4", options=options) as out:
+        for item in frames:
+            picture = scale(item.frame)
+            picture.pts, picture.time_base, last = round(item.start / tick), tick, item.end - item.start
+            # A decoded frame names its own kind, which x264 would take for a wish.
+            picture.pict_type = PictureType.I if item.start + ROUNDING >= key_at else PictureType.NONE
+            if picture.pict_type == PictureType.I:
+                key_at = item.start + Fraction(settings.keyframe_seconds)
+            stream = stream or _add_stream(out, picture, source, settings)
+            out.mux(stream.encode(picture))
+        assert stream is not None, "a chunk has a frame"
+        *packets, final = stream.encode(None)
+        final.duration = max(round(last / tick), 1)  # else the file would end where its last frame begins
+        out.mux([*packets, final])
+
+
+def _tick(source: Source, settings: Settings) -> Fraction:
+    """The video's own unit of time, in seconds, unless chunks don't begin on it or it is too fine for mp4."""
+    fits = (_seconds(settings.chunk_seconds) / source.tick).denominator == 1
+    return source.tick if fits and source.tick >= _FINEST_TICK else TICK
+
+
+def _seconds(number: float) -> Fraction:
+    return Fraction(str(number))  # as it is written: 0.7 is 7/10
+
+
+def _add_stream(out: OutputContainer, picture: VideoFrame, source: Source, settings: Settings) -> VideoStream:
+    """An encoder for pictures like this one. A single thread: more would change the files with their number."""
+    stream = out.add_stream("libx264", source.rate, options={**_ENCODER, "crf": str(settings.crf)})
+    stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
+    codec = stream.codec_context
+    codec.time_base, codec.thread_count = picture.time_base, 1
+    for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
+        setattr(codec, name, int(getattr(picture, name)))
+    if shape := source.stream.sample_aspect_ratio:  # of a pixel; None or 0 if unknown
+        codec.sample_aspect_ratio = 1 / shape if source.rotation % 180 else shape
+    return stream
+
+
+def encode_video(path: Path, folder: Path, settings: Settings, threads: int = 1,
+                 on_progress: Callable[[float], None] = lambda seconds: None) -> dict[str, Any]:
+    """Writes the chunks of a video that are not there yet.
+
+    Args:
+        path: The video.
+        folder: Of its chunks.
+        settings: What they are like.
+        threads: Of the decoder.
+        on_progress: Gets the seconds done, often.
+
+    Returns:
+        `seconds` of video, number of `chunks` and of `frames` in them.
+
+    Raises:
+        VideoError: The video can't be decoded unharmed to its end.
+    """
+    source, count = Source(path, threads), 0
+
+    def counted() -> Iterator[Shown]:
+        nonlocal count
+        for item in cut(source.frames(), _seconds(settings.chunk_seconds), settings.fps):
+            count += 1
+            on_progress(float(source.seconds))
+            yield item
+
+    chunk = -1
+    for chunk, frames in groupby(counted(), lambda item: item.chunk):
+        target = folder / f"{chunk}.mp4"
+        if not target.exists():  # else groupby passes over its frames, which costs their decoding only
+            write_chunk(target, frames, source, settings)
+    return {"seconds": round(float(source.seconds), 3), "chunks": chunk + 1, "frames": count}
