@@ -1,6 +1,8 @@
 """What the data sets of long videos share: clips as features of windows, cut out of the files of `egovlpv2 extract`."""
 
 import json
+from abc import abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +12,13 @@ import numpy as np
 import torch
 from egovlpv2.data_modules.base import LoaderDataModule
 from egovlpv2.features import FeatureFolder, Features
+from egovlpv2.features.videos import Source, find_videos
+from egovlpv2.video.decode import read_chunks, read_frames
+from egovlpv2.video.sampling import uniform_times
+from egovlpv2.video.transforms import EvalTransform
 from torch import Tensor
+
+_PICTURE = 128  # side of a frame in a picture, pixels
 
 
 class Place(NamedTuple):
@@ -40,14 +48,18 @@ class FeatureDataModule(LoaderDataModule):
         test: Those to test on; null: none.
         shuffled: Whether each clip's features come in an order drawn at random, always the same: what a head reaches
             then, it reaches without knowing when anything happens. A baseline.
+        videos: The folder of the videos, for pictures; null: pictures without frames.
+        chunk_seconds: Length of a video's files, where it is a folder of them.
         **kwargs: Of every data module, see `LoaderDataModule`.
     """
 
     def __init__(self, root: str, features: str, train: str, val: str, test: str | None = None,
-                 shuffled: bool = False, **kwargs: Any) -> None:
+                 shuffled: bool = False, videos: str | None = None, chunk_seconds: float = 600.0,
+                 **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root, self.features = Path(root), features
         self.train, self.val, self.test, self.shuffled = train, val, test, shuffled
+        self.videos, self.chunk_seconds = videos, chunk_seconds
 
     @cached_property
     def folder(self) -> FeatureFolder:
@@ -75,6 +87,28 @@ class FeatureDataModule(LoaderDataModule):
             return features
         order = np.random.default_rng((self.seed, crc32(place.clip.encode()))).permutation(len(features.values))
         return features._replace(values=features.values[order])
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """The videos by name."""
+        return {source.name: source for source in find_videos([self.videos])} if self.videos else {}
+
+    @abstractmethod
+    def places(self, split: str) -> Sequence[Place]:
+        """The clip of each row of a split."""
+
+    def strip(self, split: str, row: int, num_frames: int) -> Tensor | None:
+        """Frames (n, 3, H, W) uint8 at the centres of equal parts of a row's clip; None without its video."""
+        place = self.places(split)[row]
+        source = self.sources.get(place.clip) or self.sources.get(place.video)
+        if source is None:
+            return None
+        start = 0.0 if source.name == place.clip else place.start
+        times = uniform_times(start, start + place.duration, num_frames)
+        crop = EvalTransform(_PICTURE, _PICTURE)
+        if source.chunked:
+            return read_chunks(source.files[0].parent, times, crop, self.chunk_seconds).frames
+        return read_frames(source.files[0], times, crop).frames
 
     def has(self, place: Place) -> bool:
         """Whether there are features of a clip."""

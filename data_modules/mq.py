@@ -154,6 +154,9 @@ class MQDataModule(FeatureDataModule):
                              f"extract them with `egovlpv2 extract VIDEOS --out {self.features}`")
         return found
 
+    def places(self, split: str) -> list[Place]:
+        return [clip.place for clip in self.clips(split)]
+
     def _dataset(self, split: str) -> Clips:
         return Clips(self.clips(split), self.read, self.classes, self.num_steps)
 

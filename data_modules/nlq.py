@@ -84,7 +84,8 @@ class NLQDataModule(FeatureDataModule):
     evaluated = "queries"
 
     def __init__(self, root: str, features: str, train: str = "nlq_train.json", val: str = "nlq_val.json",
-                 test: str | None = None, max_positions: int = 256, highlight_margin: float = 0.1, **kwargs: Any) -> None:
+                 test: str | None = None, max_positions: int = 256, highlight_margin: float = 0.1,
+                 **kwargs: Any) -> None:
         super().__init__(root, features, train, val, test, **kwargs)
         self.max_positions, self.highlight_margin = max_positions, highlight_margin
 
@@ -112,6 +113,9 @@ class NLQDataModule(FeatureDataModule):
     def predict_dataloader(self) -> DataLoader:
         """The queries of `test`, or of `val` if there is none, to answer."""
         return self._evaluation("val" if self.test is None else "test")
+
+    def places(self, split: str) -> list[Place]:
+        return [query.place for query in self.queries(split)]
 
     def _evaluation(self, split: str) -> DataLoader:
         queries = self.queries(split)

@@ -1,12 +1,12 @@
 """The end of a run: its final numbers with the protocol behind them, as `metrics.json` and as a table."""
 
 import json
-import os
 import time
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from egovlpv2.files import whole
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -68,8 +68,6 @@ def write_metrics(path: Path, metrics: dict[str, float], protocol: dict[str, Any
 
 def write_json(path: Path, content: Any) -> None:
     """Writes the file whole or not at all, and says where it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
+    with whole(path) as draft:
+        draft.write_text(json.dumps(content, indent=2) + "\n")
     print(f"written: {path}")

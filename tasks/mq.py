@@ -9,6 +9,7 @@ from egovlpv2.grounding.vsgn import VSGN, Detected
 from egovlpv2.grounding.vsgn_losses import MomentLabels, vsgn_losses
 from egovlpv2.metrics.moments import MQ_TOPK, MomentDetection
 from egovlpv2.optim import OptimizerConfig
+from egovlpv2.pictures import Drawing, Span
 from egovlpv2.tasks.head import HeadTask
 from torch import Tensor, nn
 
@@ -85,6 +86,22 @@ class MQ(HeadTask):
         """What `egovlpv2 predict` writes: the challenge's format."""
         results = {name: {row["clip"]: row[name] for row in rows} for name in ("detect_results", "retrieve_results")}
         return {"version": "1.0", "challenge": "ego4d_moment_queries", **results}
+
+    def drawings(self, batch: MomentBatch) -> list[Drawing]:
+        """A picture of each clip, less the frames."""
+        out = self(batch)
+        drawings = []
+        for i, (segments, scores) in enumerate(zip(*scored_segments(out), strict=True)):
+            seconds, real = batch["duration"][i] / batch["num_frames"][i], batch["classes"][i] > 0
+            shown = {name: getattr(out, name)[i, : int(batch["num_frames"][i])].float().cpu().numpy()
+                     for name in ("actionness", "startness", "endness")}
+            classes = batch["classes"][i][real]
+            told = Found(batch["segments"][i][real], classes, torch.ones_like(classes, dtype=torch.float32))
+            spans = [[Span(row["label"], *row["segment"]) for row in _named(found, seconds, batch["labels"])]
+                     for found in (told, detections(segments, scores))]
+            drawings.append(Drawing(batch["key"][i], float(batch["duration"][i]), shown, spans[0],
+                                    spans[1][: max(len(classes), 1)]))
+        return drawings
 
     def _found(self, batch: MomentBatch) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Of each clip its segments in steps, their scores, and the seconds of a step."""

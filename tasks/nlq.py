@@ -7,6 +7,7 @@ from egovlpv2.batch import QueryBatch
 from egovlpv2.grounding.vslnet import Grounded, SmallVSLNet, VSLNet, best_spans, highlight_loss, span_loss
 from egovlpv2.metrics.moments import WindowRecall
 from egovlpv2.optim import OptimizerConfig
+from egovlpv2.pictures import Drawing, Span
 from egovlpv2.tasks.head import HeadTask
 from torch import Tensor, nn
 
@@ -82,6 +83,19 @@ class NLQ(HeadTask):
         first, last = best_spans(out.start_logits, out.end_logits, _PREDICTIONS)  # (B, P)
         step = batch["duration"] / batch["video_mask"].sum(1)  # (B,) seconds
         return torch.stack([first, last + 1], dim=2) * step[:, None, None]
+
+    def drawings(self, batch: QueryBatch) -> list[Drawing]:
+        """A picture of each query, less the frames."""
+        out, windows = self(batch), self.windows(batch)
+        curves = {"start": out.start_logits.softmax(1), "end": out.end_logits.softmax(1), "highlight": out.highlight}
+        drawings = []
+        for i, (text, window) in enumerate(zip(batch["text"], batch["window"].tolist(), strict=True)):
+            real = int(batch["video_mask"][i].sum())
+            shown = {name: values[i, :real].float().cpu().numpy() for name, values in curves.items()}
+            told = [Span("", *window)] if window[0] == window[0] else []  # nan: not told
+            found = [Span(str(rank + 1), *times) for rank, times in enumerate(windows[i].tolist())]
+            drawings.append(Drawing(text, float(batch["duration"][i]), shown, told, found))
+        return drawings
 
     def _score(self, split: str, batch: QueryBatch) -> None:
         if batch["key"]:

@@ -7,8 +7,7 @@ import argparse
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from egovlpv2.data_modules.toy_world.retrieval_formats import write_charades_ego
 from egovlpv2.data_modules.toy_world.script import Video, write_script
 from egovlpv2.data_modules.toy_world.sheet import contact_sheet
 from egovlpv2.data_modules.toy_world.words import write_tokenizer
+from egovlpv2.files import whole
 from tqdm import tqdm
 
 VERSION = 5
@@ -62,18 +62,6 @@ class World:
     def label(self) -> str:
         """What `world.json` holds."""
         return json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n"
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Gives a name to write to; the file gets its own name only once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.tmp")
-    try:
-        yield draft
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""NLQ and MQ over all processes: what was predicted and what is true is gathered, then scored as the official code does.
+"""NLQ and MQ over all processes: predictions and truth are gathered, then scored as the official code does.
 
 Letters: `Q` queries, `P` predictions of one, `n` rows.
 """

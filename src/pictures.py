@@ -1,0 +1,103 @@
+"""Pictures of grounding: a clip's frames, what is true, what was found, and the curves that led to it."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any, NamedTuple
+
+import numpy as np
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+NUM_FRAMES = 12  # of a strip
+_TRUE, _FOUND = "#2a7f62", "#c8553d"
+
+
+class Span(NamedTuple):
+    """Something from here to there."""
+
+    label: str
+    start: float  # seconds of the clip
+    end: float
+
+
+class Drawing(NamedTuple):
+    """All of a picture but the frames."""
+
+    title: str
+    duration: float  # seconds
+    curves: dict[str, NDArray[np.float32]]  # of equal steps over the clip, 0 to 1
+    told: list[Span]
+    found: list[Span]  # the best first
+
+
+def draw(drawing: Drawing, frames: Tensor | None) -> Figure:
+    """A figure: frames on top, then the true and the found spans, then the curves, all over one axis of time.
+
+    Args:
+        drawing: What to show.
+        frames: (n, 3, H, W) uint8 at the centres of equal parts of the clip; None where the video isn't at hand.
+    """
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    heights = [1.1, 1.0, 1.6] if frames is not None else [1.0, 1.6]
+    *strip, spans, curves = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    figure.suptitle(drawing.title, fontsize=11)
+    if frames is not None:
+        _draw_strip(strip[0], frames, drawing.duration)
+    _draw_spans(spans, drawing)
+    for name, values in drawing.curves.items():
+        centres = (np.arange(len(values)) + 0.5) * drawing.duration / len(values)
+        curves.plot(centres, values, label=name, linewidth=1.2)
+    curves.legend(loc="upper right", fontsize=8)
+    curves.set(xlim=(0, drawing.duration), ylim=(0, None), xlabel="seconds")
+    return figure
+
+
+def _draw_strip(axes: Axes, frames: Tensor, duration: float) -> None:
+    width = duration / len(frames)
+    for i, frame in enumerate(frames.permute(0, 2, 3, 1).numpy()):
+        axes.imshow(frame, extent=(i * width, (i + 1) * width, 0, 1), aspect="auto")
+    axes.set(ylim=(0, 1), yticks=[])
+
+
+def _draw_spans(axes: Axes, drawing: Drawing) -> None:
+    best = len(drawing.found)
+    rows = [(1, _TRUE, 0.8, span) for span in drawing.told]
+    rows += [(0, _FOUND, 0.8 * (best - rank) / best, span) for rank, span in enumerate(drawing.found)]
+    for height, colour, alpha, span in rows:
+        axes.barh(height, span.end - span.start, 0.7, left=span.start, color=colour, alpha=alpha, edgecolor="white")
+        axes.text((span.start + span.end) / 2, height, span.label, ha="center", va="center", fontsize=7, clip_on=True)
+    axes.set(yticks=[0, 1], yticklabels=["found", "true"], ylim=(-0.6, 1.6))
+
+
+def png(figure: Figure) -> bytes:
+    """The picture as a PNG file's content."""
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()
+
+
+class Pictures(Callback):
+    """Writes pictures of the first clips of each validation to TensorBoard.
+
+    The task gives `drawings(batch)`, the data module `strip(split, row, num_frames)`.
+
+    Args:
+        count: How many.
+    """
+
+    def __init__(self, count: int = 4) -> None:
+        self.count = count
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any,
+                                batch_idx: int, dataloader_idx: int = 0) -> None:
+        logger = trainer.logger
+        if batch_idx or not trainer.is_global_zero or not isinstance(logger, TensorBoardLogger):
+            return
+        drawings: Sequence[Drawing] = pl_module.drawings(batch)[: self.count]
+        for i, (row, drawing) in enumerate(zip(batch["index"].tolist(), drawings, strict=False)):
+            frames = trainer.datamodule.strip("val", row, NUM_FRAMES)
+            logger.experiment.add_figure(f"val/{i}", draw(drawing, frames), trainer.global_step)

@@ -1,0 +1,58 @@
+"""`egovlpv2 show-nlq` and `show-mq`: one query, or one clip, of a run that has trained a head, as a picture."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import jsonargparse
+import torch
+from egovlpv2.files import whole
+from egovlpv2.pictures import NUM_FRAMES, draw, png
+from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningCLI
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    args = _parser().parse_args(argv)
+    config, weights = args.run / "config.yaml", args.run / "checkpoints" / "best.ckpt"
+    for path in (config, weights):
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: give the folder of a run of `make finetune-nlq` or `finetune-mq`")
+    options = [f"--model.init_args.weights={weights}"]
+    options += [f"--data.init_args.features={args.features}"] if args.features else []
+    options += [f"--data.init_args.videos={args.videos}"] if args.videos else []
+    options += [f"--data.init_args.chunk_seconds={args.chunk_seconds}"] if args.chunk_seconds else []
+    model, data = _load(config, options)
+    loader = getattr(data, f"{args.split}_dataloader")()
+    if not 0 <= args.row < len(loader.dataset):
+        raise ValueError(f"--row {args.row}: the {args.split} split has rows 0 to {len(loader.dataset) - 1}")
+    batch = loader.collate_fn([loader.dataset[args.row]])
+    with torch.inference_mode():
+        drawing = model.eval().drawings(batch)[0]
+    with whole(args.out) as draft:
+        draft.write_bytes(png(draw(drawing, data.strip(args.split, args.row, NUM_FRAMES))))
+    print(f"{drawing.title}\nwritten: {args.out}")
+
+
+def _load(config: Path, options: list[str]) -> tuple[LightningModule, LightningDataModule]:
+    """The model and the data of a run, as its configuration says."""
+    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    cli = LightningCLI(
+        LightningModule, LightningDataModule, subclass_mode_model=True, subclass_mode_data=True, run=False,
+        args=[f"--config={config}", *options, "--trainer.logger=false", "--trainer.accelerator=cpu"],
+        save_config_callback=None, parser_kwargs={"parser_mode": "omegaconf+", "exit_on_error": False},
+    )
+    return cli.model, cli.datamodule
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="egovlpv2 show-nlq", description="Draws what a trained head finds.")
+    parser.add_argument("run", type=Path, help="a run's folder, such as runs/finetune-nlq-pretrain-tiny-toy")
+    parser.add_argument("--row", type=int, default=0, help="which query of NLQ, or clip of MQ, in its file's order")
+    parser.add_argument("--split", choices=("val", "test"), default="val")
+    parser.add_argument("--out", type=Path, default=Path("picture.png"), help="the picture, a PNG")
+    parser.add_argument("--features", help="folder of the features, if not the run's")
+    parser.add_argument("--videos", help="folder of the videos, for the frames, if not the run's")
+    parser.add_argument("--chunk-seconds", type=float, help="length of their files, where they are folders of chunks")
+    return parser
