@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jsonargparse
 import torch
@@ -10,6 +11,7 @@ from egovlpv2.files import whole
 from egovlpv2.pictures import NUM_FRAMES, draw, png
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
+from omegaconf import OmegaConf
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -19,11 +21,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path in (config, weights):
         if not path.is_file():
             raise ValueError(f"{path} is missing: give the folder of a run of `make finetune-nlq` or `finetune-mq`")
-    options = [f"--model.init_args.weights={weights}"]
-    options += [f"--data.init_args.features={args.features}"] if args.features else []
-    options += [f"--data.init_args.videos={args.videos}"] if args.videos else []
-    options += [f"--data.init_args.chunk_seconds={args.chunk_seconds}"] if args.chunk_seconds else []
-    model, data = _load(config, options)
+    given = {name: getattr(args, name) for name in ("features", "videos", "chunk_seconds")}
+    model, data = _load(config, str(weights), {name: value for name, value in given.items() if value is not None})
     loader = getattr(data, f"{args.split}_dataloader")()
     if not 0 <= args.row < len(loader.dataset):
         raise ValueError(f"--row {args.row}: the {args.split} split has rows 0 to {len(loader.dataset) - 1}")
@@ -35,12 +34,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{drawing.title}\nwritten: {args.out}")
 
 
-def _load(config: Path, options: list[str]) -> tuple[LightningModule, LightningDataModule]:
+def _load(config: Path, weights: str, options: dict[str, Any]) -> tuple[LightningModule, LightningDataModule]:
     """The model and the data of a run, as its configuration says."""
+    content = OmegaConf.to_container(OmegaConf.load(config))
+    content["model"]["init_args"]["weights"] = weights
+    content["data"]["init_args"] |= options
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     cli = LightningCLI(
         LightningModule, LightningDataModule, subclass_mode_model=True, subclass_mode_data=True, run=False,
-        args=[f"--config={config}", *options, "--trainer.logger=false", "--trainer.accelerator=cpu"],
+        args={"model": content["model"], "data": content["data"],
+              "trainer": {"logger": False, "accelerator": "cpu", "enable_checkpointing": False}},
         save_config_callback=None, parser_kwargs={"parser_mode": "omegaconf+", "exit_on_error": False},
     )
     return cli.model, cli.datamodule

@@ -5,6 +5,7 @@ A lock of the operating system is tied to its process: `kill -9` frees it.
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,7 +31,8 @@ class Claim:
     def drop(self) -> None:
         """Leaves nothing."""
         Path(self.draft.name).unlink(missing_ok=True)
-        self.draft.close()
+        with suppress(OSError):  # what is buffered may not fit a full disk
+            self.draft.close()
 
 
 def claim(path: Path) -> Claim | None:
@@ -43,8 +45,19 @@ def claim(path: Path) -> Claim | None:
         except BlockingIOError:
             draft.close()
             return None
-        if name.exists() and os.path.samestat(os.fstat(draft.fileno()), name.stat()):
+        if not _is_at(draft, name):
+            draft.close()  # the other process finished it, or dropped it, between our two looks
+        elif path.exists():
+            Claim(path, draft).drop()  # the other process finished it before we opened the draft
+        else:
             draft.truncate(0)  # of a process that was killed
             return Claim(path, draft)
-        draft.close()  # the other process finished it, or dropped it, between our two looks
     return None
+
+
+def _is_at(draft: BinaryIO, name: Path) -> bool:
+    """Whether a name is still that of an open file."""
+    try:
+        return os.path.samestat(os.fstat(draft.fileno()), name.stat())
+    except FileNotFoundError:
+        return False

@@ -6,6 +6,7 @@ flat: features go to the file as they come.
 
 import argparse
 import hashlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 from egovlpv2.features.claims import Claim, claim
-from egovlpv2.features.files import SUFFIX, FeatureWriter, Recipe, read_recipe
+from egovlpv2.features.files import SUFFIX, FeatureWriter, Recipe, read_plain
 from egovlpv2.features.queries import read_queries
 from egovlpv2.features.videos import Source, Windows, find_videos
 from egovlpv2.model.backbone import Backbone, Trunk
@@ -105,27 +106,34 @@ class Extraction(Sampler[Block]):
         for source in self.sources:
             taken = claim(self.out / f"{source.name}{SUFFIX}")
             if taken is None:
+                self._advance(source, 1.0)  # by another process
                 continue
+            self.claims[source.name] = taken
             try:
                 duration = source.duration(self.windows.chunk_seconds)
             except VideoError as error:
-                self._fail(source, str(error), taken)
+                self._fail(source, str(error), 1.0)
                 continue
-            self.claims[source.name] = taken
             count = self.windows.count(duration)
             for first in range(0, count, self.batch_size):
+                if source.name in self.failures:
+                    break
                 yield Block(source, duration, first, min(self.batch_size, count - first), count)
 
     def run(self, num_workers: int) -> None:
-        """Writes what is not there yet."""
+        """Writes what is not there yet; whatever stops it, nothing half-written stays."""
         loader = DataLoader(Blocks(self.windows), batch_size=None, sampler=self, num_workers=num_workers,
                             prefetch_factor=2 if num_workers else None)
-        pending = [source for source in self.sources if not (self.out / f"{source.name}{SUFFIX}").exists()]
-        total = sum(source.num_bytes for source in pending)
-        with tqdm(total=total, unit="B", unit_scale=True, desc="extracting", disable=None) as bar:
-            for read in loader:
-                bar.update(round(read.block.source.num_bytes * read.block.count / read.block.of))
-                self._write(read)
+        self.sizes = {source.name: source.num_bytes for source in self.sources
+                      if not (self.out / f"{source.name}{SUFFIX}").exists()}
+        total = sum(self.sizes.values())
+        try:
+            with tqdm(total=total, unit="B", unit_scale=True, desc="extracting", disable=None) as self.bar:
+                for read in loader:
+                    self._write(read)
+        finally:
+            for taken in self.claims.values():
+                taken.drop()
 
     @torch.inference_mode()
     def _write(self, read: Read) -> None:
@@ -133,7 +141,7 @@ class Extraction(Sampler[Block]):
         if name in self.failures:
             return
         if read.frames is None:
-            self._fail(block.source, read.reason, self.claims.pop(name))
+            self._fail(block.source, read.reason, 1 - block.first / block.of)
             return
         with self.precision:
             if block.first == 0:
@@ -142,8 +150,10 @@ class Extraction(Sampler[Block]):
             self.writer.append(self._encode(read.frames.to(self.backbone.device)))
         if block.first + block.count == block.of:
             self.writer.finish()
-            self.claims.pop(name).finish()
+            self.claims[name].finish()
+            del self.claims[name]
             self.done += 1
+        self._advance(block.source, block.count / block.of)
 
     def _start(self, block: Block) -> FeatureWriter:
         asked, draft = self.asked, self.claims[block.source.name].draft
@@ -151,10 +161,15 @@ class Extraction(Sampler[Block]):
             return FeatureWriter(draft, self.recipe, block.duration, block.of)
         return FeatureWriter(draft, self.recipe, block.duration, block.of, asked.texts, asked.words, asked.mask)
 
-    def _fail(self, source: Source, reason: str, taken: Claim) -> None:
-        taken.drop()
+    def _fail(self, source: Source, reason: str, share: float) -> None:
+        """Gives a video up, with the share of it that is left."""
+        self.claims.pop(source.name).drop()
         self.failures[source.name] = reason
+        self._advance(source, share)
         tqdm.write(f"not readable: {reason}", file=sys.stderr)
+
+    def _advance(self, source: Source, share: float) -> None:
+        self.bar.update(round(self.sizes.get(source.name, 0) * share))
 
     def _ask(self, texts: list[str]) -> Asked | None:
         if not texts:
@@ -183,25 +198,26 @@ class Extraction(Sampler[Block]):
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     args = _parser().parse_args(argv)
+    _check(args)
     queries = read_queries(args.queries or [])
     if args.kind == "fused" and not queries:
         raise ValueError("--kind fused needs --queries: what the video is looked at with")
     sources = find_videos(args.videos)
     if queries:
         sources = _asked_of(sources, queries)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     backbone = load_backbone(args.weights, num_frames=args.frames).to(device)
     config = backbone.config
     width = config.projector[-1] if args.kind == "projected" else backbone.video_tower.dim
     size = args.size or backbone.video_tower.patch_embed.img_size[0]
     recipe = Recipe(args.kind, width, args.fps, args.window, args.stride, args.frames, size, _hash(args.weights))
-    args.out.mkdir(parents=True, exist_ok=True)
-    _refuse_a_mix(args.out, recipe)
-    bf16 = args.precision == "bf16" or (args.precision is None and device == "cuda")
+    _make_folder(args.out)
+    _refuse_a_mix(args.out, recipe, queries)
+    bf16 = args.precision == "bf16" or (args.precision is None and device.type == "cuda")
     extraction = Extraction(
         backbone, recipe, Windows(args.fps, args.window, args.stride, args.frames, size, args.chunk_seconds), sources,
         args.out, args.batch_size, queries, args.tokenizer or config.text.tokenizer,
-        args.max_words, torch.autocast(device, torch.bfloat16) if bf16 else nullcontext())
+        args.max_words, torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext())
     extraction.run(args.num_workers)
     _report(extraction, len(sources))
 
@@ -222,14 +238,36 @@ def _asked_of(sources: list[Source], queries: dict[str, list[str]]) -> list[Sour
     if not asked:
         raise ValueError(f"no query is of any of the {len(sources)} videos: the queries are of {next(iter(queries))!r} "
                          f"and others, the videos are {sources[0].name!r} and others")
+    if len(asked) < len(sources):
+        print(f"{len(sources) - len(asked)} of {len(sources)} videos skipped: there is no query of them")
     return asked
 
 
-def _refuse_a_mix(out: Path, recipe: Recipe) -> None:
+def _check(args: argparse.Namespace) -> None:
+    for name in ("fps", "window", "stride", "frames", "chunk_seconds", "batch_size", "max_words"):
+        if not getattr(args, name) > 0:  # also refuses NaN
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: give more than 0")
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {out} can't be made ({error.strerror}): give another folder") from error
+    if not os.access(out, os.W_OK):
+        raise ValueError(f"--out {out} can't be written to: give another folder, or change its permissions")
+
+
+def _refuse_a_mix(out: Path, recipe: Recipe, queries: dict[str, list[str]]) -> None:
+    """Refuses files of another recipe, and those that lack queries of their video: they would be kept as finished."""
     for path in sorted(out.glob(f"*{SUFFIX}")):
-        if different := read_recipe(path).differences(recipe):
+        there, asked = read_plain(path)
+        if different := there.differences(recipe):
             raise ValueError(f"{path} is of another recipe (there and here: {'; '.join(different)}): write to another "
                              "folder with --out, or delete those files")
+        if new := set(queries.get(path.stem, [])).difference(asked):
+            raise ValueError(f"{path} lacks {len(new)} queries of its video, {min(new)!r} for one: write to another "
+                             "folder with --out, or delete it")
 
 
 def _hash(path: str) -> str:

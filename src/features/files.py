@@ -126,17 +126,30 @@ def read_features(path: str | Path) -> Features:
     """
     with _opened(Path(path)) as (file, plain):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        values = tensors["features"]
-    count = len(plain["queries"])
+        recipe, values, duration, queries = _recipe(plain), tensors["features"], plain["duration"], plain["queries"]
+    count = len(queries)
     words = tensors.get("words", torch.zeros(count, 0, 0, dtype=torch.float16))
     mask = tensors.get("word_mask", torch.zeros(count, 0, dtype=torch.bool))
-    return Features(_recipe(plain["recipe"]), values, plain["duration"], plain["queries"], words, mask)
+    return Features(recipe, values, duration, queries, words, mask)
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe of a feature file, without its tensors."""
+    """The recipe of a feature file, without its tensors.
+
+    Raises:
+        ValueError: As `read_features`.
+    """
+    return read_plain(path)[0]
+
+
+def read_plain(path: Path) -> tuple[Recipe, list[str]]:
+    """The recipe and the queries of a feature file, without its tensors.
+
+    Raises:
+        ValueError: As `read_features`.
+    """
     with _opened(path) as (_, plain):
-        return _recipe(plain["recipe"])
+        return _recipe(plain), plain["queries"]
 
 
 @contextmanager
@@ -147,12 +160,12 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file, json.loads((file.metadata() or {})["egovlpv2"])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is cut short or is no feature file: delete it and run `egovlpv2 extract`") from error
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is cut short or is no feature file: move it and run `egovlpv2 extract`") from error
 
 
 def _recipe(plain: dict[str, Any]) -> Recipe:
-    return Recipe(**{field.name: plain[field.name] for field in fields(Recipe)})
+    return Recipe(**{field.name: plain["recipe"][field.name] for field in fields(Recipe)})
 
 
 class FeatureFolder:

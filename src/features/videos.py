@@ -1,5 +1,6 @@
 """Which videos to look at, and the windows that slide over them."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ class Source:
     Args:
         name: What its features are called.
         files: Its file or its chunks, in order.
-        chunked: Whether it is a folder of chunks.
+        chunked: Whether it is more than one chunk; a single one may be of any length.
     """
 
     name: str
@@ -55,7 +56,7 @@ def find_videos(paths: Iterable[str | Path]) -> list[Source]:
         ValueError: A path doesn't exist or holds no video, or two videos have one name.
     """
     found: dict[str, Source] = {}
-    for path in map(Path, paths):
+    for path in map(Path, map(os.path.abspath, paths)):  # `.` and `..` have no name
         if not path.exists():
             raise ValueError(f"{path}: there is no such file or folder")
         sources = [Source(path.stem, (path,), False)] if path.is_file() else _in_folder(path)
@@ -71,10 +72,9 @@ def find_videos(paths: Iterable[str | Path]) -> list[Source]:
 
 def _in_folder(folder: Path) -> list[Source]:
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    chunks = sorted((path for path in files if path.stem.isdecimal()), key=lambda path: int(path.stem))
-    if chunks and [int(path.stem) for path in chunks] == list(range(len(chunks))) and chunks == sorted(
-            files, key=lambda path: path.stem.zfill(9)):
-        return [Source(folder.name, tuple(chunks), True)]
+    chunks = [folder / f"{i}.mp4" for i in range(len(files))]
+    if files and set(chunks) == set(files):
+        return [Source(folder.name, tuple(chunks), len(chunks) > 1)]
     inside = (source for child in sorted(folder.iterdir()) if child.is_dir() for source in _in_folder(child))
     return [*(Source(path.stem, (path,), False) for path in files), *inside]
 

@@ -3,6 +3,7 @@
 Letters: `K` pairs of a clip and a label, `P` detections of one, `G` true instances of one, `R` thresholds.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,19 +67,24 @@ def moment_map(predictions: Mapping[str, Sequence[Mapping[str, Any]]], ground_tr
     Returns:
         The mean average precision at each threshold, 0 to 1.
     """
-    truth, found = _instances(ground_truth), _detections(predictions)
-    labels, total = np.unique([key[1] for key, rows in truth.items() for _ in rows], return_counts=True)
-    keys = [key for key in found if key[1] in labels]
-    if not keys:
+    truth = _instances(ground_truth)
+    count = Counter(label for (_, label), segments in truth.items() for _ in segments)
+    label_of, key_of = ({name: i for i, name in enumerate(names)} for names in (count, truth))
+    rows = [(label_of[row["label"]], key_of.get((clip, row["label"]), -1), *row["segment"], row["score"])
+            for clip, found in predictions.items() for row in found if row["label"] in label_of]
+    if not rows:
         return [0.0] * len(tious)
-    detected = _padded([found[key] for key in keys], 3)  # (K, P, 3), by score
-    hits = _first_hits(detected[..., :2], _padded([truth.get(key, []) for key in keys], 2), np.asarray(tious))
-    real = ~np.isnan(detected[..., 2])  # (K, P)
-    classes = np.searchsorted(labels, [label for _, label in keys])[:, None].repeat(real.shape[1], 1)[real]  # (n,)
-    order = np.lexsort((-detected[..., 2][real], classes))
-    hits, classes = hits[:, real][:, order], classes[order]  # (R, n), (n,)
-    precisions = [_interpolated_sum(hits[:, classes == i]) / count for i, count in enumerate(total)]
-    return np.mean(precisions, axis=0).tolist()
+    table = np.array(rows)  # (n, 5): label, clip and label or -1, start, end, score
+    table = table[np.lexsort((-table[:, 4], table[:, 0]))]  # label by label, the best first
+    hits = np.zeros((len(tious), len(table)), dtype=bool)  # (R, n)
+    mine = (table[:, 1] >= 0).nonzero()[0]  # a clip without the label holds no hit
+    key = table[mine, 1].astype(int)
+    place = _places(key)
+    detected = np.full((len(truth), place.max(initial=-1) + 1, 2), np.nan)  # (K, P, 2)
+    detected[key, place] = table[mine, 2:4]
+    hits[:, mine] = _first_hits(detected, _padded(list(truth.values()), 2), np.asarray(tious))[:, key, place]
+    labels = table[:, 0].astype(int)
+    return (_interpolated_sums(hits, labels, len(count)) / np.array([*count.values()])).mean(1).tolist()
 
 
 def moment_recall(predictions: Mapping[str, Sequence[Mapping[str, Any]]],
@@ -137,10 +143,27 @@ def _first_hits(detected: Array, truth: Array, tious: Array) -> NDArray[np.bool_
     return hits
 
 
-def _interpolated_sum(hits: NDArray[np.bool_]) -> Array:
-    """The sum of interpolated precisions at the hits of a ranking: (R, n) -> (R,)."""
-    precision = hits.cumsum(1) / np.arange(1, hits.shape[1] + 1)
-    return (np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1] * hits).sum(1)
+def _places(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The how-manieth of its key each entry is, from 0."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    places = np.empty_like(keys)
+    places[order] = np.arange(len(keys)) - np.searchsorted(ordered, ordered)
+    return places
+
+
+def _interpolated_sums(hits: NDArray[np.bool_], labels: NDArray[np.int64], count: int) -> Array:
+    """The sums of interpolated precisions at the hits of rankings (R, n) that lie label by label: (R, count)."""
+    first = np.searchsorted(labels, labels)  # (n,), where the label's ranking begins
+    before = np.pad(hits.cumsum(1), ((0, 0), (1, 0)))  # (R, n + 1)
+    precision = (before[:, 1:] - before[:, first]) / (np.arange(len(labels)) - first + 1)
+    # Lifted by whole numbers, a label's precisions lie above those of all labels behind it: no maximum crosses over.
+    lift = 2.0 * (count - labels)
+    best = np.maximum.accumulate((precision + lift)[:, ::-1], axis=1)[:, ::-1] - lift
+    starts, there = np.unique(labels, return_index=True)[::-1]
+    sums = np.zeros((len(hits), count))
+    sums[:, there] = np.add.reduceat(best * hits, starts, axis=1)
+    return sums
 
 
 def _instances(ground_truth: Mapping[str, Mapping[str, Any]]) -> Rows:

@@ -1,0 +1,176 @@
+"""NLQ and MQ from feature files to metrics, submissions and pictures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from egovlpv2.cli import main as cli
+from egovlpv2.features.files import FeatureWriter, Recipe
+from egovlpv2.metrics.functional import moment_map, nlq_recall
+from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.mq import MQ
+from egovlpv2.tasks.nlq import NLQ
+from golden.fill_state import fill_layout
+from helpers import ROOT
+from PIL import Image
+
+GOLDEN = ROOT / "tests" / "golden"
+WIDTH = 12
+SMALL = {"nlq": ["--model.init_args.video_dim=12", "--model.init_args.query_dim=12", "--model.init_args.dim=16"],
+         "mq": ["--model.init_args.in_dim=12", "--model.init_args.dim=32", "--data.init_args.num_steps=96"]}
+
+
+@pytest.fixture(scope="module")
+def features(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Features of the toy world's long takes that tell of each noun when it is in use."""
+    folders = {task: tmp_path_factory.mktemp(task) for task in SMALL}
+    noise = torch.Generator().manual_seed(0)
+    for split in ("train", "val", "test"):
+        moments = json.loads((toy / "mq" / f"moments_{split}.json").read_text())["videos"]
+        queries = json.loads((toy / "nlq" / f"nlq_{split}.json").read_text())["videos"]
+        for video, asked in zip(moments, queries, strict=True):
+            clip = video["clips"][0]
+            count = int(clip["video_end_sec"] * 2)
+            values = 0.1 * torch.randn(count, WIDTH, generator=noise)
+            for row in clip["annotations"][0]["labels"]:
+                span = slice(int(row["start_time"] * 2), int(row["end_time"] * 2) + 1)
+                values[span, hash_of(row["label"])] += 1
+            texts = [row["query"] for row in asked["clips"][0]["annotations"][0]["language_queries"]]
+            write(folders["mq"] / f"{video['video_uid']}.safetensors", "projected", values, clip["video_end_sec"], [])
+            fused = values[:, None].repeat(1, len(texts), 1)
+            write(folders["nlq"] / f"{video['video_uid']}.safetensors", "fused", fused, clip["video_end_sec"], texts)
+    return folders
+
+
+def hash_of(label: str) -> int:
+    return sum(map(ord, label)) % WIDTH
+
+
+def write(path: Path, kind: str, values: torch.Tensor, duration: float, queries: list[str]) -> None:
+    recipe = Recipe(kind, WIDTH, 10.0, 20, 5, 4, 32, "0" * 16)
+    words = torch.randn(len(queries), 3, WIDTH) if queries else None
+    mask = torch.ones(len(queries), 3, dtype=torch.bool) if queries else None
+    with path.open("wb") as file:
+        writer = FeatureWriter(file, recipe, duration, len(values), queries, words, mask)
+        writer.append(values)
+        writer.finish()
+
+
+def arguments(command: str, task: str, toy: Path, features: Path, runs: Path, name: str, *more: str) -> list[str]:
+    train = ["--trainer.max_epochs=2"] if command == "fit" else []
+    return [
+        command, *(f"--config={ROOT / 'conf' / f'{file}.yaml'}" for file in (task, "trainer/cpu", f"toy/{task}")),
+        f"--data.init_args.root={toy / task}", f"--data.init_args.features={features}", *SMALL[task],
+        f"--data.init_args.videos={toy / 'long' / 'videos'}", "--data.init_args.chunk_seconds=8",
+        "--data.init_args.batch_size=2", "--data.init_args.eval_batch_size=3", "--trainer.enable_progress_bar=false",
+        f"--trainer.logger.init_args.save_dir={runs}", f"--trainer.logger.init_args.name={name}", *train, *more,
+    ]
+
+
+def report(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("task", SMALL)
+def test_a_head_is_trained_tested_shown_and_submitted(task: str, toy: Path, features: dict[str, Path], tmp_path: Path,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    cli(arguments("fit", task, toy, features[task], tmp_path, "tuned"))
+    tuned, best = report(tmp_path / "tuned"), tmp_path / "tuned" / "checkpoints" / "best.ckpt"
+    assert tuned["protocol"]["features_checkpoint"] == "0" * 16 and not tuned["protocol"]["shuffled"]
+    images = b"".join(file.read_bytes() for file in (tmp_path / "tuned").glob("events*"))
+    assert b"val/0" in images and b"PNG" in images  # TensorBoard has the pictures
+
+    weights = f"--model.init_args.weights={best}"
+    cli(arguments("test", task, toy, features[task], tmp_path, "again", weights))
+    again = report(tmp_path / "again")["metrics"]
+    numbers = {name: value for name, value in again.items() if name.startswith(f"test/{task}/")}
+    assert numbers and numbers == {name: tuned["metrics"][name] for name in numbers}
+
+    cli(arguments("predict", task, toy, features[task], tmp_path, "answers", weights))
+    submission = json.loads((tmp_path / "answers" / "predictions.json").read_text())
+    assert submission["version"] == "1.0"
+    check = {"nlq": check_nlq, "mq": check_mq}[task]
+    check(submission, json.loads(next((toy / task).glob("*_test.json")).read_text()), again)
+
+    capsys.readouterr()
+    cli([f"show-{task}", str(tmp_path / "tuned"), "--row", "1", "--out", str(tmp_path / "one.png")])
+    assert "written" in capsys.readouterr().out
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.size[0] > 1000 and len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 500
+    with pytest.raises(SystemExit, match="--row 999: the val split has rows 0 to"):
+        cli([f"show-{task}", str(tmp_path / "tuned"), "--row", "999", "--out", str(tmp_path / "two.png")])
+    assert not (tmp_path / "two.png").exists()
+
+
+def check_nlq(submission: dict[str, Any], truth: dict[str, Any], metrics: dict[str, float]) -> None:
+    assert submission["challenge"] == "ego4d_nlq_challenge"
+    assert all(len(row["predicted_times"]) == 5 for row in submission["results"])
+    recall, mean_iou = nlq_recall(submission["results"], truth, [0.3, 0.5], [1, 3, 5])
+    for i, threshold in enumerate((0.3, 0.5)):
+        for j, k in enumerate((1, 3, 5)):
+            assert metrics[f"test/nlq/r{k}_iou{threshold}"] == pytest.approx(100 * recall[i][j], abs=1e-4)
+    assert metrics["test/nlq/mean_iou"] == pytest.approx(100 * mean_iou, abs=1e-4)
+
+
+def check_mq(submission: dict[str, Any], truth: dict[str, Any], metrics: dict[str, float]) -> None:
+    assert submission["challenge"] == "ego4d_moment_queries"
+    told = {clip["clip_uid"]: {"annotations": clip["annotations"][0]["labels"]}
+            for video in truth["videos"] for clip in video["clips"]}
+    assert set(submission["detect_results"]) == set(submission["retrieve_results"]) == set(told)
+    for clip, rows in submission["retrieve_results"].items():
+        assert {row["label"] for row in rows} == {row["label"] for row in told[clip]["annotations"]}
+    tious = [0.1, 0.2, 0.3, 0.4, 0.5]
+    for tiou, value in zip(tious, moment_map(submission["detect_results"], told, tious), strict=True):
+        assert metrics[f"test/mq/map_{tiou}"] == pytest.approx(100 * value, abs=0.02)  # float32 times
+
+
+def test_the_small_head_learns_too(toy: Path, features: dict[str, Path], tmp_path: Path) -> None:
+    cli(arguments("fit", "nlq", toy, features["nlq"], tmp_path, "small", "--model.init_args.variant=small",
+                  "--trainer.limit_train_batches=2"))
+    assert report(tmp_path / "small")["protocol"]["variant"] == "small"
+
+
+@pytest.mark.parametrize(("task", "option"), [("nlq", "video_dim"), ("mq", "in_dim")])
+def test_features_of_another_width_are_named(task: str, option: str, toy: Path, features: dict[str, Path],
+                                             tmp_path: Path) -> None:
+    problem = f"features are 12 wide and the head takes 40: set model.init_args.{option}=12"
+    with pytest.raises(SystemExit, match=problem):
+        cli(arguments("fit", task, toy, features[task], tmp_path, "wrong", f"--model.init_args.{option}=40"))
+
+
+def test_too_few_classes_are_named(toy: Path, features: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="label's number is [0-9]+ and the head has 2 classes"):
+        cli(arguments("fit", "mq", toy, features["mq"], tmp_path, "few", "--model.init_args.num_classes=2"))
+
+
+def test_released_heads_are_taken(tmp_path: Path) -> None:
+    for task, name, make in ((NLQ, "vslnet", lambda w: NLQ(OptimizerConfig(), weights=w)),
+                             (MQ, "vsgn", lambda w: MQ(OptimizerConfig(), in_dim=64, weights=w))):
+        state = fill_layout(json.loads((GOLDEN / f"{name}_state_layout.json").read_text()))
+        torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / f"{name}.pth")
+        assert isinstance(make(str(tmp_path / f"{name}.pth")), task)
+    with pytest.raises(ValueError, match="vslnet.pth does not fit the head"):
+        MQ(OptimizerConfig(), in_dim=64, weights=str(tmp_path / "vslnet.pth"))
+    (tmp_path / "broken.ckpt").write_bytes(b"no weights")
+    for name, problem in (("broken.ckpt", "not a readable weights file"), ("none.ckpt", "no such weights file")):
+        with pytest.raises(ValueError, match=problem):
+            NLQ(OptimizerConfig(), weights=str(tmp_path / name))
+
+
+def test_metrics_of_perfect_moments() -> None:
+    from egovlpv2.metrics.moments import MomentDetection, WindowRecall
+
+    moments = MomentDetection()
+    rows = torch.tensor([[0.0, 1, 2, 9, 1.0], [0, 2, 5, 6, 1.0], [1, 1, 0, 4, 1.0]])
+    moments.update(rows[:2], rows[:2], rows[:2])
+    moments.update(rows[2:], rows[2:], rows[2:])
+    assert set(moments.compute().values()) == {100.0}
+    recall = WindowRecall()
+    window = torch.tensor([[1.0, 3], [4, 4]])
+    recall.update(torch.arange(2), window[:, None].repeat(1, 5, 1), window)
+    scores = recall.compute()
+    assert scores["r1_iou0.3"] == scores["mean_iou"] == 50  # a window without length is never hit
+    assert not np.isnan(list(scores.values())).any()
