@@ -41,14 +41,15 @@ class OptimizerConfig:
     end_lr: float = 1e-7
 
 
-def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, config: OptimizerConfig, name_of_rest: str = "backbone"
+                     ) -> list[dict[str, Any]]:
     """Every trainable parameter in one of five named groups; the log says how many fell in each."""
     groups: dict[str, dict[str, Any]] = {}
-    factors = {"backbone": 1.0, "new layers": config.new_layer_factor, "gates": config.gate_factor}
+    factors = {name_of_rest: 1.0, "new layers": config.new_layer_factor, "gates": config.gate_factor}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        kind = "gates" if name.endswith(".alpha") else "new layers" if any(n in name for n in _NEW) else "backbone"
+        kind = "gates" if name.endswith(".alpha") else "new layers" if any(n in name for n in _NEW) else name_of_rest
         # Vectors, and stacks of vectors such as (1, N, D) position embeddings, are no matrices to shrink.
         decays = parameter.squeeze().ndim > 1 and not name.endswith(_STACKS)
         key = kind if decays or kind == "gates" else f"{kind}, no decay"
@@ -76,9 +77,10 @@ def lr_factor(step: int, warmup: float, total: int, decay: str, end: float) -> f
     return end + (1 - end) * remaining
 
 
-def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int, max_epochs: int) -> dict[str, Any]:
+def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int, max_epochs: int,
+                   name_of_rest: str = "backbone") -> dict[str, Any]:
     """What `LightningModule.configure_optimizers` returns: AdamW and a schedule that moves every step."""
-    optimizer = AdamW(parameter_groups(module, config), betas=config.betas, fused=True)
+    optimizer = AdamW(parameter_groups(module, config, name_of_rest), betas=config.betas, fused=True)
     warmup, end = total_steps * config.warmup_epochs / max_epochs, config.end_lr / config.lr
     schedule = LambdaLR(optimizer, lambda step: lr_factor(step, warmup, total_steps, config.decay, end))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

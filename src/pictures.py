@@ -64,13 +64,32 @@ def _draw_strip(axes: Axes, frames: Tensor, duration: float) -> None:
 
 
 def _draw_spans(axes: Axes, drawing: Drawing) -> None:
-    best = len(drawing.found)
-    rows = [(1, _TRUE, 0.8, span) for span in drawing.told]
-    rows += [(0, _FOUND, 0.8 * (best - rank) / best, span) for rank, span in enumerate(drawing.found)]
+    best, told, found = max(len(drawing.found), 1), _lanes(drawing.told), _lanes(drawing.found)
+    lanes = max(told, default=0) + 1  # of the true ones, which lie on top
+    rows = [(-lane, _TRUE, 0.8, span) for lane, span in zip(told, drawing.told, strict=True)]
+    rows += [(-lane - lanes - 0.4, _FOUND, 0.2 + 0.6 * (best - rank) / best, span)
+             for rank, (lane, span) in enumerate(zip(found, drawing.found, strict=True))]
     for height, colour, alpha, span in rows:
-        axes.barh(height, span.end - span.start, 0.7, left=span.start, color=colour, alpha=alpha, edgecolor="white")
-        axes.text((span.start + span.end) / 2, height, span.label, ha="center", va="center", fontsize=7, clip_on=True)
-    axes.set(yticks=[0, 1], yticklabels=["found", "true"], ylim=(-0.6, 1.6))
+        bar = axes.barh(height, span.end - span.start, 0.8, left=span.start, color=colour, alpha=alpha,
+                        edgecolor="white")
+        text = axes.text((span.start + span.end) / 2, height, span.label, ha="center", va="center", fontsize=7,
+                         clip_on=True)
+        text.set_clip_path(bar.patches[0])
+    axes.set(yticks=[0, -lanes - 0.4], yticklabels=["true", "found"])
+
+
+def _lanes(spans: Sequence[Span]) -> list[int]:
+    """A lane for each span, so that no two overlap in one."""
+    lanes: list[list[Span]] = []
+    places = []
+    for span in spans:
+        free = (i for i, lane in enumerate(lanes) if all(s.end <= span.start or span.end <= s.start for s in lane))
+        place = next(free, len(lanes))
+        if place == len(lanes):
+            lanes.append([])
+        lanes[place].append(span)
+        places.append(place)
+    return places
 
 
 def png(figure: Figure) -> bytes:

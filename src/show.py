@@ -10,7 +10,6 @@ import torch
 from egovlpv2.files import whole
 from egovlpv2.pictures import NUM_FRAMES, draw, png
 from lightning import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningCLI
 from omegaconf import OmegaConf
 
 
@@ -39,14 +38,11 @@ def _load(config: Path, weights: str, options: dict[str, Any]) -> tuple[Lightnin
     content = OmegaConf.to_container(OmegaConf.load(config))
     content["model"]["init_args"]["weights"] = weights
     content["data"]["init_args"] |= options
-    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    cli = LightningCLI(
-        LightningModule, LightningDataModule, subclass_mode_model=True, subclass_mode_data=True, run=False,
-        args={"model": content["model"], "data": content["data"],
-              "trainer": {"logger": False, "accelerator": "cpu", "enable_checkpointing": False}},
-        save_config_callback=None, parser_kwargs={"parser_mode": "omegaconf+", "exit_on_error": False},
-    )
-    return cli.model, cli.datamodule
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningModule, "model")
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    made = parser.instantiate_classes(parser.parse_object({"model": content["model"], "data": content["data"]}))
+    return made.model, made.data
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,7 +3,7 @@
 import os
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ class Task(LightningModule):
         optimizer: How it learns.
     """
 
+    trains: ClassVar[str] = "backbone"  # in the log of the optimiser's groups
+
     def __init__(self, optimizer: OptimizerConfig) -> None:
         super().__init__()
         self.optimizer_config = optimizer
@@ -36,7 +38,7 @@ class Task(LightningModule):
         steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs
         if not epochs or epochs < 1:
             raise ValueError("the learning rate's schedule needs trainer.max_epochs, since its warm-up is in epochs")
-        return make_optimizer(self.trained, self.optimizer_config, steps, epochs)
+        return make_optimizer(self.trained, self.optimizer_config, steps, epochs, self.trains)
 
     def step_seed(self, batch_idx: int, *more: int) -> int:
         """A seed that depends on the run's seed and the step alone, so that a resumed run draws the same numbers."""

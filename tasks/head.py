@@ -18,6 +18,7 @@ class HeadTask(Task):
         weights: Weights to start from: a `.ckpt` of this task, or a released state dict (`.pth`); null for new ones.
     """
 
+    trains = "head"
     kind: ClassVar[str]  # of the head, as `convert` knows it
 
     def __init__(self, head: nn.Module, optimizer: OptimizerConfig, weights: str | None = None) -> None:

@@ -24,7 +24,7 @@ RUNS = [
     *((command, task, "model/base", "trainer/a100x8", f"released/{task}")
       for task in TUNED for command in ("fit", "test")),
     *((command, task, "trainer/cpu", f"toy/{task}") for task in HEADS for command in ("fit", "test", "predict")),
-    *(("fit", task, "trainer/a100x8") for task in HEADS),
+    *(("fit", task, "trainer/a100x8", f"released/{task}") for task in HEADS),
 ]
 
 

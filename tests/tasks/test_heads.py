@@ -1,6 +1,9 @@
 """NLQ and MQ from feature files to metrics, submissions and pictures."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +102,8 @@ def test_a_head_is_trained_tested_shown_and_submitted(task: str, toy: Path, feat
     cli([f"show-{task}", str(tmp_path / "tuned"), "--row", "1", "--out", str(tmp_path / "one.png")])
     assert "written" in capsys.readouterr().out
     with Image.open(tmp_path / "one.png") as picture:
-        assert picture.size[0] > 1000 and len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 500
+        colours = np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)
+        assert picture.size[0] > 1000 and len(colours) > 500  # frames, not curves alone
     with pytest.raises(SystemExit, match="--row 999: the val split has rows 0 to"):
         cli([f"show-{task}", str(tmp_path / "tuned"), "--row", "999", "--out", str(tmp_path / "two.png")])
     assert not (tmp_path / "two.png").exists()
@@ -125,6 +129,18 @@ def check_mq(submission: dict[str, Any], truth: dict[str, Any], metrics: dict[st
     tious = [0.1, 0.2, 0.3, 0.4, 0.5]
     for tiou, value in zip(tious, moment_map(submission["detect_results"], told, tious), strict=True):
         assert metrics[f"test/mq/map_{tiou}"] == pytest.approx(100 * value, abs=0.02)  # float32 times
+
+
+@pytest.mark.parametrize("task", SMALL)
+def test_two_processes_give_the_numbers_of_one(task: str, toy: Path, features: dict[str, Path], tmp_path: Path) -> None:
+    cli(arguments("test", task, toy, features[task], tmp_path, "one"))
+    two = arguments("test", task, toy, features[task], tmp_path, "two", "--trainer.devices=2", "--trainer.strategy=ddp")
+    command = [sys.executable, "-m", "egovlpv2.cli", *two]
+    assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
+    one, two = report(tmp_path / "one"), report(tmp_path / "two")
+    assert two["protocol"]["devices"] == 2 and one["metrics"].keys() == two["metrics"].keys()
+    for name, value in one["metrics"].items():
+        assert two["metrics"][name] == pytest.approx(value, abs=1e-3), name
 
 
 def test_the_small_head_learns_too(toy: Path, features: dict[str, Path], tmp_path: Path) -> None:

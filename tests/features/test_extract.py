@@ -1,0 +1,389 @@
+"""`egovlpv2 extract`: the features are the model's, and neither stops nor bad videos leave anything half done."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from egovlpv2.batch import Text
+from egovlpv2.cli import main as cli
+from egovlpv2.features import FeatureFolder, read_features
+from egovlpv2.features.claims import Claim, claim
+from egovlpv2.features.extract import main
+from egovlpv2.features.files import FeatureWriter
+from egovlpv2.features.videos import Windows
+from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.checkpoint import save_backbone
+from egovlpv2.text import load_tokenizer, tokenize
+from egovlpv2.video.decode import read_frames
+from egovlpv2.video.sampling import uniform_times
+from egovlpv2.video.transforms import EvalTransform
+from helpers import ROOT
+from video.numbered_videos import write_video
+
+REAL = ROOT.parent / "shared" / "data" / "real_egoclip" / "videos"
+WINDOWS = ("--fps", "10", "--window", "8", "--stride", "4", "--batch-size", "3")
+
+
+def write(path: Path, first: int = 0, count: int = 30, faststart: bool = False) -> Path:
+    """Ten frames a second of colours that change from frame to frame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[0:48, 0:64]
+    pictures = [np.stack([(x * 3 + 9 * i) % 256, (y * 5 - 7 * i) % 256, (x + y + 40 * i) % 256], -1).astype(np.uint8)
+                for i in range(first, first + count)]
+    return write_video(path, fps=10, pictures=pictures, options={"movflags": "faststart"} if faststart else {})
+
+
+def options(weights: Path, out: Path, *more: object) -> list[str]:
+    return ["--weights", str(weights), "--out", str(out), "--device", "cpu", "--num-workers", "0", *WINDOWS,
+            *map(str, more)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def clips(path: Path, count: int, frames: int = 4) -> torch.Tensor:
+    """The frames of the first windows of 0.8 s each 0.4 s, (count, frames, 3, 32, 32)."""
+    return torch.stack([read_frames(path, uniform_times(0.4 * k, 0.4 * k + 0.8, frames), EvalTransform(32)).frames
+                        for k in range(count)])
+
+
+def same(features: torch.Tensor, expected: torch.Tensor) -> None:
+    assert expected.std(0).min() > 1e-3  # windows differ
+    torch.testing.assert_close(features.float(), expected, atol=2e-3, rtol=2e-3)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Processes beside each other on few cores would wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def backbone(make_backbone: Callable[..., Backbone]) -> Backbone:
+    return make_backbone()
+
+
+@pytest.fixture
+def weights(backbone: Backbone, tmp_path: Path) -> Path:
+    save_backbone(backbone, tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+@pytest.fixture
+def slow_weights(make_backbone: Callable[..., Backbone], tmp_path: Path) -> Path:
+    """A model whose projected features are wide, so that files grow in many steps."""
+    save_backbone(make_backbone(projector=[16, 16, 2048]), tmp_path / "wide.safetensors")
+    return tmp_path / "wide.safetensors"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_dual_features_are_the_models(backbone: Backbone, weights: Path, tmp_path: Path, workers: int,
+                                      capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [write(tmp_path / "in" / "a.mp4"), write(tmp_path / "in" / "b.mp4", 50, 20)]
+    main([str(tmp_path / "in"), *options(weights, tmp_path / "out", "--num-workers", workers)])
+    assert "2 of 2 videos written" in capsys.readouterr().out
+    folder = FeatureFolder(tmp_path / "out")
+    recipe = folder.recipe
+    assert (recipe.kind, recipe.width, recipe.fps, recipe.window, recipe.stride, recipe.frames, recipe.size) == (
+        "dual", 24, 10.0, 8, 4, 4, 32)
+    assert len(recipe.checkpoint) == 16 and recipe.rate == 2.5 and folder.names == {"a", "b"}
+    for path, duration, count in zip(paths, (3.0, 2.0), (6, 4), strict=True):
+        features = folder.read(path.stem)
+        assert features.duration == pytest.approx(duration) and features.values.shape == (count, 24)
+        with torch.no_grad():
+            same(features.values, backbone.video_features(clips(path, count)))
+
+
+def test_projected_features_are_the_models(backbone: Backbone, weights: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4")
+    main([str(path), *options(weights, tmp_path / "out", "--kind", "projected")])
+    features = read_features(tmp_path / "out" / "a.safetensors")
+    assert features.recipe.kind == "projected" and features.recipe.width == 8
+    with torch.no_grad():
+        same(features.values, backbone.embed_video(clips(path, 6)))
+
+
+def test_other_numbers_of_frames_interpolate_time(weights: Path, tmp_path: Path) -> None:
+    from egovlpv2.model.checkpoint import load_backbone
+
+    path = write(tmp_path / "a.mp4")
+    main([str(path), *options(weights, tmp_path / "out", "--frames", 2)])
+    with torch.no_grad():
+        same(read_features(tmp_path / "out" / "a.safetensors").values,
+             load_backbone(weights, 2).video_features(clips(path, 6, frames=2)))
+
+
+@pytest.mark.parametrize("fusion_cls", ["shared", "own"])
+def test_fused_features_are_the_models(make_backbone: Callable[..., Backbone], tokenizer: str, tmp_path: Path,
+                                       fusion_cls: str, capsys: pytest.CaptureFixture[str]) -> None:
+    backbone = make_backbone(tokenizer=tokenizer, fusion_cls=fusion_cls)
+    save_backbone(backbone, tmp_path / "weights.safetensors")
+    texts = ["w1 w2 w3", "w7", "w1 w9 w9 w4 w8"]
+    path = write(tmp_path / "a.mp4")
+    write(tmp_path / "unasked.mp4")
+    queries = tmp_path / "queries.json"
+    queries.write_text(json.dumps({"a": texts}))
+    command = [str(tmp_path), *options(tmp_path / "weights.safetensors", tmp_path / "out", "--kind", "fused",
+                                       "--queries", queries, "--max-words", 9)]
+    main(command)
+    assert "1 of 2 videos skipped" in capsys.readouterr().out
+    assert os.listdir(tmp_path / "out") == ["a.safetensors"]
+    features = read_features(tmp_path / "out" / "a.safetensors")
+    assert features.values.shape == (6, 3, 24) and features.queries == texts
+    text = tokenize(load_tokenizer(tokenizer), texts, 9)
+    with torch.no_grad():
+        for i in range(3):
+            asked = Text(**{name: ids[i:i + 1].expand(6, -1) for name, ids in text.items()})
+            same(features.values[:, i], backbone.fused_features(clips(path, 6), asked))
+        torch.testing.assert_close(features.words.float(), backbone.text_features(text), atol=2e-3, rtol=2e-3)
+    assert torch.equal(features.word_mask, text["attention_mask"].bool())
+    # Started again, it keeps the file; with more queries it can't.
+    main(command)
+    queries.write_text(json.dumps({"a": [*texts, "w5"]}))
+    with pytest.raises(ValueError, match="a.safetensors lacks 1 queries of its video, 'w5' for one"):
+        main(command)
+
+
+def test_words_go_with_dual_features_too(make_backbone: Callable[..., Backbone], tokenizer: str,
+                                         tmp_path: Path) -> None:
+    backbone = make_backbone(tokenizer=tokenizer)
+    save_backbone(backbone, tmp_path / "weights.safetensors")
+    (tmp_path / "nlq_val.json").write_text(json.dumps({"videos": [{"video_uid": "a", "clips": [
+        {"clip_uid": "b", "annotations": [{"language_queries": [{"query": "w3 w4"}, {"query": None}]}]}]}]}))
+    for name in "ab":
+        write(tmp_path / f"{name}.mp4")
+    main([str(tmp_path), *options(tmp_path / "weights.safetensors", tmp_path / "out", "--queries",
+                                  tmp_path / "nlq_val.json")])
+    for name in "ab":  # by video, and by clip
+        features = read_features(tmp_path / "out" / f"{name}.safetensors")
+        assert features.queries == ["w3 w4"] and features.words.shape == (1, 30, 32) and features.values.ndim == 2
+
+
+def test_mixed_precision_is_near(weights: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.mp4")
+    for precision in ("32", "bf16"):
+        main([str(tmp_path / "in"), *options(weights, tmp_path / precision, "--precision", precision)])
+    exact, near = (read_features(tmp_path / name / "a.safetensors").values.float() for name in ("32", "bf16"))
+    assert not torch.equal(exact, near) and (exact - near).abs().mean() < 0.05 * exact.abs().mean()
+
+
+def test_chunks_give_the_features_of_the_whole(weights: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "whole.mp4", count=50)
+    for i in range(3):
+        write(tmp_path / "in" / "parts" / f"{i}.mp4", 20 * i, min(20, 50 - 20 * i))
+    main([str(tmp_path / "in"), *options(weights, tmp_path / "out", "--chunk-seconds", 2)])
+    whole, parts = (read_features(tmp_path / "out" / f"{name}.safetensors") for name in ("whole", "parts"))
+    assert parts.duration == pytest.approx(whole.duration) and len(whole.values) == 11
+    # Encoded apart, pictures differ a little where one has a keyframe.
+    assert (whole.values - parts.values).abs().max() < 0.1 * whole.values.abs().mean()
+
+
+def test_a_video_shorter_than_a_window_has_one_feature(weights: Path, tmp_path: Path) -> None:
+    main([str(write(tmp_path / "a.mp4", count=3)), *options(weights, tmp_path / "out")])
+    features = read_features(tmp_path / "out" / "a.safetensors")
+    assert features.values.shape == (1, 24) and features.duration == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_videos_are_named_and_leave_nothing(weights: Path, tmp_path: Path, workers: int,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "acz":
+        write(tmp_path / "in" / f"{name}.mp4")
+    (tmp_path / "in" / "b.mp4").write_bytes(b"no video at all")
+    short = write(tmp_path / "in" / "d.mp4", count=200, faststart=True)  # its header promises more than there is
+    short.write_bytes(short.read_bytes()[:short.stat().st_size // 2])
+    (tmp_path / "in" / "e.mp4").write_bytes(b"")
+    with pytest.raises(SystemExit) as end:
+        cli(["extract", str(tmp_path / "in"), *options(weights, tmp_path / "out", "--num-workers", workers)])
+    assert end.value.code != 0 and "3 of 6 videos failed" in str(end.value)
+    assert all(f"{name}.mp4" in str(end.value) for name in "bde") and "a.mp4" not in str(end.value)
+    assert "3 of 6 videos written" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{name}.safetensors" for name in "acz"}
+    assert len(FeatureFolder(tmp_path / "out").read("z").values) == 6
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_crash_leaves_nothing_half_written(weights: Path, tmp_path: Path, workers: int,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "ab":
+        write(tmp_path / "in" / f"{name}.mp4")
+    command = [str(tmp_path / "in"), *options(weights, tmp_path / "out", "--num-workers", workers)]
+    read = Windows.read
+
+    def crash(self: Windows, source, duration: float, first: int, count: int) -> torch.Tensor:  # noqa: ANN001
+        if (source.name, first) == ("b", 3):
+            raise RuntimeError("a mistake of ours")
+        return read(self, source, duration, first, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Windows, "read", crash)
+        with pytest.raises(RuntimeError, match="a mistake of ours"):
+            main(command)
+    assert os.listdir(tmp_path / "out") == ["a.safetensors"]
+    main(command)
+    assert FeatureFolder(tmp_path / "out").names == {"a", "b"}
+
+
+def test_features_reach_the_disk_as_they_come(slow_weights: Path, tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    append, sizes = FeatureWriter.append, []
+
+    def watch(self: FeatureWriter, values: torch.Tensor) -> None:
+        append(self, values)
+        sizes.append((tmp_path / "out" / "a.safetensors.partial").stat().st_size)
+        assert not (tmp_path / "out" / "a.safetensors").exists()
+
+    monkeypatch.setattr(FeatureWriter, "append", watch)
+    main([str(write(tmp_path / "a.mp4")), *options(slow_weights, tmp_path / "out", "--kind", "projected")])
+    assert len(sizes) == 2 and sizes[0] > 4096 and sizes[1] - sizes[0] == 3 * 4096
+
+
+def test_what_is_there_is_kept(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "abc":
+        write(tmp_path / "in" / f"{name}.mp4")
+    command = [str(tmp_path / "in"), *options(weights, tmp_path / "out")]
+    main(command)
+    whole, stamp = contents(tmp_path / "out"), (tmp_path / "out" / "a.safetensors").stat().st_mtime_ns
+    (tmp_path / "out" / "b.safetensors").rename(tmp_path / "out" / "b.safetensors.partial")  # left by a killed process
+    (tmp_path / "out" / "c.safetensors").unlink()
+    other = claim(tmp_path / "out" / "c.safetensors")  # another process is at it
+    capsys.readouterr()
+    main(command)
+    assert "1 of 3 videos written" in (out := capsys.readouterr().out) and "2 were there or are another" in out
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.safetensors", "b.safetensors", "c.safetensors.partial"]
+    other.drop()
+    main(command)
+    assert contents(tmp_path / "out") == whole
+    assert (tmp_path / "out" / "a.safetensors").stat().st_mtime_ns == stamp
+
+
+def start(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "egovlpv2.features.extract", *command], stdout=subprocess.PIPE,
+                            stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_killed_and_started_again_it_ends_with_the_same_files(slow_weights: Path, tmp_path: Path) -> None:
+    for i, name in enumerate("abc"):
+        write(tmp_path / "in" / f"{name}.mp4", 7 * i, 120)
+    more = ("--kind", "projected", "--stride", "1", "--batch-size", "2", "--num-workers", "1")
+    main([str(tmp_path / "in"), *options(slow_weights, tmp_path / "uninterrupted", *more)])
+    command = [str(tmp_path / "in"), *options(slow_weights, tmp_path / "out", *more)]
+    process, partial = start(command), tmp_path / "out" / "b.safetensors.partial"
+    deadline = time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size > 20_000):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    left = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert "a.safetensors" in left and partial.name in left and "b.safetensors" not in left
+    main(command)
+    assert contents(tmp_path / "out") == contents(tmp_path / "uninterrupted")
+    assert (tmp_path / "out" / "a.safetensors").stat().st_mtime_ns == left["a.safetensors"]
+
+
+def test_two_processes_share_the_videos(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(12):
+        write(tmp_path / "in" / f"{i:02}x.mp4", 7 * i, 60)
+    command = [str(tmp_path / "in"), *options(weights, tmp_path / "out", "--stride", "1")]
+    process, partial = start(command), tmp_path / "out" / "00x.safetensors.partial"
+    deadline = time.monotonic() + 60
+    while not partial.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(signal.SIGSTOP)  # until this process has written one, too
+    finish, mine = Claim.finish, []
+
+    def count(self: Claim) -> None:
+        finish(self)
+        mine.append(self.path.stem)
+        process.send_signal(signal.SIGCONT)
+
+    monkeypatch.setattr(Claim, "finish", count)
+    main(command)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert int(re.search(rb"(\d+) of 12 videos written", printed)[1]) + len(mine) == 12  # each once
+    assert "00x" not in mine and mine
+    assert FeatureFolder(tmp_path / "out").names == {f"{i:02}x" for i in range(12)}
+    assert len(os.listdir(tmp_path / "out")) == 12
+
+
+def refused(command: list[str], match: str) -> None:
+    with pytest.raises(SystemExit, match=match) as end:
+        cli(["extract", *command])
+    assert str(end.value).startswith("egovlpv2 extract: error: ")
+
+
+def test_another_recipe_is_refused_before_work_begins(make_backbone: Callable[..., Backbone], weights: Path,
+                                                      tmp_path: Path) -> None:
+    path = write(tmp_path / "in" / "a.mp4")
+    main([str(path), *options(weights, tmp_path / "out")])
+    before = contents(tmp_path / "out")
+    write(tmp_path / "in" / "b.mp4")
+    backbone = make_backbone()
+    backbone.video_tower.cls_token.data += 1
+    save_backbone(backbone, tmp_path / "other.safetensors")
+    refused([str(tmp_path / "in"), *options(weights, tmp_path / "out", "--stride", 8, "--fps", 5)],
+            r"another recipe \(there and here: fps 10.0 and 5.0; stride 4 and 8\)")
+    refused([str(tmp_path / "in"), *options(tmp_path / "other.safetensors", tmp_path / "out")],
+            r"another recipe \(there and here: checkpoint \w{16} and \w{16}\)")
+    (tmp_path / "out" / "a.safetensors").write_bytes(before["a.safetensors"][:-1])
+    refused([str(tmp_path / "in"), *options(weights, tmp_path / "out")], "a.safetensors is cut short")
+    assert os.listdir(tmp_path / "out") == ["a.safetensors"]
+
+
+def test_what_a_user_gets_wrong_is_one_line(weights: Path, tmp_path: Path) -> None:
+    video = str(write(tmp_path / "a.mp4"))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty.json").write_text('{"a": ["  "]}')
+    (tmp_path / "other.json").write_text('{"b": ["Where?"]}')
+    out = tmp_path / "out"
+    refused([video, *options(tmp_path / "none.safetensors", out)], "none.safetensors: there is no such weights file")
+    refused([str(tmp_path / "none"), *options(weights, out)], "there is no such file or folder")
+    refused([video, *options(weights, tmp_path / "file")], "--out .*file can't be made")
+    refused([video, *options(weights, tmp_path / "file" / "out")], "--out .*out can't be made")
+    refused([video, *options(weights, out, "--kind", "fused")], "--kind fused needs --queries")
+    refused([video, *options(weights, out, "--queries", tmp_path / "empty.json")], "texts, none of them empty")
+    refused([video, *options(weights, out, "--queries", tmp_path / "other.json")],
+            "no query is of any of the 1 videos")
+    for name in ("fps", "window", "stride", "frames", "batch-size", "max-words", "chunk-seconds"):
+        refused([video, *options(weights, out, f"--{name}", 0)], f"--{name} 0.*: give more than 0")
+    assert not out.exists()
+    refused([video, *options(weights, out, "--size", 16)], "clips are 16 x 16 px")
+    assert not os.listdir(out)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cant_be_written_to_is_named(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir(mode=0o500)
+    refused([str(write(tmp_path / "a.mp4")), *options(weights, tmp_path / "out")], "can't be written to")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="shared/data/real_egoclip is not beside the project")
+def test_real_videos(backbone: Backbone, weights: Path, tmp_path: Path) -> None:
+    cli(["extract", str(REAL), *options(weights, tmp_path / "out", "--fps", 4, "--stride", 8, "--num-workers", 1)])
+    folder = FeatureFolder(tmp_path / "out")
+    assert folder.names == {path.name for path in REAL.iterdir()} and folder.recipe.rate == 0.5
+    for name in folder.names:
+        features = folder.read(name)
+        assert len(features.values) == max(int(features.duration / 2), 1)
+        assert features.values.isfinite().all()
+    frames = read_frames(REAL / "bristol" / "0.mp4", uniform_times(4.0, 6.0, 4), EvalTransform(32)).frames
+    with torch.no_grad():
+        torch.testing.assert_close(folder.read("bristol").values[2:3].float(), backbone.video_features(frames[None]),
+                                   atol=2e-3, rtol=2e-3)
