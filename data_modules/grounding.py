@@ -19,6 +19,7 @@ from egovlpv2.video.transforms import EvalTransform
 from torch import Tensor
 
 _PICTURE = 128  # side of a frame in a picture, pixels
+_SLACK = 1.0  # seconds that official times lie beyond their clip
 
 
 class Place(NamedTuple):
@@ -60,6 +61,7 @@ class FeatureDataModule(LoaderDataModule):
         self.root, self.features = Path(root), features
         self.train, self.val, self.test, self.shuffled = train, val, test, shuffled
         self.videos, self.chunk_seconds = videos, chunk_seconds
+        self._places: dict[str, Sequence[Place]] = {}  # of each split, for pictures
 
     @cached_property
     def folder(self) -> FeatureFolder:
@@ -68,8 +70,8 @@ class FeatureDataModule(LoaderDataModule):
 
     @property
     def has_test_data(self) -> bool:
-        """Whether a fit should end with a test of the best checkpoint."""
-        return self.test not in (None, self.val)
+        """Whether a fit should end with a test of the best checkpoint: not on what has no answers."""
+        return self.test not in (None, self.val) and self.answered("test")
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -94,12 +96,23 @@ class FeatureDataModule(LoaderDataModule):
         return {source.name: source for source in find_videos([self.videos])} if self.videos else {}
 
     @abstractmethod
+    def answered(self, split: str) -> bool:
+        """Whether the annotations of a split tell any answer."""
+
+    def require_answers(self, split: str) -> None:
+        """Refuses to score what has no answers."""
+        if not self.answered(split):
+            raise ValueError(f"{self.path(split)} tells no answers to score by: use `egovlpv2 predict`")
+
+    @abstractmethod
     def places(self, split: str) -> Sequence[Place]:
         """The clip of each row of a split."""
 
     def strip(self, split: str, row: int, num_frames: int) -> Tensor | None:
         """Frames (n, 3, H, W) uint8 at the centres of equal parts of a row's clip; None without its video."""
-        place = self.places(split)[row]
+        if split not in self._places:
+            self._places[split] = self.places(split)
+        place = self._places[split][row]
         source = self.sources.get(place.clip) or self.sources.get(place.video)
         if source is None:
             return None
@@ -115,7 +128,11 @@ class FeatureDataModule(LoaderDataModule):
         return place.clip in self.folder.names or place.video in self.folder.names
 
     def path(self, split: str) -> Path:
-        """The annotations of `train`, `val` or `test`."""
+        """The annotations of `train`, `val` or `test`.
+
+        Raises:
+            ValueError: There are none.
+        """
         name = getattr(self, split)
         if name is None:
             raise ValueError(f"There are no annotations to {split} on: set data.init_args.{split}.")
@@ -133,10 +150,11 @@ def read_clip(folder: FeatureFolder, place: Place) -> Features:
     whole, rate = folder.read(place.video), folder.recipe.rate
     first = round(place.start * rate)
     values = whole.values[first : max(round(place.end * rate), first + 1)]
-    if not len(values):
+    end = min(place.end, whole.duration)  # the video may be shorter than the annotations say
+    if not len(values) or end <= place.start:
         raise ValueError(f"{folder.folder}: the features of {place.video} last {whole.duration:.1f} s, and clip "
                          f"{place.clip} begins at {place.start:.1f} s: extract the whole video")
-    return whole._replace(values=values, duration=place.duration)
+    return whole._replace(values=values, duration=end - place.start)
 
 
 def averaged(values: Tensor, longest: int) -> Tensor:
@@ -159,8 +177,20 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise ValueError(f"{path} can't be read ({error.strerror}): set data.init_args.root (or the environment's "
                          "variable that the config takes it from)") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON: line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+
+
+def check_times(what: str, start: float, end: float, duration: float) -> None:
+    """Times in seconds of a clip of so many seconds, which may end beyond it.
+
+    Raises:
+        ValueError: They end before they begin, or lie outside the clip; `what` says whose they are.
+    """
+    if not start <= end:  # also refuses NaN
+        raise ValueError(f"{what}: {start}-{end} s ends before it begins: swap its times")
+    if end < 0 or start > duration + _SLACK:
+        raise ValueError(f"{what}: {start}-{end} s lies outside its clip of {duration:.1f} s")
 
 
 def pad(rows: list[Tensor]) -> tuple[Tensor, Tensor]:

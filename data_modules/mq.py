@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from egovlpv2.batch import MomentBatch
 from egovlpv2.data_modules.base import FILLER, ResumableDataLoader
-from egovlpv2.data_modules.grounding import FeatureDataModule, Place, read_json
+from egovlpv2.data_modules.grounding import FeatureDataModule, Place, check_times, read_json
 from egovlpv2.features import Features
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -21,7 +21,7 @@ class Moments(NamedTuple):
     """A clip and what happens in it."""
 
     place: Place
-    split: str
+    split: str  # "" if its file is of one split
     instances: list[tuple[str, float, float]]  # label, start and end in seconds of the clip
 
 
@@ -45,11 +45,14 @@ class Clips(Dataset[Sample | None]):
         read: Gives the features of a clip.
         classes: Numbers of the labels.
         num_steps: Length to which clips are padded; longer ones are interpolated to it.
+        training: Whether a clip's instances are cut at its end, and are only the first 50. In evaluation they stay as
+            they are told, as in the official score.
     """
 
     def __init__(self, clips: list[Moments], read: Callable[[Place], Features], classes: dict[str, int],
-                 num_steps: int) -> None:
+                 num_steps: int, training: bool = False) -> None:
         self.clips, self.read, self.classes, self.num_steps = clips, read, classes, num_steps
+        self.training = training
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -63,11 +66,10 @@ class Clips(Dataset[Sample | None]):
         values = features.values.float().T  # (C, t)
         if values.shape[1] > self.num_steps:
             values = F.interpolate(values[None], self.num_steps, mode="linear", align_corners=False)[0]
-        count = values.shape[1]
-        times = torch.tensor([(start, end) for _, start, end in clip.instances[:_MOST_INSTANCES]]).reshape(-1, 2)
-        segments = (times / features.duration).clamp(0, 1) * count
-        classes = torch.tensor([self.classes[label] for label, *_ in clip.instances[:_MOST_INSTANCES]],
-                               dtype=torch.int64)
+        count, instances = values.shape[1], clip.instances[: _MOST_INSTANCES if self.training else None]
+        times = torch.tensor([times for _, *times in instances], dtype=torch.float32).reshape(-1, 2) / features.duration
+        segments = (times.clamp(0, 1) if self.training else times) * count
+        classes = torch.tensor([self.classes[label] for label, *_ in instances], dtype=torch.int64)
         padded = F.pad(values, (0, self.num_steps - count))  # (C, T)
         return Sample(row, clip.place.clip, padded, count, segments, classes, features.duration)
 
@@ -101,10 +103,14 @@ class MQDataModule(FeatureDataModule):
 
     @cached_property
     def classes(self) -> dict[str, int]:
-        """The number of each label, from 1."""
+        """The number of each label, from 1.
+
+        Raises:
+            ValueError: The file is of another form.
+        """
         path = self.root / self.classes_file
         content = read_json(path)
-        if not isinstance(content, dict) or sorted(content.values()) != list(range(len(content))):
+        if not isinstance(content, dict) or set(map(repr, content.values())) != set(map(repr, range(len(content)))):
             raise ValueError(f"{path} should number the labels from 0 (nothing) on, each once")
         return {label: number for label, number in content.items() if number}
 
@@ -115,7 +121,7 @@ class MQDataModule(FeatureDataModule):
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled clips."""
-        return self.train_loader(self._dataset("train"), self._collate)
+        return self.train_loader(self._dataset("train", training=True), self._collate)
 
     def val_dataloader(self) -> DataLoader:
         """The clips of `val`."""
@@ -123,6 +129,7 @@ class MQDataModule(FeatureDataModule):
 
     def test_dataloader(self) -> DataLoader:
         """The clips of `test`."""
+        self.require_answers("test")
         return self.eval_loader(self._dataset("test"), self._collate)
 
     def predict_dataloader(self) -> DataLoader:
@@ -142,7 +149,7 @@ class MQDataModule(FeatureDataModule):
         found = [clip for clip in labelled if self.has(clip.place)]
         self.counts |= {f"{split}_without_moments": len(told) - len(labelled),
                         f"{split}_without_features": len(labelled) - len(found),
-                        f"{split}_moments_cut_at_the_end": sum(end > clip.place.duration + 0.01 for clip in found
+                        f"{split}_moments_beyond_the_end": sum(end > clip.place.duration + 0.01 for clip in found
                                                                for _, _, end in clip.instances)}
         for clip in found:
             for label, *_ in clip.instances:
@@ -154,11 +161,17 @@ class MQDataModule(FeatureDataModule):
                              f"extract them with `egovlpv2 extract VIDEOS --out {self.features}`")
         return found
 
+    def answered(self, split: str) -> bool:
+        return any(clip.instances for clip in read_moments(self.path(split)) if clip.split in (split, ""))
+
     def places(self, split: str) -> list[Place]:
         return [clip.place for clip in self.clips(split)]
 
-    def _dataset(self, split: str) -> Clips:
-        return Clips(self.clips(split), self.read, self.classes, self.num_steps)
+    def _dataset(self, split: str, training: bool = False) -> Clips:
+        if self.folder.recipe.kind == "fused":
+            raise ValueError(f"{self.features} holds features of queries (kind fused), and moments have none: extract "
+                             "others with `egovlpv2 extract --kind projected`")
+        return Clips(self.clips(split), self.read, self.classes, self.num_steps, training)
 
     def _collate(self, samples: list[Sample | None]) -> MomentBatch:
         real = [sample for sample in samples if sample is not None]
@@ -170,7 +183,7 @@ class MQDataModule(FeatureDataModule):
             num_frames=torch.tensor([s.num_frames for s in real], dtype=torch.int64),
             segments=_stacked([F.pad(s.segments, (0, 0, 0, most - len(s.segments))) for s in real], (0, most, 2)),
             classes=_stacked([F.pad(s.classes, (0, most - len(s.classes))) for s in real], (0, most)).long(),
-            duration=torch.tensor([s.duration for s in real]), labels=self.labels,
+            duration=torch.tensor([s.duration for s in real], dtype=torch.float32), labels=self.labels,
         )
 
 
@@ -182,45 +195,38 @@ def read_moments(path: Path) -> Iterator[Moments]:
     """The clips of an official `moments_*.json`, or of a `clip_annotations.json` in either spelling.
 
     Raises:
-        ValueError: The file is of another form, or an instance ends before it begins.
+        ValueError: The file is of another form, or an instance ends before it begins or lies outside its clip.
     """
     content = read_json(path)
     official = isinstance(content, dict) and isinstance(content.get("videos"), list)
     try:
-        for clip in _official(content) if official else _clip_annotations(content):
-            yield _checked(path, clip)
-    except (KeyError, TypeError, AttributeError) as error:
+        clips = list(_official(content) if official else _clip_annotations(content))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is neither an official moments_*.json nor a clip_annotations.json: {error!r}"
                          ) from error
+    for clip in clips:
+        for label, start, end in clip.instances:
+            check_times(f"{path}: clip {clip.place.clip}: {label}", start, end, clip.place.duration)
+        yield clip
 
 
 def _official(content: dict[str, Any]) -> Iterator[Moments]:
     for video in content["videos"]:
         for clip in video["clips"]:
             place = Place(clip["clip_uid"], video["video_uid"], clip["video_start_sec"], clip["video_end_sec"])
-            instances = [(row["label"], row["start_time"], row["end_time"])
+            instances = [(row["label"], float(row["start_time"]), float(row["end_time"]))
                          for annotation in clip.get("annotations", []) for row in annotation["labels"]
                          if row["primary"]]
-            yield Moments(place, video.get("split", ""), instances)
+            yield Moments(place, "", instances)
 
 
 def _clip_annotations(content: dict[str, Any]) -> Iterator[Moments]:
     for clip, entry in content.items():
-        seconds = entry["v_duration"] if "v_duration" in entry else entry["duration"]
+        seconds = entry["duration"] if "duration" in entry else entry["v_duration"]  # that one may be of the video
         start = entry.get("parent_start_sec", 0.0)
         place = Place(clip, entry.get("video_id", clip), start, entry.get("parent_end_sec", start + seconds))
         instances = []
         for row in entry["annotations"]:
             first, last = row["segment"] if "segment" in row else (row["start_time"], row["end_time"])
-            instances.append((row["label"], first, last))
+            instances.append((row["label"], float(first), float(last)))
         yield Moments(place, entry["subset"], instances)
-
-
-def _checked(path: Path, clip: Moments) -> Moments:
-    for label, start, end in clip.instances:
-        if not start <= end:
-            raise ValueError(f"{path}: clip {clip.place.clip}: {label} {start}-{end} s ends before it begins")
-        if start > clip.place.duration + 1:
-            raise ValueError(f"{path}: clip {clip.place.clip}: {label} {start}-{end} s begins after the end of the "
-                             f"clip ({clip.place.duration:.1f} s)")
-    return clip

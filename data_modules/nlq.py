@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from egovlpv2.batch import QueryBatch
 from egovlpv2.data_modules.base import FILLER, ResumableDataLoader
-from egovlpv2.data_modules.grounding import FeatureDataModule, Place, averaged, pad, read_json
+from egovlpv2.data_modules.grounding import FeatureDataModule, Place, averaged, check_times, pad, read_json
 from egovlpv2.features import Features
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -108,11 +108,15 @@ class NLQDataModule(FeatureDataModule):
 
     def test_dataloader(self) -> DataLoader:
         """The queries of `test`."""
+        self.require_answers("test")
         return self._evaluation("test")
 
     def predict_dataloader(self) -> DataLoader:
         """The queries of `test`, or of `val` if there is none, to answer."""
         return self._evaluation("val" if self.test is None else "test")
+
+    def answered(self, split: str) -> bool:
+        return any(query.window is not None for clip in read_queries(self.path(split)) for query in clip)
 
     def places(self, split: str) -> list[Place]:
         return [query.place for query in self.queries(split)]
@@ -130,10 +134,12 @@ class NLQDataModule(FeatureDataModule):
             ValueError: There are none.
         """
         path = self.path(split)
-        told = list(read_queries(path))
+        clips = list(read_queries(path))
+        told = [query for clip in clips for query in clip]
         asked = [query for query in told if query.text]
         found = [query for query in asked if self.has(query.place)]
-        self.counts |= {f"{split}_empty_queries": len(told) - len(asked),
+        self.counts |= {f"{split}_clips_without_queries": sum(not clip for clip in clips),
+                        f"{split}_empty_queries": len(told) - len(asked),
                         f"{split}_without_features": len(asked) - len(found)}
         if not found:
             raise ValueError(f"{self.features} has features of none of the clips of {path}: extract them with "
@@ -158,30 +164,37 @@ def _batch(samples: list[Sample], video: list[Tensor], words: list[Tensor], marg
         extra = round(margin * (end - start + 1))
         row[max(start - extra, 0) : min(end + extra, len(sample.video) - 1) + 1] = 1
     span = torch.tensor(spans, dtype=torch.int64).reshape(-1, 2)
-    window = torch.tensor([s.query.window or (torch.nan, torch.nan) for s in samples]).reshape(-1, 2)
+    window = torch.tensor([s.query.window or (torch.nan, torch.nan) for s in samples],
+                          dtype=torch.float32).reshape(-1, 2)
     count = len(samples)
     return QueryBatch(
         key=[(s.query.place.clip, s.query.annotation, s.query.index) for s in samples],
         index=torch.tensor([s.row for s in samples], dtype=torch.int64), text=[s.query.text for s in samples],
         video=features[:count], video_mask=mask[:count], query=query[:count], query_mask=query_mask[:count],
         start=span[:, 0], end=span[:, 1], highlight=highlight, window=window,
-        duration=torch.tensor([s.duration for s in samples]),
+        duration=torch.tensor([s.duration for s in samples], dtype=torch.float32),
     )
 
 
 def label_span(window: tuple[float, float], duration: float, positions: int) -> tuple[int, int]:
-    """First and last position of the grid's span that overlaps a window (seconds) most; a window may end outside."""
+    """First and last position of the grid's span that overlaps a window (seconds) most; a window may end outside.
+
+    A window that overlaps none, for it has no length or lies beyond the end, gets the position that is nearest.
+    """
     step = duration / positions
     grid = torch.arange(positions + 1, dtype=torch.float64) * step  # (n + 1,)
     start, end = grid[:-1, None], grid[None, 1:]  # (n, 1), (1, n)
     inter = (end.clamp(max=window[1]) - start.clamp(min=window[0])).clamp(min=0)  # (n, n)
+    if not inter.any():
+        nearest = min(max(int(window[0] / step), 0), positions - 1)
+        return nearest, nearest
     union = end.clamp(min=window[1]) - start.clamp(max=window[0])
     best = int((inter / union).masked_fill(end <= start, -1.0).argmax())
     return best // positions, best % positions
 
 
-def read_queries(path: Path) -> Iterator[Query]:
-    """The queries of an official `nlq_*.json`, or of VSLNet's files; those without a text have an empty one.
+def read_queries(path: Path) -> Iterator[list[Query]]:
+    """The queries of each clip of an official `nlq_*.json`, or of VSLNet's files; one without a text has an empty one.
 
     Raises:
         ValueError: The file is of another form, a window ends before it begins, or lies outside its clip.
@@ -189,41 +202,36 @@ def read_queries(path: Path) -> Iterator[Query]:
     content = read_json(path)
     official = isinstance(content, dict) and isinstance(content.get("videos"), list)
     try:
-        for query in _official(content) if official else _vslnet(content):
-            yield _checked(path, query)
-    except (KeyError, TypeError, AttributeError) as error:
+        clips = list(_official(content) if official else _vslnet(content))
+    except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{path} is neither an official nlq_*.json nor one of VSLNet's: {error!r}") from error
+    for queries in clips:
+        for query in queries:
+            if query.window is not None:
+                check_times(f"{path}: query {query.key}", *query.window, query.place.duration)
+        yield queries
 
 
-def _official(content: dict[str, Any]) -> Iterator[Query]:
+def _official(content: dict[str, Any]) -> Iterator[list[Query]]:
     for video in content["videos"]:
         for clip in video["clips"]:
             place = Place(clip["clip_uid"], video["video_uid"], clip["video_start_sec"], clip["video_end_sec"])
-            for annotation in clip.get("annotations", []):
-                for i, row in enumerate(annotation["language_queries"]):
-                    window = (row["clip_start_sec"], row["clip_end_sec"]) if "clip_start_sec" in row else None
-                    yield Query(place, annotation["annotation_uid"], i, _text(row.get("query")), window)
+            yield [Query(place, annotation["annotation_uid"], i, _text(row.get("query")), _window(row))
+                   for annotation in clip.get("annotations", [])
+                   for i, row in enumerate(annotation["language_queries"])]
 
 
-def _vslnet(content: dict[str, Any]) -> Iterator[Query]:
+def _window(row: dict[str, Any]) -> tuple[float, float] | None:
+    return (float(row["clip_start_sec"]), float(row["clip_end_sec"])) if "clip_start_sec" in row else None
+
+
+def _vslnet(content: dict[str, Any]) -> Iterator[list[Query]]:
     for clip, entry in content.items():
         place = Place(clip, clip, 0.0, entry["num_frames"] / entry["fps"])
         rows = zip(entry["annotation_uids"], entry["query_idx"], entry["sentences"], entry["exact_times"], strict=True)
-        for annotation, index, text, (start, end) in rows:
-            yield Query(place, annotation, index, _text(text), (start, end))
+        yield [Query(place, annotation, index, _text(text), (float(start), float(end)))
+               for annotation, index, text, (start, end) in rows]
 
 
 def _text(text: str | None) -> str:
     return (text or "").strip()
-
-
-def _checked(path: Path, query: Query) -> Query:
-    if query.window is None:
-        return query
-    start, end = query.window
-    if end < start:
-        raise ValueError(f"{path}: query {query.key}: the window {start}-{end} s ends before it begins: swap its times")
-    if start > query.place.duration + 1:
-        raise ValueError(f"{path}: query {query.key}: the window {start}-{end} s begins after the end of the clip "
-                         f"({query.place.duration:.1f} s)")
-    return query

@@ -19,6 +19,7 @@ from egovlpv2.data_modules.toy_world.vocabulary import NOUNS
 WriteText = Callable[[Path, str], None]
 
 _CHUNKS = 5  # of a take
+_PAUSE = 0.05  # seconds without an event that end an activity
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -30,6 +31,7 @@ class Take(NamedTuple):
     videos: tuple[str, ...]  # whose first chunks it shows
     seconds: float
     events: list[Event]  # of the wearer, wholly in view
+    cut: list[Event]  # of the wearer, whose end is not in view
 
 
 def takes(videos: Sequence[Video], chunk_seconds: int) -> list[Take]:
@@ -41,12 +43,13 @@ def takes(videos: Sequence[Video], chunk_seconds: int) -> list[Take]:
         shown = [video for video in group if video.duration >= chunk_seconds]
         for first in range(0, len(shown), _CHUNKS):
             part = shown[first : first + _CHUNKS]
-            events = [replace(event, start=round(event.start + i * chunk_seconds, 2),
-                              end=round(event.end + i * chunk_seconds, 2))
-                      for i, video in enumerate(part) for event in video.events
-                      if event.end <= chunk_seconds and event.wearer == "C"]
+            own = [(i * chunk_seconds, event) for i, video in enumerate(part) for event in video.events
+                   if event.wearer == "C"]
+            events = [replace(event, start=round(event.start + offset, 2), end=round(event.end + offset, 2))
+                      for offset, event in own if event.end <= chunk_seconds]
+            cut = [event for _, event in own if event.start < chunk_seconds < event.end]
             uid = f"take-{split}-{scene:02d}-{first // _CHUNKS}"
-            found.append(Take(uid, split, tuple(v.uid for v in part), len(part) * chunk_seconds, events))
+            found.append(Take(uid, split, tuple(v.uid for v in part), len(part) * chunk_seconds, events, cut))
     return found
 
 
@@ -60,6 +63,8 @@ def write_grounding(videos: Sequence[Video], root: Path, chunk_seconds: int, wri
         write: Writes a text into a file.
     """
     found = takes(videos, chunk_seconds)
+    for old in (root / "long" / "videos").glob("take-*/*.mp4"):  # of an earlier world
+        old.unlink()
     for take in found:
         for i, uid in enumerate(take.videos):
             link(root / "videos" / uid / "0.mp4", root / "long" / "videos" / take.uid / f"{i}.mp4")
@@ -86,7 +91,7 @@ def _times(start: float, end: float) -> dict[str, float]:
 
 def _nlq_annotations(take: Take) -> list[dict[str, Any]]:
     """Asks for what happens once, in the words of its narration: pre-training never met a question."""
-    count = Counter((event.verb, event.noun) for event in take.events)
+    count = Counter((event.verb, event.noun) for event in take.events + take.cut)
     queries = [{**_times(event.start, event.end), "query": event.text, "template": "Moments: what was narrated"}
                for event in take.events if count[event.verb, event.noun] == 1]
     return [{"annotation_uid": f"{take.uid}-0", "language_queries": queries}]
@@ -94,10 +99,12 @@ def _nlq_annotations(take: Take) -> list[dict[str, Any]]:
 
 def _mq_annotations(take: Take) -> list[dict[str, Any]]:
     """An activity is all that is done to one thing without a pause."""
-    labels = []
-    for noun, group in groupby(take.events, key=lambda event: event.noun):
-        events = list(group)
-        start, end = events[0].start, events[-1].end
-        labels.append({"label": f"use_{noun}", "primary": True, "start_time": start, "end_time": end,
-                       "video_start_time": start, "video_end_time": end})
+    spans: list[tuple[str, float, float]] = []
+    for event in take.events:
+        if spans and spans[-1][0] == event.noun and event.start - spans[-1][2] < _PAUSE:
+            spans[-1] = (event.noun, spans[-1][1], event.end)
+        else:
+            spans.append((event.noun, event.start, event.end))
+    labels = [{"label": f"use_{noun}", "primary": True, "start_time": start, "end_time": end,
+               "video_start_time": start, "video_end_time": end} for noun, start, end in spans]
     return [{"annotator_uid": f"{take.uid}-0", "labels": labels}]

@@ -35,10 +35,14 @@ def _by_video(path: Path, content: Any) -> list[tuple[str, list[str]]]:
             raise ValueError(f"{path}: not of the form of an official nlq_*.json ({error!r})") from error
     if not isinstance(content, dict):
         raise ValueError(f'{path}: the queries should be {{"video": ["query", ...]}}, or an official nlq_*.json')
+    found = []
     for video, queries in content.items():
+        if isinstance(queries, dict) and "sentences" in queries:  # VSLNet's
+            queries = queries["sentences"]
+        found.append((video, queries))
         if not isinstance(queries, list) or not all(isinstance(query, str) and query.strip() for query in queries):
             raise ValueError(f"{path}: the queries of {video!r} should be a list of texts, none of them empty")
-    return list(content.items())
+    return found
 
 
 def _official(path: Path, videos: list[Any]) -> list[tuple[str, list[str]]]:

@@ -1,0 +1,397 @@
+"""NLQ: clips of features with their queries, windows as positions, and what can't be used is counted or named."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from egovlpv2.batch import QueryBatch
+from egovlpv2.data_modules.base import FILLER
+from egovlpv2.data_modules.grounding import Place, averaged, pad, read_clip
+from egovlpv2.data_modules.nlq import NLQDataModule, Queries, Query, label_span, read_queries
+from egovlpv2.features.files import FeatureFolder, FeatureWriter, Recipe
+from helpers import ROOT
+from torch import Tensor
+
+REAL = ROOT.parent / "shared" / "data" / "nlq"
+WIDTH, RATE = 4, 2  # of the features, and how many there are a second
+Rows = list[dict[str, Any]]
+
+
+def write_features(folder: Path, name: str, seconds: float, queries: tuple[str, ...] = (), kind: str = "fused",
+                   checkpoint: str = "0" * 16) -> Path:
+    """Features that tell their time: feature t of query q is t + 1000 q. Query q has q + 1 words, each of value q."""
+    folder.mkdir(exist_ok=True)
+    path, count, asked = folder / f"{name}.safetensors", int(seconds * RATE), len(queries)
+    values = torch.arange(count)[:, None, None] + 1000.0 * torch.arange(asked)[:, None]  # (T, Q, 1)
+    if kind != "fused":
+        values = torch.arange(count, dtype=torch.float32)[:, None]
+    words = torch.arange(asked).half()[:, None, None].expand(-1, asked, WIDTH)
+    mask = torch.arange(asked) <= torch.arange(asked)[:, None]
+    with path.open("wb") as file:
+        recipe = Recipe(kind, WIDTH, 10.0, 20, 5, 4, 32, checkpoint)
+        writer = FeatureWriter(file, recipe, seconds, count, queries, *((words, mask) if asked else ()))
+        writer.append(values.expand(*values.shape[:-1], WIDTH))
+        writer.finish()
+    return path
+
+
+def row(query: str | None, start: float | None = None, end: float | None = None) -> dict[str, Any]:
+    times = {} if start is None else {"clip_start_sec": start, "clip_end_sec": end}
+    return times | ({} if query is None else {"query": query})
+
+
+def clip(uid: str, *annotations: Rows, start: float = 0.0, end: float = 20.0) -> dict[str, Any]:
+    told = [{"annotation_uid": f"{uid}-{i}", "language_queries": rows} for i, rows in enumerate(annotations)]
+    return {"clip_uid": uid, "video_start_sec": start, "video_end_sec": end, "annotations": told}
+
+
+def write_official(path: Path, *clips: dict[str, Any], video: str = "film") -> Path:
+    path.write_text(json.dumps({"version": "1", "videos": [{"video_uid": video, "split": "val", "clips": clips}]}))
+    return path
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., NLQDataModule]:
+    """A function that makes a data module of clips that are all in all splits."""
+
+    def _make(*clips: dict[str, Any], **options: Any) -> NLQDataModule:
+        write_official(tmp_path / "nlq_train.json", *clips), write_official(tmp_path / "nlq_val.json", *clips)
+        options = {"batch_size": 2, "eval_batch_size": 2, "num_workers": 0} | options
+        return NLQDataModule(str(tmp_path), str(tmp_path / "features"), **options)
+
+    return _make
+
+
+def only(data: NLQDataModule) -> QueryBatch:
+    """The batch of a validation that has one."""
+    (batch,) = data.val_dataloader()
+    return batch
+
+
+def test_a_batch(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
+    write_features(tmp_path / "features", "a", 10.0, ("Where?", "What?"))
+    write_features(tmp_path / "features", "b", 3.0, ("What?",))
+    data = make(clip("a", [row("What? ", 2, 4)]), clip("b", [row("", 0, 1)], [row(None, 0, 1), row("What?", 1.2, 9)]))
+    batch = only(data)
+    assert set(batch) == set(QueryBatch.__annotations__)
+    assert batch["key"] == [("a", "a-0", 0), ("b", "b-1", 1)] and batch["text"] == ["What?", "What?"]
+    assert batch["index"].tolist() == [0, 1] and batch["duration"].tolist() == [10.0, 3.0]
+    assert batch["video"].shape == (2, 20, WIDTH) and batch["video"].dtype == torch.float32
+    assert batch["video_mask"].sum(1).tolist() == [20, 6] and batch["video_mask"][1, :6].all()
+    assert torch.equal(batch["video"][0, :, 0], torch.arange(1000.0, 1020.0))  # the second query of its clip
+    assert torch.equal(batch["video"][1, :, 0], torch.cat([torch.arange(6.0), torch.zeros(14)]))
+    assert batch["query_mask"].tolist() == [[True, True], [True, False]]  # as many words as each has
+    assert batch["query"][..., 0].tolist() == [[1, 1], [0, 0]]
+    assert (batch["start"].tolist(), batch["end"].tolist()) == ([4, 2], [7, 5])  # to the clip's end at most
+    assert torch.equal(batch["window"], torch.tensor([[2.0, 4.0], [1.2, 9.0]]))
+    assert batch["highlight"][1].nonzero().flatten().tolist() == [2, 3, 4, 5]
+    assert data.counts == {"val_clips_without_queries": 0, "val_empty_queries": 2, "val_without_features": 0,
+                           "val_without_length": 0, "queries": 2}
+
+
+def test_features_of_clips_alone_and_of_whole_videos(tmp_path: Path) -> None:
+    folder = tmp_path / "features"
+    write_features(folder, "film", 30.0, kind="dual")
+    write_features(folder, "own", 4.0, kind="dual")
+    read = FeatureFolder(folder)
+    own = read_clip(read, Place("own", "film", 10.0, 15.0))
+    assert own.values[:, 0].tolist() == list(range(8)) and own.duration == 4.0
+    part = read_clip(read, Place("part", "film", 10.0, 15.0))
+    assert part.values[:, 0].tolist() == list(range(20, 30)) and part.duration == 5.0
+    late = read_clip(read, Place("late", "film", 28.0, 48.0))  # the video is shorter than the annotations say
+    assert late.values[:, 0].tolist() == [56, 57, 58, 59] and late.duration == 2.0
+    assert len(read_clip(read, Place("short", "film", 10.0, 10.1)).values) == 1
+    for start in (30.0, 50.0):
+        with pytest.raises(ValueError, match=f"of film last 30.0 s, and clip gone begins at {start} s: extract the wh"):
+            read_clip(read, Place("gone", "film", start, 60.0))
+
+
+def test_dual_features_serve_all_queries(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
+    write_features(tmp_path / "features", "film", 30.0, ("Where?", "What?"), "dual")
+    batch = only(make(clip("a", [row("What?", 0, 1), row("Where?", 0, 1)], start=5.0, end=8.0)))
+    assert batch["video"][..., 0].tolist() == [[10, 11, 12, 13, 14, 15]] * 2
+    assert batch["query_mask"].sum(1).tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 23, 1000])
+def test_longer_clips_are_averaged(count: int) -> None:
+    values = torch.randn(count, 3, generator=torch.Generator().manual_seed(count)).half()
+    found = averaged(values, 8)
+    if count <= 8:
+        assert found is values
+        return
+    bounds = np.round(np.linspace(0, count, 9)).astype(int)
+    expected = torch.stack([values[a:b].double().mean(0) for a, b in zip(bounds, bounds[1:], strict=False)])
+    assert found.shape == (8, 3) and found.dtype == values.dtype
+    torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_max_positions(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
+    write_features(tmp_path / "features", "a", 10.0, ("What?",))
+    batch = only(make(clip("a", [row("What?", 5.0, 7.5)]), max_positions=4))
+    assert batch["video"][0, :, 0].tolist() == [2, 7, 12, 17]
+    assert (batch["start"].item(), batch["end"].item()) == (2, 2)
+
+
+def by_hand(window: tuple[float, float], duration: float, positions: int) -> tuple[int, int]:
+    best, found = -1.0, (0, 0)
+    for first in range(positions):
+        for last in range(first, positions):
+            start, end = first * duration / positions, (last + 1) * duration / positions
+            inter = max(min(end, window[1]) - max(start, window[0]), 0)
+            overlap = inter / (end - start + window[1] - window[0] - inter)
+            if overlap > best + 1e-9:
+                best, found = overlap, (first, last)
+    return found
+
+
+def test_spans_are_the_best_of_all() -> None:
+    draw = np.random.default_rng(0)
+    for _ in range(60):
+        duration, positions = draw.uniform(1, 100), int(draw.integers(1, 20))
+        start, end = sorted(draw.uniform(-0.2, 1.2, 2) * duration)
+        if end > 0 and start < duration:
+            assert label_span((start, end), duration, positions) == by_hand((start, end), duration, positions)
+
+
+@pytest.mark.parametrize(
+    ("window", "span"),
+    [
+        ((0.0, 10.0), (0, 4)), ((-3.0, 12.0), (0, 4)), ((0.0, 2.0), (0, 0)), ((8.0, 10.0), (4, 4)),
+        ((2.0, 6.0), (1, 2)), ((2.5, 2.6), (1, 1)), ((9.9, 14.0), (4, 4)),
+        ((10.0, 10.4), (4, 4)), ((11.0, 12.0), (4, 4)),  # beyond the end: the last
+        ((5.0, 5.0), (2, 2)), ((0.0, 0.0), (0, 0)), ((10.0, 10.0), (4, 4)),  # of no length
+    ],
+)  # fmt: skip
+def test_spans_at_edges(window: tuple[float, float], span: tuple[int, int]) -> None:
+    assert label_span(window, 10.0, 5) == span
+
+
+@pytest.mark.parametrize(
+    ("window", "margin", "lit"),
+    [((10, 20), 0.1, (9, 20)), ((10, 20), 0.0, (10, 19)), ((10, 20), 0.5, (5, 24)), ((0, 10), 0.1, (0, 10)),
+     ((30, 40), 0.1, (29, 39)), ((10, 12), 0.1, (10, 11)), ((0, 40), 0.1, (0, 39))],
+)  # fmt: skip
+def test_highlights_go_beyond_their_windows(make: Callable[..., NLQDataModule], tmp_path: Path,
+                                            window: tuple[float, float], margin: float, lit: tuple[int, int]) -> None:
+    """One position is half a second here; the other clip makes room for a highlight to run into padding."""
+    write_features(tmp_path / "features", "a", 20.0, ("What?",))
+    write_features(tmp_path / "features", "b", 30.0, ("What?",))
+    start, end = window[0] / RATE, window[1] / RATE
+    batch = only(make(clip("a", [row("What?", start, end)]), clip("b", [row("What?", 0.0, 1.0)]),
+                      highlight_margin=margin))
+    assert batch["highlight"][0].nonzero().flatten().tolist() == list(range(lit[0], lit[1] + 1))
+    assert set(batch["highlight"].unique().tolist()) == {0.0, 1.0}
+
+
+def test_padding() -> None:
+    padded, mask = pad([torch.ones(2, 3).half(), torch.ones(4, 3).half()])
+    assert padded.shape == (2, 4, 3) and padded.dtype == torch.float32 and mask.dtype == torch.bool
+    assert mask.sum(1).tolist() == [2, 4] and torch.equal(padded[..., 0] > 0, mask)
+
+
+def test_windows_of_no_length_are_not_trained_on_but_judged(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
+    write_features(tmp_path / "features", "a", 10.0, ("What?",))
+    data = make(clip("a", [row("What?", 1, 1), row("What?", 2, 3), row("What?"), row("What?", 4, 6)]))
+    keys = [key[2] for batch in data.train_dataloader() for key in batch["key"]]
+    assert sorted(keys) == [1, 3]
+    assert data.counts["train_without_length"] == 2 and data.counts["train_rows"] == 2
+    keys = [key[2] for batch in data.val_dataloader() for key in batch["key"]]
+    assert keys == [0, 1, 2, 3] and data.counts["val_without_length"] == 1 and data.counts["queries"] == 4
+    with pytest.raises(ValueError, match="nlq_train.json: none of 1 queries with features has a window"):
+        make(clip("a", [row("What?", 1, 1)])).train_dataloader()
+
+
+def test_what_has_no_answers_is_predicted_and_not_tested_on(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
+    write_features(tmp_path / "features", "a", 10.0, ("What?",))
+    data = make(clip("a", [row("What?", 1, 2)]), test="nlq_test_unannotated.json")
+    write_official(tmp_path / "nlq_test_unannotated.json", clip("a", [row("What?")]))
+    (batch,) = data.predict_dataloader()
+    assert batch["window"].isnan().all() and batch["window"].shape == (1, 2)
+    assert data.counts["test_without_length"] == 0
+    assert not data.has_test_data
+    write_official(tmp_path / "nlq_test_unannotated.json", clip("a", [row("What?", 1, 2)]))
+    assert data.has_test_data and len(list(data.test_dataloader())) == 1
+    data = make(clip("a", [row("What?", 1, 2)]))
+    (batch,) = data.predict_dataloader()
+    assert batch["window"].tolist() == [[1, 2]] and not data.has_test_data
+    with pytest.raises(ValueError, match="no annotations to test on: set data.init_args.test"):
+        data.test_dataloader()
+
+
+def test_what_is_counted(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
+    write_features(tmp_path / "features", "a", 10.0, ("What?",))
+    silent = clip("silent")
+    del silent["annotations"]
+    data = make(clip("a", [row("What?", 1, 2), row("  ", 1, 2), row(None, 1, 2)]), silent, clip("empty", []),
+                clip("unseen", [row("What?", 1, 2)]))
+    assert [query.key for query in data.queries("val")] == ["a a-0 0"]
+    assert data.counts == {"val_clips_without_queries": 2, "val_empty_queries": 2, "val_without_features": 1}
+    assert data.protocol | {"max_positions": 256, "highlight_margin": 0.1, "kind": "fused",
+                            "features_per_second": 2.0, "window_seconds": 2.0, "shuffled": False} == data.protocol
+    assert [place.duration for place in data.places("val")] == [20.0]
+
+
+def test_shuffled_features(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
+    for name in "ab":
+        write_features(tmp_path / "features", name, 20.0, ("What?",))
+    clips = [clip(name, [row("What?", 1, 2)]) for name in "ab"]
+    orders = [only(make(*clips, shuffled=True, seed=seed))["video"][..., 0].tolist() for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert all(sorted(order) == list(range(40)) != order for order in orders[0])
+    assert orders[0][0] != orders[0][1]  # each clip has its own
+    assert make(*clips, shuffled=True).protocol["shuffled"] is True
+
+
+def test_epoch_keys_and_filler(make: Callable[..., NLQDataModule], tmp_path: Path,
+                               monkeypatch: pytest.MonkeyPatch) -> None:
+    write_features(tmp_path / "features", "a", 10.0, ("What?",))
+    data = make(clip("a", [row("What?", i, i + 1) for i in range(5)]))
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(3)
+    keys = list(loader.sampler)
+    assert sorted(keys) == [(3, i) for i in range(5)] != keys
+    rows = [i for batch in loader for i in batch["index"].tolist()]
+    assert rows == [key[1] for key in keys][:4]
+    queries: Queries = loader.dataset
+    assert torch.equal(queries[3, 1].video, queries[1].video) and queries[3, 1].query == queries[1].query
+    assert queries[FILLER] is None
+    monkeypatch.setattr(data, "_processes", lambda: (2, 1))
+    first, second = data.val_dataloader()  # rows 1 and 3, then a filler alone
+    assert first["index"].tolist() == [1, 3] and second["key"] == []
+    assert second["video"].shape == (0, 1, WIDTH) and second["window"].shape == (0, 2)
+    assert all(len(value) == 0 for value in second.values())
+    for name, value in first.items():
+        assert not isinstance(value, Tensor) or value.dtype == second[name].dtype, name
+    data.eval_batch_size = 3
+    batch = only(data)
+    assert batch["index"].tolist() == [1, 3] and batch["video"].shape == (2, 20, WIDTH)
+
+
+def test_both_forms_tell_the_same(tmp_path: Path) -> None:
+    official = write_official(tmp_path / "o.json", clip("a", [row("What?", 1, 2)], [row("Who?", 3, 4.5), row("", 1, 1)],
+                                                        end=480.0), video="a")
+    entry = {"fps": 1.875, "num_frames": 900, "timestamps": [[1, 3], [5, 8], [1, 1]],
+             "exact_times": [[1, 2], [3, 4.5], [1, 1]], "sentences": ["What?", " Who?", ""],
+             "annotation_uids": ["a-0", "a-1", "a-1"], "query_idx": [0, 0, 1]}
+    (tmp_path / "train.json").write_text(json.dumps({"a": entry}))
+    (found,) = read_queries(tmp_path / "train.json")
+    assert [found] == list(read_queries(official))
+    assert found[1] == Query(Place("a", "a", 0.0, 480.0), "a-1", 0, "Who?", (3.0, 4.5))
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [((3, 2), "query a a-0 0: 3.0-2.0 s ends before it begins"), ((float("nan"), 2), "ends before it begins"),
+     ((22, 23), "22.0-23.0 s lies outside its clip of 20.0 s"), ((-3, -1), "lies outside its clip")],
+)  # fmt: skip
+def test_bad_windows(tmp_path: Path, times: tuple[float, float], message: str) -> None:
+    path = write_official(tmp_path / "bad.json", clip("a", [row("What?", *times)]))
+    with pytest.raises(ValueError, match=f"bad.json: .*{message}"):
+        list(read_queries(path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "3", '{"videos": [{}]}', '{"a": 3}', '{"a": {"fps": 1.875}}',
+     '{"a": {"fps": 0, "num_frames": 9, "annotation_uids": [], "query_idx": [], "sentences": [], "exact_times": []}}',
+     '{"a": {"fps": 1, "num_frames": 9, "annotation_uids": [], "query_idx": [], "sentences": ["What?"], '
+     '"exact_times": []}}'],
+)  # fmt: skip
+def test_other_forms_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "bad.json").write_text(content)
+    with pytest.raises(ValueError, match="bad.json is neither an official nlq_.*.json nor one of VSLNet's"):
+        list(read_queries(tmp_path / "bad.json"))
+
+
+def test_unreadable_annotations_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"gone.json can't be read \(No such file or directory\): set data.init_args"):
+        list(read_queries(tmp_path / "gone.json"))
+    for content in (b'{"videos": [', b"\xff\xfe"):
+        (tmp_path / "bad.json").write_bytes(content)
+        with pytest.raises(ValueError, match="bad.json is no JSON: "):
+            list(read_queries(tmp_path / "bad.json"))
+
+
+def test_bad_features_are_named(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
+    folder = tmp_path / "features"
+    clips = [clip("a", [row("Why?", 1, 2)]), clip("b", [row("What?", 1, 2)])]
+    with pytest.raises(ValueError, match="holds no feature files"):
+        make(*clips).val_dataloader()
+    path = write_features(folder, "other", 10.0, ("What?",))
+    with pytest.raises(ValueError, match="has features of none of the clips of .*nlq_val.json: extract them"):
+        make(*clips).val_dataloader()
+    path = write_features(folder, "a", 10.0, ("What?",))
+    with pytest.raises(ValueError, match=r"features of a know nothing of the query 'Why\?': extract them"):
+        only(make(*clips))
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="a.safetensors is cut short"):
+        only(make(*clips))
+    write_features(folder, "a", 10.0, ("What?",), checkpoint="1" * 16)
+    with pytest.raises(ValueError, match="don't go together .checkpoint 1+ and 0+"):
+        only(make(*clips))
+
+
+def test_a_file_cut_short_after_the_start_is_named(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
+    path = write_features(tmp_path / "features", "a", 10.0, ("What?",))
+    loader = make(clip("a", [row("What?", 1, 2)])).val_dataloader()
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="a.safetensors is cut short"):
+        list(loader)
+
+
+def test_the_toy_world(toy: Path, tmp_path: Path) -> None:
+    told = {}
+    for split in ("train", "val", "test"):
+        for video in json.loads((toy / "nlq" / f"nlq_{split}.json").read_text())["videos"]:
+            rows = video["clips"][0]["annotations"][0]["language_queries"]
+            told |= {(video["clips"][0]["clip_uid"], i): (split, entry) for i, entry in enumerate(rows)}
+            write_features(tmp_path / "features", video["video_uid"], video["clips"][0]["video_end_sec"],
+                           tuple(entry["query"] for entry in rows))
+    data = NLQDataModule(str(toy / "nlq"), str(tmp_path / "features"), test="nlq_test.json", num_workers=0,
+                         videos=str(toy / "long" / "videos"), chunk_seconds=8.0)
+    assert data.has_test_data
+    for split in ("val", "test"):
+        batches = list(getattr(data, f"{split}_dataloader")())
+        for batch in batches:
+            step = batch["duration"] / batch["video_mask"].sum(1)
+            for i, (uid, _, index) in enumerate(batch["key"]):
+                where, entry = told.pop((uid, index))
+                times = [entry["clip_start_sec"], entry["clip_end_sec"]]
+                assert where == split and entry["query"] == batch["text"][i]
+                assert batch["window"][i].tolist() == pytest.approx(times)
+                span = [batch["start"][i] * step[i], (batch["end"][i] + 1) * step[i]]
+                assert span == pytest.approx(times, abs=step[i].item())
+    assert {split for split, _ in told.values()} == {"train"}
+    frames = data.strip("val", 0, 3)
+    assert frames.shape == (3, 3, 128, 128) and frames.dtype == torch.uint8
+    assert not torch.equal(frames[0], frames[2])
+    data.videos = None
+    del data.sources
+    assert data.strip("val", 0, 3) is None
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations of shared/data/nlq are not here")
+def test_real_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NLQDataModule, "has", lambda *_: True)
+    told = [query for clip in read_queries(REAL / "nlq_val.json") for query in clip]
+    assert len(told) == 3875
+    assert sum(query.window[0] == query.window[1] for query in told) == 342
+    data = NLQDataModule(str(REAL), str(tmp_path), train="train.json", num_workers=0)
+    assert len(data.val_dataloader().dataset) == 3874  # the one without a text has no length either
+    assert len(data.train_dataloader().dataset) == 11291 - 963
+    assert data.counts == {"val_clips_without_queries": 0, "val_empty_queries": 1, "val_without_features": 0,
+                           "val_without_length": 341, "queries": 3874, "train_clips_without_queries": 0,
+                           "train_empty_queries": 0, "train_without_features": 0, "train_without_length": 963,
+                           "train_rows": 10328}
+    same = {query.key: query.window for clip in read_queries(REAL / "val.json") for query in clip}
+    assert same == {query.key: query.window for query in told if query.text}
+    queries = data.queries("train")
+    for query in queries[:: len(queries) // 50]:
+        start, end = label_span(query.window, query.place.duration, 256)
+        step = query.place.duration / 256
+        assert abs(start * step - query.window[0]) <= step and abs((end + 1) * step - query.window[1]) <= step
