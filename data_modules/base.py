@@ -1,21 +1,20 @@
-"""What the data modules of videos share: loaders that resume or deal, and a count of what can't be read."""
+"""What the data modules share: their loaders, and for videos a count of what can't be read."""
 
 import logging
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
+from egovlpv2.data_modules.loaders import ResumableDataLoader, ShareSampler
 from egovlpv2.distributed import total
 from egovlpv2.text import load_tokenizer
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FILLER = -1  # the key that makes the shorter shares of an evaluation as long as the longest
 _JUDGED_CLIPS = 1000  # up to so many clips, one failure more or less is chance
 
 _log = logging.getLogger(__name__)
@@ -27,112 +26,6 @@ class Failure(NamedTuple):
     row: int
     video: str
     reason: str
-
-
-class EpochSampler(DistributedSampler[tuple[int, int]]):
-    """Shuffles the rows of an epoch over all processes and yields keys `(epoch, index)`.
-
-    Batch k of all processes together holds the same rows for any number of processes, if their batches together are
-    as large. The last rows, which don't fill a batch of every process, are left out of that epoch.
-
-    Args:
-        dataset: The rows.
-        num_replicas: How many processes there are.
-        rank: Which of them this is.
-        seed: The order is a function of the seed and the epoch.
-    """
-
-    def __init__(self, dataset: Sized, num_replicas: int, rank: int, seed: int) -> None:
-        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
-        self.start = 0  # how many of this process's rows to pass over
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.dataset))
-        share = order[self.rank : self.total_size : self.num_replicas][self.start :]
-        return ((self.epoch, int(index)) for index in share)
-
-
-class ShareSampler(DistributedSampler[int]):
-    """Deals the rows of an evaluation to the processes, each row to one of them, and none twice.
-
-    All processes get as many keys, since DDP's forward waits for all of them: a share that is one row short ends
-    with `FILLER`, which the data set must turn into nothing.
-    """
-
-    def __init__(self, dataset: Sized, num_replicas: int, rank: int) -> None:
-        super().__init__(dataset, num_replicas, rank, shuffle=False)
-
-    def __iter__(self) -> Iterator[int]:
-        rows = range(self.rank, len(self.dataset), self.num_replicas)
-        return iter([*rows, *[FILLER] * (self.num_samples - len(rows))])
-
-
-class ResumableDataLoader(DataLoader):
-    """A training loader whose place in the epoch is stored in Lightning's checkpoints.
-
-    The data set gets keys `(epoch, index)` and must draw all its random numbers from `(seed, epoch, index)`; then a
-    run that is killed and resumed sees the batches that it would have seen. A batch that was taken but not yet
-    finished when the checkpoint was written counts as seen.
-
-    Args:
-        dataset: The rows.
-        batch_size: Rows of a batch of one process.
-        num_replicas: How many processes there are.
-        rank: Which of them this is.
-        seed: Of the order of the rows.
-        **kwargs: `torch.utils.data.DataLoader`'s, without those that say which rows to take.
-
-    Raises:
-        ValueError: There are fewer rows than one batch of all processes takes.
-    """
-
-    def __init__(
-        self, dataset: Dataset, batch_size: int, num_replicas: int = 1, rank: int = 0, seed: int = 0, **kwargs: Any
-    ) -> None:
-        if len(dataset) < batch_size * num_replicas:
-            raise ValueError(
-                f"The training data have {len(dataset)} rows, and {num_replicas} process(es) with batch_size="
-                f"{batch_size} take {batch_size * num_replicas} at a time: lower data.init_args.batch_size."
-            )
-        sampler = EpochSampler(dataset, num_replicas, rank, seed)
-        super().__init__(dataset, batch_size, sampler=sampler, drop_last=True, **kwargs)
-        self._epoch = self._batch = 0  # the batch that comes next
-
-    def __iter__(self) -> Iterator[Any]:
-        # A generator, so that it begins at the first `next`: Lightning calls `iter` before it sets the epoch.
-        if self.sampler.epoch != self._epoch or self._batch >= len(self):
-            self._epoch, self._batch = self.sampler.epoch, 0
-        self.sampler.start = self._batch * self.batch_size
-        for batch in super().__iter__():
-            self._batch += 1
-            yield batch
-
-    def _run(self) -> dict[str, int]:
-        """What must be the same in a run that goes on in the middle of an epoch."""
-        step = self.batch_size * self.sampler.num_replicas
-        return {"rows of a step": step, "rows of the data": len(self.dataset), "seed": self.sampler.seed}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Say where the loader is: the next batch's epoch and number."""
-        finished = self._batch >= len(self)
-        place = {"epoch": self._epoch + finished, "batch": 0 if finished else self._batch}
-        return place | {"run": self._run()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at the place of a checkpoint.
-
-        Raises:
-            ValueError: The place is in the middle of an epoch, and the rows, their order or the batches have changed.
-        """
-        changes = [f"{key}: {state['run'][key]} then, {now} now" for key, now in self._run().items()
-                   if state["run"][key] != now]  # fmt: skip
-        if changes and state["batch"]:
-            raise ValueError(
-                f"The checkpoint was written in the middle of epoch {state['epoch']} of other training data "
-                f"({'; '.join(changes)}): resume with the same data, seed and batch_size times processes."
-            )
-        self.sampler.set_epoch(state["epoch"])
-        self._epoch, self._batch = state["epoch"], state["batch"]
 
 
 class LoaderDataModule(LightningDataModule):

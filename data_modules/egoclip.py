@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from egovlpv2.data_modules.base import Failure, ResumableDataLoader
+from egovlpv2.data_modules.base import Failure
 from egovlpv2.data_modules.clips import ChunkReader
 from egovlpv2.data_modules.egomcq import EgoMCQDataModule
+from egovlpv2.data_modules.loaders import ResumableDataLoader
 from egovlpv2.data_modules.tables import NUM_NOUNS, NUM_VERBS, ClipTable, read_clip_table
 from egovlpv2.text import tokenize
 from egovlpv2.video.decode import VideoError

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from egovlpv2.data_modules.base import FILLER, Failure, VideoDataModule
+from egovlpv2.data_modules.base import Failure, VideoDataModule
 from egovlpv2.data_modules.clips import ChunkReader
+from egovlpv2.data_modules.loaders import FILLER
 from egovlpv2.data_modules.tables import Strings
 from egovlpv2.text import tokenize
 from egovlpv2.video.decode import VideoError

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from egovlpv2.batch import MomentBatch
-from egovlpv2.data_modules.base import FILLER, ResumableDataLoader
 from egovlpv2.data_modules.grounding import FeatureDataModule, Place, check_times, read_json
+from egovlpv2.data_modules.loaders import FILLER, ResumableDataLoader
 from egovlpv2.features import Features
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset

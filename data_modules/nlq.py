@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from egovlpv2.batch import QueryBatch
-from egovlpv2.data_modules.base import FILLER, ResumableDataLoader
 from egovlpv2.data_modules.grounding import FeatureDataModule, Place, averaged, check_times, pad, read_json
+from egovlpv2.data_modules.loaders import FILLER, ResumableDataLoader
 from egovlpv2.features import Features
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from egovlpv2.data_modules.base import FILLER, Failure, ResumableDataLoader, ShareSampler, VideoDataModule
+from egovlpv2.data_modules.base import Failure, VideoDataModule
 from egovlpv2.data_modules.clips import ClipReader
+from egovlpv2.data_modules.loaders import FILLER, ResumableDataLoader, ShareSampler
 from egovlpv2.data_modules.relevancy import Relevancy
 from egovlpv2.text import tokenize
 from egovlpv2.video.decode import VideoError

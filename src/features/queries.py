@@ -11,7 +11,7 @@ def read_queries(paths: list[str]) -> dict[str, list[str]]:
 
     Args:
         paths: JSON files: `{"video": ["query", ...]}`, or official Ego4D `nlq_*.json`, whose queries are asked of
-            their clip and of its video; empty ones of these are counted and left out.
+            their clip and of its video; empty ones of these are counted and left out; or VSLNet's `train.json`.
 
     Raises:
         ValueError: A file is missing, no JSON, or of another form; a query is no text or empty.

@@ -8,14 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from egovlpv2.data_modules.base import (
-    FILLER,
-    EpochSampler,
-    Failure,
-    ResumableDataLoader,
-    ShareSampler,
-    VideoDataModule,
-)
+from egovlpv2.data_modules.base import Failure, VideoDataModule
+from egovlpv2.data_modules.loaders import FILLER, EpochSampler, ResumableDataLoader, ShareSampler
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from egovlpv2.batch import MomentBatch
-from egovlpv2.data_modules.base import FILLER
 from egovlpv2.data_modules.grounding import Place
+from egovlpv2.data_modules.loaders import FILLER
 from egovlpv2.data_modules.mq import Clips, Moments, MQDataModule, read_moments
 from egovlpv2.features.files import FeatureWriter, Recipe
 from helpers import ROOT

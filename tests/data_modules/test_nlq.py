@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from egovlpv2.batch import QueryBatch
-from egovlpv2.data_modules.base import FILLER
 from egovlpv2.data_modules.grounding import Place, averaged, pad, read_clip
+from egovlpv2.data_modules.loaders import FILLER
 from egovlpv2.data_modules.nlq import NLQDataModule, Queries, Query, label_span, read_queries
 from egovlpv2.features.files import FeatureFolder, FeatureWriter, Recipe
 from helpers import ROOT
