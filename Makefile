@@ -25,7 +25,7 @@ VIDEOS ?= $(if $(filter toy,$(DATA)),$(TOY_LONG),$(error VIDEOS=folder says wher
 FOLDER = $(or $(FEATURES),runs/$(RUN)/features/$(1))
 EXTRACT = $(BIN)/egovlpv2 extract $(VIDEOS) --weights $(WEIGHTS) --out $(call FOLDER,$(1)) \
 	$(if $(CPU_BF16),$(if $(filter cpu,$(TRAINER)),--precision bf16))
-NLQ_FILES = $(if $(filter toy,$(DATA)),$(or $(EGO_TOY),data/toy)/nlq,$(or $(EGO_NLQ),data/nlq))/nlq_*.json
+NLQ_FILES ?= $(if $(filter toy,$(DATA)),$(or $(EGO_TOY),data/toy)/nlq,$(or $(EGO_NLQ),data/nlq))/nlq_*.json
 HEAD = --config conf/$(1).yaml --config conf/trainer/$(TRAINER).yaml \
 	$(addprefix --config ,$(wildcard conf/$(DATA)/$(1).yaml)) --data.init_args.features=$(call FOLDER,$(1))
 FINETUNE_HEAD = $(BIN)/egovlpv2 fit $(call HEAD,$(1)) --trainer.logger.init_args.name=finetune-$(1)-$(RUN) $(ARGS)

@@ -10,6 +10,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from egovlpv2.data_modules.base import LoaderDataModule
 from egovlpv2.features import FeatureFolder, Features
 from egovlpv2.features.videos import Source, find_videos
@@ -82,6 +83,12 @@ class FeatureDataModule(LoaderDataModule):
                 "window_seconds": recipe.window / recipe.fps, "frames": recipe.frames, "crop": recipe.size,
                 "features_checkpoint": recipe.checkpoint, "shuffled": self.shuffled, **files, "counts": self.counts}
 
+    def setup(self, stage: str) -> None:
+        """Looks at all annotations before hours of training, not after."""
+        for split in ("train", "val", "test") if stage == "fit" else ():
+            if getattr(self, split) is not None:
+                self.answered(split)
+
     def read(self, place: Place) -> Features:
         """The features of a clip."""
         features = read_clip(self.folder, place)
@@ -135,7 +142,8 @@ class FeatureDataModule(LoaderDataModule):
         """
         name = getattr(self, split)
         if name is None:
-            raise ValueError(f"There are no annotations to {split} on: set data.init_args.{split}.")
+            raise ValueError(f"There are no annotations to {split} on: set data.init_args.{split} (to those of val, to "
+                             "score the validation split).")
         return self.root / name
 
 
@@ -193,8 +201,8 @@ def check_times(what: str, start: float, end: float, duration: float) -> None:
         raise ValueError(f"{what}: {start}-{end} s lies outside its clip of {duration:.1f} s")
 
 
-def pad(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows (n_i, D) of different lengths -> (B, n, D) float32, zero at the end, and their mask (B, n)."""
-    padded = torch.nn.utils.rnn.pad_sequence([row.float() for row in rows], batch_first=True)
+def pad(rows: list[Tensor], length: int) -> tuple[Tensor, Tensor]:
+    """Rows (n_i, D) -> (B, length, D) float32, zero at the end, and their mask (B, length)."""
+    padded = torch.stack([F.pad(row.float(), (0, 0, 0, length - len(row))) for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
-    return padded, torch.arange(padded.shape[1]) < lengths[:, None]
+    return padded, torch.arange(length) < lengths[:, None]

@@ -34,6 +34,7 @@ class Sample(NamedTuple):
     row: int
     video: Tensor  # (n, D)
     words: Tensor  # (L, D)
+    most_words: int  # of a query in the file
     duration: float
 
 
@@ -64,7 +65,8 @@ class Queries(Dataset[Sample | None]):
         which = features.queries.index(query.text)
         values = features.values[:, which] if features.values.ndim == 3 else features.values  # (T, D)
         words = features.words[which][features.word_mask[which]]  # (L, D)
-        return Sample(query, row, averaged(values, self.max_positions), words, features.duration)
+        return Sample(query, row, averaged(values, self.max_positions), words, features.words.shape[1],
+                      features.duration)
 
 
 class NLQDataModule(FeatureDataModule):
@@ -148,16 +150,18 @@ class NLQDataModule(FeatureDataModule):
 
     def _collate(self, samples: list[Sample | None]) -> QueryBatch:
         real = [sample for sample in samples if sample is not None]
+        width = self.folder.recipe.width
         if not real:  # a filler alone: one position of nothing, which the task leaves out
-            width = self.folder.recipe.width
-            real_video, real_words = [torch.zeros(1, width)], [torch.zeros(1, 1)]
-            return _batch([], real_video, real_words, self.highlight_margin)
-        return _batch(real, [s.video for s in real], [s.words for s in real], self.highlight_margin)
+            return _batch([], pad([torch.zeros(1, width)], 1), pad([torch.zeros(1, 1)], 1), self.highlight_margin)
+        # VSLNet's convolutions hear the padding: always as much of it, so that answers don't depend on the batch.
+        video = pad([sample.video for sample in real], self.max_positions)
+        words = pad([sample.words for sample in real], max(sample.most_words for sample in real))
+        return _batch(real, video, words, self.highlight_margin)
 
 
-def _batch(samples: list[Sample], video: list[Tensor], words: list[Tensor], margin: float) -> QueryBatch:
-    features, mask = pad(video)
-    query, query_mask = pad(words)
+def _batch(samples: list[Sample], video: tuple[Tensor, Tensor], words: tuple[Tensor, Tensor], margin: float
+           ) -> QueryBatch:
+    (features, mask), (query, query_mask) = video, words
     spans = [label_span(s.query.window or (0.0, 0.0), s.duration, len(s.video)) for s in samples]
     highlight = torch.zeros(len(samples), features.shape[1])
     for row, (start, end), sample in zip(highlight, spans, samples, strict=True):

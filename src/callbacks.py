@@ -41,6 +41,7 @@ class FinalReport(Callback):
         rows = [row for batch in batches for row in batch]
         submission = getattr(pl_module, "submission", None)  # the form that a challenge asks for
         write_json(Path(trainer.log_dir or ".") / "predictions.json", submission(rows) if submission else rows)
+        print(f"what was left out: {getattr(trainer.datamodule, 'counts', {})}")
 
     def _report(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()

@@ -23,7 +23,7 @@ TRAINER_COMMANDS = {
     "fit": "train, validating as it goes, and test the best checkpoint",
     "validate": "evaluate on the validation set",
     "test": "evaluate on the test set",
-    "predict": "write the scores of each question to predictions.json",
+    "predict": "write what is found for each row, or a challenge's submission, to predictions.json",
 }
 
 

@@ -1,5 +1,6 @@
 """Pictures of grounding: a clip's frames, what is true, what was found, and the curves that led to it."""
 
+import logging
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 NUM_FRAMES = 12  # of a strip
 _TRUE, _FOUND = "#2a7f62", "#c8553d"
@@ -102,7 +105,7 @@ def png(figure: Figure) -> bytes:
 class Pictures(Callback):
     """Writes pictures of the first clips of each validation to TensorBoard.
 
-    The task gives `drawings(batch)`, the data module `strip(split, row, num_frames)`.
+    The task gives `drawings(batch, count)`, the data module `strip(split, row, num_frames)`.
 
     Args:
         count: How many.
@@ -111,12 +114,20 @@ class Pictures(Callback):
     def __init__(self, count: int = 4) -> None:
         self.count = count
 
+    def _frames(self, trainer: Trainer, row: int) -> Tensor | None:
+        """A picture without frames is better than no training."""
+        try:
+            return trainer.datamodule.strip("val", row, NUM_FRAMES)
+        except ValueError as error:
+            log.warning("Pictures without frames: %s", error)
+            return None
+
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any,
                                 batch_idx: int, dataloader_idx: int = 0) -> None:
         logger = trainer.logger
         if batch_idx or not trainer.is_global_zero or not isinstance(logger, TensorBoardLogger):
             return
-        drawings: Sequence[Drawing] = pl_module.drawings(batch)[: self.count]
+        drawings: Sequence[Drawing] = pl_module.drawings(batch, self.count)
         for i, (row, drawing) in enumerate(zip(batch["index"].tolist(), drawings, strict=False)):
-            frames = trainer.datamodule.strip("val", row, NUM_FRAMES)
+            frames = self._frames(trainer, row)
             logger.experiment.add_figure(f"val/{i}", draw(drawing, frames), trainer.global_step)

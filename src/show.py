@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"--row {args.row}: the {args.split} split has rows 0 to {len(loader.dataset) - 1}")
     batch = loader.collate_fn([loader.dataset[args.row]])
     with torch.inference_mode():
-        drawing = model.eval().drawings(batch)[0]
+        drawing = model.eval().drawings(batch, 1)[0]
     with whole(args.out) as draft:
         draft.write_bytes(png(draw(drawing, data.strip(args.split, args.row, NUM_FRAMES))))
     print(f"{drawing.title}\nwritten: {args.out}")
@@ -46,7 +46,7 @@ def _load(config: Path, weights: str, options: dict[str, Any]) -> tuple[Lightnin
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="egovlpv2 show-nlq", description="Draws what a trained head finds.")
+    parser = argparse.ArgumentParser(prog="egovlpv2 show-nlq|show-mq", description="Draws what a trained head finds.")
     parser.add_argument("run", type=Path, help="a run's folder, such as runs/finetune-nlq-pretrain-tiny-toy")
     parser.add_argument("--row", type=int, default=0, help="which query of NLQ, or clip of MQ, in its file's order")
     parser.add_argument("--split", choices=("val", "test"), default="val")

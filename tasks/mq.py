@@ -13,7 +13,7 @@ from egovlpv2.pictures import Drawing, Span
 from egovlpv2.tasks.head import HeadTask
 from torch import Tensor, nn
 
-_RETRIEVALS = 20  # of each class, in a submission
+_RETRIEVALS = 100  # of each class at least: recall at 5x looks at five for each instance
 
 
 class MQ(HeadTask):
@@ -41,12 +41,12 @@ class MQ(HeadTask):
 
     def forward(self, batch: MomentBatch) -> Detected:
         self.check_width(batch["features"].shape[1], self.in_dim, "in_dim")
+        if len(batch["labels"]) != self.num_classes:
+            raise ValueError(f"The list of classes has {len(batch['labels'])} labels, nothing included, and the head "
+                             f"{self.num_classes}: set model.init_args.num_classes={len(batch['labels'])}.")
         return self.head(batch["features"], batch["num_frames"])
 
     def training_step(self, batch: MomentBatch, batch_idx: int) -> Tensor:
-        if batch["classes"].numel() and int(batch["classes"].max()) >= self.num_classes:
-            raise ValueError(f"A label's number is {int(batch['classes'].max())} and the head has {self.num_classes} "
-                             "classes: set model.init_args.num_classes to the length of the list of classes.")
         losses = vsgn_losses(self(batch), self.head.anchors, MomentLabels(batch["segments"], batch["classes"]))
         loss = sum(losses.values())
         self.log_dict({"train/loss": loss} | {f"train/{name}": value for name, value in losses.items()},
@@ -61,23 +61,24 @@ class MQ(HeadTask):
 
     def _score(self, split: str, batch: MomentBatch) -> None:
         if not batch["key"]:
+            self.scores[split].update(*(torch.empty(0, 5, device=self.device) for _ in range(3)))
             return
         for i, (segments, scores, seconds) in enumerate(self._found(batch)):
             clip, real = int(batch["index"][i]), batch["classes"][i] > 0
             classes = batch["classes"][i][real]
             told = Found(batch["segments"][i][real], classes, torch.ones_like(classes, dtype=torch.float32))
-            most = max(MQ_TOPK) * max(len(classes), 1)
-            self.scores[split].update(*(_rows(clip, found, seconds) for found in (
-                told, detections(segments, scores), retrievals(segments, scores, classes.unique(), most))))
+            found = (told, detections(segments, scores), retrievals(segments, scores, classes.unique(),
+                                                                    _most(classes)))
+            self.scores[split].update(*(_rows(clip, moments, seconds).to(self.device) for moments in found))
 
     def predict_step(self, batch: MomentBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Of each clip its detections, and its retrievals: of the classes that are told, or else of all."""
         rows = []
         for i, (segments, scores, seconds) in enumerate(self._found(batch)):
-            classes = batch["classes"][i].unique()
-            classes = classes[classes > 0] if classes.any() else torch.arange(1, self.num_classes, device=self.device)
+            told = batch["classes"][i][batch["classes"][i] > 0]
+            classes = told.unique() if len(told) else torch.arange(1, self.num_classes, device=self.device)
             found = {"detect_results": detections(segments, scores),
-                     "retrieve_results": retrievals(segments, scores, classes, _RETRIEVALS)}
+                     "retrieve_results": retrievals(segments, scores, classes, _most(told))}
             rows.append({"clip": batch["key"][i]} | {name: _named(moments, seconds, batch["labels"])
                                                      for name, moments in found.items()})
         return rows
@@ -87,11 +88,11 @@ class MQ(HeadTask):
         results = {name: {row["clip"]: row[name] for row in rows} for name in ("detect_results", "retrieve_results")}
         return {"version": "1.0", "challenge": "ego4d_moment_queries", **results}
 
-    def drawings(self, batch: MomentBatch) -> list[Drawing]:
-        """A picture of each clip, less the frames."""
+    def drawings(self, batch: MomentBatch, count: int) -> list[Drawing]:
+        """Pictures of the first clips, less the frames."""
         out = self(batch)
         drawings = []
-        for i, (segments, scores) in enumerate(zip(*scored_segments(out), strict=True)):
+        for i, (segments, scores) in enumerate(zip(*(values[:count] for values in scored_segments(out)), strict=True)):
             seconds, real = batch["duration"][i] / batch["num_frames"][i], batch["classes"][i] > 0
             shown = {name: getattr(out, name)[i, : int(batch["num_frames"][i])].float().cpu().numpy()
                      for name in ("actionness", "startness", "endness")}
@@ -123,11 +124,15 @@ class MQ(HeadTask):
 
 def _rows(clip: int, found: Found, seconds: Tensor) -> Tensor:
     """(n, 5): clip, class, start and end in seconds, score."""
-    times = found.segments * seconds
-    which = torch.full_like(found.scores, clip)
-    return torch.column_stack([which, found.classes, times, found.scores])
+    times = found.segments.cpu() * seconds.cpu()
+    return torch.column_stack([torch.full((len(times),), clip), found.classes.cpu(), times, found.scores.cpu()])
+
+
+def _most(classes: Tensor) -> int:
+    """How many retrievals of each class a clip with such instances gets."""
+    return max(_RETRIEVALS, max(MQ_TOPK) * len(classes))
 
 
 def _named(found: Found, seconds: Tensor, labels: list[str]) -> list[dict[str, Any]]:
     return [{"label": labels[label], "score": score, "segment": segment} for label, score, segment in zip(
-        found.classes.tolist(), found.scores.tolist(), (found.segments * seconds).tolist(), strict=True)]
+        found.classes.tolist(), found.scores.tolist(), (found.segments.cpu() * seconds.cpu()).tolist(), strict=True)]

@@ -84,12 +84,12 @@ class NLQ(HeadTask):
         step = batch["duration"] / batch["video_mask"].sum(1)  # (B,) seconds
         return torch.stack([first, last + 1], dim=2) * step[:, None, None]
 
-    def drawings(self, batch: QueryBatch) -> list[Drawing]:
-        """A picture of each query, less the frames."""
+    def drawings(self, batch: QueryBatch, count: int) -> list[Drawing]:
+        """Pictures of the first queries, less the frames."""
         out, windows = self(batch), self.windows(batch)
         curves = {"start": out.start_logits.softmax(1), "end": out.end_logits.softmax(1), "highlight": out.highlight}
         drawings = []
-        for i, (text, window) in enumerate(zip(batch["text"], batch["window"].tolist(), strict=True)):
+        for i, (text, window) in enumerate(zip(batch["text"][:count], batch["window"][:count].tolist(), strict=True)):
             real = int(batch["video_mask"][i].sum())
             shown = {name: values[i, :real].float().cpu().numpy() for name, values in curves.items()}
             told = [Span("", *window)] if window[0] == window[0] else []  # nan: not told
@@ -98,8 +98,8 @@ class NLQ(HeadTask):
         return drawings
 
     def _score(self, split: str, batch: QueryBatch) -> None:
-        if batch["key"]:
-            self.recall[split].update(batch["index"], self.windows(batch), batch["window"])
+        windows = self.windows(batch) if batch["key"] else batch["window"].new_empty(0, _PREDICTIONS, 2)
+        self.recall[split].update(batch["index"], windows, batch["window"])
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")

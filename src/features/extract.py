@@ -128,7 +128,7 @@ class Extraction(Sampler[Block]):
                       if not (self.out / f"{source.name}{SUFFIX}").exists()}
         total = sum(self.sizes.values())
         try:
-            with tqdm(total=total, unit="B", unit_scale=True, desc="extracting", disable=None) as self.bar:
+            with tqdm(total=total, unit="B", unit_scale=True, desc="extracting", mininterval=1) as self.bar:
                 for read in loader:
                     self._write(read)
         finally:
@@ -206,10 +206,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if queries:
         sources = _asked_of(sources, queries)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {args.device}: there is no CUDA device here; leave the option out for the CPU")
     backbone = load_backbone(args.weights, num_frames=args.frames).to(device)
     config = backbone.config
     width = config.projector[-1] if args.kind == "projected" else backbone.video_tower.dim
-    size = args.size or backbone.video_tower.patch_embed.img_size[0]
+    size = backbone.video_tower.patch_embed.img_size[0]
     recipe = Recipe(args.kind, width, args.fps, args.window, args.stride, args.frames, size, _hash(args.weights))
     _make_folder(args.out)
     _refuse_a_mix(args.out, recipe, queries)
@@ -292,7 +294,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--window", type=int, default=16, help="length of a window in such frames")
     parser.add_argument("--stride", type=int, default=16, help="from one window's start to the next")
     parser.add_argument("--frames", type=int, default=4, help="frames of a window that the model sees")
-    parser.add_argument("--size", type=int, help="height and width of the frames; the model's own if not given")
     parser.add_argument("--chunk-seconds", type=float, default=600.0, help="length of the files of a chunked video")
     parser.add_argument("--batch-size", type=int, default=32, help="windows at a time")
     parser.add_argument("--num-workers", type=int, default=2, help="processes that decode")

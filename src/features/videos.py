@@ -45,7 +45,7 @@ class Source:
         first = video_info(self.files[0]).duration
         if abs(first - chunk_seconds) > 1:
             raise VideoError(f"{self.files[0]} lasts {first:.1f} s and the chunks should last {chunk_seconds:g}: set "
-                             "--chunk-seconds")
+                             "--chunk-seconds, or rename the files if they are videos of their own")
         return (len(self.files) - 1) * chunk_seconds + last
 
 

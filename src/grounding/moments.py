@@ -5,7 +5,6 @@ Letters: `A` anchors, `N` classes, `n` what is found. Times are in steps.
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from egovlpv2.grounding.vsgn import Detected
 from egovlpv2.metrics.functional import soft_nms
@@ -33,7 +32,8 @@ def scored_segments(out: Detected) -> tuple[Tensor, Tensor]:
     start, end = (out.adjusted_segments[..., i].clamp(min=0).minimum(last + i) for i in (0, 1))  # (B, A)
     look = [scores.gather(1, places.floor().minimum(last).long())
             for scores, places in ((out.startness, start), (out.endness, end), (out.actionness, (start + end) / 2))]
-    weight = look[0] * look[1] * look[2] * (end > start)  # (B, A)
+    inside = (end > start) & (out.adjusted_segments[..., 0] <= last)  # not wholly in the padding
+    weight = look[0] * look[1] * look[2] * inside  # (B, A)
     return torch.stack([start, end], dim=2), out.scores[..., 1:] * weight[..., None]
 
 
@@ -44,24 +44,24 @@ def detections(segments: Tensor, scores: Tensor) -> Found:
         segments: (A, 2).
         scores: (A, N - 1).
     """
+    segments, scores = segments.float().cpu(), scores.float().cpu()  # soft-NMS is a loop, not work for a GPU
     best = scores.flatten().topk(min(_CANDIDATES, scores.numel()))
     real = best.values > 0
     anchor, label = best.indices[real] // scores.shape[1], best.indices[real] % scores.shape[1]
     parts = [_without_doubles(segments[anchor[label == i]], best.values[real][label == i], i)
              for i in label.unique().tolist()]
     if not parts:
-        return Found(segments[:0], torch.empty(0, dtype=torch.int64), scores.new_empty(0))
+        return Found(segments[:0], torch.empty(0, dtype=torch.int64), torch.empty(0))
     together = Found(*map(torch.cat, zip(*parts, strict=True)))
     order = together.scores.argsort(descending=True)[:_DETECTIONS]
     return Found(*(values[order] for values in together))
 
 
 def _without_doubles(segments: Tensor, scores: Tensor, label: int) -> Found:
-    if len(scores) == 1:  # soft-NMS never gives out the last
-        return Found(segments, torch.full((1,), label + 1), scores)
-    kept, new, _ = soft_nms(segments.cpu().numpy(), scores.cpu().numpy(), _SIGMA, _DETECTIONS)
-    kept, new = (torch.from_numpy(np.asarray(values, dtype=np.float32)).to(scores.device) for values in (kept, new))
-    return Found(kept, torch.full((len(new),), label + 1, device=scores.device), new)
+    """Soft-NMS of one class; the worst, which `soft_nms` never gives out, is kept by a proposal behind it."""
+    dummy = torch.cat([segments, segments.new_tensor([[-2.0, -1.0]])]), torch.cat([scores, scores.new_zeros(1)])
+    kept, new, _ = soft_nms(*(values.double().numpy() for values in dummy), _SIGMA, min(_DETECTIONS, len(scores)))
+    return Found(torch.from_numpy(kept).float(), torch.full((len(new),), label + 1), torch.from_numpy(new).float())
 
 
 def retrievals(segments: Tensor, scores: Tensor, classes: Tensor, most: int) -> Found:
@@ -73,6 +73,7 @@ def retrievals(segments: Tensor, scores: Tensor, classes: Tensor, most: int) -> 
         classes: The clip's, each once.
         most: Of each class.
     """
+    segments, scores, classes = segments.float().cpu(), scores.float().cpu(), classes.cpu()
     best = scores[:, classes - 1].topk(min(most, len(scores)), dim=0)  # (most, classes)
     return Found(segments[best.indices.T.flatten()], classes.repeat_interleave(len(best.values)),
                  best.values.T.flatten())

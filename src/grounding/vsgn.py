@@ -75,8 +75,9 @@ class VSGN(nn.Module):
         logits = torch.cat([self._per_anchor(self.class_logits(self.class_tower(x))) for x in levels], 1)  # (B, A, N)
         deltas = torch.cat([self._per_anchor(self.segment_deltas(self.segment_tower(x))) for x in levels], 1)
         segments = decode(deltas, self.anchors)  # (B, A, 2)
-        supplementary = (head(finest)[:, 0].sigmoid() for head in (self.actionness, self.startness, self.endness))
-        return Detected(*supplementary, segments, self._adjust(finest, segments), logits.softmax(-1), logits,
+        supplementary = (head(finest)[:, 0].float().sigmoid()  # (B, T); in bfloat16 a sure mistake has no gradient
+                         for head in (self.actionness, self.startness, self.endness))
+        return Detected(*supplementary, segments, self._adjust(finest, segments), logits.float().softmax(-1), logits,
                         num_frames)
 
     def _per_anchor(self, x: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class VSLNet(nn.Module):
         x = self.encoder(self.video_affine(self.dropout(video)), video_mask)  # (B, T, D)
         y = self.encoder(self.query_affine(query), query_mask)  # (B, L, D)
         x = self.query_pool(self.attention(x, video_mask, y, query_mask), y, query_mask)  # (B, T, D)
-        highlight = _masked(self.highlighter(x)[..., 0], video_mask).sigmoid()  # (B, T)
+        highlight = _masked(self.highlighter(x)[..., 0].float(), video_mask).sigmoid()  # (B, T)
         return Grounded(highlight, *self.predictor(x * highlight[..., None], video_mask))
 
 
@@ -79,7 +79,7 @@ class SmallVSLNet(nn.Module):
     def forward(self, video: Tensor, video_mask: Tensor, query: Tensor, query_mask: Tensor) -> Grounded:
         video_mask, query_mask = video_mask.bool(), query_mask.bool()
         x = self.query_pool(self.video_affine(self.dropout(video)), self.query_affine(query), query_mask)  # (B, T, D)
-        highlight = _masked(self.highlighter(x.relu())[..., 0], video_mask).sigmoid()  # (B, T)
+        highlight = _masked(self.highlighter(x.relu())[..., 0].float(), video_mask).sigmoid()  # (B, T)
         x = x * highlight[..., None]
         start = self.start(x).relu()  # (B, T, D)
         end = self.end(torch.cat([x, start], dim=2)).relu()  # (B, T, D)
@@ -218,5 +218,7 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tens
 def best_spans(start_logits: Tensor, end_logits: Tensor, topk: int = 5) -> tuple[Tensor, Tensor]:
     """First and last positions (B, topk) of the most probable windows that don't end before they start."""
     joint = start_logits.softmax(1)[:, :, None] * end_logits.softmax(1)[:, None]  # (B, T, T)
-    flat = joint.triu().flatten(1).topk(min(topk, joint[0].numel())).indices  # (B, topk)
-    return flat // joint.shape[2], flat % joint.shape[2]
+    best = joint.triu().flatten(1).topk(min(topk, joint[0].numel()))  # (B, n)
+    places = torch.where(best.values > 0, best.indices, best.indices[:, :1])  # a short clip has fewer: its best again
+    places = torch.cat([places, places[:, :1].expand(-1, topk - places.shape[1])], dim=1)  # (B, topk)
+    return places // joint.shape[2], places % joint.shape[2]

@@ -15,7 +15,7 @@ def read_head(head: nn.Module, kind: str, path: Path) -> None:
 
     Args:
         head: The head.
-        kind: `vslnet`, `vsgn` or `small`, as `convert` knows it.
+        kind: `vslnet` or `vsgn`, as `convert` knows it.
         path: A `.ckpt` of the head's task, or a released state dict, bare or under `state_dict`.
 
     Raises:
@@ -27,11 +27,16 @@ def read_head(head: nn.Module, kind: str, path: Path) -> None:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path}: not a readable weights file: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds no weights by name")
     state: State = content.get("state_dict", content)
+    if any(name.startswith("backbone.") for name in state):
+        raise ValueError(f"{path} holds a backbone, not a head: features are extracted with it, and a head is what "
+                         "`make finetune-nlq` or `finetune-mq` leaves")
     own = {name.removeprefix(_OURS): tensor for name, tensor in state.items() if name.startswith(_OURS)}
     try:
         head.load_state_dict(own or convert(kind, state))
     except RuntimeError as error:
-        problems = "\n".join(str(error).splitlines()[:12])
+        problems = str(error)[:600]
         raise ValueError(f"{path} does not fit the head; are its sizes in your config those it was trained with? "
                          f"{problems}") from error

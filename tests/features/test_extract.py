@@ -364,8 +364,6 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, tmp_path: Path) -> No
     for name in ("fps", "window", "stride", "frames", "batch-size", "max-words", "chunk-seconds"):
         refused([video, *options(weights, out, f"--{name}", 0)], f"--{name} 0.*: give more than 0")
     assert not out.exists()
-    refused([video, *options(weights, out, "--size", 16)], "clips are 16 x 16 px")
-    assert not os.listdir(out)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -1,4 +1,4 @@
-"""VSLNet computes what the authors' computes, ignores padding, and learns."""
+"""VSLNet computes what the authors' computes, never answers with padding, and learns."""
 
 import json
 from pathlib import Path

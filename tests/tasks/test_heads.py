@@ -12,6 +12,8 @@ import pytest
 import torch
 from egovlpv2.cli import main as cli
 from egovlpv2.features.files import FeatureWriter, Recipe
+from egovlpv2.grounding.moments import detections, retrievals
+from egovlpv2.grounding.vslnet import best_spans
 from egovlpv2.metrics.functional import moment_map, nlq_recall
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.mq import MQ
@@ -158,7 +160,7 @@ def test_features_of_another_width_are_named(task: str, option: str, toy: Path, 
 
 
 def test_too_few_classes_are_named(toy: Path, features: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="label's number is [0-9]+ and the head has 2 classes"):
+    with pytest.raises(SystemExit, match="list of classes has 25 labels, nothing included, and the head 2: set"):
         cli(arguments("fit", "mq", toy, features["mq"], tmp_path, "few", "--model.init_args.num_classes=2"))
 
 
@@ -174,6 +176,30 @@ def test_released_heads_are_taken(tmp_path: Path) -> None:
     for name, problem in (("broken.ckpt", "not a readable weights file"), ("none.ckpt", "no such weights file")):
         with pytest.raises(ValueError, match=problem):
             NLQ(OptimizerConfig(), weights=str(tmp_path / name))
+
+
+def test_answers_do_not_depend_on_the_batch(toy: Path, features: dict[str, Path], tmp_path: Path) -> None:
+    for size in (1, 3):
+        option = f"--data.init_args.eval_batch_size={size}"
+        cli(arguments("test", "nlq", toy, features["nlq"], tmp_path, str(size), option))
+    assert report(tmp_path / "1")["metrics"] == pytest.approx(report(tmp_path / "3")["metrics"], abs=1e-4)
+
+
+def test_detections_in_bfloat16_and_of_a_class_with_one_candidate() -> None:
+    segments = torch.tensor([[0.0, 4], [5, 9], [0, 5]])
+    scores = torch.tensor([[0.5, 0.0], [0.25, 0.0], [0.0, 0.125]], dtype=torch.bfloat16)
+    found = detections(segments.bfloat16(), scores)
+    assert found.classes.tolist() == [1, 1, 2] and found.scores.tolist() == [0.5, 0.25, 0.125]
+    assert found.segments.tolist() == [[0, 4], [5, 9], [0, 5]]  # nothing that stands apart is lost
+    assert len(detections(segments, torch.zeros(3, 2)).scores) == 0
+    assert retrievals(segments, scores, torch.tensor([2]), 1).segments.tolist() == [[0, 5]]
+
+
+def test_short_clips_have_five_windows_too() -> None:
+    logits = torch.tensor([[1.0, 2.0, -3e38]])
+    first, last = best_spans(logits, logits)
+    assert list(zip(first[0].tolist(), last[0].tolist(), strict=True)) == [(1, 1), (0, 1), (0, 0), (1, 1), (1, 1)]
+    assert best_spans(logits[:, :1], logits[:, :1])[0].shape == (1, 5)
 
 
 def test_metrics_of_perfect_moments() -> None:
