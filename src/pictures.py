@@ -128,6 +128,6 @@ class Pictures(Callback):
         if batch_idx or not trainer.is_global_zero or not isinstance(logger, TensorBoardLogger):
             return
         drawings: Sequence[Drawing] = pl_module.drawings(batch, self.count)
-        for i, (row, drawing) in enumerate(zip(batch["index"].tolist(), drawings, strict=False)):
+        for i, (row, drawing) in enumerate(zip(batch["index"][: self.count].tolist(), drawings, strict=True)):
             frames = self._frames(trainer, row)
             logger.experiment.add_figure(f"val/{i}", draw(drawing, frames), trainer.global_step)

@@ -79,14 +79,12 @@ class NLQ(HeadTask):
 
     def windows(self, batch: QueryBatch) -> Tensor:
         """The best windows (B, 5, 2) in seconds."""
-        out = self(batch)
-        first, last = best_spans(out.start_logits, out.end_logits, _PREDICTIONS)  # (B, P)
-        step = batch["duration"] / batch["video_mask"].sum(1)  # (B,) seconds
-        return torch.stack([first, last + 1], dim=2) * step[:, None, None]
+        return _windows(self(batch), batch)
 
     def drawings(self, batch: QueryBatch, count: int) -> list[Drawing]:
         """Pictures of the first queries, less the frames."""
-        out, windows = self(batch), self.windows(batch)
+        out = self(batch)
+        windows = _windows(out, batch)
         curves = {"start": out.start_logits.softmax(1), "end": out.end_logits.softmax(1), "highlight": out.highlight}
         drawings = []
         for i, (text, window) in enumerate(zip(batch["text"][:count], batch["window"][:count].tolist(), strict=True)):
@@ -112,3 +110,9 @@ class NLQ(HeadTask):
         self.recall[split].reset()
         self.log_dict({f"{split}/nlq/{name}": value for name, value in scores.items()})
         self.log(f"{split}/score", scores["r1_iou0.3"], prog_bar=True)
+
+
+def _windows(out: Grounded, batch: QueryBatch) -> Tensor:
+    first, last = best_spans(out.start_logits, out.end_logits, _PREDICTIONS)  # (B, P)
+    step = batch["duration"] / batch["video_mask"].sum(1)  # (B,) seconds
+    return torch.stack([first, last + 1], dim=2) * step[:, None, None]  # (B, P, 2)
