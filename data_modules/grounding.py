@@ -2,7 +2,7 @@
 
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +12,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from egovlpv2.data_modules.base import LoaderDataModule
+from egovlpv2.data_modules.loaders import FILLER
 from egovlpv2.features import FeatureFolder, Features
 from egovlpv2.features.videos import Source, find_videos
 from egovlpv2.video.decode import read_chunks, read_frames
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
 from torch import Tensor
+from torch.utils.data import Dataset
 
 _PICTURE = 128  # side of a frame in a picture, pixels
 _SLACK = 1.0  # seconds that official times lie beyond their clip
@@ -34,6 +36,29 @@ class Place(NamedTuple):
     @property
     def duration(self) -> float:
         return self.end - self.start
+
+
+class FeatureRows(Dataset[Any]):
+    """Rows with features: of the keys of a training, `(epoch, row)`, the row alone counts, for nothing is drawn.
+
+    Args:
+        rows: What a row is about.
+        read: Gives the features of a clip.
+    """
+
+    def __init__(self, rows: Sequence[Any], read: Callable[[Place], Features]) -> None:
+        self.rows, self.read = rows, read
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Any:
+        row = key[1] if isinstance(key, tuple) else key
+        return None if row == FILLER else self.sample(row)
+
+    @abstractmethod
+    def sample(self, row: int) -> Any:
+        """What the head reads of a row."""
 
 
 class FeatureDataModule(LoaderDataModule):

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from egovlpv2.batch import MomentBatch
-from egovlpv2.data_modules.grounding import FeatureDataModule, Place, check_times, read_json
-from egovlpv2.data_modules.loaders import FILLER, ResumableDataLoader
+from egovlpv2.data_modules.grounding import FeatureDataModule, FeatureRows, Place, check_times, read_json
+from egovlpv2.data_modules.loaders import ResumableDataLoader
 from egovlpv2.features import Features
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 _MOST_INSTANCES = 50  # of a clip, in training
 
@@ -37,7 +37,7 @@ class Sample(NamedTuple):
     duration: float
 
 
-class Clips(Dataset[Sample | None]):
+class Clips(FeatureRows):
     """Clips with their features and instances.
 
     Args:
@@ -51,17 +51,11 @@ class Clips(Dataset[Sample | None]):
 
     def __init__(self, clips: list[Moments], read: Callable[[Place], Features], classes: dict[str, int],
                  num_steps: int, training: bool = False) -> None:
-        self.clips, self.read, self.classes, self.num_steps = clips, read, classes, num_steps
-        self.training = training
+        super().__init__(clips, read)
+        self.classes, self.num_steps, self.training = classes, num_steps, training
 
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample | None:
-        row = key[1] if isinstance(key, tuple) else key
-        if row == FILLER:
-            return None
-        clip = self.clips[row]
+    def sample(self, row: int) -> Sample:
+        clip: Moments = self.rows[row]
         features = self.read(clip.place)
         values = features.values.float().T  # (C, t)
         if values.shape[1] > self.num_steps:

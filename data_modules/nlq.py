@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import torch
 from egovlpv2.batch import QueryBatch
-from egovlpv2.data_modules.grounding import FeatureDataModule, Place, averaged, check_times, pad, read_json
-from egovlpv2.data_modules.loaders import FILLER, ResumableDataLoader
+from egovlpv2.data_modules.grounding import FeatureDataModule, FeatureRows, Place, averaged, check_times, pad, read_json
+from egovlpv2.data_modules.loaders import ResumableDataLoader
 from egovlpv2.features import Features
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 
 class Query(NamedTuple):
@@ -38,7 +38,7 @@ class Sample(NamedTuple):
     duration: float
 
 
-class Queries(Dataset[Sample | None]):
+class Queries(FeatureRows):
     """Queries with the features of their clips and words.
 
     Args:
@@ -48,16 +48,11 @@ class Queries(Dataset[Sample | None]):
     """
 
     def __init__(self, queries: list[Query], read: Callable[[Place], Features], max_positions: int) -> None:
-        self.queries, self.read, self.max_positions = queries, read, max_positions
+        super().__init__(queries, read)
+        self.max_positions = max_positions
 
-    def __len__(self) -> int:
-        return len(self.queries)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample | None:
-        row = key[1] if isinstance(key, tuple) else key
-        if row == FILLER:
-            return None
-        query = self.queries[row]
+    def sample(self, row: int) -> Sample:
+        query: Query = self.rows[row]
         features = self.read(query.place)
         if query.text not in features.queries:
             raise ValueError(f"The features of {query.place.clip} know nothing of the query {query.text!r}: extract "

@@ -6,17 +6,16 @@ different columns: a table of 6,600 x 6,600 float32 (175 MB) and two lists of pl
 
 import hashlib
 import logging
-import os
 import pickle
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
+from egovlpv2.files import whole
 from torch import Tensor
 
 _log = logging.getLogger(__name__)
@@ -211,14 +210,11 @@ def _read_npz(path: Path, shape: tuple[int, int], digest: str) -> Relevancy:
 
 def _write_npz(path: Path, made: Relevancy, digest: str) -> None:
     """Writes the file whole or not at all; several processes may do it at once, with the same content."""
-    partial = path.with_name(f"{path.stem}.{uuid4().hex}.partial.npz")
     try:
-        np.savez(partial, table=made.table.numpy(), clip=made.clip.numpy(), text=made.text.numpy(), labels=digest)
-        os.replace(partial, path)
+        with whole(path) as draft, draft.open("wb") as file:
+            np.savez(file, table=made.table.numpy(), clip=made.clip.numpy(), text=made.text.numpy(), labels=digest)
     except OSError as error:  # a folder that may only be read
         _log.warning("The relevancy is not kept in %s (%s): it will be computed again.", path, error)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _check_shape(path: Path, found: tuple[int, ...], shape: tuple[int, int]) -> None:

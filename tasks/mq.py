@@ -11,7 +11,7 @@ from egovlpv2.metrics.moments import MQ_TOPK, MomentDetection
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.pictures import Drawing, Span
 from egovlpv2.tasks.head import HeadTask
-from torch import Tensor, nn
+from torch import Tensor
 
 _RETRIEVALS = 100  # of each class at least: recall at 5x looks at five for each instance
 
@@ -30,14 +30,13 @@ class MQ(HeadTask):
         weights: Weights to start from.
     """
 
-    kind = "vsgn"
+    name, kind, judged_by = "mq", "vsgn", "map_avg"
 
     def __init__(self, optimizer: OptimizerConfig, in_dim: int = 4096, num_classes: int = 111, num_steps: int = 928,
                  num_levels: int = 5, dim: int = 256, num_neighbours: int = 12, weights: str | None = None) -> None:
         head = VSGN(in_dim, num_steps, num_levels, dim, num_classes, num_neighbours)
-        super().__init__(head, optimizer, weights)
+        super().__init__(head, MomentDetection, optimizer, weights)
         self.in_dim, self.num_classes = in_dim, num_classes
-        self.scores = nn.ModuleDict({split: MomentDetection() for split in ("val", "test")})
 
     def forward(self, batch: MomentBatch) -> Detected:
         self.check_width(batch["features"].shape[1], self.in_dim, "in_dim")
@@ -53,29 +52,21 @@ class MQ(HeadTask):
                       batch_size=len(batch["key"]))
         return loss
 
-    def validation_step(self, batch: MomentBatch, batch_idx: int) -> None:
-        self._score("val", batch)
-
-    def test_step(self, batch: MomentBatch, batch_idx: int) -> None:
-        self._score("test", batch)
-
-    def _score(self, split: str, batch: MomentBatch) -> None:
+    def judge(self, metric: MomentDetection, batch: MomentBatch) -> None:
         if not batch["key"]:
-            self.scores[split].update(*(torch.empty(0, 5, device=self.device) for _ in range(3)))
+            metric.update(*(torch.empty(0, 5, device=self.device) for _ in range(3)))
             return
         for i, (segments, scores, seconds) in enumerate(self._found(batch)):
-            clip, real = int(batch["index"][i]), batch["classes"][i] > 0
-            classes = batch["classes"][i][real]
-            told = Found(batch["segments"][i][real], classes, torch.ones_like(classes, dtype=torch.float32))
-            found = (told, detections(segments, scores), retrievals(segments, scores, classes.unique(),
-                                                                    _most(classes)))
-            self.scores[split].update(*(_rows(clip, moments, seconds).to(self.device) for moments in found))
+            told, clip = _told(batch, i), int(batch["index"][i])
+            found = (told, detections(segments, scores),
+                     retrievals(segments, scores, told.classes.unique(), _most(told.classes)))
+            metric.update(*(_rows(clip, moments, seconds).to(self.device) for moments in found))
 
     def predict_step(self, batch: MomentBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Of each clip its detections, and its retrievals: of the classes that are told, or else of all."""
         rows = []
         for i, (segments, scores, seconds) in enumerate(self._found(batch)):
-            told = batch["classes"][i][batch["classes"][i] > 0]
+            told = _told(batch, i).classes
             classes = told.unique() if len(told) else torch.arange(1, self.num_classes, device=self.device)
             found = {"detect_results": detections(segments, scores),
                      "retrieve_results": retrievals(segments, scores, classes, _most(told))}
@@ -93,15 +84,13 @@ class MQ(HeadTask):
         out = self(batch)
         drawings = []
         for i, (segments, scores) in enumerate(zip(*(values[:count] for values in scored_segments(out)), strict=True)):
-            seconds, real = batch["duration"][i] / batch["num_frames"][i], batch["classes"][i] > 0
+            seconds, told = batch["duration"][i] / batch["num_frames"][i], _told(batch, i)
             shown = {name: getattr(out, name)[i, : int(batch["num_frames"][i])].float().cpu().numpy()
                      for name in ("actionness", "startness", "endness")}
-            classes = batch["classes"][i][real]
-            told = Found(batch["segments"][i][real], classes, torch.ones_like(classes, dtype=torch.float32))
             spans = [[Span(row["label"], *row["segment"]) for row in _named(found, seconds, batch["labels"])]
                      for found in (told, detections(segments, scores))]
             drawings.append(Drawing(batch["key"][i], float(batch["duration"][i]), shown, spans[0],
-                                    spans[1][: max(len(classes), 1)]))
+                                    spans[1][: max(len(told.classes), 1)]))
         return drawings
 
     def _found(self, batch: MomentBatch) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -109,17 +98,12 @@ class MQ(HeadTask):
         segments, scores = scored_segments(self(batch))
         return list(zip(segments, scores, batch["duration"] / batch["num_frames"], strict=True))
 
-    def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val")
 
-    def on_test_epoch_end(self) -> None:
-        self._log_metrics("test")
-
-    def _log_metrics(self, split: str) -> None:
-        scores = self.scores[split].compute()
-        self.scores[split].reset()
-        self.log_dict({f"{split}/mq/{name}": value for name, value in scores.items()})
-        self.log(f"{split}/score", scores["map_avg"], prog_bar=True)
+def _told(batch: MomentBatch, i: int) -> Found:
+    """The true moments of a clip."""
+    real = batch["classes"][i] > 0
+    classes = batch["classes"][i][real]
+    return Found(batch["segments"][i][real], classes, torch.ones_like(classes, dtype=torch.float32))
 
 
 def _rows(clip: int, found: Found, seconds: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from egovlpv2.metrics.moments import WindowRecall
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.pictures import Drawing, Span
 from egovlpv2.tasks.head import HeadTask
-from torch import Tensor, nn
+from torch import Tensor
 
 _PREDICTIONS = 5  # of a query, in a submission
 
@@ -30,17 +30,17 @@ class NLQ(HeadTask):
         weights: Weights to start from.
     """
 
-    kind = "vslnet"
+    name, kind, judged_by = "nlq", "vslnet", "r1_iou0.3"
 
     def __init__(self, optimizer: OptimizerConfig, video_dim: int = 768, query_dim: int = 768, dim: int = 128,
                  num_heads: int = 8, max_positions: int = 256, dropout: float = 0.2,
                  variant: Literal["vslnet", "small"] = "vslnet", highlight_weight: float = 5.0,
                  weights: str | None = None) -> None:
         make = {"vslnet": VSLNet, "small": SmallVSLNet}[variant]
-        super().__init__(make(video_dim, query_dim, dim, num_heads, max_positions, dropout), optimizer, weights)
+        head = make(video_dim, query_dim, dim, num_heads, max_positions, dropout)
+        super().__init__(head, WindowRecall, optimizer, weights)
         self.video_dim, self.query_dim, self.variant = video_dim, query_dim, variant
         self.highlight_weight = highlight_weight
-        self.recall = nn.ModuleDict({split: WindowRecall() for split in ("val", "test")})
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -59,12 +59,6 @@ class NLQ(HeadTask):
         self.log_dict({"train/loss": loss, "train/span": span, "train/highlight": highlight}, prog_bar=True,
                       batch_size=len(batch["start"]))
         return loss
-
-    def validation_step(self, batch: QueryBatch, batch_idx: int) -> None:
-        self._score("val", batch)
-
-    def test_step(self, batch: QueryBatch, batch_idx: int) -> None:
-        self._score("test", batch)
 
     def predict_step(self, batch: QueryBatch, batch_idx: int) -> list[dict[str, Any]]:
         """One row of the challenge's submission for each query."""
@@ -95,21 +89,9 @@ class NLQ(HeadTask):
             drawings.append(Drawing(text, float(batch["duration"][i]), shown, told, found))
         return drawings
 
-    def _score(self, split: str, batch: QueryBatch) -> None:
+    def judge(self, metric: WindowRecall, batch: QueryBatch) -> None:
         windows = self.windows(batch) if batch["key"] else batch["window"].new_empty(0, _PREDICTIONS, 2)
-        self.recall[split].update(batch["index"], windows, batch["window"])
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_metrics("test")
-
-    def _log_metrics(self, split: str) -> None:
-        scores = self.recall[split].compute()
-        self.recall[split].reset()
-        self.log_dict({f"{split}/nlq/{name}": value for name, value in scores.items()})
-        self.log(f"{split}/score", scores["r1_iou0.3"], prog_bar=True)
+        metric.update(batch["index"], windows, batch["window"])
 
 
 def _windows(out: Grounded, batch: QueryBatch) -> Tensor:

@@ -8,6 +8,7 @@ from egovlpv2.batch import ClipBatch, Text
 from egovlpv2.model.backbone import BackboneConfig
 from egovlpv2.model.text_tower import TextTowerConfig
 from egovlpv2.model.video_tower import VideoTowerConfig
+from lightning import LightningDataModule
 
 ROOT = Path(__file__).parents[1]
 WORDS = 600
@@ -46,3 +47,9 @@ def make_clips(batch: int, frames: int = 4, size: int = 32) -> ClipBatch:
     nouns[torch.arange(batch), torch.randint(0, 6, (batch,))] = 1
     video = torch.randint(0, 256, (batch, frames, 3, size, size), dtype=torch.uint8)
     return ClipBatch(video=video, text=make_text(batch), verbs=verbs, nouns=nouns)
+
+
+def only(data: LightningDataModule) -> Any:
+    """The batch of a validation that has one."""
+    (batch,) = data.val_dataloader()
+    return batch

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from egovlpv2.video.decode import VideoError, read_chunks, read_frames, video_info
+from egovlpv2.video.open_files import VIDEO_SUFFIXES, is_video
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
 from torch import Tensor
-
-SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def find_videos(paths: Iterable[str | Path]) -> list[Source]:
             raise ValueError(f"{path}: there is no such file or folder")
         sources = [Source(path.stem, (path,), False)] if path.is_file() else _in_folder(path)
         if not sources:
-            raise ValueError(f"{path} holds no videos ({', '.join(SUFFIXES)})")
+            raise ValueError(f"{path} holds no videos ({' '.join(sorted(VIDEO_SUFFIXES))})")
         for source in sources:
             if source.name in found and found[source.name] != source:
                 raise ValueError(f"{found[source.name].files[0]} and {source.files[0]} would write one feature file: "
@@ -71,7 +70,7 @@ def find_videos(paths: Iterable[str | Path]) -> list[Source]:
 
 
 def _in_folder(folder: Path) -> list[Source]:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = sorted(filter(is_video, folder.iterdir()))
     chunks = [folder / f"{i}.mp4" for i in range(len(files))]
     if files and set(chunks) == set(files):
         return [Source(folder.name, tuple(chunks), len(chunks) > 1)]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from egovlpv2.grounding.vsgn import Detected
-from egovlpv2.metrics.functional import soft_nms
+from egovlpv2.metrics.temporal import suppress
 from torch import Tensor
 
 _CANDIDATES = 1000  # pairs of an anchor and a class that go on, of one clip
@@ -58,9 +58,8 @@ def detections(segments: Tensor, scores: Tensor) -> Found:
 
 
 def _without_doubles(segments: Tensor, scores: Tensor, label: int) -> Found:
-    """Soft-NMS of one class; the worst, which `soft_nms` never gives out, is kept by a proposal behind it."""
-    dummy = torch.cat([segments, segments.new_tensor([[-2.0, -1.0]])]), torch.cat([scores, scores.new_zeros(1)])
-    kept, new, _ = soft_nms(*(values.double().numpy() for values in dummy), _SIGMA, min(_DETECTIONS, len(scores)))
+    """Soft-NMS of one class, which keeps the last too: with so many classes, many have one moment alone."""
+    kept, new, _ = suppress(segments.numpy(), scores.numpy(), _SIGMA, min(_DETECTIONS, len(scores)))
     return Found(torch.from_numpy(kept).float(), torch.full((len(new),), label + 1), torch.from_numpy(new).float())
 
 

@@ -25,9 +25,13 @@ class Detected(NamedTuple):
     endness: Tensor  # (B, T)
     segments: Tensor  # (B, A, 2) start and end
     adjusted_segments: Tensor  # (B, A, 2) after a look at what lies around start and end
-    scores: Tensor  # (B, A, N) probabilities; class 0 is nothing
     class_logits: Tensor  # (B, A, N)
     num_frames: Tensor  # (B,) steps that each clip really has; what lies beyond is padding
+
+    @property
+    def scores(self) -> Tensor:
+        """(B, A, N) probabilities; class 0 is nothing. Training has no use for them."""
+        return self.class_logits.float().softmax(-1)
 
 
 class VSGN(nn.Module):
@@ -77,8 +81,7 @@ class VSGN(nn.Module):
         segments = decode(deltas, self.anchors)  # (B, A, 2)
         supplementary = (head(finest)[:, 0].float().sigmoid()  # (B, T); in bfloat16 a sure mistake has no gradient
                          for head in (self.actionness, self.startness, self.endness))
-        return Detected(*supplementary, segments, self._adjust(finest, segments), logits.float().softmax(-1), logits,
-                        num_frames)
+        return Detected(*supplementary, segments, self._adjust(finest, segments), logits, num_frames)
 
     def _per_anchor(self, x: Tensor) -> Tensor:
         """(B, scales * n, t) -> (B, t * scales, n)."""

@@ -26,10 +26,15 @@ class MomentLabels(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """What each segment stands for."""
+    """The instance that each segment overlaps most."""
 
+    overlap: Tensor  # (B, A)
     classes: Tensor  # (B, A) int64; 0 is nothing
-    segments: Tensor  # (B, A, 2), of any value where it stands for nothing
+    segments: Tensor  # (B, A, 2), of any value where it is none
+
+    def at(self, threshold: float) -> "Matched":
+        """Segments stand for their instance if they overlap it so much, else for nothing."""
+        return self._replace(classes=self.classes * (self.overlap >= threshold))
 
 
 def vsgn_losses(out: Detected, anchors: Tensor, labels: MomentLabels) -> dict[str, Tensor]:
@@ -43,23 +48,24 @@ def vsgn_losses(out: Detected, anchors: Tensor, labels: MomentLabels) -> dict[st
     with torch.autocast(out.segments.device.type, enabled=False):
         out = Detected(*(value.float() for value in out))
         untouched = decode(torch.zeros_like(out.segments), anchors)  # (B, A, 2)
+        matched = match(out.segments, labels)
         bands = label_bands(labels, out.actionness.shape[1])
         return {
-            "class": class_loss(out.class_logits, match(out.segments, labels, _CLASS_IOU).classes),
-            "segment": segment_loss(out.segments, match(untouched, labels, _SEGMENT_IOU)),
-            "boundary": segment_loss(out.adjusted_segments, match(out.segments, labels, _BOUNDARY_IOU)),
+            "class": class_loss(out.class_logits, matched.at(_CLASS_IOU).classes),
+            "segment": segment_loss(out.segments, match(untouched, labels).at(_SEGMENT_IOU)),
+            "boundary": segment_loss(out.adjusted_segments, matched.at(_BOUNDARY_IOU)),
             **{name: balanced_cross_entropy(getattr(out, name), band) for name, band in bands.items()},
         }
 
 
 @torch.no_grad()
-def match(segments: Tensor, labels: MomentLabels, threshold: float) -> Matched:
-    """Segments (B, A, 2) stand for the instance that they overlap most, if their IoU reaches the threshold."""
+def match(segments: Tensor, labels: MomentLabels) -> Matched:
+    """The instances that segments (B, A, 2) overlap most."""
     inter, union = _intersection_and_union(segments[:, :, None], labels.segments[:, None])  # (B, A, G)
     overlap = inter / (union + 1)  # a step more, as in the authors' code
     best, instance = overlap.masked_fill(~labels.real[:, None], -1.0).max(2)  # (B, A)
-    classes = labels.classes.gather(1, instance) * (best >= threshold)
-    return Matched(classes, labels.segments.gather(1, instance[..., None].expand(-1, -1, 2)))
+    segments = labels.segments.gather(1, instance[..., None].expand(-1, -1, 2))  # (B, A, 2)
+    return Matched(best, labels.classes.gather(1, instance), segments)
 
 
 def class_loss(logits: Tensor, classes: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from egovlpv2.files import whole
 from egovlpv2.grounding.released import convert_vsgn, convert_vslnet
 from egovlpv2.model.backbone import Backbone, BackboneConfig
 from egovlpv2.model.text_tower import TextTowerConfig
@@ -132,10 +133,9 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
 
 def save_backbone(backbone: Backbone, path: str | os.PathLike[str]) -> None:
     """Writes weights and configuration as `.safetensors`, whole or not at all."""
-    partial = Path(f"{path}.partial")
     state = {k: v.contiguous() for k, v in backbone.state_dict().items()}
-    save_file(state, partial, {"egovlpv2": json.dumps(backbone.config.to_dict())})
-    os.replace(partial, path)
+    with whole(Path(path)) as draft:
+        save_file(state, draft, {"egovlpv2": json.dumps(backbone.config.to_dict())})
 
 
 def convert(kind: str, state_dict: State) -> State:

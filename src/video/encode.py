@@ -86,8 +86,6 @@ class Scaler:
         return graph
 
 
-
-
 def write_chunk(path: Path, frames: Iterator[Shown], source: Source, settings: Settings) -> None:
     """Encodes one chunk; the file appears when it is whole."""
     scale = Scaler(source, settings.short_side)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from egovlpv2.video.reader import VideoError, VideoFile
 
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in (
+    "mp4 m4v mov mkv webm avi mpg mpeg mts m2ts ts wmv flv 3gp ogv".split()))
 _MOST = 6  # open files a worker
 
 
@@ -19,6 +21,11 @@ class _OpenFiles(threading.local):
 
 
 _kept = _OpenFiles()
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file in a folder is one of its videos, by its name: hidden ones are not."""
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def open_file(path: Path) -> VideoFile:

@@ -24,12 +24,12 @@ from typing import Any
 import av
 from egovlpv2.files import whole
 from egovlpv2.video.encode import Settings, encode_video
+from egovlpv2.video.open_files import VIDEO_SUFFIXES, is_video
 from tqdm import tqdm
 
 VERSION = 1
 """Raise it when the same settings no longer give the same files."""
 _STARTED, _PREPARED = "started.json", "prepared.json"
-_SUFFIXES = {f".{name}" for name in "mp4 m4v mov mkv webm avi mpg mpeg mts m2ts ts wmv flv 3gp ogv".split()}
 _SIGN_OF_LIFE = 0.2  # seconds
 _MOST_THREADS = 4  # of a decoder
 _REPORTED = ("status", "reason", "seconds", "chunks", "frames", "bytes")
@@ -46,11 +46,10 @@ def find_videos(inputs: Sequence[Path]) -> list[Path]:
         if not entry.exists():
             raise ValueError(f"{entry} is missing: give files or folders of videos")
         for path in [entry] if entry.is_file() else sorted(entry.rglob("*")):
-            is_video = path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
-            if entry.is_file() or (is_video and not _label_of(path.parent)):
+            if entry.is_file() or (is_video(path) and not _label_of(path.parent)):
                 found.setdefault(path.resolve(), path)
     if not found:
-        raise ValueError(f"no video in {', '.join(map(str, inputs))}: looked for {' '.join(sorted(_SUFFIXES))}")
+        raise ValueError(f"no video in {', '.join(map(str, inputs))}: looked for {' '.join(sorted(VIDEO_SUFFIXES))}")
     return list(found.values())
 
 

@@ -13,7 +13,7 @@ from egovlpv2.data_modules.grounding import Place
 from egovlpv2.data_modules.loaders import FILLER
 from egovlpv2.data_modules.mq import Clips, Moments, MQDataModule, read_moments
 from egovlpv2.features.files import FeatureWriter, Recipe
-from helpers import ROOT
+from helpers import ROOT, only
 from torch import Tensor
 
 REAL = ROOT.parent / "shared" / "data" / "mq"
@@ -73,12 +73,6 @@ def make(tmp_path: Path) -> Callable[..., MQDataModule]:
         return MQDataModule(str(tmp_path), str(tmp_path / "features"), **options)
 
     return _make
-
-
-def only(data: MQDataModule) -> MomentBatch:
-    """The batch of a validation that has one."""
-    (batch,) = data.val_dataloader()
-    return batch
 
 
 def test_a_batch(make: Callable[..., MQDataModule], tmp_path: Path) -> None:

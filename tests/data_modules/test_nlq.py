@@ -13,7 +13,7 @@ from egovlpv2.data_modules.grounding import Place, averaged, pad, read_clip
 from egovlpv2.data_modules.loaders import FILLER
 from egovlpv2.data_modules.nlq import NLQDataModule, Queries, Query, label_span, read_queries
 from egovlpv2.features.files import FeatureFolder, FeatureWriter, Recipe
-from helpers import ROOT
+from helpers import ROOT, only
 from torch import Tensor
 
 REAL = ROOT.parent / "shared" / "data" / "nlq"
@@ -64,12 +64,6 @@ def make(tmp_path: Path) -> Callable[..., NLQDataModule]:
         return NLQDataModule(str(tmp_path), str(tmp_path / "features"), **options)
 
     return _make
-
-
-def only(data: NLQDataModule) -> QueryBatch:
-    """The batch of a validation that has one."""
-    (batch,) = data.val_dataloader()
-    return batch
 
 
 def test_a_batch(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:

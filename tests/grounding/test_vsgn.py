@@ -85,10 +85,11 @@ def test_matching_is_the_same_clip_by_clip() -> None:
     instances = torch.stack([start, start + torch.from_numpy(noise.uniform(20, 60, (4, 5)))], 2).float()
     classes = torch.tensor([[1, 2, 3, 4, 5], [1, 0, 0, 0, 0], [0] * 5, [7, 8, 9, 0, 0]])
     segments = decode(torch.zeros(4, 620, 2), make_anchors(160, 5))
-    together = match(segments, MomentLabels(instances, classes), 0.5)
+    together = match(segments, MomentLabels(instances, classes)).at(0.5)
     assert not together.classes[2].any()
     for i, count in ((0, 5), (1, 1), (3, 3)):
-        alone = match(segments[i : i + 1], MomentLabels(instances[i : i + 1, :count], classes[i : i + 1, :count]), 0.5)
+        labels = MomentLabels(instances[i : i + 1, :count], classes[i : i + 1, :count])
+        alone = match(segments[i : i + 1], labels).at(0.5)
         assert torch.equal(alone.classes[0], together.classes[i]) and alone.classes.any()
         stands = alone.classes[0] > 0
         assert torch.equal(alone.segments[0, stands], together.segments[i, stands])
@@ -96,7 +97,7 @@ def test_matching_is_the_same_clip_by_clip() -> None:
 
 def test_a_segment_stands_for_what_it_overlaps_most() -> None:
     labels = MomentLabels(torch.tensor([[[0.0, 20], [10, 30]]]), torch.tensor([[1, 2]]))
-    matched = match(torch.tensor([[[0.0, 20], [9, 30], [40, 60], [0, 40]]]), labels, 0.5)
+    matched = match(torch.tensor([[[0.0, 20], [9, 30], [40, 60], [0, 40]]]), labels).at(0.5)
     assert matched.classes.tolist() == [[1, 2, 0, 0]]  # 20/21, 20/22, 0, 20/41
     assert matched.segments[0, :2].tolist() == [[0, 20], [10, 30]]
 

@@ -22,7 +22,7 @@ def saved(make_backbone, tmp_path: Path) -> Path:
 def test_safetensors_round_trip(make_backbone, saved: Path) -> None:
     video = make_clips(2)["video"]
     torch.testing.assert_close(load_backbone(saved).embed_video(video), make_backbone().embed_video(video))
-    assert not list(saved.parent.glob("*.partial"))
+    assert not list(saved.parent.glob("*.partial")) and not list(saved.parent.glob("*.tmp"))
 
 
 def test_own_checkpoint_round_trip(make_backbone, tmp_path: Path) -> None:
