@@ -73,6 +73,22 @@ class QueryBatch(TypedDict):
     duration: Tensor  # (B,) seconds
 
 
+class SummaryBatch(TypedDict):
+    """QFVS: queries of long videos, whose shots are cut into `G` segments of at most `n` shots.
+
+    Of each query there are `P` prompts. In training three: its first concept, its second, and both. In evaluation
+    those of both, one for each template.
+    """
+
+    key: list[str]  # of B queries: video, first and second concept
+    index: Tensor  # (B,) int64, the query's row
+    features: Tensor  # (B, P, G, n, D)
+    mask: Tensor  # (B, G, n) bool, which shots are real
+    concepts: Tensor  # (B, 2, G, n), 1 where a shot shows the first, or the second, concept
+    summary: Tensor  # (B, G, n), 1 for the shots of the oracle summary
+    tags: list[Tensor]  # of each video: (shots, C) what each shot shows, 0 or 1
+
+
 class MomentBatch(TypedDict):
     """MQ: features of clips and the instances in them; at most `G` of one clip."""
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "convert": ("egovlpv2.model.checkpoint", "turn any checkpoint into a .safetensors of ours"),
     "prepare": ("egovlpv2.video.prepare", "re-encode raw videos into what is fast to train on"),
     "extract": ("egovlpv2.features.extract", "features of any videos, one file each"),
+    "fuse": ("egovlpv2.features.fuse", "look at stored trunks with queries: features for each of them"),
     "show-nlq": ("egovlpv2.show", "draw one query with the window that a trained head finds"),
     "show-mq": ("egovlpv2.show", "draw one clip with the moments that a trained head finds"),
     "complexity": ("egovlpv2.complexity", "parameters and GMACs of a model, by part and by objective"),

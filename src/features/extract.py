@@ -5,30 +5,36 @@ flat: features go to the file as they come.
 """
 
 import argparse
-import hashlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from egovlpv2.features.asked import ask, look
 from egovlpv2.features.claims import Claim, claim
-from egovlpv2.features.files import SUFFIX, FeatureWriter, Recipe, read_plain
+from egovlpv2.features.files import PER_QUERY, SUFFIX, FeatureWriter, Recipe
+from egovlpv2.features.options import (
+    add_model_options,
+    fingerprint,
+    make_folder,
+    open_backbone,
+    precision_of,
+    refuse_a_mix,
+    require_positive,
+)
 from egovlpv2.features.queries import read_queries
 from egovlpv2.features.videos import Source, Windows, find_videos
-from egovlpv2.model.backbone import Backbone, Trunk
-from egovlpv2.model.checkpoint import load_backbone
-from egovlpv2.text import load_tokenizer, tokenize
+from egovlpv2.model.backbone import Backbone
+from egovlpv2.text import load_tokenizer
 from egovlpv2.video.decode import VideoError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-KINDS = ("dual", "projected", "fused")
+KINDS = ("dual", "projected", *PER_QUERY, "trunk")
 
 
 class Block(NamedTuple):
@@ -60,16 +66,6 @@ class Blocks(Dataset[Read]):
             return Read(block, self.windows.read(block.source, block.duration, block.first, block.count), "")
         except VideoError as error:
             return Read(block, None, str(error))
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Queries of a video as the model reads them."""
-
-    texts: list[str]
-    trunk: Tensor  # (Q, L, D)
-    mask: Tensor  # (Q, L) bool
-    words: Tensor  # (Q, L, D), gate closed
 
 
 class Extraction(Sampler[Block]):
@@ -145,7 +141,8 @@ class Extraction(Sampler[Block]):
             return
         with self.precision:
             if block.first == 0:
-                self.asked = self._ask(self.queries.get(name, []))
+                texts = self.queries.get(name, [])
+                self.asked = ask(self.backbone, self.tokenizer, texts, self.max_words) if texts else None
                 self.writer = self._start(block)
             self.writer.append(self._encode(read.frames.to(self.backbone.device)))
         if block.first + block.count == block.of:
@@ -158,7 +155,8 @@ class Extraction(Sampler[Block]):
     def _start(self, block: Block) -> FeatureWriter:
         asked, draft = self.asked, self.claims[block.source.name].draft
         if asked is None:
-            return FeatureWriter(draft, self.recipe, block.duration, block.of)
+            tokens = self.backbone.video_tower.patch_embed.num_patches * self.recipe.frames + 1
+            return FeatureWriter(draft, self.recipe, block.duration, block.of, num_tokens=tokens)
         return FeatureWriter(draft, self.recipe, block.duration, block.of, asked.texts, asked.words, asked.mask)
 
     def _fail(self, source: Source, reason: str, share: float) -> None:
@@ -171,55 +169,41 @@ class Extraction(Sampler[Block]):
     def _advance(self, source: Source, share: float) -> None:
         self.bar.update(round(self.sizes.get(source.name, 0) * share))
 
-    def _ask(self, texts: list[str]) -> Asked | None:
-        if not texts:
-            return None
-        text = tokenize(self.tokenizer, texts, self.max_words)
-        trunk, mask = self.backbone.trunk_text({name: ids.to(self.backbone.device) for name, ids in text.items()})
-        return Asked(texts, trunk, mask, self.backbone.top_text(trunk, mask).float())
-
     def _encode(self, video: Tensor) -> Tensor:
-        """(n, T, 3, H, W) -> (n, D), or (n, Q, D) if fused."""
-        if self.recipe.kind == "dual":
+        """(n, T, 3, H, W) -> (n, D), (n, Q, D) of a kind `PER_QUERY`, or (n, S, D) of a trunk."""
+        kind = self.recipe.kind
+        if kind == "dual":
             return self.backbone.video_features(video).float()
-        if self.recipe.kind == "projected":
+        if kind == "projected":
             return self.backbone.embed_video(video).float()
-        if self.asked is None:
-            return torch.zeros(len(video), 0, self.recipe.width)
-        trunk = self.backbone.trunk_video(video, gate=True)  # (n, S, D), shared by all queries
-        fused = []
-        for words, mask in zip(self.asked.trunk, self.asked.mask, strict=True):
-            states = Trunk(trunk, words.expand(len(video), -1, -1), mask.expand(len(video), -1))
-            top = self.backbone.top(states, video.shape[1], True, "cls", text_reads=False)
-            fused.append(top.video[:, 0].float())
-        return torch.stack(fused, dim=1)
+        trunk = self.backbone.trunk_video(video, gate=True)  # shared by all queries
+        if kind == "trunk":
+            return trunk.float()
+        return look(self.backbone, self.asked, trunk, video.shape[1], kind == "transformed")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     args = _parser().parse_args(argv)
-    _check(args)
+    require_positive(args, "fps", "window", "stride", "frames", "chunk_seconds", "batch_size", "max_words")
     queries = read_queries(args.queries or [])
-    if args.kind == "fused" and not queries:
-        raise ValueError("--kind fused needs --queries: what the video is looked at with")
+    if args.kind in PER_QUERY and not queries:
+        raise ValueError(f"--kind {args.kind} needs --queries: what the video is looked at with")
     sources = find_videos(args.videos)
     if queries:
         sources = _asked_of(sources, queries)
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {args.device}: there is no CUDA device here; leave the option out for the CPU")
-    backbone = load_backbone(args.weights, num_frames=args.frames).to(device)
+    backbone = open_backbone(args, args.frames)
     config = backbone.config
     width = config.projector[-1] if args.kind == "projected" else backbone.video_tower.dim
     size = backbone.video_tower.patch_embed.img_size[0]
-    recipe = Recipe(args.kind, width, args.fps, args.window, args.stride, args.frames, size, _hash(args.weights))
-    _make_folder(args.out)
-    _refuse_a_mix(args.out, recipe, queries)
-    bf16 = args.precision == "bf16" or (args.precision is None and device.type == "cuda")
+    recipe = Recipe(args.kind, width, args.fps, args.window, args.stride, args.frames, size,
+                    fingerprint(args.weights))
+    make_folder(args.out)
+    refuse_a_mix(args.out, recipe, queries)
     extraction = Extraction(
         backbone, recipe, Windows(args.fps, args.window, args.stride, args.frames, size, args.chunk_seconds), sources,
         args.out, args.batch_size, queries, args.tokenizer or config.text.tokenizer,
-        args.max_words, torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext())
+        args.max_words, precision_of(args.precision, backbone.device))
     extraction.run(args.num_workers)
     _report(extraction, len(sources))
 
@@ -245,50 +229,14 @@ def _asked_of(sources: list[Source], queries: dict[str, list[str]]) -> list[Sour
     return asked
 
 
-def _check(args: argparse.Namespace) -> None:
-    for name in ("fps", "window", "stride", "frames", "chunk_seconds", "batch_size", "max_words"):
-        if not getattr(args, name) > 0:  # also refuses NaN
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: give more than 0")
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out {out} can't be made ({error.strerror}): give another folder") from error
-    if not os.access(out, os.W_OK):
-        raise ValueError(f"--out {out} can't be written to: give another folder, or change its permissions")
-
-
-def _refuse_a_mix(out: Path, recipe: Recipe, queries: dict[str, list[str]]) -> None:
-    """Refuses files of another recipe, and those that lack queries of their video: they would be kept as finished."""
-    for path in sorted(out.glob(f"*{SUFFIX}")):
-        there, asked = read_plain(path)
-        if different := there.differences(recipe):
-            raise ValueError(f"{path} is of another recipe (there and here: {'; '.join(different)}): write to another "
-                             "folder with --out, or delete those files")
-        if new := set(queries.get(path.stem, [])).difference(asked):
-            raise ValueError(f"{path} lacks {len(new)} queries of its video, {min(new)!r} for one: write to another "
-                             "folder with --out, or delete it")
-
-
-def _hash(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()[:16]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="egovlpv2 extract", description="Writes one feature file for each video.",
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("videos", nargs="+", help="videos, or folders of them; a folder of chunks 0.mp4, 1.mp4, ... is "
                                                   "one video")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--weights", required=True, help=".ckpt, .safetensors or released .pth")
     parser.add_argument("--kind", choices=KINDS, default="dual", help="CLS with the gate closed, after the projector, "
-                                                                      "or with the gate open for each query")
+                        "with the gate open for each query, that transformed, or the trunk's tokens (see `fuse`)")
     parser.add_argument("--queries", nargs="+", help='JSON files: {"video": ["query", ...]} or official nlq_*.json')
     parser.add_argument("--fps", type=float, default=30.0, help="frames a second in which window and stride count")
     parser.add_argument("--window", type=int, default=16, help="length of a window in such frames")
@@ -297,10 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--chunk-seconds", type=float, default=600.0, help="length of the files of a chunked video")
     parser.add_argument("--batch-size", type=int, default=32, help="windows at a time")
     parser.add_argument("--num-workers", type=int, default=2, help="processes that decode")
-    parser.add_argument("--max-words", type=int, default=30, help="tokens of a query")
-    parser.add_argument("--tokenizer", help="the text tower's; the checkpoint's own if not given")
-    parser.add_argument("--device", help="cuda or cpu; cuda where there is one")
-    parser.add_argument("--precision", choices=("32", "bf16"), help="bf16 on a GPU if not given, else 32")
+    add_model_options(parser)
     return parser
 
 

@@ -1,6 +1,6 @@
 """Feature files: one `.safetensors` for each video, with the recipe in its header, written piece by piece.
 
-Letters: `T` windows in time, `Q` queries, `L` words, `D` width.
+Letters: `T` windows in time, `Q` queries, `L` words, `D` width, `S` tokens of a window.
 """
 
 import json
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 SUFFIX = ".safetensors"
+PER_QUERY = ("fused", "transformed")
 _DTYPES = {torch.float16: "F16", torch.bool: "BOOL"}
 
 
@@ -25,7 +26,8 @@ class Recipe:
     """How features came about; files of one folder share it.
 
     Args:
-        kind: `dual` (CLS, gate closed), `projected` (that after the projector) or `fused` (CLS, gate open).
+        kind: `dual` (CLS, gate closed), `projected` (that after the projector), `fused` (CLS, gate open),
+            `transformed` (that after the cross-modal transform) or `trunk` (all tokens that fused layers start from).
         width: Of a feature.
         fps: Frames a second in which `window` and `stride` count.
         window: Length of what a feature shows, in such frames.
@@ -59,11 +61,12 @@ class Features(NamedTuple):
     """What a file holds."""
 
     recipe: Recipe
-    values: Tensor  # (T, D), or (T, Q, D) if fused; float16
+    values: Tensor  # (T, D), or (T, Q, D) of kinds `PER_QUERY`, or (T, S, D) of a trunk; float16
     duration: float  # of the video, seconds
     queries: list[str]
     words: Tensor  # (Q, L, D) the queries' words, gate closed; float16
     word_mask: Tensor  # (Q, L) bool
+    unfused: Tensor  # (T, D) what the windows look like, whatever is asked; (0, 0) where it isn't kept
 
 
 class FeatureWriter:
@@ -77,14 +80,18 @@ class FeatureWriter:
         queries: The queries, if there are any.
         words: (Q, L, D).
         word_mask: (Q, L) bool.
+        num_tokens: S of a trunk.
+        keeps_unfused: Whether `finish` will get what the windows look like.
     """
 
     def __init__(self, file: BinaryIO, recipe: Recipe, duration: float, num_windows: int, queries: Sequence[str] = (),
-                 words: Tensor | None = None, word_mask: Tensor | None = None) -> None:
-        per_query = [len(queries)] if recipe.kind == "fused" else []
-        self.file, self.shape, self.left = file, [*per_query, recipe.width], num_windows
+                 words: Tensor | None = None, word_mask: Tensor | None = None, num_tokens: int = 0,
+                 keeps_unfused: bool = False) -> None:
+        many = [len(queries)] if recipe.kind in PER_QUERY else [num_tokens] if recipe.kind == "trunk" else []
+        self.file, self.shape, self.left = file, [*many, recipe.width], num_windows
         self.last = {} if words is None else {"words": words.half(), "word_mask": word_mask}
         sizes = {"features": (torch.float16, [num_windows, *self.shape])}
+        sizes |= {"unfused": (torch.float16, [num_windows, recipe.width])} if keeps_unfused else {}
         sizes |= {name: (tensor.dtype, list(tensor.shape)) for name, tensor in self.last.items()}
         plain = {"recipe": asdict(recipe), "duration": duration, "queries": list(queries)}
         header = json.dumps({"__metadata__": {"egovlpv2": json.dumps(plain)}, **_layout(sizes)}).encode()
@@ -92,14 +99,16 @@ class FeatureWriter:
         file.write(struct.pack("<Q", len(header)) + header)
 
     def append(self, values: Tensor) -> None:
-        """The next features, (n, D) or (n, Q, D)."""
+        """The next features, (n, D), (n, Q, D) or (n, S, D)."""
         assert list(values.shape[1:]) == self.shape and len(values) <= self.left
         self.file.write(_bytes(values.half()))
         self.left -= len(values)
 
-    def finish(self) -> None:
+    def finish(self, unfused: Tensor | None = None) -> None:
         """Writes what comes last."""
         assert self.left == 0
+        if unfused is not None:
+            self.file.write(_bytes(unfused.half()))
         for tensor in self.last.values():
             self.file.write(_bytes(tensor))
 
@@ -118,19 +127,39 @@ def _layout(sizes: dict[str, tuple[torch.dtype, list[int]]]) -> dict[str, dict[s
     return entries
 
 
-def read_features(path: str | Path) -> Features:
+def read_features(path: str | Path, queries: Sequence[str] | None = None) -> Features:
     """What a feature file holds.
 
+    Args:
+        path: The file.
+        queries: Of a kind `PER_QUERY`, the queries to read, in this order; None: all.
+
     Raises:
-        ValueError: The file is missing, cut short, or no feature file.
+        ValueError: The file is missing, cut short, or no feature file; or it lacks a query.
     """
     with _opened(Path(path)) as (file, plain):
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        recipe, values, duration, queries = _recipe(plain), tensors["features"], plain["duration"], plain["queries"]
-    count = len(queries)
-    words = tensors.get("words", torch.zeros(count, 0, 0, dtype=torch.float16))
-    mask = tensors.get("word_mask", torch.zeros(count, 0, dtype=torch.bool))
-    return Features(recipe, values, duration, queries, words, mask)
+        there = plain["queries"]
+        rows = list(range(len(there))) if queries is None else [_row_of(Path(path), there, query) for query in queries]
+        count = len(there)
+        tensors = {"words": torch.zeros(count, 0, 0, dtype=torch.float16),
+                   "word_mask": torch.zeros(count, 0, dtype=torch.bool),
+                   "unfused": torch.zeros(0, 0, dtype=torch.float16)}
+        tensors |= {name: file.get_tensor(name) for name in file.keys() if name != "features"}  # noqa: SIM118
+        values = _columns(file, rows) if queries is not None else file.get_tensor("features")
+        return Features(_recipe(plain), values, plain["duration"], [there[row] for row in rows],
+                        tensors["words"][rows], tensors["word_mask"][rows], tensors["unfused"])
+
+
+def _row_of(path: Path, queries: list[str], query: str) -> int:
+    if query not in queries:
+        raise ValueError(f"{path} knows nothing of the query {query!r}: extract, or fuse, with it")
+    return queries.index(query)
+
+
+def _columns(file: Any, rows: list[int]) -> Tensor:
+    """The features (T, q, D) of some queries: the others may be gigabytes."""
+    stored = file.get_slice("features")
+    return torch.cat([stored[:, row : row + 1] for row in rows], dim=1)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -191,6 +220,26 @@ class FeatureFolder:
                 raise ValueError(f"{paths[0]} and {path.name} don't go together ({'; '.join(different)}): keep the "
                                  "features of each model and each recipe in a folder of their own")
 
-    def read(self, name: str) -> Features:
-        """The features of a video."""
-        return read_features(self.folder / f"{name}{SUFFIX}")
+    def count(self, name: str) -> int:
+        """How many features a video has."""
+        with _opened(self._path(name)) as (file, _):
+            return file.get_slice("features").get_shape()[0]
+
+    def duration(self, name: str) -> float:
+        """Length of a video, seconds."""
+        with _opened(self._path(name)) as (_, plain):
+            return plain["duration"]
+
+    def pieces(self, name: str, size: int) -> Iterator[Tensor]:
+        """The features of a video, `size` windows at a time: a trunk is larger than memory."""
+        with _opened(self._path(name)) as (file, _):
+            stored = file.get_slice("features")
+            for first in range(0, stored.get_shape()[0], size):
+                yield stored[first : first + size]
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}{SUFFIX}"
+
+    def read(self, name: str, queries: Sequence[str] | None = None) -> Features:
+        """The features of a video; of some queries only, if they are named."""
+        return read_features(self._path(name), queries)

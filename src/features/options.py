@@ -1,0 +1,83 @@
+"""What the commands that run a backbone over videos share: its options, its device and precision, its output folder."""
+
+import argparse
+import hashlib
+import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from egovlpv2.features.files import SUFFIX, Recipe, read_plain
+from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.checkpoint import load_backbone
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which weights, and where and how they run."""
+    parser.add_argument("--weights", required=True, help=".ckpt, .safetensors or released .pth")
+    parser.add_argument("--max-words", type=int, default=30, help="tokens of a query")
+    parser.add_argument("--tokenizer", help="the text tower's; the checkpoint's own if not given")
+    parser.add_argument("--device", help="cuda or cpu; cuda where there is one")
+    parser.add_argument("--precision", choices=("32", "bf16"), help="bf16 on a GPU if not given, else 32")
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device that a user asked for, or else CUDA where there is one.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: there is no CUDA device here; leave the option out for the CPU")
+    return device
+
+
+def open_backbone(args: argparse.Namespace, num_frames: int) -> Backbone:
+    """The backbone of `--weights` in eval mode, where `--device` says."""
+    device = pick_device(args.device)
+    return load_backbone(args.weights, num_frames=num_frames).to(device)
+
+
+def precision_of(name: str | None, device: torch.device) -> AbstractContextManager[None]:
+    """A context in which a model runs as `--precision` says; it can be entered many times."""
+    bf16 = name == "bf16" or (name is None and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+
+
+def fingerprint(path: str) -> str:
+    """The first 16 hexadecimal digits of a file's SHA-256."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()[:16]
+
+
+def require_positive(args: argparse.Namespace, *names: str) -> None:
+    """Refuses options that are zero, below, or no number."""
+    for name in names:
+        if not getattr(args, name) > 0:  # also refuses NaN
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: give more than 0")
+
+
+def make_folder(out: Path) -> None:
+    """Makes a folder to write to."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {out} can't be made ({error.strerror}): give another folder") from error
+    if not os.access(out, os.W_OK):
+        raise ValueError(f"--out {out} can't be written to: give another folder, or change its permissions")
+
+
+def refuse_a_mix(out: Path, recipe: Recipe, queries: dict[str, list[str]]) -> None:
+    """Refuses files of another recipe, and those that lack queries of their video: they would be kept as finished."""
+    for path in sorted(out.glob(f"*{SUFFIX}")):
+        there, asked = read_plain(path)
+        if different := there.differences(recipe):
+            raise ValueError(f"{path} is of another recipe (there and here: {'; '.join(different)}): write to another "
+                             "folder with --out, or delete those files")
+        if new := set(queries.get(path.stem, [])).difference(asked):
+            raise ValueError(f"{path} lacks {len(new)} queries of its video, {min(new)!r} for one: write to another "
+                             "folder with --out, or delete it")
