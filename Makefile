@@ -8,6 +8,7 @@ WEIGHTS ?= runs/$(RUN)/checkpoints/best.ckpt
 ARGS ?=
 # A CPU that multiplies in bfloat16 trains the tiny model twice as fast with it.
 CPU_BF16 := $(shell grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null && echo --trainer.precision=bf16-mixed)
+BF16 = $(if $(CPU_BF16),$(if $(filter cpu,$(TRAINER)),--precision bf16))
 PRECISION = $(if $(filter cpu,$(TRAINER)),$(CPU_BF16))
 CONFIGS = --config conf/model/$(MODEL).yaml --config conf/data/$(DATA).yaml --config conf/trainer/$(TRAINER).yaml
 # Models that start from pre-trained towers keep the recipe of conf/; the tiny one has a recipe for each data set.
@@ -21,10 +22,13 @@ EVALUATE = $(BIN)/egovlpv2 test $(TASK) --trainer.logger.init_args.name=$(subst 
 FINETUNE = $(BIN)/egovlpv2 fit $(TASK) --trainer.logger.init_args.name=finetune-$(subst _,-,$(1))-$(RUN) $(ARGS)
 # Heads on frozen features of the weights of RUN, which `make features-...` writes first unless FEATURES names some.
 TOY_LONG = $(or $(EGO_TOY),data/toy)/long/videos --chunk-seconds 20 --fps 10 --window 20 --stride 5
+ifeq ($(DATA),toy)
+features-qfvs: VIDEOS = $(or $(EGO_TOY),data/toy)/qfvs/videos --chunk-seconds 20
+endif
 VIDEOS ?= $(if $(filter toy,$(DATA)),$(TOY_LONG),$(error VIDEOS=folder says where the videos are))
 FOLDER = $(or $(FEATURES),runs/$(RUN)/features/$(1))
 EXTRACT = $(BIN)/egovlpv2 extract $(VIDEOS) --weights $(WEIGHTS) --out $(call FOLDER,$(1)) \
-	$(if $(CPU_BF16),$(if $(filter cpu,$(TRAINER)),--precision bf16))
+	$(BF16)
 NLQ_FILES ?= $(if $(filter toy,$(DATA)),$(or $(EGO_TOY),data/toy)/nlq,$(or $(EGO_NLQ),data/nlq))/nlq_*.json
 HEAD = --config conf/$(1).yaml --config conf/trainer/$(TRAINER).yaml \
 	$(addprefix --config ,$(wildcard conf/$(DATA)/$(1).yaml)) --data.init_args.features=$(call FOLDER,$(1))
@@ -33,9 +37,24 @@ HEAD_FILE = $(or $(HEAD_WEIGHTS),runs/finetune-$(1)-$(RUN)/checkpoints/best.ckpt
 EVALUATE_HEAD = $(BIN)/egovlpv2 test $(call HEAD,$(1)) --trainer.logger.init_args.name=$(1)-$(RUN) \
 	--model.init_args.weights=$(call HEAD_FILE,$(1)) $(ARGS)
 
+# Summaries: four heads, each tested on one video. The trunk of all shots is stored once, then looked at with all prompts.
+QFVS_TESTS ?= P01 P02 P03 P04
+QFVS_HEADS = runs/finetune-qfvs-$(RUN)
+PROMPTS = $(BIN)/egovlpv2 prompts-qfvs --config conf/qfvs.yaml $(addprefix --config ,$(wildcard conf/$(DATA)/qfvs.yaml)) \
+	--out runs/$(RUN)/features/qfvs-prompts.json
+FUSE = $(BIN)/egovlpv2 fuse runs/$(RUN)/features/qfvs-trunk --weights $(WEIGHTS) --out $(call FOLDER,qfvs) \
+	--queries runs/$(RUN)/features/qfvs-prompts.json $(BF16)
+QFVS_HEAD = $(call HEAD,qfvs) --data.init_args.test_video=$$video
+# Questions: TUNE=head leaves the backbone frozen, SPLIT=indirect takes the other split; both are in the run's name.
+TUNE ?= all
+SPLIT ?= direct
+TASKQA = $(call TASK,taskqa) --model.init_args.tune=$(TUNE) --data.init_args.split=$(SPLIT)
+TASKQA_RUN = taskqa$(if $(filter head,$(TUNE)),-head)$(if $(filter indirect,$(SPLIT)),-indirect)-$(RUN)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup pretrain evaluate-egomcq evaluate-ek100 evaluate-charades-ego finetune-ek100 finetune-charades-ego \
 	features-nlq features-mq finetune-nlq finetune-mq evaluate-nlq evaluate-mq \
+	features-qfvs finetune-qfvs evaluate-qfvs finetune-taskqa evaluate-taskqa \
 	toy-data test test-full lint bench tensorboard
 
 help:  ## list the targets
@@ -89,6 +108,30 @@ evaluate-nlq: features-nlq  ## test what `make finetune-nlq` left, or HEAD_WEIGH
 
 evaluate-mq: features-mq  ## likewise
 	$(call EVALUATE_HEAD,mq)
+
+features-qfvs: setup $(TOY)  ## features of the shots of QFVS, for all its prompts: what is there stays
+	$(if $(FEATURES),,$(call EXTRACT,qfvs-trunk) --kind trunk --fps 1 --window 5 --stride 5 --frames 5)
+	$(if $(FEATURES),,$(PROMPTS))
+	$(if $(FEATURES),,$(FUSE))
+
+finetune-qfvs: features-qfvs  ## train four summary heads, each tested on the video it was kept from: F1 and their mean
+	for video in $(QFVS_TESTS); do $(BIN)/egovlpv2 fit $(QFVS_HEAD) \
+		--trainer.logger.init_args.name=finetune-qfvs-$(RUN)/$$video $(ARGS) || exit 1; done
+	$(BIN)/egovlpv2 collect $(QFVS_TESTS:%=$(QFVS_HEADS)/%) --metrics /qfvs/ --out $(QFVS_HEADS)/metrics.json
+
+evaluate-qfvs: features-qfvs  ## test those four heads once more
+	for video in $(QFVS_TESTS); do $(BIN)/egovlpv2 test $(QFVS_HEAD) \
+		--model.init_args.weights=$(or $(HEAD_WEIGHTS),$(QFVS_HEADS)/$$video/checkpoints/best.ckpt) \
+		--trainer.logger.init_args.name=qfvs-$(RUN)/$$video $(ARGS) || exit 1; done
+	$(BIN)/egovlpv2 collect $(QFVS_TESTS:%=runs/qfvs-$(RUN)/%) --metrics /qfvs/ --out runs/qfvs-$(RUN)/metrics.json
+
+finetune-taskqa: setup $(TOY)  ## fine-tune the weights of RUN on EgoTaskQA; TUNE=head leaves the backbone frozen
+	$(BIN)/egovlpv2 fit $(TASKQA) --trainer.logger.init_args.name=finetune-$(TASKQA_RUN) $(ARGS)
+
+evaluate-taskqa: setup $(TOY)  ## test what `make finetune-taskqa` left, or WEIGHTS=path
+	$(BIN)/egovlpv2 test $(TASKQA) --trainer.logger.init_args.name=$(TASKQA_RUN) \
+		$(if $(filter file,$(origin WEIGHTS)),--model.init_args.weights=runs/finetune-$(TASKQA_RUN)/checkpoints/best.ckpt) \
+		$(ARGS)
 
 test: setup  ## the tests, in minutes
 	$(BIN)/pytest -n 2

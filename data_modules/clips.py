@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from egovlpv2.data_modules.base import Failure
 from egovlpv2.video.decode import Clip, VideoError, read_chunks, read_frames, video_info
 from egovlpv2.video.sampling import jittered_times, uniform_times
 from egovlpv2.video.transforms import CropBox, EvalTransform, TrainTransform
@@ -13,6 +15,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Crop = Callable[[int, int], CropBox]
+T = TypeVar("T")
+
+TRIES = 10  # rows that may fail one after the other
+
+
+def read_or_replace(row: int, num_rows: int, rng: np.random.Generator, read: Callable[[int], T],
+                    name: Callable[[int], str]) -> tuple[int, T, list[Failure]]:
+    """Reads a row, or, where its video can't be read, others drawn at random.
+
+    Args:
+        row: To begin with.
+        num_rows: How many there are.
+        rng: Draws the others.
+        read: Reads a row.
+        name: The video of a row.
+
+    Returns:
+        The row that was read, what was read, and the failures before.
+
+    Raises:
+        ValueError: One row after the other failed.
+    """
+    failures: list[Failure] = []
+    while len(failures) < TRIES:
+        try:
+            return row, read(row), failures
+        except VideoError as error:
+            failures.append(Failure(row, name(row), str(error)))
+            row = int(rng.integers(num_rows))
+    raise ValueError(f"{TRIES} clips one after the other could not be read; the last: {failures[-1].reason}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from egovlpv2.data_modules.base import Failure
-from egovlpv2.data_modules.clips import ChunkReader
+from egovlpv2.data_modules.clips import TRIES, ChunkReader
 from egovlpv2.data_modules.egomcq import EgoMCQDataModule
 from egovlpv2.data_modules.loaders import ResumableDataLoader
 from egovlpv2.data_modules.tables import NUM_NOUNS, NUM_VERBS, ClipTable, read_clip_table
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SCENE_SECONDS = 60
-_TRIES = 10  # rows that may fail one after the other
 
 
 class Neighbours:
@@ -109,13 +108,13 @@ class EgoClip(Dataset[Pair]):
         epoch, row = key
         rng = np.random.default_rng((self.seed, epoch, row))
         failures: list[Failure] = []
-        while len(failures) < _TRIES:
+        while len(failures) < TRIES:
             rows = [row, self.neighbours.draw(row, rng)]
             if video := self._read(rows, rng, failures):
                 verbs, nouns = ([lists[i] for i in rows] for lists in (self.table.verbs, self.table.nouns))
                 return Pair(torch.stack(video), [self.table.text[i] for i in rows], verbs, nouns, failures)
             row = int(rng.integers(len(self)))
-        raise ValueError(f"{_TRIES} clips one after the other could not be read; the last: {failures[-1].reason}")
+        raise ValueError(f"{TRIES} clips one after the other could not be read; the last: {failures[-1].reason}")
 
     def _read(self, rows: list[int], rng: np.random.Generator, failures: list[Failure]) -> list[Tensor]:
         """Read the rows' clips, each (T, 3, H, W); none, and one failure more, if one of them can't be read."""

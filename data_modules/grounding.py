@@ -15,7 +15,6 @@ from egovlpv2.data_modules.base import LoaderDataModule
 from egovlpv2.data_modules.loaders import FILLER
 from egovlpv2.features import FeatureFolder, Features
 from egovlpv2.features.videos import Source, find_videos
-from egovlpv2.video.decode import read_chunks, read_frames
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
 from torch import Tensor
@@ -150,10 +149,7 @@ class FeatureDataModule(LoaderDataModule):
             return None
         start = 0.0 if source.name == place.clip else place.start
         times = uniform_times(start, start + place.duration, num_frames)
-        crop = EvalTransform(_PICTURE, _PICTURE)
-        if source.chunked:
-            return read_chunks(source.files[0].parent, times, crop, self.chunk_seconds).frames
-        return read_frames(source.files[0], times, crop).frames
+        return source.read(times, EvalTransform(_PICTURE, _PICTURE), self.chunk_seconds).frames
 
     def has(self, place: Place) -> bool:
         """Whether there are features of a clip."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from egovlpv2.data_modules.base import Failure, VideoDataModule
-from egovlpv2.data_modules.clips import ClipReader
+from egovlpv2.data_modules.clips import ClipReader, read_or_replace
 from egovlpv2.data_modules.loaders import FILLER, ResumableDataLoader, ShareSampler
 from egovlpv2.data_modules.relevancy import Relevancy
 from egovlpv2.text import tokenize
@@ -18,7 +18,6 @@ from egovlpv2.video.decode import VideoError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-_TRIES = 10  # rows that may fail one after the other
 _TEXTS = 256  # tokenised at a time
 
 
@@ -78,20 +77,15 @@ class TrainingClips(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, row = key
         rng = np.random.default_rng((self.seed, epoch, row))
-        failures: list[Failure] = []
-        while len(failures) < _TRIES:
-            name = self.data.videos[row]
-            try:
-                video = self.reader.train(name, *self.data.span[row].tolist(), rng)
-            except VideoError as error:
-                failures.append(Failure(row, name, str(error)))
-                row = int(rng.integers(len(self)))
-                continue
-            relevancy = self.data.relevancy[row]  # (M,)
-            fitting = (relevancy > self.drawn_above).nonzero()[:, 0]
-            target = int(fitting[rng.integers(len(fitting))])
-            return Sample(row, self.data.keys[row], video, relevancy, target, failures)
-        raise ValueError(f"{_TRIES} clips one after the other could not be read; the last: {failures[-1].reason}")
+        row, video, failures = read_or_replace(row, len(self), rng, lambda i: self._read(i, rng),
+                                               self.data.videos.__getitem__)
+        relevancy = self.data.relevancy[row]  # (M,)
+        fitting = (relevancy > self.drawn_above).nonzero()[:, 0]
+        target = int(fitting[rng.integers(len(fitting))])
+        return Sample(row, self.data.keys[row], video, relevancy, target, failures)
+
+    def _read(self, row: int, rng: np.random.Generator) -> Tensor:
+        return self.reader.train(self.data.videos[row], *self.data.span[row].tolist(), rng)
 
 
 class EvaluationClips(Dataset[Sample]):

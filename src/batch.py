@@ -73,6 +73,21 @@ class QueryBatch(TypedDict):
     duration: Tensor  # (B,) seconds
 
 
+class AnswerBatch(TypedDict):
+    """EgoTaskQA: V videos and Q questions about them, of K kinds."""
+
+    key: list[str]  # of the questions, in their file
+    index: Tensor  # (Q,) int64, the question's row
+    video: Tensor  # (V, T, 3, H, W) uint8 RGB
+    of_video: Tensor  # (Q,) int64, which of the V a question is about
+    text: Text  # (Q, L)
+    answer: Tensor  # (Q,) int64, which of the answer set
+    guess: Tensor  # (Q,) int64, the most frequent answer to questions like it
+    kinds: Tensor  # (Q, K) bool
+    kind_names: list[str]
+    answers: list[str]  # the answer set
+
+
 class SummaryBatch(TypedDict):
     """QFVS: queries of long videos, whose shots are cut into `G` segments of at most `n` shots.
 

@@ -7,6 +7,7 @@ PARTS = {
     "reader": ("egovlpv2.video.bench", "reading a clip against bare seek and decode"),
     "step": ("egovlpv2.tasks.bench", "a pre-training step against one that shares nothing"),
     "moments": ("egovlpv2.metrics.bench", "scoring Ego4D NLQ and MQ against loops"),
+    "summary": ("egovlpv2.metrics.bench_summary", "cutting and scoring a QFVS video against graph matching"),
     "retrieval": ("egovlpv2.data_modules.bench", "evaluating EPIC-Kitchens-100 at full size against a plain loop"),
 }
 

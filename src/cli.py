@@ -14,8 +14,12 @@ COMMANDS = {
     "prepare": ("egovlpv2.video.prepare", "re-encode raw videos into what is fast to train on"),
     "extract": ("egovlpv2.features.extract", "features of any videos, one file each"),
     "fuse": ("egovlpv2.features.fuse", "look at stored trunks with queries: features for each of them"),
+    "prompts-qfvs": ("egovlpv2.data_modules.qfvs_prompts", "what QFVS asks of its videos, for fuse"),
     "show-nlq": ("egovlpv2.show", "draw one query with the window that a trained head finds"),
     "show-mq": ("egovlpv2.show", "draw one clip with the moments that a trained head finds"),
+    "summarize": ("egovlpv2.summarize", "the shots of any video that fit a query, as a video of their own"),
+    "ask": ("egovlpv2.ask", "the best answers to a question about any video"),
+    "collect": ("egovlpv2.collect", "numbers of several runs side by side, and their mean"),
     "complexity": ("egovlpv2.complexity", "parameters and GMACs of a model, by part and by objective"),
     "bench": ("egovlpv2.bench", "time the hot paths against their bounds, as ratios"),
 }
@@ -62,7 +66,7 @@ def usage() -> str:
     rows = [*TRAINER_COMMANDS.items(), *((name, text) for name, (_, text) in COMMANDS.items())]
     return "\n".join([
         "usage: egovlpv2 COMMAND [OPTIONS]   (egovlpv2 COMMAND --help lists the options)\n",
-        *(f"  {name:<12}{text}" for name, text in rows),
+        *(f"  {name:<14}{text}" for name, text in rows),
         "\nfirst run: make pretrain (it prints the command that it runs)",
     ])
 

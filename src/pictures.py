@@ -16,7 +16,7 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 NUM_FRAMES = 12  # of a strip
-_TRUE, _FOUND = "#2a7f62", "#c8553d"
+_TRUE, _FOUND, _SEGMENT = "#2a7f62", "#c8553d", "#8a9aa8"
 
 
 class Span(NamedTuple):
@@ -56,6 +56,32 @@ def draw(drawing: Drawing, frames: Tensor | None) -> Figure:
         curves.plot(centres, values, label=name, linewidth=1.2)
     curves.legend(loc="upper right", fontsize=8)
     curves.set(xlim=(0, drawing.duration), ylim=(0, None), xlabel="seconds")
+    return figure
+
+
+def draw_summary(title: str, duration: float, shot_seconds: float, scores: NDArray[np.float32], bounds: Sequence[int],
+                 chosen: Sequence[tuple[float, float]]) -> Figure:
+    """A figure of a summary: the score of each shot over time, segments by shade, and what was chosen.
+
+    Args:
+        title: Of the figure.
+        duration: Of the video, seconds.
+        shot_seconds: Length of a shot.
+        scores: (n,) of the shots, 0 to 1.
+        bounds: The first shot of each segment, and n.
+        chosen: Start and end of each chosen part, seconds.
+    """
+    figure = Figure(figsize=(13, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for i, (first, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        axes.axvspan(first * shot_seconds, min(end * shot_seconds, duration), color=_SEGMENT,
+                     alpha=0.1 + 0.15 * (i % 2), linewidth=0, label="segments" if not i else None)
+    for i, (start, end) in enumerate(chosen):
+        axes.axvspan(start, end, color=_FOUND, alpha=0.45, linewidth=0, label="chosen" if not i else None)
+    edges = np.minimum(np.arange(len(scores) + 1) * shot_seconds, duration)
+    axes.stairs(scores, edges, color="black", linewidth=1.0, label="score")
+    axes.set(xlim=(0, duration), ylim=(0, None), xlabel="seconds", title=title)
+    axes.legend(loc="upper right", fontsize=8)
     return figure
 
 

@@ -1,17 +1,17 @@
 """What the tasks on frozen features share: a head with weights of its own."""
 
-from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
 from egovlpv2.model.head_weights import read_head
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import Task, global_seed
+from egovlpv2.tasks.judged import Judged
 from torch import nn
 from torchmetrics import Metric
 
 
-class HeadTask(Task):
+class HeadTask(Judged, Task):
     """A head that learns on the features of a frozen backbone, and the metric that judges it.
 
     Args:
@@ -22,15 +22,13 @@ class HeadTask(Task):
     """
 
     trains = "head"
-    name: ClassVar[str]  # in the log
     kind: ClassVar[str]  # of the head, as `convert` knows it
-    judged_by: ClassVar[str]  # the number that picks the checkpoint
 
     def __init__(self, head: nn.Module, metric: type[Metric], optimizer: OptimizerConfig, weights: str | None = None
                  ) -> None:
         super().__init__(optimizer)
         self.head, self.weights = head, weights
-        self.metrics = nn.ModuleDict({split: metric() for split in ("val", "test")})
+        self.judge_by(metric)
         if weights is not None:
             read_head(head, self.kind, Path(weights))
 
@@ -42,28 +40,6 @@ class HeadTask(Task):
     def protocol(self) -> dict[str, Any]:
         """What a reader of the numbers must know of the model."""
         return {"weights": self.weights, "head": self.kind, "seed": global_seed()}
-
-    @abstractmethod
-    def judge(self, metric: Any, batch: Any) -> None:
-        """Gives a metric what it needs of a batch; an empty one too, since all processes must take part."""
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.judge(self.metrics["val"], batch)
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.judge(self.metrics["test"], batch)
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_metrics("test")
-
-    def _log_metrics(self, split: str) -> None:
-        numbers = self.metrics[split].compute()
-        self.metrics[split].reset()
-        self.log_dict({f"{split}/{self.name}/{name}": value for name, value in numbers.items()})
-        self.log(f"{split}/score", numbers[self.judged_by], prog_bar=True)
 
     def check_width(self, width: int, expected: int, option: str) -> None:
         """Features of another model are named, not multiplied."""

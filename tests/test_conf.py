@@ -11,8 +11,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 TRAINERS, MODELS, DATA = ("cpu", "gpu", "a100x8", "a100x32"), ("tiny", "small", "base"), ("toy", "egoclip")
-TUNED = ("ek100", "charades_ego")
-HEADS = ("nlq", "mq")
+TUNED = ("ek100", "charades_ego", "taskqa")
+HEADS = ("nlq", "mq", "qfvs")
 RUNS = [
     *(("fit", "pretrain", "model/tiny", "data/toy", f"trainer/{t}", "toy/pretrain") for t in TRAINERS),
     *(("fit", "pretrain", f"model/{m}", f"data/{d}", "trainer/cpu") for m in MODELS for d in DATA),
@@ -89,6 +89,22 @@ def test_the_papers_grounding_recipes(capsys: pytest.CaptureFixture[str]) -> Non
     for line in ("max_epochs: 100", "lr: 0.0001", "batch_size: 32", "in_dim: 4096", "num_classes: 111"):
         assert line in out, line
     assert out.count("num_steps: 928") == 2
+
+
+def test_the_papers_recipes_of_summaries_and_questions(capsys: pytest.CaptureFixture[str]) -> None:
+    out = parse(capsys, "fit", "qfvs", "trainer/gpu")
+    for line in ("max_epochs: 20", "lr: 1.0e-05", "batch_size: 20", "num_layers: 1", "warmup_epochs: 2", "share: 0.02",
+                 "decay: cosine", "max_segments: 20", "max_segment_shots: 200", "validate_on: next"):
+        assert line in out, line
+    assert out.count("There is a") == 2 and len(OmegaConf.load(CONF / "qfvs.yaml").data.init_args.templates) == 10
+    out = parse(capsys, "fit", "qfvs", "trainer/gpu", "released/qfvs")
+    for line in ("num_layers: 2", "batch_size: 4", "validate_on: test", "weight_decay: 0.1"):
+        assert line in out, line
+    out = parse(capsys, "fit", "taskqa", "model/base", "trainer/a100x8")
+    for line in ("max_epochs: 36", "lr: 0.0002", "batch_size: 8", "warmup_epochs: 3.6", "max_words: 30",
+                 "dropout: 0.2", "tune: all", "split: direct"):
+        assert line in out, line
+    assert out.count("num_frames: 16") == 2  # of the data and of the model
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -14,15 +14,17 @@ from pathlib import Path
 
 from egovlpv2.data_modules.toy_world.formats import egoclip_csv, egomcq_json
 from egovlpv2.data_modules.toy_world.grounding_formats import write_grounding
+from egovlpv2.data_modules.toy_world.question_formats import write_taskqa
 from egovlpv2.data_modules.toy_world.render import encode, film
 from egovlpv2.data_modules.toy_world.retrieval_formats import write_charades_ego, write_ek100
 from egovlpv2.data_modules.toy_world.script import Video, write_script
 from egovlpv2.data_modules.toy_world.sheet import contact_sheet
+from egovlpv2.data_modules.toy_world.summary_formats import write_qfvs
 from egovlpv2.data_modules.toy_world.words import write_tokenizer
 from egovlpv2.files import whole
 from tqdm import tqdm
 
-VERSION = 5
+VERSION = 6
 """Raise it when the same parameters no longer give the same world."""
 
 
@@ -145,6 +147,8 @@ def generate(root: str | Path, *, workers: int | None = None, **parameters: floa
         write_ek100(videos, root / "ek100", root, world.chunk_seconds, write_text)  # these link to the videos
         write_charades_ego(videos, root / "charades_ego", root, world.chunk_seconds, write_text)
         write_grounding(videos, root, world.chunk_seconds, write_text)
+        write_qfvs(videos, root, world.chunk_seconds, write_text)
+        write_taskqa(videos, root, world.chunk_seconds, write_text)
         # The label comes last: a folder with a label is complete.
         write_text(root / "world.json", world.label())
     print(f"The toy world is in {root}; see {root / 'contact_sheet.png'}")

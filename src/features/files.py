@@ -135,10 +135,14 @@ def read_features(path: str | Path, queries: Sequence[str] | None = None) -> Fea
         queries: Of a kind `PER_QUERY`, the queries to read, in this order; None: all.
 
     Raises:
-        ValueError: The file is missing, cut short, or no feature file; or it lacks a query.
+        ValueError: The file is missing, cut short, or no feature file; it lacks a query, or its features are none of
+            queries.
     """
     with _opened(Path(path)) as (file, plain):
-        there = plain["queries"]
+        recipe, there = _recipe(plain), plain["queries"]
+        if queries is not None and recipe.kind not in PER_QUERY:
+            raise ValueError(f"{path} holds features of kind {recipe.kind}, not one for each query: extract, or fuse, "
+                             f"those of kind {' or '.join(PER_QUERY)}")
         rows = list(range(len(there))) if queries is None else [_row_of(Path(path), there, query) for query in queries]
         count = len(there)
         tensors = {"words": torch.zeros(count, 0, 0, dtype=torch.float16),
@@ -146,7 +150,7 @@ def read_features(path: str | Path, queries: Sequence[str] | None = None) -> Fea
                    "unfused": torch.zeros(0, 0, dtype=torch.float16)}
         tensors |= {name: file.get_tensor(name) for name in file.keys() if name != "features"}  # noqa: SIM118
         values = _columns(file, rows) if queries is not None else file.get_tensor("features")
-        return Features(_recipe(plain), values, plain["duration"], [there[row] for row in rows],
+        return Features(recipe, values, plain["duration"], [there[row] for row in rows],
                         tensors["words"][rows], tensors["word_mask"][rows], tensors["unfused"])
 
 
@@ -159,7 +163,7 @@ def _row_of(path: Path, queries: list[str], query: str) -> int:
 def _columns(file: Any, rows: list[int]) -> Tensor:
     """The features (T, q, D) of some queries: the others may be gigabytes."""
     stored = file.get_slice("features")
-    return torch.cat([stored[:, row : row + 1] for row in rows], dim=1)
+    return torch.cat([stored[:, :0], *(stored[:, row : row + 1] for row in rows)], dim=1)
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -1,16 +1,17 @@
 """Which videos to look at, and the windows that slide over them."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from egovlpv2.video.decode import VideoError, read_chunks, read_frames, video_info
+from egovlpv2.video.decode import Clip, Crop, VideoError, read_chunks, read_frames, video_info
 from egovlpv2.video.open_files import VIDEO_SUFFIXES, is_video
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -31,6 +32,16 @@ class Source:
     @property
     def num_bytes(self) -> int:
         return sum(file.stat().st_size for file in self.files)
+
+    def read(self, times: Sequence[float] | NDArray[np.float64], crop: Crop, chunk_seconds: float) -> Clip:
+        """The frames at given times, in seconds of the whole video.
+
+        Raises:
+            VideoError: As `read_chunks`.
+        """
+        if self.chunked:
+            return read_chunks(self.files[0].parent, times, crop, chunk_seconds)
+        return read_frames(self.files[0], times, crop)
 
     def duration(self, chunk_seconds: float) -> float:
         """Length in seconds.
@@ -109,9 +120,7 @@ class Windows:
         times = np.concatenate([uniform_times(start, end, self.frames)
                                 for start, end in zip(starts, ends, strict=True)])
         order = np.argsort(times, kind="stable")  # windows may overlap, and a reader goes forward
-        crop = EvalTransform(self.size)
-        clip = (read_chunks(source.files[0].parent, times[order], crop, self.chunk_seconds) if source.chunked
-                else read_frames(source.files[0], times[order], crop))
+        clip = source.read(times[order], EvalTransform(self.size), self.chunk_seconds)
         frames = torch.empty_like(clip.frames)
         frames[torch.from_numpy(order)] = clip.frames
         return frames.unflatten(0, (count, self.frames))

@@ -42,6 +42,7 @@ _VSGN_NAMES = [
     (r"^bd_adjust\.(start|end)_conv\.2\.", r"\1_offset.out."),
     (r"^head_(actionness|startness|endness)\.", r"\1."),
 ]
+_TASKQA_NAMES = {"projector_1": "hidden", "projector_2": "out"}
 _TRANSPOSED = ("cq_attention.w4C", "cq_attention.w4Q", "cq_concat.weighted_pool.weight")  # (D, 1) there, (1, D) here
 
 
@@ -63,6 +64,13 @@ def convert_vsgn(state: State) -> State:
     converted = {_rename(name, _VSGN_NAMES): tensor for name, tensor in state.items()}
     return {name: tensor.squeeze(2) if name.endswith("_offset.out.weight") else tensor
             for name, tensor in converted.items()}
+
+
+def convert_answer_head(state: State) -> State:
+    """The head of a released EgoTaskQA model; the other keys are its backbone's."""
+    split = {name: name.rpartition(".") for name in state}
+    return {f"{_TASKQA_NAMES[module]}.{kind}": state[name] for name, (module, _, kind) in split.items()
+            if module in _TASKQA_NAMES}
 
 
 def _rename(name: str, rules: list[tuple[str, str]]) -> str:

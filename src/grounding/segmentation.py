@@ -41,6 +41,29 @@ def kts(kernel: ArrayLike, max_change_points: int, vmax: float = 1.0, min_segmen
     return _trace_back(lengths, int(costs.argmin()), n), costs
 
 
+def segments(features: ArrayLike, most: int, longest: int, what: str = "", vmax: float = 1.0) -> list[int]:
+    """Where the segments of a sequence begin, and where the last one ends.
+
+    Args:
+        features: (n, D) of shots; only their directions count.
+        most: Segments.
+        longest: Shots of a segment.
+        what: Whose they are, for the error.
+        vmax: Weight of the penalty on their number.
+
+    Raises:
+        ValueError: So few segments of that length don't hold the sequence.
+    """
+    features = np.asarray(features, dtype=np.float64)
+    n = len(features)
+    if n > most * longest:
+        raise ValueError(f"{what}{n} shots don't fit into {most} segments of {longest}: allow more or longer ones")
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = features / np.where(norms > 0, norms, 1.0)
+    points, _ = kts(unit @ unit.T, min(most, n) - 1, vmax, max_segment=longest)
+    return [0, *points.tolist(), n]
+
+
 def _scatter(kernel: Array, shortest: int, longest: int) -> Array:
     """How much the segments of each length differ within that end before each place; infinite before the start.
 

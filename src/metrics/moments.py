@@ -12,6 +12,7 @@ from egovlpv2.metrics.functional import moment_map, moment_recall
 from egovlpv2.metrics.temporal import temporal_iou
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 NLQ_THRESHOLDS, NLQ_TOPK = (0.3, 0.5), (1, 3, 5)
 MQ_MAP_TIOUS, MQ_RECALL_TIOUS, MQ_TOPK = (0.1, 0.2, 0.3, 0.4, 0.5), (0.3, 0.5, 0.7), (1, 5)
@@ -38,7 +39,7 @@ class WindowRecall(Metric):
         self.index.append(index)
 
     def compute(self) -> dict[str, float]:
-        overlap, index = _joined(self.overlap), _joined(self.index)
+        overlap, index = dim_zero_cat(self.overlap), dim_zero_cat(self.index)
         assert len(index.unique()) == len(index)
         recall = {f"r{k}_iou{threshold}": 100 * (overlap[:, :k] > threshold).any(1).double().mean().item()
                   for threshold in NLQ_THRESHOLDS for k in NLQ_TOPK}
@@ -61,9 +62,9 @@ class MomentDetection(Metric):
             getattr(self, name).append(rows.double())
 
     def compute(self) -> dict[str, float]:
-        truth = _by_clip(_joined(self.truth).cpu().numpy())
-        detections = _by_clip(_joined(self.detections).cpu().numpy())
-        retrievals = _by_clip(_joined(self.retrievals).cpu().numpy())
+        truth = _by_clip(dim_zero_cat(self.truth).cpu().numpy())
+        detections = _by_clip(dim_zero_cat(self.detections).cpu().numpy())
+        retrievals = _by_clip(dim_zero_cat(self.retrievals).cpu().numpy())
         told = {clip: {"annotations": rows} for clip, rows in truth.items()}
         precision = moment_map(detections, told, MQ_MAP_TIOUS)
         recall = moment_recall(retrievals, told, MQ_RECALL_TIOUS, MQ_TOPK)
@@ -71,10 +72,6 @@ class MomentDetection(Metric):
         scores["map_avg"] = 100 * float(np.mean(precision))
         return scores | {f"r{k}x_iou{tiou}": 100 * recall[i][j] for i, tiou in enumerate(MQ_RECALL_TIOUS)
                          for j, k in enumerate(MQ_TOPK)}
-
-
-def _joined(state: Tensor | list[Tensor]) -> Tensor:
-    return torch.cat(state) if isinstance(state, list) else state
 
 
 def _by_clip(rows: np.ndarray) -> Mapping[str, Sequence[Mapping[str, Any]]]:

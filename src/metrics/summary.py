@@ -1,8 +1,24 @@
-"""Metrics of query-focused summaries (Sharghi et al., CVPR 2017): what chosen shots show, not which they are."""
+"""Metrics of query-focused summaries (Sharghi et al., CVPR 2017): what chosen shots show, not which they are.
+
+Letters: `n` shots of a video, `C` concepts, `B` queries.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+import torch
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+
+def select(scores: ArrayLike, share: float) -> NDArray[np.int64]:
+    """Rows of the best shots, ascending: a share of (n,) scores, one at least; of equal shots the earlier ones."""
+    scores = np.asarray(scores)
+    count = max(1, round(share * len(scores)))
+    return np.sort(np.argsort(-scores, kind="stable")[:count])
 
 
 def semantic_f1(tags: ArrayLike, machine: ArrayLike, oracle: ArrayLike) -> tuple[float, float, float]:
@@ -30,3 +46,38 @@ def semantic_f1(tags: ArrayLike, machine: ArrayLike, oracle: ArrayLike) -> tuple
     total = overlap[linear_sum_assignment(overlap, maximize=True)].sum()
     precision, recall = total / len(chosen), total / len(wanted)
     return precision, recall, 2 * precision * recall / (precision + recall) if total else 0.0
+
+
+class SummaryF1(Metric):
+    """QFVS: precision, recall and F1 of summaries in %, the means over queries; `random_f1` is that of drawn ones."""
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("index", default=[], dist_reduce_fx="cat")  # (B,)
+        self.add_state("scores", default=[], dist_reduce_fx="cat")  # (B, 4): precision, recall, F1; F1 of the drawn
+
+    def update(self, index: Tensor, selected: Sequence[ArrayLike], oracle: Sequence[ArrayLike],
+               tags: Sequence[Tensor], drawn: Sequence[ArrayLike] | None = None) -> None:
+        """Args:
+            index: (B,) the queries' rows.
+            selected: Of each query, the rows of the chosen shots.
+            oracle: Those of its oracle summary.
+            tags: (n, C) 0 or 1, what the shots of its video show.
+            drawn: Rows of shots drawn at random; None: `random_f1` is left out.
+        """
+        rows = []
+        for i, (chosen, wanted, shown) in enumerate(zip(selected, oracle, tags, strict=True)):
+            shown = shown.cpu().numpy()
+            chance = torch.nan if drawn is None else semantic_f1(shown, drawn[i], wanted)[2]
+            rows.append([*semantic_f1(shown, chosen, wanted), chance])
+        assert len(rows) == len(index)
+        self.index.append(index)
+        self.scores.append(torch.tensor(rows, dtype=torch.float64, device=self.device).reshape(-1, 4))
+
+    def compute(self) -> dict[str, float]:
+        index, scores = dim_zero_cat(self.index), dim_zero_cat(self.scores)
+        assert len(index.unique()) == len(index)
+        means = dict(zip(("precision", "recall", "f1", "random_f1"), (100 * scores.mean(0)).tolist(), strict=True))
+        return {name: mean for name, mean in means.items() if not np.isnan(mean)}

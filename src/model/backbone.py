@@ -193,6 +193,17 @@ class Backbone(LightningModule):
             if ".fusion." in name or name.startswith(("fused_", "match_head.", "masked_word_head.")):
                 parameter.requires_grad_(False)
 
+    def freeze_all_but_fused_video(self) -> None:
+        """Takes out of training what the video's CLS state, gate open, does not depend on."""
+        last_words = f"text_tower.blocks.{len(self.text_tower.blocks) - 1}."
+        unread = ["text_projector.", "video_projector.", "fused_video_transform.", "fused_text_transform.",
+                  "match_head.", "masked_word_head.", last_words]
+        if not self.shares_trunk:
+            unread += ["video_tower.cls_token", "video_tower.norm."]
+        for name, parameter in self.named_parameters():
+            if name.startswith(tuple(unread)):
+                parameter.requires_grad_(False)
+
     # ---- heads on outputs of `top` ----------------------------------------------------------------------------------
 
     def project_video(self, cls: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from egovlpv2.files import whole
-from egovlpv2.grounding.released import convert_vsgn, convert_vslnet
+from egovlpv2.grounding.released import convert_answer_head, convert_vsgn, convert_vslnet
 from egovlpv2.model.backbone import Backbone, BackboneConfig
 from egovlpv2.model.text_tower import TextTowerConfig
 from egovlpv2.model.video_tower import VideoTowerConfig, interpolate_time
@@ -142,8 +142,8 @@ def convert(kind: str, state_dict: State) -> State:
     """The authors' names to ours.
 
     Args:
-        kind: `egovlpv2`, the pre-trained backbone with either kind of projector; `vslnet` and `vsgn`,
-            the grounding heads.
+        kind: `egovlpv2`, the pre-trained backbone with either kind of projector; `taskqa`, such a backbone and its
+            answer head, with us under `backbone.` and `answer_head.`; `vslnet` and `vsgn`, the grounding heads.
         state_dict: A released state dict, with or without the `module.` of its data-parallel wrapper.
 
     Raises:
@@ -153,10 +153,18 @@ def convert(kind: str, state_dict: State) -> State:
     heads = {"vslnet": convert_vslnet, "vsgn": convert_vsgn}
     if kind in heads:
         return heads[kind](state)
+    if kind == "taskqa":
+        return _convert_taskqa(state)
     if kind != "egovlpv2":
-        raise ValueError(f"kind is {kind!r}; known: 'egovlpv2', {', '.join(map(repr, heads))}")
+        raise ValueError(f"kind is {kind!r}; known: 'egovlpv2', 'taskqa', {', '.join(map(repr, heads))}")
     state = _join_key_value({k: v for k, v in state.items() if not _EGOVLPV2_DROPPED.search(k)})
     return {_rename(k): v for k, v in state.items()}
+
+
+def _convert_taskqa(state: State) -> State:
+    rest = {name: tensor for name, tensor in state.items() if not name.startswith(("projector_1.", "projector_2."))}
+    head = {f"answer_head.{name}": tensor for name, tensor in convert_answer_head(state).items()}
+    return {f"backbone.{name}": tensor for name, tensor in convert("egovlpv2", rest).items()} | head
 
 
 def _join_key_value(state: State) -> State:
@@ -204,18 +212,34 @@ def released_config(state: State) -> dict[str, Any]:
 
 
 def _read_released(path: Path) -> tuple[dict[str, Any], State]:
-    """A `.pth` of the authors: `{"state_dict": {"module.<key>": ...}, "config": <object of theirs>, ...}`."""
+    state = read_released(path)
+    config = released_config(state)
+    if "projector_1.weight" not in state:
+        return config, convert("egovlpv2", state)
+    return config, under(convert("taskqa", state), "backbone.")
+
+
+def under(state: State, prefix: str) -> State:
+    """What is named under a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def read_released(path: Path) -> State:
+    """The tensors of a `.pth` of the authors, by their own names.
+
+    Pre-trained: `{"state_dict": {"module.<key>": ...}, "config": <object of theirs>, ...}`; fine-tuned on EgoTaskQA:
+    `{"model_state_dict": ..., ...}`.
+    """
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: not a readable weights file: no archive of torch.save")
     unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     stubs = [(type("Stub", (_Stub,), {}), name) for name in unknown]
     with torch.serialization.safe_globals(stubs):
         file = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(file, dict) or "state_dict" not in file:
+    state = (file.get("state_dict") or file.get("model_state_dict")) if isinstance(file, dict) else None
+    if state is None:
         raise ValueError(f"{path}: no `state_dict` in it, so it is no released EgoVLPv2 checkpoint")
-    state = {k.removeprefix("module."): v for k, v in file["state_dict"].items()}
-    converted = convert("egovlpv2", state)
-    return released_config(state), converted
+    return {k.removeprefix("module."): v for k, v in state.items()}
 
 
 class _Stub:
@@ -233,11 +257,9 @@ class _Stub:
 
 def _read_own(path: Path) -> tuple[dict[str, Any], State]:
     file = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(file, dict) or "egovlpv2" not in file:
-        raise ValueError(f"{path}: no checkpoint of an egovlpv2 task (released files end in .pth)")
-    prefix = "backbone."
-    state = {k.removeprefix(prefix): v for k, v in file["state_dict"].items() if k.startswith(prefix)}
-    return file["egovlpv2"]["backbone"], state
+    if not isinstance(file, dict) or "backbone" not in file.get("egovlpv2", {}):
+        raise ValueError(f"{path}: no checkpoint of an egovlpv2 task with a backbone (released files end in .pth)")
+    return file["egovlpv2"]["backbone"], under(file["state_dict"], "backbone.")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], State]:

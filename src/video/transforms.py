@@ -62,6 +62,23 @@ class TrainTransform:
 
 
 @dataclass(frozen=True)
+class WholePicture:
+    """All of the picture, not enlarged, its sides even as 4:2:0 colours need them.
+
+    Args:
+        short_side: Pixels at most.
+    """
+
+    short_side: int
+
+    def __call__(self, height: int, width: int) -> CropBox:
+        """The box in a picture of `height` x `width` pixels."""
+        scale = min(self.short_side / min(height, width), 1.0)
+        out = (max(round(side * scale / 2) * 2, 2) for side in (height, width))
+        return CropBox(0, 0, height, width, *out)
+
+
+@dataclass(frozen=True)
 class EvalTransform:
     """The middle of the picture: short side to `resize`, then a centre crop of `size`, in one step.
 

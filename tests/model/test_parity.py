@@ -12,6 +12,7 @@ from egovlpv2 import load_backbone
 from egovlpv2.batch import Text
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.checkpoint import convert, read_weights, save_backbone
+from egovlpv2.model.head_weights import read_answer_head
 from torch import Tensor, nn
 from transformers import AutoModel
 
@@ -98,6 +99,33 @@ def test_small_projector_agrees_with_the_released_model(released: dict[str, Tens
     small = load_backbone(write_released(tmp_path / "EgoVLPv2_smallproj.pth", state))
     agree(small.project_video(golden["video_features"]), golden["small_video_embeds"])
     agree(small.project_text(golden["text_features"][:, 0]), golden["small_text_embeds"])
+
+
+@pytest.fixture(scope="module")
+def answering(released: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file as the authors' fine-tuning on EgoTaskQA leaves it."""
+    shapes = {"projector_1.weight": (37, 768), "projector_1.bias": (37,), "projector_2.weight": (37, 37),
+              "projector_2.bias": (37,)}
+    state = released | {key: fill(key, shape) for key, shape in shapes.items()}
+    path = tmp_path_factory.mktemp("taskqa") / "fine_tuned.pth"
+    torch.save({"model_state_dict": {f"module.{key}": value for key, value in state.items()},
+                "optimizer_state_dict": {"state": {}}, "scheduler_state_dict": {}, "global_step": 7}, path)
+    return path
+
+
+@torch.inference_mode()
+def test_answers_agree_with_the_released_model(answering: Path, golden: dict[str, Tensor]) -> None:
+    backbone = load_backbone(answering)
+    head, facts = read_answer_head(answering)
+    logits = head.eval()(backbone.fused_features(golden["video"], text_of(golden)))
+    agree(logits, golden["taskqa_logits"])
+    assert facts == {}
+    converted = convert("taskqa", torch.load(answering, weights_only=True)["model_state_dict"])
+    ours = {f"backbone.{key}": value for key, value in backbone.state_dict().items()}
+    ours |= {f"answer_head.{key}": value for key, value in head.state_dict().items()}
+    assert converted.keys() == ours.keys()
+    for key, value in ours.items():
+        assert torch.equal(converted[key], value), key
 
 
 @torch.inference_mode()

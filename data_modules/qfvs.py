@@ -1,0 +1,233 @@
+"""QFVS: query-focused summaries of long videos, as features of their shots.
+
+Letters: `n` shots of a video, `P` prompts of a query, `D` width, `C` concepts of the dictionary. In a batch there are
+`G` segments of at most `n` shots.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from egovlpv2.batch import SummaryBatch
+from egovlpv2.data_modules.base import LoaderDataModule
+from egovlpv2.data_modules.loaders import FILLER, ResumableDataLoader
+from egovlpv2.data_modules.qfvs_files import (
+    ShotFeatures,
+    SummaryQuery,
+    Template,
+    check_templates,
+    prompts,
+    read_dictionary,
+    read_oracles,
+    read_tags,
+    tags_path,
+)
+from egovlpv2.features import FeatureFolder
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+
+class Sample(NamedTuple):
+    """A query as the head reads it."""
+
+    query: SummaryQuery
+    row: int
+    features: Tensor  # (P, n, D) float16
+    lengths: list[int]  # shots of each segment
+    concepts: Tensor  # (2, n), 1 where a shot shows the concept
+    summary: Tensor  # (n,), 1 where it is in the oracle summary
+    tags: Tensor  # (n, C)
+
+
+class Queries(Dataset[Sample | None]):
+    """Queries with features of their prompts.
+
+    Args:
+        queries: All of them.
+        read: Gives the sample of a query, by its row and the prompts.
+        templates: Of the prompts.
+        seed: In training, of the template that is drawn for each `(epoch, row)`; its prompts are the two concepts and
+            both. None in evaluation: the prompts are those of both concepts, one of each template.
+    """
+
+    def __init__(self, queries: list[SummaryQuery], read: Callable[[SummaryQuery, int, list[str]], Sample],
+                 templates: list[Template], seed: int | None = None) -> None:
+        self.queries, self.read, self.templates, self.seed = queries, read, templates, seed
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample | None:
+        if key == FILLER:
+            return None
+        row = key[1] if isinstance(key, tuple) else key
+        query = self.queries[row]
+        if self.seed is None:
+            return self.read(query, row, [prompts(query.concepts, template)[2] for template in self.templates])
+        drawn = np.random.default_rng((self.seed, *key)).integers(len(self.templates))
+        return self.read(query, row, list(prompts(query.concepts, self.templates[drawn])))
+
+
+class QFVSDataModule(LoaderDataModule):
+    """Which shots of a long video sum up two concepts?
+
+    One video tests and the others train, but for one that validates. A video's shots are cut into segments where they
+    change most.
+
+    Args:
+        root: The folder of the annotations.
+        features: The folder of the features, written by `egovlpv2 fuse` with the prompts of `egovlpv2 prompts-qfvs`.
+        test_video: The video to test on.
+        videos: All of them.
+        validate_on: `next`: the one after the test video (the first after the last), which doesn't train. `test`: the
+            test video, as in the authors' code; all others train, and the checkpoint is picked on the test data.
+        templates: Of the prompts: one of a concept, and one of two. Training draws one of them, evaluation uses all.
+        max_segments: Into how many segments a video is cut at most.
+        max_segment_shots: Shots of the longest one.
+        vmax: Weight of the penalty on their number.
+        **kwargs: Of every data module, see `LoaderDataModule`.
+    """
+
+    evaluated = "queries"
+
+    def __init__(self, root: str, features: str, test_video: str = "P01",
+                 videos: Sequence[str] = ("P01", "P02", "P03", "P04"), validate_on: Literal["next", "test"] = "next",
+                 templates: Sequence[Template] = (("There is a {}", "There is a {} and a {}"),),
+                 max_segments: int = 20, max_segment_shots: int = 200, vmax: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.root, self.features, self.validate_on = Path(root), features, validate_on
+        self.splits = deal(list(videos), test_video, validate_on)
+        self.templates = [tuple(template) for template in templates]
+        check_templates(self.templates)
+        self.shots = ShotFeatures(features, max_segments, max_segment_shots, vmax)
+
+    @property
+    def folder(self) -> FeatureFolder:
+        """The features."""
+        return self.shots.folder
+
+    @property
+    def has_test_data(self) -> bool:
+        """Whether a fit should end with a test of the best checkpoint: not where the test video has picked it."""
+        return self.validate_on == "next"
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a reader of the numbers must know of the data."""
+        recipe = self.folder.recipe
+        on = "on another video" if self.validate_on == "next" else "on the test video (the authors' way)"
+        return {"features": str(self.features), "kind": recipe.kind, "frames": recipe.frames, "crop": recipe.size,
+                "features_checkpoint": recipe.checkpoint, "root": str(self.root),
+                **{f"{split}_videos": names for split, names in self.splits.items()}, "selection": on,
+                "templates": self.templates, "counts": self.counts,
+                "segments": {name: len(bounds) - 1 for name, bounds in self.shots.bounds.items()}}
+
+    @cached_property
+    def dictionary(self) -> list[str]:
+        """The concepts."""
+        return read_dictionary(self.root)
+
+    @cached_property
+    def tags(self) -> dict[str, Tensor]:
+        """Of each video (n, C), 1 where a shot shows a concept."""
+        names = dict.fromkeys(name for names in self.splits.values() for name in names)
+        return {name: torch.from_numpy(read_tags(self.root, name, self.dictionary)) for name in sorted(names)}
+
+    @cached_property
+    def queries(self) -> dict[str, list[SummaryQuery]]:
+        """The queries of each video."""
+        return {name: read_oracles(self.root, name, self.dictionary, len(tags)) for name, tags in self.tags.items()}
+
+    def prompts(self) -> dict[str, list[str]]:
+        """All that is asked of each video, each prompt once."""
+        return {name: list(dict.fromkeys(prompt for query in queries for template in self.templates
+                                         for prompt in prompts(query.concepts, template)))
+                for name, queries in self.queries.items()}
+
+    def setup(self, stage: str) -> None:
+        """Looks at all annotations and features before hours of training, not after."""
+        for split in self.splits if stage == "fit" else ():
+            self._dataset(split)
+
+    def train_dataloader(self) -> ResumableDataLoader:
+        """Shuffled queries of the training videos."""
+        return self.train_loader(self._dataset("train"), self._collate)
+
+    def val_dataloader(self) -> DataLoader:
+        """The queries of the video that validates."""
+        return self.eval_loader(self._dataset("val"), self._collate)
+
+    def test_dataloader(self) -> DataLoader:
+        """The queries of the test video."""
+        return self.eval_loader(self._dataset("test"), self._collate)
+
+    def predict_dataloader(self) -> DataLoader:
+        """The queries of the test video, to summarize it for."""
+        return self.test_dataloader()
+
+    def _dataset(self, split: str) -> Queries:
+        names = self.splits[split]
+        for name in names:  # here, so that each worker need not cut the videos again
+            self.cut(name)
+        rows = [query for name in names for query in self.queries[name]]
+        return Queries(rows, self.read, self.templates, self.seed if split == "train" else None)
+
+    def cut(self, name: str) -> None:
+        """Cuts a video into segments, unless it is cut."""
+        if name not in self.shots.bounds:
+            beyond = self.shots.cut(name, tags_path(self.root, name), len(self.tags[name]), self.prompts()[name])
+            self.counts |= {f"{name}_windows_beyond_the_tags": beyond}
+
+    def read(self, query: SummaryQuery, row: int, asked: list[str]) -> Sample:
+        """A query with the features of some prompts."""
+        tags = self.tags[query.video]
+        summary = torch.zeros(len(tags))
+        summary[torch.from_numpy(query.oracle)] = 1
+        concepts = tags[:, [self.dictionary.index(concept) for concept in query.concepts]].T  # (2, n)
+        features = torch.stack([self.shots.column(query.video, prompt, len(tags)) for prompt in asked])  # (P, n, D)
+        return Sample(query, row, features, np.diff(self.shots.bounds[query.video]).tolist(), concepts, summary, tags)
+
+    def _collate(self, samples: list[Sample | None]) -> SummaryBatch:
+        real = [sample for sample in samples if sample is not None]
+        return collate(real, len(self.templates), self.folder.recipe.width)
+
+
+def deal(videos: list[str], test_video: str, validate_on: str) -> dict[str, list[str]]:
+    """The videos that train, the one that validates and the one that tests.
+
+    Raises:
+        ValueError: They are too few, or one is named twice, or the test video is none of them.
+    """
+    least = {"next": 3, "test": 2}[validate_on]
+    if len(set(videos)) < max(len(videos), least):
+        raise ValueError(f"data.init_args.videos={videos}: give {least} videos or more, each once, to test on one and "
+                         f"validate on {'another' if least == 3 else 'the same'}")
+    if test_video not in videos:
+        raise ValueError(f"data.init_args.test_video={test_video} is none of data.init_args.videos: "
+                         f"{', '.join(videos)}")
+    val = videos[(videos.index(test_video) + 1) % len(videos)] if validate_on == "next" else test_video
+    return {"train": [name for name in videos if name not in (val, test_video)], "val": [val], "test": [test_video]}
+
+
+def collate(samples: list[Sample], num_prompts: int, width: int) -> SummaryBatch:
+    """Lays the shots of each video out by segments; without a sample, the leading dimension is 0."""
+    count = len(samples)
+    num_prompts = len(samples[0].features) if samples else num_prompts
+    segments = max((len(sample.lengths) for sample in samples), default=1)
+    longest = max((max(sample.lengths) for sample in samples), default=1)
+    mask = torch.zeros(count, segments, longest, dtype=torch.bool)  # (B, G, n)
+    features = torch.zeros(count, num_prompts, segments, longest, width)  # (B, P, G, n, D)
+    concepts, summary = torch.zeros(count, 2, segments, longest), torch.zeros(count, segments, longest)
+    for i, sample in enumerate(samples):
+        mask[i, : len(sample.lengths)] = torch.arange(longest) < torch.tensor(sample.lengths)[:, None]
+        features[i][:, mask[i]] = sample.features.float()  # the mask's places, row by row, are in the shots' order
+        concepts[i][:, mask[i]] = sample.concepts
+        summary[i][mask[i]] = sample.summary
+    return SummaryBatch(
+        key=[sample.query.key for sample in samples], tags=[sample.tags for sample in samples],
+        index=torch.tensor([sample.row for sample in samples], dtype=torch.int64), features=features, mask=mask,
+        concepts=concepts, summary=summary,
+    )

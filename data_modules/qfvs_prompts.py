@@ -1,0 +1,52 @@
+"""`egovlpv2 prompts-qfvs`: what to fuse the videos of QFVS with, for `egovlpv2 fuse --queries`."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from egovlpv2.data_modules.qfvs import QFVSDataModule
+from egovlpv2.files import whole
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+
+def read_arguments(configs: Sequence[Path]) -> dict[str, Any]:
+    """The data module's arguments in configs, of which the later ones win.
+
+    Raises:
+        ValueError: A config can't be read, an interpolation leads nowhere, or they are not of QFVS.
+    """
+    names = ", ".join(map(str, configs))
+    try:
+        merged = OmegaConf.merge(*(OmegaConf.load(path) for path in configs))
+        data = (OmegaConf.to_container(merged) or {}).get("data") or {}
+        if str(data.get("class_path")).rpartition(".")[2] != QFVSDataModule.__name__ or not data.get("init_args"):
+            raise ValueError(f"{names}: data.class_path is {data.get('class_path')!r} there, without a QFVSDataModule: "
+                             "give conf/qfvs.yaml, and other configs after it")
+        return OmegaConf.to_container(merged.data.init_args, resolve=True)  # of the rest, variables may be missing
+    except (OSError, YAMLError, OmegaConfBaseException, AttributeError) as error:
+        raise ValueError(f"{names} can't be read as configs: {error}") from error
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="egovlpv2 prompts-qfvs", description="Writes the prompts of each video.")
+    parser.add_argument("--config", type=Path, action="append", required=True,
+                        help="of the run that reads the features, conf/qfvs.yaml; several, as for `egovlpv2 fit`")
+    parser.add_argument("--out", type=Path, required=True, help='JSON to write: {"P01": ["There is a Car", ...], ...}')
+    args = parser.parse_args(argv)
+    try:
+        data = QFVSDataModule(**read_arguments(args.config))
+    except TypeError as error:  # an argument that it doesn't have
+        raise ValueError(f"data.init_args of {', '.join(map(str, args.config))}: {error}") from error
+    found = data.prompts()
+    with whole(args.out) as draft:
+        draft.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    print(f"{args.out}: {', '.join(f'{len(texts)} prompts of {video}' for video, texts in found.items())}")
+
+
+if __name__ == "__main__":
+    main()

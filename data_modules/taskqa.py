@@ -1,0 +1,253 @@
+"""EgoTaskQA: questions about what people do in short videos, in its official files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import groupby
+from math import ceil
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from egovlpv2.data_modules.base import Failure, VideoDataModule
+from egovlpv2.data_modules.clips import ClipReader, read_or_replace
+from egovlpv2.data_modules.loaders import FILLER, ResumableDataLoader
+from egovlpv2.data_modules.questions import Question, kind_names, most_frequent, read_answers, read_questions
+from egovlpv2.text import tokenize
+from egovlpv2.video.decode import VideoError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Questions by their videos.
+
+    Args:
+        questions: All of them.
+        videos: The file of each of the V videos.
+        rows: Of each video, its questions.
+        guesses: Of each question, the answer that it would be given unseen.
+        answers: The answer set.
+        kinds: The kinds of questions to score.
+    """
+
+    questions: list[Question]
+    videos: list[str]
+    rows: list[list[int]]
+    guesses: list[int]
+    answers: list[str]
+    kinds: list[str]
+
+
+class Sample(NamedTuple):
+    """A video as a worker reads it, with some of its questions; `failures` could not be read."""
+
+    video: Tensor | None  # (T, 3, H, W) uint8
+    rows: list[int]
+    failures: list[Failure]
+
+
+class TrainingQuestions(Dataset[Sample]):
+    """Videos with up to `size` of their questions; a video's questions are shared out anew in each epoch.
+
+    What a key `(epoch, row)` gives depends on the seed and the key alone; a video that can't be read is replaced.
+    """
+
+    def __init__(self, data: QuestionSet, reader: ClipReader, seed: int, size: int, augment: bool) -> None:
+        self.data, self.reader, self.seed, self.size, self.augment = data, reader, seed, size, augment
+        self.shares = [(video, share) for video, rows in enumerate(data.rows)
+                       for share in range(ceil(len(rows) / size))]
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, row = key
+        rng = np.random.default_rng((self.seed, epoch, row))
+        row, frames, failures = read_or_replace(row, len(self), rng, lambda i: self._read(i, rng), self._name)
+        video, share = self.shares[row]
+        shuffled = np.random.default_rng((self.seed, epoch, video)).permutation(self.data.rows[video])
+        return Sample(frames, shuffled[share * self.size : (share + 1) * self.size].tolist(), failures)
+
+    def _name(self, row: int) -> str:
+        return self.data.videos[self.shares[row][0]]
+
+    def _read(self, row: int, rng: np.random.Generator) -> Tensor:
+        span = (0.0, float("inf"))
+        return (self.reader.train(self._name(row), *span, rng) if self.augment
+                else self.reader.evaluate(self._name(row), *span))
+
+
+class EvaluationQuestions(Dataset[Sample]):
+    """Videos with all their questions: each is decoded, and passes the trunk, once."""
+
+    def __init__(self, data: QuestionSet, reader: ClipReader) -> None:
+        self.data, self.reader = data, reader
+
+    def __len__(self) -> int:
+        return len(self.data.videos)
+
+    def __getitem__(self, row: int) -> Sample:
+        if row == FILLER:
+            return Sample(None, [], [])
+        name = self.data.videos[row]
+        try:
+            return Sample(self.reader.evaluate(name, 0.0, float("inf")), self.data.rows[row], [])
+        except VideoError as error:
+            return Sample(None, self.data.rows[row], [Failure(row, name, str(error))])
+
+
+def collate(samples: list[Sample], data: QuestionSet, words: Callable[[list[str]], Any], empty: Tensor
+            ) -> dict[str, Any]:
+    """Make an `AnswerBatch` with `failures` of the videos that could be read, maybe none.
+
+    Args:
+        data: Where the samples are from.
+        words: Tokenises the questions.
+        empty: (0, T, 3, H, W), the videos where there is none.
+    """
+    read = [sample for sample in samples if sample.video is not None]
+    rows = [row for sample in read for row in sample.rows]
+    asked = [data.questions[row] for row in rows]
+    return {
+        "key": [question.key for question in asked],
+        "index": torch.tensor(rows, dtype=torch.int64),  # (Q,)
+        "video": torch.stack([sample.video for sample in read]) if read else empty,  # (V, T, 3, H, W)
+        "of_video": torch.tensor([i for i, sample in enumerate(read) for _ in sample.rows], dtype=torch.int64),  # (Q,)
+        "text": words([question.text for question in asked]),  # (Q, L)
+        "answer": torch.tensor([question.answer for question in asked], dtype=torch.int64),  # (Q,)
+        "guess": torch.tensor([data.guesses[row] for row in rows], dtype=torch.int64),  # (Q,)
+        "kinds": _multi_hot([{"all", *question.kinds} for question in asked], data.kinds),  # (Q, K)
+        "kind_names": data.kinds,
+        "answers": data.answers,
+        "failures": [failure for sample in samples for failure in sample.failures],
+    }
+
+
+def _multi_hot(sets: list[set[str]], names: list[str]) -> Tensor:
+    rows = [[name in members for name in names] for members in sets]
+    return torch.tensor(rows, dtype=torch.bool).view(len(sets), len(names))
+
+
+class TaskQADataModule(VideoDataModule):
+    """EgoTaskQA; a question's video is `<videos>/<interval>.mp4`, and all of it is looked at.
+
+    Args:
+        root: The data set's folder.
+        split: `direct` mixes all questions; `indirect` trains on those that call things by their names and tests on
+            those that tell them by what was done.
+        videos: The folder of the videos, relative to `root`.
+        train: Questions to train on; this file and the next four are in `qa/<split>`, in `qa` or in `root`.
+        val: Questions to validate on.
+        test: Questions to test on.
+        answers: The answer set.
+        reasoning_types: The kinds of questions to score.
+        questions_per_video: A training row is a video with up to so many of its questions, which share its decoding
+            and its trunk; `batch_size` counts videos.
+        augment: Whether training videos come at random times and in random crops.
+        **kwargs: Of every data module of videos, see `VideoDataModule`.
+
+    Raises:
+        ValueError: A file is missing or malformed; the message names file and question.
+    """
+
+    evaluated = "videos"
+
+    def __init__(self, root: str, split: Literal["direct", "indirect"] = "direct", videos: str = "qa_videos",
+                 train: str = "formatted_train_qas_encode.json", val: str = "formatted_val_qas_encode.json",
+                 test: str = "formatted_test_qas_encode.json", answers: str = "answer_set.txt",
+                 reasoning_types: str = "all_reasoning_types.txt", questions_per_video: int = 1, augment: bool = True,
+                 **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if questions_per_video < 1:
+            raise ValueError(f"data.init_args.questions_per_video={questions_per_video}: give 1 or more")
+        self.root, self.split, self.videos = Path(root), split, Path(root) / videos
+        self.train, self.val, self.test = train, val, test
+        self.answer_file, self.kind_file = answers, reasoning_types
+        self.questions_per_video, self.augment = questions_per_video, augment
+
+    @cached_property
+    def answers(self) -> list[str]:
+        """The answer set."""
+        return read_answers(self._path(self.answer_file))
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a reader of the numbers must know of the data."""
+        files = {name: str(self._path(getattr(self, name))) for name in ("train", "val", "test")}
+        options = {"split": self.split, "questions_per_video": self.questions_per_video, "augment": self.augment,
+                   "evaluation": "short side to size * 256 / 224, centre crop, frames at the centres of equal segments"}
+        return super().protocol | files | options
+
+    @property
+    def has_test_data(self) -> bool:
+        """Whether a fit should end with a test of the best checkpoint."""
+        return self.test != self.val
+
+    def train_dataloader(self) -> ResumableDataLoader:
+        """Shuffled videos with questions, the same again after a resume."""
+        data = self.load("train")
+        dataset = TrainingQuestions(data, self._reader(self.num_frames), self.seed, self.questions_per_video,
+                                    self.augment)
+        return self.train_loader(dataset, self._collate(data, self.num_frames))
+
+    def val_dataloader(self) -> DataLoader:
+        """The videos of `val`."""
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """The videos of `test`."""
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """The videos of `test`, to write what their questions are answered."""
+        return self._evaluation("test")
+
+    def load(self, name: str) -> QuestionSet:
+        """The questions of `train`, `val` or `test`."""
+        path = self._path(getattr(self, name))
+        questions = read_questions(path, self.answers)
+        if not questions:
+            raise ValueError(f"{path} asks nothing.")
+        self.counts |= {f"{name}_questions": len(questions), f"{name}_cut_questions": self._cut(questions)}
+        order = sorted(range(len(questions)), key=lambda row: questions[row].interval)
+        by_video = {interval: list(rows) for interval, rows in groupby(order, lambda row: questions[row].interval)}
+        guesses = most_frequent(self._training, questions)
+        kinds = kind_names(questions, self._path(self.kind_file, required=False))
+        return QuestionSet(questions, [f"{interval}.mp4" for interval in by_video], list(by_video.values()), guesses,
+                           self.answers, kinds)
+
+    @cached_property
+    def _training(self) -> list[Question]:
+        return read_questions(self._path(self.train), self.answers)
+
+    def _cut(self, questions: list[Question]) -> int:
+        """How many questions have more tokens than the model reads of one."""
+        words = self.tokenizer([question.text for question in questions])["input_ids"]
+        return sum(len(ids) > self.max_words for ids in words)
+
+    def _evaluation(self, name: str) -> DataLoader:
+        data = self.load(name)
+        dataset = EvaluationQuestions(data, self._reader(self.eval_num_frames))
+        return self.eval_loader(dataset, self._collate(data, self.eval_num_frames))
+
+    def _collate(self, data: QuestionSet, num_frames: int) -> Callable[[list[Sample]], dict[str, Any]]:
+        words = partial(tokenize, self.tokenizer, max_length=self.max_words)
+        empty = torch.empty(0, num_frames, 3, self.size, self.size, dtype=torch.uint8)
+        return partial(collate, data=data, words=words, empty=empty)
+
+    def _reader(self, num_frames: int) -> ClipReader:
+        if not self.videos.is_dir():
+            raise ValueError(f"There is no folder {self.videos} with the videos: set data.init_args.root (or the "
+                             "environment's variable that the config takes it from), or data.init_args.videos.")
+        return ClipReader(self.videos, num_frames, self.size)
+
+    def _path(self, name: str, required: bool = True) -> Path:
+        places = [self.root / "qa" / self.split / name, self.root / "qa" / name, self.root / name]
+        found = next((path for path in places if path.is_file()), None)
+        if found is None and required:
+            raise ValueError(f"There is no {' or '.join(map(str, places))}: set data.init_args.root (or the "
+                             "environment's variable that the config takes it from).")
+        return found or places[0]

@@ -1,0 +1,179 @@
+"""Writes questions about what the script tells, in the format of EgoTaskQA.
+
+An interval is two actions of the wearer of the camera, one right after the other. No answer is that of more than about
+half of the questions of a template, or of a wording: who has not seen the video can't know it.
+"""
+
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+from egovlpv2.data_modules.toy_world.question_templates import KINDS, Interval, intervals, questions
+from egovlpv2.data_modules.toy_world.script import Split, Video
+from egovlpv2.files import whole
+
+WriteText = Callable[[Path, str], None]
+Row = dict[str, Any]
+Pools = dict[Split, list[list[Row]]]  # the questions of a split, by interval
+
+SHARES: dict[Split, int] = {"train": 3, "val": 1, "test": 1}
+"""How the questions are dealt to the splits."""
+
+INDIRECT = 0.35
+"""Share of the indirect questions of the direct split, which mixes both."""
+
+UNKNOWN = "<UNK1>"
+"""The first line of the answers, for those that training has not."""
+
+_MOST = 2000  # questions of one share
+
+def rows_of(part: Interval) -> list[Row]:
+    """The questions about an interval in the official columns, but for what depends on the training questions."""
+    rows = []
+    for asked in questions(part):
+        kind, category, semantic = KINDS[asked.kind]
+        row: Row = {"interval": part.name, "question": asked.question, "answer": asked.answer, "type": [kind],
+                    "category": [category], "semantic": semantic, "reference": asked.reference,
+                    "structural": "verify" if asked.answer in ("yes", "no") else "query",
+                    "video_id": part.video.uid, "template": f"{asked.kind}-{asked.reference}"}
+        row["reasoning_type"] = "$".join(reasoning_types(row))
+        rows.append(row)
+    return rows
+
+
+def reasoning_types(row: Row) -> list[str]:
+    """The parts of a question's `reasoning_type`."""
+    return [*row["type"], *row["category"], row["semantic"], row["structural"], row["reference"]]
+
+
+def question_pools(videos: Sequence[Video], chunk_seconds: int) -> Pools:
+    """All questions by split and interval, numbered throughout."""
+    pools: Pools = {split: [rows_of(part) for video in videos if video.split == split
+                            for part in intervals(video, chunk_seconds)] for split in SHARES}
+    for number, row in enumerate(row for own in pools.values() for pool in own for row in pool):
+        row["question_id"] = number
+    return pools
+
+
+def draw_questions(pools: Iterable[list[Row]], most: int, seed: str) -> list[Row]:
+    """Draws evenly over intervals and templates; any first part of what is drawn is as balanced as the whole.
+
+    Args:
+        pools: The questions about each interval.
+        most: How many to draw, if there are as many.
+        seed: Of the draw.
+    """
+    draw = random.Random(seed)
+    left = [draw.sample(pool, len(pool)) for pool in pools]
+    draw.shuffle(left)
+    count: Counter[tuple[str, ...]] = Counter()
+    drawn: list[Row] = []
+    before = -1
+    while before < len(drawn) < most:  # until a round finds nothing more
+        before = len(drawn)
+        for pool in left:
+            fair = [row for row in pool if _is_fair(row, count)]
+            if fair and len(drawn) < most:
+                chosen = min(fair, key=lambda row: (count[row["template"],], count[row["question"],]))
+                pool.remove(chosen)
+                drawn.append(chosen)
+                for group in (chosen["template"], chosen["question"]):
+                    count.update([(group,), (group, chosen["answer"])])
+    return drawn
+
+
+def _is_fair(row: Row, count: Counter[tuple[str, ...]]) -> bool:
+    """Whether the answer is not yet that of more than half of its template and of its wording."""
+    return all(2 * count[group, row["answer"]] <= count[group,] + 1 for group in (row["template"], row["question"]))
+
+
+def _drawn(pools: Pools, split: Split, reference: str) -> list[Row]:
+    own = [[row for row in pool if row["reference"] == reference] for pool in pools[split]]
+    return draw_questions(own, SHARES[split] * _MOST, f"{split}-{reference}")
+
+
+def mixed(pools: Pools) -> dict[Split, list[Row]]:
+    """The direct split: questions of both kinds of reference, as many as the splits' shares allow."""
+    parts = {"direct": 1 - INDIRECT, "indirect": INDIRECT}
+    drawn = {(split, reference): _drawn(pools, split, reference) for split in SHARES for reference in parts}
+    share = min(_MOST, *(int(len(rows) / SHARES[split] / parts[reference])
+                         for (split, reference), rows in drawn.items()))
+    found: dict[Split, list[Row]] = {}
+    for split in SHARES:
+        whole_size = SHARES[split] * share
+        indirect = round(INDIRECT * whole_size)
+        both = drawn[split, "direct"][: whole_size - indirect] + drawn[split, "indirect"][:indirect]
+        found[split] = random.Random(f"mixed-{split}").sample(both, len(both))
+    return found
+
+
+def unmixed(pools: Pools) -> dict[Split, list[Row]]:
+    """The indirect split: trains on direct questions alone, and asks indirect ones."""
+    return {split: _drawn(pools, split, "direct" if split == "train" else "indirect") for split in SHARES}
+
+
+def write_split(rows: dict[Split, list[Row]], folder: Path, write: WriteText) -> None:
+    """Writes the questions, and the lists of the answers and the reasoning types.
+
+    Args:
+        rows: The questions of each split; answers and words are numbered by those of training.
+        folder: Where to.
+        write: Writes a text into a file.
+    """
+    answers = [UNKNOWN, *sorted({row["answer"] for row in rows["train"]})]
+    known = sorted({word for row in rows["train"] for word in _words(row["question"])})
+    numbers = {word: number for number, word in enumerate(known, 1)}  # 0 is an unknown word
+    for split, own in rows.items():
+        encoded = [row | {"answer_encode": answers.index(row["answer"]) if row["answer"] in answers else 0,
+                          "question_encode": [numbers.get(word, 0) for word in _words(row["question"])]} for row in own]
+        write(folder / f"formatted_{split}_qas_encode.json", json.dumps(encoded))
+    types = sorted({part for own in rows.values() for row in own for part in reasoning_types(row)})
+    write(folder / "answer_set.txt", "".join(f"{answer}\n" for answer in answers))
+    write(folder / "all_reasoning_types.txt", "".join(f"{part}\n" for part in types))
+
+
+def _words(question: str) -> list[str]:
+    return re.findall(r"\w+", question)
+
+
+def write_taskqa(videos: Sequence[Video], root: Path, chunk_seconds: int, write: WriteText) -> None:
+    """Writes `taskqa/qa_videos` and, for the direct and the indirect split, `taskqa/qa/<split>`.
+
+    Args:
+        videos: Of all splits.
+        root: The toy world's folder.
+        chunk_seconds: Length of a video's files.
+        write: Writes a text into a file.
+    """
+    films = root / "taskqa" / "qa_videos"
+    for old in films.glob("*.mp4*"):  # of an earlier world
+        old.unlink()
+    for part in (part for video in videos for part in intervals(video, chunk_seconds)):
+        _cut(part, root, films / f"{part.name}.mp4", chunk_seconds)
+    pools = question_pools(videos, chunk_seconds)
+    write_split(mixed(pools), root / "taskqa" / "qa" / "direct", write)
+    write_split(unmixed(pools), root / "taskqa" / "qa" / "indirect", write)
+
+
+def _cut(part: Interval, root: Path, path: Path, chunk_seconds: int) -> None:
+    """Copies the pictures of an interval, from the keyframe before it, into a file of its own."""
+    (one, two), k = part.events, int(part.events[0].start // chunk_seconds)
+    start, end = (round(seconds - k * chunk_seconds, 2) for seconds in (one.start, two.end))
+    source = root / "videos" / part.video.uid / f"{k}.mp4"
+    with av.open(str(source)) as chunk, whole(path) as draft, av.open(str(draft), "w", format="mp4") as film:
+        own = film.add_stream_from_template(chunk.streams.video[0])
+        packets = [packet for packet in chunk.demux(video=0) if packet.pts is not None]
+        first = max(packet.pts for packet in packets if packet.is_keyframe and _seconds(packet) <= start)
+        for packet in packets:
+            if packet.pts >= first and _seconds(packet) < end:
+                packet.pts, packet.dts, packet.stream = packet.pts - first, packet.dts - first, own
+                film.mux(packet)
+
+
+def _seconds(packet: av.Packet) -> float:
+    return round(float(packet.pts * packet.time_base), 3)

@@ -1,0 +1,52 @@
+"""Parts of a video as a video of their own."""
+
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from egovlpv2.features.videos import Source
+from egovlpv2.files import whole
+from egovlpv2.video.transforms import WholePicture
+from torch import Tensor
+
+_AT_ONCE = 2.0  # seconds that are decoded at a time: memory stays flat
+
+
+def write_excerpt(source: Source, chunk_seconds: float, spans: Sequence[tuple[float, float]], path: Path,
+                  fps: float = 25.0, short_side: int = 480, on_progress: Callable[[float], None] = lambda seconds: None
+                  ) -> None:
+    """Writes spans of a video, one after the other, as H.264 in an mp4 without sound; whole or not at all.
+
+    Args:
+        source: The video.
+        chunk_seconds: Length of its files, where it is a folder of them.
+        spans: Start and end of each part, seconds.
+        path: Where to.
+        fps: Frames a second.
+        short_side: Of the pictures, pixels at most.
+        on_progress: Gets the seconds written, often.
+
+    Raises:
+        VideoError: The video can't be read there.
+    """
+    rate = Fraction(fps).limit_denominator(1001)
+    with whole(path) as draft, av.open(str(draft), "w", format="mp4", options={"movflags": "+faststart"}) as out:
+        stream = out.add_stream("libx264", rate=rate, options={"crf": "21", "preset": "veryfast"})
+        stream.pix_fmt = "yuv420p"
+        for frames in _frames(source, chunk_seconds, spans, float(rate), WholePicture(short_side)):
+            stream.height, stream.width = frames.shape[2:]
+            for picture in frames.permute(0, 2, 3, 1).contiguous().numpy():
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            on_progress(len(frames) / float(rate))
+        out.mux(stream.encode())
+
+
+def _frames(source: Source, chunk_seconds: float, spans: Sequence[tuple[float, float]], fps: float,
+            crop: WholePicture) -> Iterator[Tensor]:
+    """The frames of all spans, (n, 3, H, W) uint8, some at a time."""
+    for start, end in spans:
+        times = start + (np.arange(max(round((end - start) * fps), 1)) + 0.5) / fps  # centres: rounding shifts none
+        for part in np.array_split(times, max(round((end - start) / _AT_ONCE), 1)):
+            yield source.read(part, crop, chunk_seconds).frames

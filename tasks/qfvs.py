@@ -1,0 +1,86 @@
+"""QFVS: which shots of a long video sum up two concepts? A transformer on features of a frozen backbone."""
+
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from egovlpv2.batch import SummaryBatch
+from egovlpv2.grounding.summary import SummaryHead
+from egovlpv2.metrics.summary import SummaryF1, select
+from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.base import global_seed
+from egovlpv2.tasks.head import HeadTask
+from torch import Tensor
+
+
+class QFVS(HeadTask):
+    """A summary head on features of shots that have seen the query.
+
+    Args:
+        optimizer: How it learns.
+        dim: Width of the features.
+        num_layers: Of the transformer (paper: 1).
+        num_heads: Of its attention.
+        dropout: Within it.
+        share: How many of a video's shots a summary holds.
+        weights: Weights to start from.
+    """
+
+    name, kind, judged_by = "qfvs", "qfvs", "f1"
+
+    def __init__(self, optimizer: OptimizerConfig, dim: int = 768, num_layers: int = 1, num_heads: int = 2,
+                 dropout: float = 0.1, share: float = 0.02, weights: str | None = None) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"model.init_args.share={share}: give a share of the shots above 0 and up to 1")
+        super().__init__(SummaryHead(dim, num_layers, num_heads, dropout), SummaryF1, optimizer, weights)
+        self.dim, self.share = dim, share
+        self.sizes = {"dim": dim, "num_layers": num_layers, "num_heads": num_heads}
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a reader of the numbers must know of the model."""
+        return super().protocol | {"share": self.share}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What `egovlpv2 summarize` needs to use this head."""
+        recipe = self.trainer.datamodule.folder.recipe
+        checkpoint["egovlpv2"] = {"qfvs": self.sizes | {"kind": recipe.kind, "checkpoint": recipe.checkpoint}}
+
+    def training_step(self, batch: SummaryBatch, batch_idx: int) -> Tensor:
+        scores = self(batch)
+        mask = batch["mask"]  # (B, G, n)
+        told = {"first": (scores.concept[:, 0], batch["concepts"][:, 0]),
+                "second": (scores.concept[:, 1], batch["concepts"][:, 1]),
+                "summary": (scores.summary[:, 2], batch["summary"])}
+        losses = {name: F.binary_cross_entropy_with_logits(logits[mask].float(), truth[mask])
+                  for name, (logits, truth) in told.items()}
+        loss = sum(losses.values())
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(mask))
+        self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(mask))
+        return loss
+
+    def forward(self, batch: SummaryBatch) -> Any:
+        """Scores of all shots for all prompts: (B, P, G, n)."""
+        self.check_width(batch["features"].shape[-1], self.dim, "dim")
+        return self.head(batch["features"], batch["mask"][:, None])
+
+    def judge(self, metric: SummaryF1, batch: SummaryBatch) -> None:
+        chosen, drawn, wanted = [], [], []
+        for scores, truth, index in zip(*self._shots(batch), batch["index"].tolist(), strict=True):
+            chosen.append(select(scores, self.share))
+            drawn.append(select(np.random.default_rng((global_seed(), index)).random(len(scores)), self.share))
+            wanted.append(truth.nonzero()[0])
+        metric.update(batch["index"], chosen, wanted, batch["tags"], drawn)
+
+    def predict_step(self, batch: SummaryBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Of each query the shots of its summary, counted from 1 as the oracles', and the scores of all shots."""
+        return [{"query": key, "shots": (select(scores, self.share) + 1).tolist(), "scores": scores.tolist()}
+                for key, scores in zip(batch["key"], self._shots(batch)[0], strict=True)]
+
+    def _shots(self, batch: SummaryBatch) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Of each query the scores and the truth of its video's shots, in their order; scores of all prompts count."""
+        if not batch["key"]:
+            return [], []
+        scores = self(batch).summary.float().mean(1)  # (B, G, n)
+        return tuple([values[i][mask].cpu().numpy() for i, mask in enumerate(batch["mask"])]
+                     for values in (scores, batch["summary"]))

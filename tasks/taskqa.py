@@ -1,0 +1,127 @@
+"""EgoTaskQA: one answer out of a set, read off the video's CLS state with the gate open."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from egovlpv2.batch import AnswerBatch
+from egovlpv2.distributed import total, world_size
+from egovlpv2.grounding.answers import AnswerHead
+from egovlpv2.metrics.answers import AnswerAccuracy
+from egovlpv2.model.backbone import BackboneConfig, Trunk
+from egovlpv2.model.head_weights import read_answer_head
+from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.base import BackboneTask
+from egovlpv2.tasks.judged import Judged
+from torch import Tensor
+
+_BEST = 5  # answers of a question that `egovlpv2 predict` writes
+
+
+class TaskQA(Judged, BackboneTask):
+    """Answers questions about videos.
+
+    Args:
+        backbone: What the backbone is made of.
+        optimizer: How it learns.
+        num_answers: Size of the answer set.
+        tune: `all` fine-tunes the backbone too; `head` leaves it frozen.
+        dropout: Between the head's layers.
+        weights: Weights to start from; those of a fine-tuned model bring their head along.
+        num_frames: Frames of the clips; see `BackboneTask`.
+    """
+
+    name, judged_by = "taskqa", "all"
+
+    def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, num_answers: int,
+                 tune: Literal["all", "head"] = "all", dropout: float = 0.2, weights: str | None = None,
+                 num_frames: int | None = None) -> None:
+        super().__init__(backbone, optimizer, weights, num_frames)
+        self.judge_by(AnswerAccuracy)
+        self.tune, self.num_answers = tune, num_answers
+        self.answer_head = AnswerHead(self.backbone.video_tower.dim, num_answers, dropout)
+        self.can_answer = weights is not None and self._read_head(Path(weights))
+        self.backbone.freeze_all_but_fused_video()
+        if tune == "head":
+            self.backbone.requires_grad_(False)
+
+    def _read_head(self, path: Path) -> bool:
+        """Takes the head of a fine-tuned model; whether there is one."""
+        head, _ = read_answer_head(path)
+        if head is not None:
+            if head.out.out_features != self.num_answers:
+                raise ValueError(f"{path} chooses among {head.out.out_features} answers: set model.init_args."
+                                 f"num_answers={head.out.out_features}, and data of that answer set")
+            self.answer_head.load_state_dict(head.state_dict())
+        return head is not None
+
+    @property
+    def trained(self) -> "TaskQA":
+        return self
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a reader of the numbers must know of the model."""
+        return super().protocol | {"tune": self.tune}
+
+    def train(self, mode: bool = True) -> "TaskQA":
+        super().train(mode)
+        if self.tune == "head":
+            self.backbone.eval()  # what is frozen has no dropout
+        return self
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        data = self.trainer.datamodule
+        checkpoint["egovlpv2"]["taskqa"] = {"answers": list(data.answers), "max_words": data.max_words,
+                                            "num_frames": data.eval_num_frames}
+
+    def forward(self, batch: AnswerBatch) -> Tensor:
+        """Logits of all answers (Q, C)."""
+        if len(batch["answers"]) != self.num_answers:
+            raise ValueError(f"The answer set has {len(batch['answers'])} answers, and the head {self.num_answers}: "
+                             f"set model.init_args.num_answers={len(batch['answers'])}.")
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tune == "all"):
+            trunk = self.backbone.trunk_video(batch["video"], gate=True)  # (V, S, D): a video's questions share it
+            text, mask = self.backbone.trunk_text(batch["text"])  # (Q, L, D)
+            pairs = Trunk(trunk[batch["of_video"]], text, mask)
+            top = self.backbone.top(pairs, batch["video"].shape[1], True, "cls", text_reads=False)
+        return self.answer_head(top.video[:, 0])
+
+    def training_step(self, batch: AnswerBatch, batch_idx: int) -> Tensor:
+        logits = self(batch)
+        loss = F.cross_entropy(logits.float(), batch["answer"], reduction="sum")
+        loss = loss * world_size() / total(len(logits), self.device)  # videos may have different numbers of questions
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
+        return loss
+
+    def judge(self, metric: AnswerAccuracy, batch: AnswerBatch) -> None:
+        answers = self(batch).argmax(1) if batch["key"] else batch["answer"]
+        right = torch.stack([answers == batch["answer"], batch["guess"] == batch["answer"]], dim=1)  # (Q, 2)
+        metric.update(batch["index"], right, batch["kinds"], batch["kind_names"])
+
+    def predict_step(self, batch: AnswerBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Of each question its best answers and their probabilities."""
+        if not batch["key"]:
+            return []
+        best = self(batch).float().softmax(-1).topk(min(_BEST, self.num_answers))
+        return [{"question_id": key, "answers": [batch["answers"][i] for i in places], "probabilities": values}
+                for key, places, values in zip(batch["key"], best.indices.tolist(), best.values.tolist(), strict=True)]
+
+    def on_fit_start(self) -> None:
+        self.can_answer = True
+
+    def on_test_start(self) -> None:
+        self._require_head()
+
+    def on_predict_start(self) -> None:
+        self._require_head()
+
+    def on_validation_start(self) -> None:
+        self._require_head()
+
+    def _require_head(self) -> None:
+        if not self.can_answer:
+            raise ValueError(f"{self.weights} has no head that answers: `make finetune-taskqa` trains one; give its "
+                             "checkpoint as model.init_args.weights")

@@ -1,0 +1,443 @@
+"""The toy world's questions are in EgoTaskQA's format, can be answered from the script, and not without the video."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+import pytest
+from egovlpv2.data_modules.toy_world import write
+from egovlpv2.data_modules.toy_world.question_formats import (
+    SHARES,
+    Pools,
+    Row,
+    draw_questions,
+    mixed,
+    question_pools,
+    unmixed,
+    write_split,
+    write_taskqa,
+)
+from egovlpv2.data_modules.toy_world.question_templates import intervals
+from egovlpv2.data_modules.toy_world.script import Event, Video, video_from_dict, write_script
+from egovlpv2.data_modules.toy_world.vocabulary import AFFORDANCES, NOUNS, VERBS
+from egovlpv2.data_modules.toy_world.words import learn_tokenizer
+
+CHUNK = 8
+SMALL: dict[str, Any] = {
+    "train_videos": 6, "val_videos": 5, "test_videos": 5, "val_questions": 5, "test_questions": 5,
+    "shortest_video": 12.0, "longest_video": 20.0, "chunk_seconds": CHUNK,
+}  # fmt: skip
+KEYS = {"interval", "question", "answer", "answer_encode", "type", "category", "semantic", "structural", "reference",
+        "reasoning_type", "question_id", "video_id", "question_encode", "template"}
+
+# The laws of the toy world once more, in the words of the questions: what a verb makes true, and what has to be true.
+MAKES = {"pick up": "in the hand", "put down": "on the table", "push": "far away", "pull": "near", "open": "open",
+         "close": "closed", "cut": "cut"}
+OPPOSITE = {"in the hand": "on the table", "far away": "near", "open": "closed", "cut": "whole"}
+OPPOSITE |= {b: a for a, b in OPPOSITE.items()}
+NEEDS = {
+    "pick up": {"on the table"}, "put down": {"in the hand"}, "shake": {"in the hand"}, "pour": {"in the hand"},
+    "push": {"on the table", "near"}, "pull": {"on the table", "far away"}, "open": {"on the table", "closed"},
+    "close": {"on the table", "open"}, "cut": {"on the table"}, "wipe": {"on the table"}, "rotate": set(),
+    "squeeze": set(),
+}  # fmt: skip
+SPOKEN = {verb: verb for verb in VERBS} | {"pour from": "pour"}
+SPOKEN |= {"picked up": "pick up", "picking up": "pick up", "putting down": "put down", "pushed": "push",
+           "pushing": "push", "pulled": "pull", "pulling": "pull", "opened": "open", "opening": "open",
+           "closed": "close", "closing": "close", "rotated": "rotate", "rotating": "rotate", "shaken": "shake",
+           "shaking": "shake", "poured from": "pour", "pouring from": "pour", "cutting": "cut", "wiped": "wipe",
+           "wiping": "wipe", "squeezed": "squeeze", "squeezing": "squeeze"}
+Facts = dict[str, set[str]]  # what is true of each noun
+
+
+class Story(NamedTuple):
+    """What the script tells of an interval."""
+
+    first: Event
+    last: Event
+    following: Event | None
+    before: Facts
+    between: Facts
+    after: Facts
+
+    def named(self, name: str) -> str:
+        """The noun that a question means."""
+        if name in ("it", "the thing"):
+            assert self.first.noun == self.last.noun
+            return self.first.noun
+        if name in ("the first thing", "the last thing"):
+            assert self.first.noun != self.last.noun
+            return self.first.noun if "first" in name else self.last.noun
+        if name.startswith("the thing "):
+            (noun,) = (e.noun for e in self.events if e.verb == SPOKEN[name.removeprefix("the thing ")])
+            return noun
+        assert name.removeprefix("the ") in NOUNS
+        return name.removeprefix("the ")
+
+    @property
+    def events(self) -> tuple[Event, Event]:
+        return self.first, self.last
+
+    @property
+    def needed(self) -> bool:
+        """Whether the last action was not possible before the first one."""
+        return not NEEDS[self.last.verb] <= self.before[self.last.noun]
+
+
+def _after(facts: Facts, event: Event) -> Facts:
+    new = MAKES.get(event.verb)
+    return facts | ({event.noun: facts[event.noun] - {OPPOSITE[new]} | {new}} if new else {})
+
+
+def _told(video: dict[str, Any], interval: str) -> Story:
+    uid, start, end = interval.split("_")
+    assert video["uid"] == uid
+    facts = {thing["noun"]: {"near" if thing["near"] else "far away", "open" if thing["opened"] else "closed",
+                             "on the table", "whole"} for thing in video["things"]}
+    events = [Event(**event) for event in video["events"]]
+    for i, event in enumerate(events):
+        if event.start == float(start):
+            first, last, *later = events[i : i + 3]
+            assert first.wearer == last.wearer == "C" and last.end == float(end)
+            between = _after(facts, first)
+            following = later[0] if later and later[0].wearer == "C" else None
+            return Story(first, last, following, facts, between, _after(between, last))
+        facts = _after(facts, event)
+    raise AssertionError(f"no event of {uid} starts at {start}")
+
+
+def _yes(true: bool) -> str:
+    return "yes" if true else "no"
+
+
+def _only(values: Iterator[str] | list[str]) -> str:
+    (value,) = values
+    return value
+
+
+def _changed(story: Story) -> list[Event]:
+    pairs = ((story.first, story.before, story.between), (story.last, story.between, story.after))
+    return [event for event, facts, then in pairs if facts != then]
+
+
+def _caused(s: Story, noun: str, word: str) -> str:
+    assert word in s.after[noun]
+    return _yes(any(e.noun == noun and MAKES.get(e.verb) == word for e in s.events))
+
+
+def _will(s: Story, verb: str, noun: str) -> str:
+    assert s.following
+    return _yes((s.following.verb, s.following.noun) == (SPOKEN[verb], noun))
+
+
+def _purpose(s: Story, _: str) -> str:
+    assert s.needed and s.first.noun == s.last.noun
+    return s.last.verb
+
+
+def _without(s: Story, *named: str) -> str:
+    last, noun, first, other = named or (s.last.verb, s.last.noun, s.first.verb, s.first.noun)
+    assert [(e.verb, e.noun) for e in s.events] == [(SPOKEN[first], other), (SPOKEN[last], noun)]
+    # The hand must not have been full before.
+    assert noun == other or not any("in the hand" in facts for facts in s.before.values())
+    return _yes(not s.needed)
+
+
+THING = r"(it|the first thing|the last thing|the thing(?: [a-z ]+?)?|the [a-z]+)"
+NOUN, VERB, WORD = "([a-z]+)", "([a-z ]+?)", f"({'|'.join(OPPOSITE)})"
+RULES: dict[str, Callable[..., str]] = {
+    r"what does the person (do|use) (?:first|before the last action)\?":
+        lambda s, what: s.first.verb if what == "do" else s.first.noun,
+    r"what does the person (do|use) (?:last|after the first action)\?":
+        lambda s, what: s.last.verb if what == "do" else s.last.noun,
+    rf"what does the person do with {THING}\?":
+        lambda s, name: _only(e.verb for e in s.events if e.noun == s.named(name)),
+    rf"what does the person do before {VERB} the {NOUN}\?":
+        lambda s, verb, noun: s.first.verb if (s.last.verb, s.last.noun) == (SPOKEN[verb], noun) else "?",
+    rf"what does the person do after {VERB} the {NOUN}\?":
+        lambda s, verb, noun: s.last.verb if (s.first.verb, s.first.noun) == (SPOKEN[verb], noun) else "?",
+    r"does the person use only one thing\?": lambda s: _yes(s.first.noun == s.last.noun),
+    r"is the first thing also the last one\?": lambda s: _yes(s.first.noun == s.last.noun),
+    rf"does the first action use the {NOUN}\?": lambda s, noun: _yes(s.first.noun == noun),
+    rf"does the person use the {NOUN} before the {NOUN}\?":
+        lambda s, one, two: {(s.first.noun, s.last.noun): "yes", (s.last.noun, s.first.noun): "no"}[one, two],
+    rf"what does the person {VERB}\?": lambda s, verb: _only(e.noun for e in s.events if e.verb == SPOKEN[verb]),
+    rf"does the person {VERB} {THING}\?":
+        lambda s, verb, name: _yes((SPOKEN[verb], s.named(name)) in [(e.verb, e.noun) for e in s.events]),
+    rf"was {THING} {WORD} at the start\?": lambda s, name, word: _yes(word in s.before[s.named(name)]),
+    rf"would {THING} be {WORD} without the person\?": lambda s, name, word: _yes(word in s.before[s.named(name)]),
+    rf"would (it) be {WORD} without the last action\?": lambda s, name, word: _yes(word in s.between[s.named(name)]),
+    rf"will {THING} be {WORD} afterwards\?": lambda s, name, word: _yes(word in s.after[s.named(name)]),
+    rf"is {THING} {WORD} because of the person\?": lambda s, name, word: _caused(s, s.named(name), word),
+    rf"is {THING} the {NOUN}\?": lambda s, name, noun: _yes(s.named(name) == noun),
+    r"what will the person do (?:next|after the last action)\?": lambda s: s.following.verb,
+    r"what will the person use (?:next|after the last action)\?": lambda s: s.following.noun,
+    rf"will the person {VERB} {THING} next\?": lambda s, verb, name: _will(s, verb, s.named(name)),
+    rf"can the person {VERB} {THING} next\?":
+        lambda s, verb, name: _yes(NEEDS[SPOKEN[verb]] <= s.after[s.named(name)]),
+    rf"how did the person change {THING}\?":
+        lambda s, name: _only(e.verb for e in _changed(s) if e.noun == s.named(name)),
+    r"what did the person change\?": lambda s: _only(e.noun for e in _changed(s)),
+    r"what would be in hand without the person\?":
+        lambda s: _only(noun for noun, facts in s.before.items() if "in the hand" in facts),
+    r"what would be in hand without the last action\?":
+        lambda s: _only(noun for noun, facts in s.between.items() if "in the hand" in facts),
+    r"why did the person (do the first action|[a-z ]+ the [a-z]+)\?": _purpose,
+    r"what made the last action possible\?": lambda s: s.first.verb if s.needed else "?",
+    r"did the first action allow the last one\?": lambda s: _yes(s.needed),
+    rf"could the person {VERB} the {NOUN} without {VERB} the {NOUN}\?": _without,
+    r"could the last action come first\?": _without,
+}  # fmt: skip
+"""How to answer: the first wording that fits counts."""
+
+
+def _answer(question: str, story: Story) -> str:
+    match, rule = next((match, rule) for wording, rule in RULES.items() if (match := re.fullmatch(wording, question)))
+    return rule(story, *match.groups())
+
+
+@pytest.fixture(scope="module")
+def script() -> list[Video]:
+    """The default world's script."""
+    return write.World().script()
+
+
+@pytest.fixture(scope="module")
+def pools(script: list[Video]) -> Pools:
+    return question_pools(script, write.World().chunk_seconds)
+
+
+@pytest.fixture(scope="module")
+def drawn(pools: Pools) -> dict[str, dict[str, list[Row]]]:
+    """The questions of both splits, by the split's name and by the part of the world."""
+    return {"direct": mixed(pools), "indirect": unmixed(pools)}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("toy")
+    write.generate(root, workers=2, **SMALL)
+    return root
+
+
+@pytest.fixture(scope="module")
+def videos(world: Path) -> dict[str, Video]:
+    found = [video_from_dict(data) for data in json.loads((world / "script.json").read_text())]
+    return {video.uid: video for video in found}
+
+
+def _read(world: Path, kind: str, split: str) -> list[Row]:
+    return json.loads((world / "taskqa" / "qa" / kind / f"formatted_{split}_qas_encode.json").read_text())
+
+
+def test_every_answer_follows_from_the_script(script: list[Video], pools: Pools) -> None:
+    told = {video.uid: video.to_dict() for video in script}
+    asked = Counter()
+    for pool in (*pools["train"][:200], *pools["val"], *pools["test"]):
+        story = _told(told[pool[0]["video_id"]], pool[0]["interval"])
+        for row in pool:
+            assert _answer(row["question"], story) == row["answer"], (row, story)
+            asked[row["template"]] += 1
+        assert len({row["question"] for row in pool}) == len(pool)
+    everything = {row["template"] for own in pools.values() for pool in own for row in pool}
+    assert set(asked) == everything and min(asked.values()) > 50
+    assert {template.removesuffix("-direct").removesuffix("-indirect") for template in asked} >= {
+        "first-action", "is-done", "next-action", "state-after", "change-by", "caused", "state-otherwise"}
+
+
+def test_intervals_are_two_actions_of_the_wearer_in_one_file(script: list[Video]) -> None:
+    chunk, most = 7, Counter()
+    for video in script[::3]:
+        found = intervals(video, chunk)
+        most[video.split] = max(most[video.split], len(found))
+        events = [event for part in found for event in part.events]
+        assert all(a.end <= b.start for a, b in zip(events, events[1:], strict=False))  # in order, no overlaps
+        for part in found:
+            one, two = part.events
+            assert one.wearer == two.wearer == "C" and one.end == two.start
+            assert one.start // chunk * chunk <= one.start < two.end <= (one.start // chunk + 1) * chunk
+            assert (one.verb, one.noun) != (two.verb, two.noun)
+            assert part.next_event is None or part.next_event.start == two.end
+    assert most["train"] == 3 and 4 <= most["val"] <= 6 and 4 <= most["test"] <= 6
+
+
+def test_direct_and_indirect_questions(drawn: dict[str, dict[str, list[Row]]]) -> None:
+    sizes = {name: {split: len(rows) for split, rows in splits.items()} for name, splits in drawn.items()}
+    assert sizes == dict.fromkeys(("direct", "indirect"), {"train": 6000, "val": 2000, "test": 2000})
+    for rows in drawn["direct"].values():
+        assert Counter(row["reference"] for row in rows)["indirect"] == round(0.35 * len(rows))
+    kinds = {split: {row["reference"] for row in rows} for split, rows in drawn["indirect"].items()}
+    assert kinds == {"train": {"direct"}, "val": {"indirect"}, "test": {"indirect"}}
+    for splits in drawn.values():
+        for split, rows in splits.items():
+            assert {row["video_id"].split("-")[1] for row in rows} == {split}
+            assert {kind for row in rows for kind in row["type"]} == {
+                "descriptive", "predictive", "explanatory", "counterfactual"}
+            for row in rows:
+                # A thing or an action is told by what happens, or else by its name.
+                by_what_happens = re.search(r"\b(it|thing|first action|last action|last one)\b", row["question"])
+                wholly = row["question"] == "does the person use only one thing?"
+                assert bool(by_what_happens) == (row["reference"] == "indirect") or wholly, row
+
+
+def test_who_has_not_seen_the_video_cannot_know(drawn: dict[str, dict[str, list[Row]]]) -> None:
+    """Neither a template's nor a wording's most frequent answer gives much away; no interval is asked more often."""
+    for splits in drawn.values():
+        for rows in splits.values():
+            by_template: defaultdict[str, Counter[str]] = defaultdict(Counter)
+            by_wording: defaultdict[str, Counter[str]] = defaultdict(Counter)
+            for row in rows:
+                by_template[row["template"]][row["answer"]] += 1
+                by_wording[row["question"]][row["answer"]] += 1
+            verify = [count for count in by_template.values() if set(count) <= {"yes", "no"}]
+            assert len(verify) >= 9 and len(by_template) - len(verify) >= 9
+            assert all(0.45 <= count["yes"] / count.total() <= 0.55 for count in verify)
+            assert all(max(count.values()) <= 0.6 * count.total() for count in by_template.values())
+            assert all(max(count.values()) <= count.total() / 2 + 1 for count in by_wording.values())
+            assert len({(row["interval"], row["question"]) for row in rows}) == len(rows)
+            asked = Counter(row["interval"] for row in rows).values()
+            assert max(asked) - min(asked) <= 3
+    train, test = drawn["direct"]["train"], drawn["direct"]["test"]
+    usual: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for row in train:
+        usual[row["template"]][row["answer"]] += 1
+    right = [usual[row["template"]].most_common(1)[0][0] == row["answer"] for row in test]
+    assert sum(right) / len(right) < 0.35
+
+
+def test_questions_fit_into_thirty_tokens(script: list[Video], pools: Pools) -> None:
+    tokenizer = learn_tokenizer([event.text for video in script if video.split == "train" for event in video.events])
+    asked = {row["question"] for own in pools.values() for pool in own for row in pool}
+    assert len(asked) > 1000 and all(question == question.lower() for question in asked)
+    assert max(len(tokenizer.encode(question).ids) for question in asked) <= 30
+
+
+def _pictures(path: Path) -> list[tuple[float, np.ndarray, bool]]:
+    with av.open(str(path)) as container:
+        return [(frame.time, frame.to_ndarray(format="rgb24"), frame.key_frame) for frame in container.decode(video=0)]
+
+
+def test_an_interval_shows_its_part_of_the_video(world: Path, videos: dict[str, Video]) -> None:
+    films = sorted((world / "taskqa" / "qa_videos").iterdir())
+    assert sorted(part.name for video in videos.values() for part in intervals(video, CHUNK)) == [
+        film.name.removesuffix(".mp4") for film in films]
+    assert len(films) >= 12
+    later = 0
+    for film in films:
+        uid, start, end = film.name.removesuffix(".mp4").split("_")
+        k = int(float(start) // CHUNK)
+        since, until = (float(time) - k * CHUNK for time in (start, end))
+        shown, source = _pictures(film), _pictures(world / "videos" / uid / f"{k}.mp4")
+        first = max(i for i, (time, _, key) in enumerate(source) if key and time <= since + 1e-3)
+        frames = [i for i in range(first, len(source)) if source[i][0] < until - 1e-3]
+        assert since - 0.5 < source[first][0] and until - 0.1 <= source[frames[-1]][0] + 1e-3
+        np.testing.assert_allclose([time for time, *_ in shown], np.arange(len(frames)) / 10, atol=1e-3)
+        for (_, picture, _), i in zip(shown, frames, strict=True):
+            np.testing.assert_array_equal(picture, source[i][1])
+        with av.open(str(film)) as container:
+            assert container.streams.video[0].start_time == 0
+            assert float(container.duration) / av.time_base == pytest.approx(len(frames) / 10, abs=0.02)
+        later += k > 0
+    assert later  # not only of the first files
+
+
+@pytest.mark.parametrize("kind", ["direct", "indirect"])
+def test_files_have_the_official_keys_and_codes(world: Path, videos: dict[str, Video], kind: str) -> None:
+    folder = world / "taskqa" / "qa" / kind
+    answers = (folder / "answer_set.txt").read_text().splitlines()
+    train = _read(world, kind, "train")
+    assert answers[0] == "<UNK1>" and set(answers[1:]) == {row["answer"] for row in train}
+    assert len(answers) == len(set(answers)) and set(answers[1:]) <= {*VERBS, *NOUNS, "yes", "no"}
+    numbers: dict[str, int] = {}
+    for row in train:
+        assert min(row["question_encode"]) > 0
+        for word, code in zip(re.findall(r"\w+", row["question"]), row["question_encode"], strict=True):
+            assert numbers.setdefault(word, code) == code
+    assert len(set(numbers.values())) == len(numbers)
+    ids, parts = [], set()
+    for split in SHARES:
+        rows = _read(world, kind, split)
+        assert len(rows) > 100
+        for row in rows:
+            assert set(row) == KEYS and f"{row['video_id']}_" in row["interval"] and row["video_id"] in videos
+            assert videos[row["video_id"]].split == split
+            assert (world / "taskqa" / "qa_videos" / f"{row['interval']}.mp4").is_file()
+            assert row["answer_encode"] == (answers.index(row["answer"]) if row["answer"] in answers else 0)
+            coded = [numbers.get(word, 0) for word in re.findall(r"\w+", row["question"])]
+            assert row["question_encode"] == coded
+            assert (row["structural"] == "verify") == (row["answer"] in ("yes", "no"))
+            own = [*row["type"], *row["category"], row["semantic"], row["structural"], row["reference"]]
+            assert row["reasoning_type"] == "$".join(own) and len(row["type"]) == 1
+            parts.update(own)
+            ids.append(row["question_id"])
+    assert len(ids) == len(set(ids))
+    assert (folder / "all_reasoning_types.txt").read_text().splitlines() == sorted(parts)
+    assert {"direct", "indirect", "query", "verify", "world", "intent", "object", "action", "state", "change"} <= parts
+
+
+def test_a_small_world_keeps_the_shares(world: Path) -> None:
+    sizes = [len(_read(world, "direct", split)) for split in SHARES]
+    assert sizes[0] == 3 * sizes[1] == 3 * sizes[2] > 0
+
+
+def test_an_answer_that_training_lacks_is_unknown(tmp_path: Path) -> None:
+    row = {"question": "what does the person cut?", "type": ["descriptive"], "category": ["object"],
+           "semantic": "world", "structural": "query", "reference": "direct"}
+    rows = {"train": [row | {"answer": "bread"}, row | {"answer": "apple"}],
+            "val": [row | {"answer": "lemon", "question": "what does a person cut?"}], "test": []}
+    write_split(rows, tmp_path, write.write_text)
+    assert (tmp_path / "answer_set.txt").read_text() == "<UNK1>\napple\nbread\n"
+    codes = [row["answer_encode"] for row in json.loads((tmp_path / "formatted_train_qas_encode.json").read_text())]
+    (unseen,) = json.loads((tmp_path / "formatted_val_qas_encode.json").read_text())
+    assert codes == [2, 1] and unseen["answer_encode"] == 0 and unseen["answer"] == "lemon"
+    assert [code > 0 for code in unseen["question_encode"]] == [True, True, False, True, True]
+
+
+def test_a_draw_is_balanced_at_every_length() -> None:
+    pools = [[{"template": "t", "question": f"{i} {j}", "answer": "yes" if j else "no"} for j in range(4)]
+             for i in range(10)]
+    drawn = draw_questions(pools, 1000, "seed")
+    assert 20 <= len(drawn) <= 22  # there are only ten that are answered with no
+    for length in range(1, len(drawn)):
+        yes = sum(row["answer"] == "yes" for row in drawn[:length])
+        assert abs(yes - (length - yes)) <= 2
+    assert [len(pool) for pool in pools] == [4] * 10  # what is drawn from stays as it is
+    assert drawn[:7] == draw_questions(pools, 7, "seed") != draw_questions(pools, 7, "another")
+
+
+@pytest.mark.parametrize("counts", [{}, {"train": 2}, {"val": 2, "test": 1}])
+def test_a_world_without_some_videos_has_empty_files(counts: dict[Any, int], tmp_path: Path) -> None:
+    """No shares can be kept where a part of the world is missing, and nothing fails."""
+    pools = question_pools(write_script(counts, video_seconds=(12.0, 13.0)), 7)
+    write_split(mixed(pools), tmp_path / "direct", write.write_text)
+    assert all(json.loads(path.read_text()) == [] for path in (tmp_path / "direct").glob("*.json"))
+    assert len(list((tmp_path / "direct").glob("*.json"))) == 3
+    assert {split: bool(rows) for split, rows in unmixed(pools).items()} == {s: s in counts for s in SHARES}
+
+
+def test_the_same_world_again_and_an_earlier_one_makes_way(
+    world: Path, videos: dict[str, Video], tmp_path: Path
+) -> None:
+    (tmp_path / "videos").symlink_to(world / "videos")
+    films = tmp_path / "taskqa" / "qa_videos"
+    films.mkdir(parents=True)
+    for name in ("toy-train-9999_1.5_4.mp4", "toy-train-0000_1.5_4.mp4.123.tmp"):
+        (films / name).write_bytes(b"of another world")
+    write_taskqa(list(videos.values()), tmp_path, CHUNK, write.write_text)
+    written = [{str(path.relative_to(root)): path.read_bytes() for path in (root / "taskqa").rglob("*.*")}
+               for root in (world, tmp_path)]
+    assert written[0] == written[1] and len(written[0]) > 20
+
+
+def test_wrong_questions_are_plausible(pools: Pools) -> None:
+    """What is not done could have been done to such a thing: the wording alone does not tell."""
+    rows = [row for own in pools.values() for pool in own for row in pool if row["template"] == "is-done-direct"]
+    wrong = [re.fullmatch(rf"does the person {VERB} the {NOUN}\?", row["question"]) for row in rows
+             if row["answer"] == "no"]
+    assert 1000 < len(wrong) < len(rows)
+    assert all(SPOKEN[match[1]] in AFFORDANCES[match[2]] for match in wrong if match) and all(wrong)

@@ -1,0 +1,161 @@
+"""QFVS on the toy world's annotations: from trunks to summaries, on one process and on two."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from egovlpv2.cli import main as cli
+from egovlpv2.features.files import FeatureWriter, Recipe
+from egovlpv2.metrics.functional import semantic_f1
+from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.checkpoint import save_backbone
+from egovlpv2.model.head_weights import read_summary_head
+from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.qfvs import QFVS
+from helpers import ROOT
+
+WIDTH, NAMES = 26, ("P01", "P02", "P03", "P04")
+NEXT = {"P01": "P02", "P02": "P03", "P03": "P04", "P04": "P01"}
+
+
+def tags_of(toy: Path, video: str) -> np.ndarray:
+    folder = toy / "qfvs" / "Dense_per_shot_tags"
+    words = [line.strip("'") for line in (folder / "Dictionary.txt").read_text().splitlines()]
+    shots = (folder / video / f"{video}.txt").read_text().splitlines()
+    return np.array([[word in shot.split(",") for word in words] for shot in shots], dtype=float)
+
+
+@pytest.fixture(scope="module")
+def features(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features that tell of each shot whether it shows what the prompt names."""
+    folder = tmp_path_factory.mktemp("qfvs")
+    cli(["prompts-qfvs", f"--config={ROOT / 'conf/qfvs.yaml'}", f"--config={ROOT / 'conf/toy/qfvs.yaml'}",
+         f"--config={_root(folder / 'root.yaml', toy)}", "--out", str(folder / "prompts.json")])
+    words = (toy / "qfvs" / "Dense_per_shot_tags" / "Dictionary.txt").read_text().replace("'", "").splitlines()
+    noise = torch.Generator().manual_seed(0)
+    for video, prompts in json.loads((folder / "prompts.json").read_text()).items():
+        tags = torch.from_numpy(tags_of(toy, video)).float()
+        values = 0.1 * torch.randn(len(tags), len(prompts), WIDTH, generator=noise)
+        for i, prompt in enumerate(prompts):
+            named = [words.index(word) for word in prompt.split() if word in words]
+            values[:, i, 0] += tags[:, named].sum(1)
+        recipe = Recipe("transformed", WIDTH, 1.0, 5, 5, 5, 32, "0" * 16)
+        with (folder / f"{video}.safetensors").open("wb") as file:
+            writer = FeatureWriter(file, recipe, 5.0 * len(tags), len(tags), prompts, torch.zeros(len(prompts), 2, 4),
+                                   torch.ones(len(prompts), 2, dtype=torch.bool), keeps_unfused=True)
+            writer.append(values)
+            writer.finish(torch.randn(len(tags), WIDTH, generator=noise))
+    return folder
+
+
+def _root(path: Path, toy: Path) -> Path:
+    path.write_text(f"data: {{init_args: {{root: {toy / 'qfvs'}}}}}")
+    return path
+
+
+def arguments(command: str, toy: Path, features: Path, runs: Path, name: str, *more: str) -> list[str]:
+    return [
+        command, *(f"--config={ROOT / 'conf' / f'{file}.yaml'}" for file in ("qfvs", "trainer/cpu", "toy/qfvs")),
+        f"--data.init_args.root={toy / 'qfvs'}", f"--data.init_args.features={features}",
+        f"--model.init_args.dim={WIDTH}", "--model.init_args.share=0.25", "--data.init_args.batch_size=1",
+        f"--trainer.logger.init_args.save_dir={runs}", f"--trainer.logger.init_args.name={name}",
+        "--trainer.enable_progress_bar=false",
+        *(["--trainer.max_epochs=6", "--model.init_args.optimizer.lr=0.01"] if command == "fit" else []), *more,
+    ]
+
+
+def report(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def test_four_heads_are_trained_and_collected(toy: Path, features: Path, tmp_path: Path,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for video in NAMES:
+        cli(arguments("fit", toy, features, tmp_path, video, f"--data.init_args.test_video={video}"))
+        protocol = report(tmp_path / video)["protocol"]
+        assert protocol["test_videos"] == [video] and protocol["val_videos"] == [NEXT[video]]
+        assert sorted(protocol["train_videos"]) == sorted(set(NAMES) - {video, NEXT[video]})
+        assert protocol["selection"] == "on another video"
+        found.append(report(tmp_path / video)["metrics"])
+    capsys.readouterr()
+    cli(["collect", *(str(tmp_path / video) for video in NAMES), "--metrics", "/qfvs/", "--out",
+         str(tmp_path / "all.json")])
+    assert "mean" in capsys.readouterr().out
+    mean = json.loads((tmp_path / "all.json").read_text())["mean"]
+    for name in ("test/qfvs/f1", "test/qfvs/random_f1"):
+        assert mean[name] == pytest.approx(np.mean([metrics[name] for metrics in found]))
+    assert mean["test/qfvs/f1"] > 1.3 * mean["test/qfvs/random_f1"]
+
+
+def test_tested_again_and_predicted(toy: Path, features: Path, tmp_path: Path) -> None:
+    cli(arguments("fit", toy, features, tmp_path, "tuned"))
+    best = tmp_path / "tuned" / "checkpoints" / "best.ckpt"
+    weights = f"--model.init_args.weights={best}"
+    cli(arguments("test", toy, features, tmp_path, "again", weights))
+    tuned, again = (report(tmp_path / run)["metrics"] for run in ("tuned", "again"))
+    numbers = {name: value for name, value in again.items() if name.startswith("test/qfvs/")}
+    assert numbers and numbers == {name: tuned[name] for name in numbers}
+
+    cli(arguments("predict", toy, features, tmp_path, "summaries", weights))
+    scores = []
+    for row in json.loads((tmp_path / "summaries" / "predictions.json").read_text()):
+        video, first, second = row["query"].split()
+        oracle = (toy / "qfvs" / "Oracle_Summaries" / video / f"{first}_{second}_oracle.txt").read_text().split()
+        tags = tags_of(toy, video)
+        assert len(row["scores"]) == len(tags) and len(row["shots"]) == max(1, round(0.25 * len(tags)))
+        scores.append(semantic_f1(tags, np.array(row["shots"]) - 1, np.array(oracle, dtype=int) - 1))
+    for name, value in zip(("precision", "recall", "f1"), 100 * np.mean(scores, 0), strict=True):
+        assert again[f"test/qfvs/{name}"] == pytest.approx(value, abs=1e-3)
+
+    _, facts = read_summary_head(best)
+    assert facts == {"dim": WIDTH, "num_layers": 1, "num_heads": 2, "kind": "transformed", "checkpoint": "0" * 16}
+
+
+def test_the_authors_way_picks_on_the_test_video(toy: Path, features: Path, tmp_path: Path) -> None:
+    cli(arguments("fit", toy, features, tmp_path, "theirs", "--data.init_args.validate_on=test"))
+    theirs = report(tmp_path / "theirs")
+    assert theirs["protocol"]["val_videos"] == theirs["protocol"]["test_videos"] == ["P01"]
+    assert len(theirs["protocol"]["train_videos"]) == 3 and "authors" in theirs["protocol"]["selection"]
+    assert not [name for name in theirs["metrics"] if name.startswith("test/")]
+
+
+def test_two_processes_give_the_numbers_of_one(toy: Path, features: Path, tmp_path: Path) -> None:
+    cli(arguments("test", toy, features, tmp_path, "one"))
+    two = arguments("test", toy, features, tmp_path, "two", "--trainer.devices=2", "--trainer.strategy=ddp")
+    command = [sys.executable, "-m", "egovlpv2.cli", *two]
+    assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
+    one, two = report(tmp_path / "one"), report(tmp_path / "two")
+    assert two["protocol"]["devices"] == 2 and one["metrics"].keys() == two["metrics"].keys()
+    for name, value in one["metrics"].items():
+        assert two["metrics"][name] == pytest.approx(value, abs=1e-3), name
+
+
+def test_from_the_toy_videos_to_a_head(toy: Path, make_backbone: Callable[..., Backbone], tmp_path: Path) -> None:
+    backbone = make_backbone()
+    save_backbone(backbone, tmp_path / "weights.safetensors")
+    weights = ["--weights", str(tmp_path / "weights.safetensors"), "--device", "cpu", "--tokenizer",
+               str(toy / "tokenizer")]
+    cli(["extract", str(toy / "qfvs" / "videos"), "--chunk-seconds", "8", "--out", str(tmp_path / "trunks"), "--kind",
+         "trunk", "--fps", "1", "--window", "5", "--stride", "5", "--frames", "5", "--num-workers", "0", *weights])
+    cli(["prompts-qfvs", f"--config={ROOT / 'conf/qfvs.yaml'}", f"--config={ROOT / 'conf/toy/qfvs.yaml'}",
+         f"--config={_root(tmp_path / 'root.yaml', toy)}", "--out", str(tmp_path / "prompts.json")])
+    cli(["fuse", str(tmp_path / "trunks"), "--queries", str(tmp_path / "prompts.json"), "--out",
+         str(tmp_path / "fused"), *weights])
+    cli(arguments("fit", toy, tmp_path / "fused", tmp_path, "run", "--model.init_args.dim=24",
+                  "--trainer.max_epochs=1", "--model.init_args.optimizer.warmup_epochs=0"))
+    assert report(tmp_path / "run")["protocol"]["kind"] == "transformed"
+
+
+def test_mistakes_are_named(toy: Path, features: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="features are 26 wide and the head takes 40: set model.init_args.dim=26"):
+        cli(arguments("fit", toy, features, tmp_path, "wrong", "--model.init_args.dim=40"))
+    with pytest.raises(ValueError, match="model.init_args.share=0: give a share of the shots"):
+        QFVS(OptimizerConfig(), share=0)
