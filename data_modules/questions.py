@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from egovlpv2.data_modules.grounding import read_json
+from egovlpv2.grounding.answers import UNKNOWN
 
-UNKNOWN = "<UNK1>"  # stands for answers that training never met
 _BINARY = ("yes", "no")
 _NEEDED = {"interval": str, "question": str, "answer": str, "answer_encode": int, "reasoning_type": str}
 
@@ -21,22 +21,6 @@ class Question(NamedTuple):
     answer: int  # which of the answer set
     kinds: tuple[str, ...]  # what it is about: reasoning type, category, semantic, structure, reference
     template: str  # what it has in common with others, for the most frequent answer
-
-
-def read_answers(path: Path) -> list[str]:
-    """The answer set: one answer a line, whose number is its class.
-
-    Raises:
-        ValueError: The file is missing, empty or names an answer twice.
-    """
-    try:
-        answers = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} can't be read ({error}): it lists the answers, one a line") from error
-    twice = [answer for answer, count in Counter(answers).items() if count > 1]
-    if twice or not answers:
-        raise ValueError(f"{path} lists {twice[0]!r} twice" if twice else f"{path} lists no answers")
-    return answers
 
 
 def read_questions(path: Path, answers: Sequence[str]) -> list[Question]:
@@ -59,12 +43,13 @@ def _question(path: Path, place: int, row: Any, answers: Sequence[str]) -> Quest
     where = f"{path}, question {place}"
     if not isinstance(row, dict):
         raise ValueError(f"{where}: {row!r} is no question with keys")
-    for name, kind in _NEEDED.items():
+    for name, kind in (_NEEDED | ({"template": str} if "template" in row else {})).items():
         if not isinstance(row.get(name), kind) or isinstance(row[name], bool):
             raise ValueError(f"{where}: {name!r} should be {kind.__name__} and is {row.get(name)!r}")
     answer, number = row["answer"].strip(), row["answer_encode"]
-    if not row["question"].strip():
-        raise ValueError(f"{where}: 'question' is empty")
+    for name in ("interval", "question"):
+        if not row[name].strip():
+            raise ValueError(f"{where}: {name!r} is empty")
     if not 0 <= number < len(answers):
         raise ValueError(f"{where}: 'answer_encode' is {number} and the answer set has {len(answers)} answers")
     if answers[number] not in (answer, UNKNOWN) or (answers[number] != answer and answer in answers):

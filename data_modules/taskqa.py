@@ -13,7 +13,8 @@ import torch
 from egovlpv2.data_modules.base import Failure, VideoDataModule
 from egovlpv2.data_modules.clips import ClipReader, read_or_replace
 from egovlpv2.data_modules.loaders import FILLER, ResumableDataLoader
-from egovlpv2.data_modules.questions import Question, kind_names, most_frequent, read_answers, read_questions
+from egovlpv2.data_modules.questions import Question, kind_names, most_frequent, read_questions
+from egovlpv2.grounding.answers import read_answers
 from egovlpv2.text import tokenize
 from egovlpv2.video.decode import VideoError
 from torch import Tensor

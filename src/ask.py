@@ -3,59 +3,90 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from egovlpv2.features.asked import tell_of_a_cut
 from egovlpv2.features.options import add_model_options, open_backbone, precision_of, require_positive
+from egovlpv2.grounding.answers import AnswerHead, read_answers
+from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.checkpoint import read_weights
 from egovlpv2.model.head_weights import read_answer_head
 from egovlpv2.text import load_tokenizer, tokenize
 from egovlpv2.video.decode import read_frames, video_info
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
+from torch import Tensor
+
+_MAX_WORDS = 30  # as EgoTaskQA's questions are cut
+
+
+class Answerer(NamedTuple):
+    """A fine-tuned model and what it was trained with."""
+
+    backbone: Backbone
+    head: AnswerHead
+    answers: list[str]
+    num_frames: int
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     args = _parser().parse_args(argv)
-    require_positive(args, "max_words", "top")
-    plain, _ = read_weights(args.weights)
+    require_positive(args, "top")
+    question = args.question.strip().lower()
+    if not question:
+        raise ValueError("--question is empty: ask something")
+    answerer = open_answerer(args)
+    device = answerer.backbone.device
+    tokenizer = load_tokenizer(args.tokenizer or answerer.backbone.config.text.tokenizer)
+    tell_of_a_cut(tokenizer, "question", question, args.max_words)
+    text = tokenize(tokenizer, [question], args.max_words)
+    video = _read(args, answerer)[None]  # (1, T, 3, H, W)
+    with torch.inference_mode(), precision_of(args.precision, device):
+        words = {name: ids.to(device) for name, ids in text.items()}
+        logits = answerer.head(answerer.backbone.fused_features(video.to(device), words))  # (1, C)
+    best = logits[0].float().softmax(-1).topk(min(args.top, len(answerer.answers)))
+    for value, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        print(f"  {value:6.3f}  {answerer.answers[place]}")
+
+
+def open_answerer(args: argparse.Namespace) -> Answerer:
+    """The model of `--weights`; `--max-words`, where it isn't given, becomes what the model was trained with.
+
+    Raises:
+        ValueError: The weights have no head that answers, or not that of the answers.
+    """
     head, facts = read_answer_head(Path(args.weights))
     if head is None:
         raise ValueError(f"{args.weights} has no head that answers: `make finetune-taskqa` trains one")
     answers = _answers(args.answers, facts, head.out.out_features)
-    num_frames = facts.get("num_frames", plain["video"]["num_frames"])
+    args.max_words = facts.get("max_words", _MAX_WORDS) if args.max_words is None else args.max_words
+    require_positive(args, "max_words")
+    num_frames = facts.get("num_frames") or read_weights(args.weights)[0]["video"]["num_frames"]
     backbone = open_backbone(args, num_frames)
-    tokenizer = load_tokenizer(args.tokenizer or backbone.config.text.tokenizer)
-    question = args.question.strip().lower()
-    tokens = len(tokenizer(question)["input_ids"])
-    if not question:
-        raise ValueError("--question is empty: ask something")
-    if tokens > args.max_words:
-        print(f"the question has {tokens} tokens and is cut to {args.max_words} (--max-words)")
-    start, end = args.start, min(args.end, video_info(args.video).duration)
+    return Answerer(backbone, head.to(backbone.device).eval(), answers, num_frames)
+
+
+def _read(args: argparse.Namespace, answerer: Answerer) -> Tensor:
+    """The frames to look at: (T, 3, H, W) uint8."""
+    duration = video_info(args.video).duration
+    start, end = args.start, min(args.end, duration)
     if not 0 <= start < end:
-        raise ValueError(f"--start {start} --end {args.end}: the video {args.video} lasts {end:.1f} s")
-    size = backbone.video_tower.patch_embed.img_size[0]
-    video = read_frames(args.video, uniform_times(start, end, num_frames), EvalTransform(size)).frames
-    text = tokenize(tokenizer, [question], args.max_words)
-    with torch.inference_mode(), precision_of(args.precision, backbone.device):
-        words = {name: ids.to(backbone.device) for name, ids in text.items()}
-        cls = backbone.fused_features(video[None].to(backbone.device), words)  # (1, D)
-        probabilities = head.to(backbone.device).eval()(cls).float().softmax(-1)[0]  # (C,)
-    best = probabilities.topk(min(args.top, len(answers)))
-    for value, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        print(f"  {value:6.3f}  {answers[place]}")
+        raise ValueError(f"--start {start} --end {args.end}: give times in the video, the earlier one first; "
+                         f"{args.video} lasts {duration:.1f} s")
+    size = answerer.backbone.video_tower.patch_embed.img_size[0]
+    return read_frames(args.video, uniform_times(start, end, answerer.num_frames), EvalTransform(size)).frames
 
 
 def _answers(path: Path | None, facts: dict[str, Any], count: int) -> list[str]:
     """The answer set: the checkpoint's own, or a file's."""
     if path is None and "answers" not in facts:
         raise ValueError("these weights don't tell their answers: name the answer_set.txt of their data with --answers")
-    answers = facts["answers"] if path is None else path.read_text(encoding="utf-8").splitlines()
+    answers = facts["answers"] if path is None else read_answers(path)
     if len(answers) != count:
-        raise ValueError(f"{path} lists {len(answers)} answers and the weights choose among {count}: take the answer "
-                         "set that they were trained with")
+        raise ValueError(f"{path or 'the checkpoint'} lists {len(answers)} answers and the weights choose among "
+                         f"{count}: take the answer set that they were trained with")
     return answers
 
 
@@ -68,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--end", type=float, default=float("inf"), help="seconds; where to look to")
     parser.add_argument("--answers", type=Path, help="answer_set.txt, if the weights don't tell their answers")
     parser.add_argument("--top", type=int, default=5, help="answers to show")
-    add_model_options(parser)
+    add_model_options(parser, max_words=None)
     return parser
 
 

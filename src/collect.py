@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,14 +18,21 @@ def collect(runs: Sequence[Path], pattern: str) -> pd.DataFrame:
         pattern: Part of the metrics' names, as a regular expression.
 
     Raises:
-        ValueError: A run has not ended, or no metric of theirs has such a name.
+        ValueError: A run has not ended, its report is damaged, or no metric of theirs has such a name.
     """
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"--metrics {pattern!r} is no regular expression: {error}") from error
     rows = {}
     for run in runs:
         path = run / "metrics.json"
         if not path.is_file():
             raise ValueError(f"{path} is missing: the run has not ended, or it is no run's folder")
-        rows[str(run)] = json.loads(path.read_text())["metrics"]
+        try:
+            rows[str(run)] = json.loads(path.read_text(encoding="utf-8"))["metrics"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no report of a run ({error!r})") from error
     table = pd.DataFrame.from_dict(rows, orient="index").filter(regex=pattern)
     if table.empty:
         raise ValueError(f"no metric of these runs is named like {pattern!r}; {runs[0]} has "
@@ -43,4 +51,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     shown = pd.concat([table, table.mean().to_frame("mean").T])
     print(shown.round(2).to_string())
     if args.out:
-        write_json(args.out, {"runs": table.to_dict("index"), "mean": table.mean().to_dict()})
+        known = table.astype(object).where(table.notna(), None)  # a run may lack a metric, and NaN is no JSON
+        write_json(args.out, {"runs": known.to_dict("index"), "mean": table.mean().to_dict()})

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from egovlpv2.features.asked import ask, unfused
+from egovlpv2.features.asked import ask, tell_of_a_cut, unfused
 from egovlpv2.features.extract import Block, Blocks, Read
 from egovlpv2.features.options import (
     add_model_options,
     fingerprint,
+    make_folder,
     open_backbone,
     precision_of,
     require_positive,
@@ -36,6 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
 SHOT_SECONDS = 5  # as QFVS cuts its videos
 _SHOT_FRAMES = 5
@@ -60,8 +62,8 @@ def read_shots(windows: Windows, source: Source, duration: float, size: int, num
 
 
 @torch.inference_mode()
-def look_at_shots(backbone: Backbone, query: str, reads: Iterator[Read], tokenizer: str, max_words: int,
-                  transformed: bool, precision: AbstractContextManager[None]) -> Seen:
+def look_at_shots(backbone: Backbone, query: str, reads: Iterator[Read], tokenizer: PreTrainedTokenizerBase,
+                  max_words: int, transformed: bool, precision: AbstractContextManager[None]) -> Seen:
     """Looks at all shots with a query.
 
     Raises:
@@ -69,7 +71,7 @@ def look_at_shots(backbone: Backbone, query: str, reads: Iterator[Read], tokeniz
     """
     kept = []
     with precision:
-        asked = ask(backbone, load_tokenizer(tokenizer), [query], max_words)
+        asked = ask(backbone, tokenizer, [query], max_words)
     bar = None
     for read in reads:
         if read.frames is None:
@@ -114,19 +116,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     args = _parser().parse_args(argv)
     require_positive(args, "share", "chunk_seconds", "batch_size", "max_words", "fps", "short_side")
+    if args.image_fps is not None:
+        require_positive(args, "image_fps")
     if args.share > 1:
         raise ValueError(f"--share {args.share}: give a share of the shots of up to 1")
     if not args.query.strip():
         raise ValueError("--query is empty: say what the summary should show")
-    source = _only(find_videos([args.video]))
+    source = _only(find_videos([args.video], args.image_fps))
+    _check_out(args.out, source)
     backbone = open_backbone(args, _SHOT_FRAMES)
+    tokenizer = load_tokenizer(args.tokenizer or backbone.config.text.tokenizer)
+    tell_of_a_cut(tokenizer, "query", args.query, args.max_words)
     head, transformed = _open_head(args, backbone)
     duration = source.duration(args.chunk_seconds)
     windows = Windows(1.0, SHOT_SECONDS, SHOT_SECONDS, _SHOT_FRAMES, backbone.video_tower.patch_embed.img_size[0],
                       args.chunk_seconds)
     reads = read_shots(windows, source, duration, args.batch_size, args.num_workers)
-    seen = look_at_shots(backbone, args.query, reads, args.tokenizer or backbone.config.text.tokenizer, args.max_words,
-                         transformed, precision_of(args.precision, backbone.device))
+    seen = look_at_shots(backbone, args.query, reads, tokenizer, args.max_words, transformed,
+                         precision_of(args.precision, backbone.device))
     longest = max(_LONGEST, ceil(len(seen.match) / _SEGMENTS))
     bounds = segments(seen.unfused.numpy(), _SEGMENTS, longest, f"{args.video}: ")
     scores = score(head, seen, bounds)
@@ -138,10 +145,10 @@ def _write(args: argparse.Namespace, source: Source, duration: float, scores: ND
            bounds: Sequence[int], chosen: list[tuple[float, float]]) -> None:
     picture = args.out.with_suffix(".png")
     figure = draw_summary(f"{source.name}: {args.query}", duration, SHOT_SECONDS, scores, bounds, chosen)
-    with whole(picture) as draft:
-        draft.write_bytes(png(figure))
     with tqdm(total=round(sum(end - start for start, end in chosen)), unit="s", desc="writing") as bar:
         write_excerpt(source, args.chunk_seconds, chosen, args.out, args.fps, args.short_side, bar.update)
+    with whole(picture) as draft:
+        draft.write_bytes(png(figure))
     seconds = sum(end - start for start, end in chosen)
     print(f"{len(chosen)} parts, {seconds:.0f} of {duration:.0f} s, out of {len(bounds) - 1} segments:")
     for start, end in chosen:
@@ -157,6 +164,15 @@ def _only(sources: list[Source]) -> Source:
     return sources[0]
 
 
+def _check_out(out: Path, source: Source) -> None:
+    """Refuses what can't be written, or would be written over, before hours of looking."""
+    if out.suffix.lower() != ".mp4":
+        raise ValueError(f"--out {out}: the summary is an .mp4, so give it such a name")
+    if out.resolve() in [file.resolve() for file in source.files]:
+        raise ValueError(f"--out {out} is the video itself: give another name")
+    make_folder(out.parent)
+
+
 def _open_head(args: argparse.Namespace, backbone: Backbone) -> tuple[SummaryHead | None, bool]:
     """The head, if one is named, and whether it reads transformed features."""
     if args.head is None:
@@ -170,7 +186,9 @@ def _open_head(args: argparse.Namespace, backbone: Backbone) -> tuple[SummaryHea
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="egovlpv2 summarize", description="Writes the shots that fit a query best.",
+    description = ("Writes the shots of 5 s that fit a query best; what is left at the end and fills no shot is not "
+                   "looked at.")
+    parser = argparse.ArgumentParser(prog="egovlpv2 summarize", description=description,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("video", help="any video, or a folder of its chunks 0.mp4, 1.mp4, ...")
     parser.add_argument("--query", required=True, help='what to show, such as "There is a cup and a ball"')
@@ -181,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fps", type=float, default=25.0, help="frames a second of what is written")
     parser.add_argument("--short-side", type=int, default=480, help="its short side in pixels, at most")
     parser.add_argument("--chunk-seconds", type=float, default=600.0, help="length of the files of a chunked video")
+    parser.add_argument("--image-fps", type=float, help="pictures a second, where the video is a folder of pictures")
     parser.add_argument("--batch-size", type=int, default=16, help="shots at a time")
     parser.add_argument("--num-workers", type=int, default=1, help="processes that decode")
     add_model_options(parser)

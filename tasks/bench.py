@@ -20,6 +20,7 @@ from egovlpv2.optim import OptimizerConfig, parameter_groups
 from egovlpv2.tasks.pretrain import Pretrain
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -57,6 +58,7 @@ def made_up_tokenizer(folder: str | Path, num_words: int) -> str:
     """Writes a tokenizer of `w0`, `w1`, ... with RoBERTa's special words, and returns its folder."""
     words = ["<s>", "<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(num_words - 5)), "<mask>"]
     raw = RawTokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    raw.pre_tokenizer = WhitespaceSplit()
     kinds = ("cls", "pad", "sep", "unk", "bos", "eos", "mask")
     special = dict(zip((f"{kind}_token" for kind in kinds), [*words[:4], "<s>", "</s>", "<mask>"], strict=True))
     PreTrainedTokenizerFast(tokenizer_object=raw, **special).save_pretrained(folder)

@@ -9,7 +9,7 @@ from egovlpv2.batch import AnswerBatch
 from egovlpv2.distributed import total, world_size
 from egovlpv2.grounding.answers import AnswerHead
 from egovlpv2.metrics.answers import AnswerAccuracy
-from egovlpv2.model.backbone import BackboneConfig, Trunk
+from egovlpv2.model.backbone import BackboneConfig
 from egovlpv2.model.head_weights import read_answer_head
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import BackboneTask
@@ -83,11 +83,11 @@ class TaskQA(Judged, BackboneTask):
             raise ValueError(f"The answer set has {len(batch['answers'])} answers, and the head {self.num_answers}: "
                              f"set model.init_args.num_answers={len(batch['answers'])}.")
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.tune == "all"):
+            num_frames = batch["video"].shape[1]
             trunk = self.backbone.trunk_video(batch["video"], gate=True)  # (V, S, D): a video's questions share it
-            text, mask = self.backbone.trunk_text(batch["text"])  # (Q, L, D)
-            pairs = Trunk(trunk[batch["of_video"]], text, mask)
-            top = self.backbone.top(pairs, batch["video"].shape[1], True, "cls", text_reads=False)
-        return self.answer_head(top.video[:, 0])
+            attended = self.backbone.attend_first(trunk, num_frames).of(batch["of_video"])  # of Q
+            cls = self.backbone.fused_cls(attended, num_frames, *self.backbone.trunk_text(batch["text"]))  # (Q, D)
+        return self.answer_head(cls)
 
     def training_step(self, batch: AnswerBatch, batch_idx: int) -> Tensor:
         logits = self(batch)

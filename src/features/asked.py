@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from egovlpv2.model.backbone import Backbone, Trunk
+from egovlpv2.model.backbone import Backbone
 from egovlpv2.text import tokenize
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -37,6 +37,13 @@ def ask(backbone: Backbone, tokenizer: PreTrainedTokenizerBase, texts: Sequence[
     return Asked(list(texts), trunk, mask, backbone.top_text(trunk, mask).float())
 
 
+def tell_of_a_cut(tokenizer: PreTrainedTokenizerBase, what: str, text: str, max_words: int) -> None:
+    """Prints that a text, called so and so, has more tokens than are read of it."""
+    tokens = len(tokenizer(text)["input_ids"])
+    if tokens > max_words:
+        print(f"the {what} has {tokens} tokens and is cut to {max_words} (--max-words)")
+
+
 def look(backbone: Backbone, asked: Asked, trunk: Tensor, num_frames: int, transformed: bool) -> Tensor:
     """The CLS states of windows with the gate open, for each query: (n, S, D) -> (n, Q, D).
 
@@ -47,10 +54,10 @@ def look(backbone: Backbone, asked: Asked, trunk: Tensor, num_frames: int, trans
         num_frames: Frames of a window.
         transformed: Whether the cross-modal transform follows.
     """
-    states = []
+    states, attended = [], backbone.attend_first(trunk, num_frames)
     for words, mask in zip(asked.trunk, asked.mask, strict=True):
-        pairs = Trunk(trunk, words.expand(len(trunk), -1, -1), mask.expand(len(trunk), -1))
-        cls = backbone.top(pairs, num_frames, True, "cls", text_reads=False).video[:, 0]  # (n, D)
+        words, mask = words.expand(len(trunk), -1, -1), mask.expand(len(trunk), -1)
+        cls = backbone.fused_cls(attended, num_frames, words, mask)  # (n, D)
         states.append(backbone.fused_video_transform(cls) if transformed else cls)
     return torch.stack(states, dim=1).float()
 

@@ -185,11 +185,13 @@ class Extraction(Sampler[Block]):
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     args = _parser().parse_args(argv)
+    if args.image_fps is not None:
+        require_positive(args, "image_fps")
     require_positive(args, "fps", "window", "stride", "frames", "chunk_seconds", "batch_size", "max_words")
     queries = read_queries(args.queries or [])
     if args.kind in PER_QUERY and not queries:
         raise ValueError(f"--kind {args.kind} needs --queries: what the video is looked at with")
-    sources = find_videos(args.videos)
+    sources = find_videos(args.videos, args.image_fps)
     if queries:
         sources = _asked_of(sources, queries)
     backbone = open_backbone(args, args.frames)
@@ -243,6 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stride", type=int, default=16, help="from one window's start to the next")
     parser.add_argument("--frames", type=int, default=4, help="frames of a window that the model sees")
     parser.add_argument("--chunk-seconds", type=float, default=600.0, help="length of the files of a chunked video")
+    parser.add_argument("--image-fps", type=float, help="pictures a second, where a video is a folder of pictures")
     parser.add_argument("--batch-size", type=int, default=32, help="windows at a time")
     parser.add_argument("--num-workers", type=int, default=2, help="processes that decode")
     add_model_options(parser)

@@ -144,14 +144,13 @@ def read_features(path: str | Path, queries: Sequence[str] | None = None) -> Fea
             raise ValueError(f"{path} holds features of kind {recipe.kind}, not one for each query: extract, or fuse, "
                              f"those of kind {' or '.join(PER_QUERY)}")
         rows = list(range(len(there))) if queries is None else [_row_of(Path(path), there, query) for query in queries]
-        count = len(there)
+        count = len(rows)
         tensors = {"words": torch.zeros(count, 0, 0, dtype=torch.float16),
                    "word_mask": torch.zeros(count, 0, dtype=torch.bool),
                    "unfused": torch.zeros(0, 0, dtype=torch.float16)}
-        tensors |= {name: file.get_tensor(name) for name in file.keys() if name != "features"}  # noqa: SIM118
-        values = _columns(file, rows) if queries is not None else file.get_tensor("features")
-        return Features(recipe, values, plain["duration"], [there[row] for row in rows],
-                        tensors["words"][rows], tensors["word_mask"][rows], tensors["unfused"])
+        tensors |= {name: _rows(file, name, None if queries is None else rows) for name in file.keys()}  # noqa: SIM118
+        return Features(recipe, tensors["features"], plain["duration"], [there[row] for row in rows],
+                        tensors["words"], tensors["word_mask"], tensors["unfused"])
 
 
 def _row_of(path: Path, queries: list[str], query: str) -> int:
@@ -160,10 +159,14 @@ def _row_of(path: Path, queries: list[str], query: str) -> int:
     return queries.index(query)
 
 
-def _columns(file: Any, rows: list[int]) -> Tensor:
-    """The features (T, q, D) of some queries: the others may be gigabytes."""
-    stored = file.get_slice("features")
-    return torch.cat([stored[:, :0], *(stored[:, row : row + 1] for row in rows)], dim=1)
+def _rows(file: Any, name: str, rows: list[int] | None) -> Tensor:
+    """A tensor, or what it has of some queries: the others may be gigabytes."""
+    if rows is None or name == "unfused":
+        return file.get_tensor(name)
+    stored = file.get_slice(name)
+    if name == "features":  # (T, Q, D)
+        return torch.cat([stored[:, :0], *(stored[:, row : row + 1] for row in rows)], dim=1)
+    return torch.cat([stored[:0], *(stored[row : row + 1] for row in rows)])  # (Q, ...)
 
 
 def read_recipe(path: Path) -> Recipe:

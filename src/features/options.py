@@ -12,10 +12,11 @@ from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.checkpoint import load_backbone
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which weights, and where and how they run."""
+def add_model_options(parser: argparse.ArgumentParser, max_words: int | None = 30) -> None:
+    """Which weights, and where and how they run; without `max_words`, the weights tell them."""
     parser.add_argument("--weights", required=True, help=".ckpt, .safetensors or released .pth")
-    parser.add_argument("--max-words", type=int, default=30, help="tokens of a query")
+    parser.add_argument("--max-words", type=int, default=max_words, help="tokens of a query" if max_words else
+                        "tokens of the question; as many as the weights were trained with, if not given")
     parser.add_argument("--tokenizer", help="the text tower's; the checkpoint's own if not given")
     parser.add_argument("--device", help="cuda or cpu; cuda where there is one")
     parser.add_argument("--precision", choices=("32", "bf16"), help="bf16 on a GPU if not given, else 32")

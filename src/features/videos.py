@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from egovlpv2.video.decode import Clip, Crop, VideoError, read_chunks, read_frames, video_info
+from egovlpv2.video.images import find_images, read_images
 from egovlpv2.video.open_files import VIDEO_SUFFIXES, is_video
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
@@ -17,17 +18,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Source:
-    """A video: one file, or a folder of chunks `0.mp4`, `1.mp4`, ... as EgoClip's and those of `egovlpv2 prepare`.
+    """A video: one file, a folder of chunks `0.mp4`, `1.mp4`, ... as EgoClip's and those of `egovlpv2 prepare`, or a
+    folder of pictures.
 
     Args:
         name: What its features are called.
-        files: Its file or its chunks, in order.
+        files: Its file, its chunks or its pictures, in order.
         chunked: Whether it is more than one chunk; a single one may be of any length.
+        image_fps: Of pictures, how many make a second; None: they are videos.
     """
 
     name: str
     files: tuple[Path, ...]
     chunked: bool
+    image_fps: float | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -39,6 +43,8 @@ class Source:
         Raises:
             VideoError: As `read_chunks`.
         """
+        if self.image_fps is not None:
+            return read_images(self.files, self.image_fps, times, crop)
         if self.chunked:
             return read_chunks(self.files[0].parent, times, crop, chunk_seconds)
         return read_frames(self.files[0], times, crop)
@@ -49,6 +55,8 @@ class Source:
         Raises:
             VideoError: The video can't be read, or its chunks are of another length.
         """
+        if self.image_fps is not None:
+            return len(self.files) / self.image_fps
         last = video_info(self.files[-1]).duration
         if len(self.files) == 1:
             return last
@@ -59,17 +67,22 @@ class Source:
         return (len(self.files) - 1) * chunk_seconds + last
 
 
-def find_videos(paths: Iterable[str | Path]) -> list[Source]:
+def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> list[Source]:
     """The videos among files and in folders, sorted by name.
 
+    Args:
+        paths: Files and folders.
+        image_fps: How many pictures make a second, where a video is a folder of pictures.
+
     Raises:
-        ValueError: A path doesn't exist or holds no video, or two videos have one name.
+        ValueError: A path doesn't exist or holds no video, or two videos have one name, or there are pictures without
+            their rate.
     """
     found: dict[str, Source] = {}
     for path in map(Path, map(os.path.abspath, paths)):  # `.` and `..` have no name
         if not path.exists():
             raise ValueError(f"{path}: there is no such file or folder")
-        sources = [Source(path.stem, (path,), False)] if path.is_file() else _in_folder(path)
+        sources = [Source(path.stem, (path,), False)] if path.is_file() else _in_folder(path, image_fps)
         if not sources:
             raise ValueError(f"{path} holds no videos ({' '.join(sorted(VIDEO_SUFFIXES))})")
         for source in sources:
@@ -80,12 +93,16 @@ def find_videos(paths: Iterable[str | Path]) -> list[Source]:
     return [found[name] for name in sorted(found)]
 
 
-def _in_folder(folder: Path) -> list[Source]:
+def _in_folder(folder: Path, image_fps: float | None) -> list[Source]:
     files = sorted(filter(is_video, folder.iterdir()))
+    if not files and (images := find_images(folder)):
+        if image_fps is None:
+            raise ValueError(f"{folder} holds {len(images)} pictures: --image-fps says how many of them make a second")
+        return [Source(folder.name, tuple(images), False, image_fps)]
     chunks = [folder / f"{i}.mp4" for i in range(len(files))]
     if files and set(chunks) == set(files):
         return [Source(folder.name, tuple(chunks), len(chunks) > 1)]
-    inside = (source for child in sorted(folder.iterdir()) if child.is_dir() for source in _in_folder(child))
+    inside = (source for child in sorted(folder.iterdir()) if child.is_dir() for source in _in_folder(child, image_fps))
     return [*(Source(path.stem, (path,), False) for path in files), *inside]
 
 

@@ -1,6 +1,11 @@
 """The head of EgoTaskQA: an answer out of a fixed set, from the CLS state of a video that has seen the question."""
 
+from collections import Counter
+from pathlib import Path
+
 from torch import Tensor, nn
+
+UNKNOWN = "<UNK1>"  # stands for answers that training never met
 
 
 class AnswerHead(nn.Module):
@@ -21,3 +26,19 @@ class AnswerHead(nn.Module):
     def forward(self, cls: Tensor) -> Tensor:
         """(B, D) -> logits (B, C)."""
         return self.out(self.dropout(self.hidden(cls).relu()))
+
+
+def read_answers(path: Path) -> list[str]:
+    """The answer set: one answer a line, whose number is its class.
+
+    Raises:
+        ValueError: The file is missing, empty or names an answer twice.
+    """
+    try:
+        answers = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} can't be read ({error}): it lists the answers, one a line") from error
+    twice = [answer for answer, count in Counter(answers).items() if count > 1]
+    if twice or not answers:
+        raise ValueError(f"{path} lists {twice[0]!r} twice" if twice else f"{path} lists no answers")
+    return answers

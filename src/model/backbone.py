@@ -64,6 +64,17 @@ class Trunk(NamedTuple):
     mask: Tensor  # (B, L) bool
 
 
+class Attended(NamedTuple):
+    """A video's trunk, and what the first fused layer makes of it before it hears of any text."""
+
+    video: Tensor  # (B, S, D), or (B, 1, D) if only the CLS state goes on from there
+    first: Tensor  # the same
+
+    def of(self, index: Tensor) -> "Attended":
+        """Some of the videos, each as often as it is named."""
+        return Attended(self.video[index], self.first[index])
+
+
 class Top(NamedTuple):
     """What the fused layers give."""
 
@@ -163,7 +174,19 @@ class Backbone(LightningModule):
             y = self._run(block, y, mask)
         return y
 
-    def _fused_top(self, trunk: Trunk, num_frames: int, video_reads: str, text_reads: bool) -> Top:
+    def attend_first(self, video: Tensor, num_frames: int) -> Attended:
+        """What all texts of a video share of the first fused layer: (B, S, D) -> `Attended`."""
+        alone = self.config.num_fused_layers == 1
+        first = self._run(self._fused(self.video_tower)[0].attend, video, num_frames, alone)
+        return Attended(video[:, :1] if alone else video, first)
+
+    def fused_cls(self, attended: Attended, num_frames: int, text: Tensor, mask: Tensor) -> Tensor:
+        """CLS of the videos (B, D) after the final norm, gate open, each with its text: (B, L, D) and (B, L) bool."""
+        trunk = Trunk(attended.video, text, mask)
+        return self._fused_top(trunk, num_frames, "cls", False, attended.first).video[:, 0]
+
+    def _fused_top(self, trunk: Trunk, num_frames: int, video_reads: str, text_reads: bool,
+                   first: Tensor | None = None) -> Top:
         x, y, mask = trunk
         attends_to_current = self.config.text_attends_to == "current"
         pairs = list(zip(self._fused(self.video_tower), self._fused(self.text_tower), strict=True))
@@ -172,7 +195,8 @@ class Backbone(LightningModule):
             feeds_text = attends_to_current and (text_reads or not last)
             if not last or feeds_text or video_reads != "none":
                 cls_only = last and not feeds_text and video_reads == "cls"
-                x = self._run(video_block, previous, num_frames, y, mask, cls_only)
+                x = (self._run(video_block, previous, num_frames, y, mask, cls_only) if i or first is None
+                     else self._run(video_block.join, previous, first, y, mask))
             if not last or text_reads:
                 y = self._run(text_block, y, mask, x if attends_to_current else previous)
         norm = self.video_tower.norm if self.shares_trunk else self.fused_norm
@@ -240,8 +264,8 @@ class Backbone(LightningModule):
 
     def fused_features(self, video: Tensor, text: Text) -> Tensor:
         """CLS of the video (B, D) after the final norm, gate open."""
-        trunk = self.trunk(video, text, gate=True)
-        return self.top(trunk, video.shape[1], True, "cls", text_reads=False).video[:, 0]
+        attended = self.attend_first(self.trunk_video(video, gate=True), video.shape[1])
+        return self.fused_cls(attended, video.shape[1], *self.trunk_text(text))
 
     def match(self, video: Tensor, text: Text) -> Tensor:
         """Video-text matching logits (B, 2): no match, match."""

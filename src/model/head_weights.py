@@ -49,8 +49,11 @@ def read_summary_head(path: Path) -> tuple[SummaryHead, dict[str, Any]]:
     facts = dict(file.get("egovlpv2", {}).get("qfvs", {}))
     if not facts:
         raise ValueError(f"{path} is no checkpoint of QFVS: `make finetune-qfvs` leaves some")
-    head = SummaryHead(*(facts[name] for name in ("dim", "num_layers", "num_heads")))
-    head.load_state_dict(under(file["state_dict"], _OURS))
+    try:
+        head = SummaryHead(*(facts[name] for name in ("dim", "num_layers", "num_heads")))
+        head.load_state_dict(under(file["state_dict"], _OURS))
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} is no whole checkpoint of QFVS: {str(error)[:300]}") from error
     return head, facts
 
 

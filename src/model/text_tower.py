@@ -89,6 +89,8 @@ class TextTower(nn.Module):
         self.dim, self.vocab_size = arch.hidden_size, arch.vocab_size
         self.norm_eps, self.dropout = arch.layer_norm_eps, arch.hidden_dropout_prob
         self.embeddings = model.embeddings
+        # RoBERTa's positions begin behind that of the padding.
+        self.max_words = arch.max_position_embeddings - getattr(model.embeddings, "padding_idx", -1) - 1
         first_fused = len(layers) - num_fused
         self.blocks = nn.ModuleList(
             TextBlock(layer, GatedCrossAttention(self.dim, video_dim, arch.num_attention_heads, None, self.dropout)
@@ -97,6 +99,9 @@ class TextTower(nn.Module):
         )
 
     def embed(self, input_ids: Tensor) -> Tensor:
+        if input_ids.shape[1] > self.max_words:
+            raise ValueError(f"texts of {input_ids.shape[1]} tokens are too long for a text tower of {self.max_words} "
+                             "positions: lower max_words")
         return self.embeddings(input_ids=input_ids)  # (B, L) -> (B, L, D)
 
 

@@ -70,13 +70,20 @@ class SpaceTimeBlock(nn.Module):
         Returns:
             (B, S, D), or (B, 1, D) with `cls_only`.
         """
+        return self.join(x, self.attend(x, num_frames, cls_only), text, text_mask)
+
+    def attend(self, x: Tensor, num_frames: int, cls_only: bool = False) -> Tensor:
+        """Attention in time and in space, which hears nothing of the text: (B, S, D), or (B, 1, D) with `cls_only`."""
         time = self.time_attn.proj(divided_attention(self.time_attn, self.norm_time(x), num_frames, "time"))
         y = self.norm1(x + time)  # (B, S, D)
         z = cls_attention(self.attn, y) if cls_only else divided_attention(self.attn, y, num_frames, "space")
-        z = self.attn.proj(z)
+        return self.attn.proj(z)
+
+    def join(self, x: Tensor, z: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None) -> Tensor:
+        """The rest of the block, given what `attend` made of `x`: the text, the sum and the MLP."""
         if text is not None:
             z = self.fusion(z, text, text_mask)
-        x = (x[:, :1] if cls_only else x) + self.drop_path1(self.ls1(z))
+        x = x[:, : z.shape[1]] + self.drop_path1(self.ls1(z))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 

@@ -36,7 +36,8 @@ def write_excerpt(source: Source, chunk_seconds: float, spans: Sequence[tuple[fl
         stream = out.add_stream("libx264", rate=rate, options={"crf": "21", "preset": "veryfast"})
         stream.pix_fmt = "yuv420p"
         for frames in _frames(source, chunk_seconds, spans, float(rate), WholePicture(short_side)):
-            stream.height, stream.width = frames.shape[2:]
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = frames.shape[2:]
             for picture in frames.permute(0, 2, 3, 1).contiguous().numpy():
                 out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             on_progress(len(frames) / float(rate))

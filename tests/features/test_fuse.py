@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from egovlpv2.batch import Text
 from egovlpv2.cli import main as cli
 from egovlpv2.features import FeatureFolder, fuse, read_features
 from egovlpv2.features.claims import claim
@@ -24,7 +25,7 @@ from video.numbered_videos import write_video
 
 TEXTS = {"a": ["w1 w2 w3", "w7", "w1 w9 w9 w4 w8"], "b": ["w5 w6"]}
 MAX_WORDS = 9
-FOLDERS = {"a": 6, "b": 4}  # windows of each video
+WINDOWS = {"a": 6, "b": 4}  # windows of each video
 
 
 class Made(NamedTuple):
@@ -43,14 +44,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def tokenizer(tokenizer: str) -> str:
-    """One that splits texts into words."""
-    path = Path(tokenizer) / "tokenizer.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"pre_tokenizer": {"type": "WhitespaceSplit"}}))
-    return tokenizer
 
 
 @pytest.fixture
@@ -97,7 +90,7 @@ def clips(made: Made, name: str) -> Tensor:
     """The frames of all windows of a video."""
     path, size = made.videos / f"{name}.mp4", EvalTransform(32)
     return torch.stack([read_frames(path, uniform_times(0.4 * k, 0.4 * k + 0.8, 4), size).frames
-                        for k in range(FOLDERS[name])])
+                        for k in range(WINDOWS[name])])
 
 
 def near(found: Tensor, expected: Tensor) -> None:
@@ -128,7 +121,7 @@ def test_stored_trunks_give_what_extract_gives_at_once(make: Callable[..., Made]
     for name, texts in TEXTS.items():
         one, two = direct.read(name), later.read(name)
         assert (two.queries, two.duration) == (texts, one.duration)
-        assert two.values.shape == (FOLDERS[name], len(texts), 24)
+        assert two.values.shape == (WINDOWS[name], len(texts), 24)
         spread = two.values.float().std(1).mean() if len(texts) > 1 else 1.0
         assert two.values.float().std(0).mean() > 0.05 and spread > 0.05  # neither windows nor queries are alike
         near(two.values, one.values)
@@ -139,6 +132,10 @@ def test_stored_trunks_give_what_extract_gives_at_once(make: Callable[..., Made]
         with torch.no_grad():
             near(two.words, made.backbone.text_features(text))
             patches = made.backbone.trunk_video(clips(made, name), gate=True)[:, 1:]
+            for i in range(len(texts)):
+                asked = Text(**{key: ids[i : i + 1].expand(WINDOWS[name], -1) for key, ids in text.items()})
+                cls = made.backbone.fused_features(clips(made, name), asked)
+                near(two.values[:, i], made.backbone.fused_video_transform(cls) if kind == "transformed" else cls)
         near(two.unfused, patches.mean(1))
 
 

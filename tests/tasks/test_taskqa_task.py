@@ -138,24 +138,27 @@ def make_batch() -> dict[str, Any]:
 
 @pytest.mark.parametrize("cls", ["shared", "own"])
 @pytest.mark.parametrize("attends", ["current", "previous"])
+@pytest.mark.parametrize("fused", [1, 2, 3])
 def test_questions_that_share_a_trunk_get_the_answers_of_each_alone(
-        small_config: Callable[..., BackboneConfig], cls: str, attends: str) -> None:
-    task = make_task(small_config(fusion_cls=cls, text_attends_to=attends)).eval()
-    batch = make_batch()
+        small_config: Callable[..., BackboneConfig], cls: str, attends: str, fused: int) -> None:
+    config = small_config(fusion_cls=cls, text_attends_to=attends, num_fused_layers=fused)
+    task, batch = make_task(config).eval(), make_batch()
     with torch.no_grad():
         together = task(batch)
         for i, video in enumerate(batch["of_video"].tolist()):
             words = {name: ids[i : i + 1] for name, ids in batch["text"].items()}
-            alone = task.answer_head(task.backbone.fused_features(batch["video"][video : video + 1], words))
-            torch.testing.assert_close(together[i], alone[0], atol=1e-5, rtol=1e-4)
+            frames = batch["video"][video : video + 1]
+            top = task.backbone.top(task.backbone.trunk(frames, words, gate=True), frames.shape[1], True)  # all of it
+            torch.testing.assert_close(together[i], task.answer_head(top.video[:, 0])[0], atol=1e-5, rtol=1e-4)
     assert together.std(0).min() > 1e-3
 
 
 @pytest.mark.parametrize("cls", ["shared", "own"])
 @pytest.mark.parametrize("attends", ["current", "previous"])
-def test_all_that_is_trainable_gets_a_gradient(small_config: Callable[..., BackboneConfig], cls: str, attends: str
-                                               ) -> None:
-    task = make_task(small_config(fusion_cls=cls, text_attends_to=attends)).train()
+@pytest.mark.parametrize("fused", [1, 2])
+def test_all_that_is_trainable_gets_a_gradient(small_config: Callable[..., BackboneConfig], cls: str, attends: str,
+                                               fused: int) -> None:
+    task = make_task(small_config(fusion_cls=cls, text_attends_to=attends, num_fused_layers=fused)).train()
     task(make_batch()).square().sum().backward()
     trainable = {name for name, parameter in task.named_parameters() if parameter.requires_grad}
     without = {name for name, parameter in task.named_parameters() if parameter.requires_grad
