@@ -1,6 +1,5 @@
 """`egovlpv2 summarize`: the shots that fit best, played in order, and a picture of the choice."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
