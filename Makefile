@@ -39,11 +39,12 @@ EVALUATE_HEAD = $(BIN)/egovlpv2 test $(call HEAD,$(1)) --trainer.logger.init_arg
 
 # Summaries: four heads, each tested on one video. The trunk of all shots is stored once, then looked at with all prompts.
 QFVS_TESTS ?= P01 P02 P03 P04
-QFVS_HEADS = runs/finetune-qfvs-$(RUN)
+QFVS_RUN ?= finetune-qfvs-$(RUN)
 PROMPTS = $(BIN)/egovlpv2 prompts-qfvs --config conf/qfvs.yaml $(addprefix --config ,$(wildcard conf/$(DATA)/qfvs.yaml)) \
 	--out runs/$(RUN)/features/qfvs-prompts.json
 FUSE = $(BIN)/egovlpv2 fuse runs/$(RUN)/features/qfvs-trunk --weights $(WEIGHTS) --out $(call FOLDER,qfvs) \
 	--queries runs/$(RUN)/features/qfvs-prompts.json $(BF16)
+QFVS_TABLE = $(BIN)/egovlpv2 collect $(QFVS_TESTS:%=runs/$(1)/%) --metrics 'qfvs/(random_)?f1$$' --out runs/$(1)/metrics.json
 QFVS_HEAD = $(call HEAD,qfvs) --data.init_args.test_video=$$video
 # Questions: TUNE=head leaves the backbone frozen, SPLIT=indirect takes the other split; both are in the run's name.
 TUNE ?= all
@@ -116,14 +117,14 @@ features-qfvs: setup $(TOY)  ## features of the shots of QFVS, for all its promp
 
 finetune-qfvs: features-qfvs  ## train four summary heads, each tested on the video it was kept from: F1 and their mean
 	for video in $(QFVS_TESTS); do $(BIN)/egovlpv2 fit $(QFVS_HEAD) \
-		--trainer.logger.init_args.name=finetune-qfvs-$(RUN)/$$video $(ARGS) || exit 1; done
-	$(BIN)/egovlpv2 collect $(QFVS_TESTS:%=$(QFVS_HEADS)/%) --metrics /qfvs/ --out $(QFVS_HEADS)/metrics.json
+		--trainer.logger.init_args.name=$(QFVS_RUN)/$$video $(ARGS) || exit 1; done
+	$(call QFVS_TABLE,$(QFVS_RUN))
 
 evaluate-qfvs: features-qfvs  ## test those four heads once more
 	for video in $(QFVS_TESTS); do $(BIN)/egovlpv2 test $(QFVS_HEAD) \
-		--model.init_args.weights=$(or $(HEAD_WEIGHTS),$(QFVS_HEADS)/$$video/checkpoints/best.ckpt) \
-		--trainer.logger.init_args.name=qfvs-$(RUN)/$$video $(ARGS) || exit 1; done
-	$(BIN)/egovlpv2 collect $(QFVS_TESTS:%=runs/qfvs-$(RUN)/%) --metrics /qfvs/ --out runs/qfvs-$(RUN)/metrics.json
+		--model.init_args.weights=$(or $(HEAD_WEIGHTS),runs/$(QFVS_RUN)/$$video/checkpoints/best.ckpt) \
+		--trainer.logger.init_args.name=evaluate-$(QFVS_RUN)/$$video $(ARGS) || exit 1; done
+	$(call QFVS_TABLE,evaluate-$(QFVS_RUN))
 
 finetune-taskqa: setup $(TOY)  ## fine-tune the weights of RUN on EgoTaskQA; TUNE=head leaves the backbone frozen
 	$(BIN)/egovlpv2 fit $(TASKQA) --trainer.logger.init_args.name=finetune-$(TASKQA_RUN) $(ARGS)

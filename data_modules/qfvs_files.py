@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from egovlpv2.features import FeatureFolder
 from egovlpv2.features.files import PER_QUERY, SUFFIX, read_plain
 from egovlpv2.grounding.segmentation import segments
@@ -25,9 +26,9 @@ _TAGS = "Dense_per_shot_tags"
 _ORACLES = ("Oracle_Summaries", "Oracle_summaries", "Query-Focused_Summaries/Oracle_Summaries",
             "Query-Focused_Summaries/Oracle_summaries")  # the data set is published in all these spellings
 _SPELLED = {"Cupglass": "Glass", "Musicalinstrument": "Instrument", "Petsanimal": "Animal"}  # in prompts
-# Features of one prompt each: 6 MB where a video has 4,000 shots and they are 768 wide, so 3 GB at most. One template
-# asks some 80 prompts of a video.
-_CACHED_COLUMNS = 512
+# Features of one prompt each: 6 MB where a video has 4,000 shots and they are 768 wide, so 12 GB at most. One template
+# asks some 80 prompts of a video, and ten templates ask 450 of the video that validates.
+_CACHED_COLUMNS = 2048
 _ORACLE_NAME = re.compile(r"([^_]+)_([^_]+)_oracle\.txt")
 
 
@@ -237,7 +238,7 @@ class ShotFeatures:
             asked: All prompts that the features should know.
 
         Returns:
-            How many windows there are beyond those shots.
+            How many windows there are beyond those shots; -1 if the last shot, cut short, has none.
 
         Raises:
             ValueError: The file is missing, lacks a prompt or a shot, or the limits don't hold the video.
@@ -250,14 +251,19 @@ class ShotFeatures:
         if not unfused.shape[1]:
             raise ValueError(f"{path} doesn't tell what its windows look like, whatever is asked: delete it. "
                              f"{self._remedy()}")
-        if len(unfused) < num_shots:
+        if len(unfused) < num_shots - 1:
             raise ValueError(f"{path} has {len(unfused)} windows of 5 s and {tags} {num_shots} shots, a video shorter "
                              "than its tags: extract the whole video")
         most, longest, vmax = self.limits
-        self.bounds[video] = segments(unfused[:num_shots].numpy(), most, longest,
+        self.bounds[video] = segments(_per_shot(unfused, num_shots).numpy(), most, longest,
                                       f"{path}, data.init_args.max_segments and max_segment_shots: ", vmax)
         return len(unfused) - num_shots
 
     def _column(self, video: str, prompt: str, num_shots: int) -> Tensor:
         """(n, D) float16: the features of a prompt."""
-        return self.folder.read(video, [prompt]).values[:num_shots, 0].clone()
+        return _per_shot(self.folder.read(video, [prompt]).values[:, 0], num_shots).clone()
+
+
+def _per_shot(windows: Tensor, num_shots: int) -> Tensor:
+    """Features of the shots: a last one of less than 5 s has tags but no window, and looks like the one before it."""
+    return torch.cat([windows, windows[-1:]])[:num_shots]

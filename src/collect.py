@@ -48,8 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="write them as JSON too")
     args = parser.parse_args(argv)
     table = collect(args.runs, args.metrics)
-    shown = pd.concat([table, table.mean().to_frame("mean").T])
+    mean = table.mean(skipna=False)  # of what all runs have
+    shown = pd.concat([table, mean.to_frame("mean").T])
     print(shown.round(2).to_string())
     if args.out:
         known = table.astype(object).where(table.notna(), None)  # a run may lack a metric, and NaN is no JSON
-        write_json(args.out, {"runs": known.to_dict("index"), "mean": table.mean().to_dict()})
+        write_json(args.out, {"runs": known.to_dict("index"), "mean": mean.dropna().to_dict()})

@@ -168,8 +168,9 @@ def _check_out(out: Path, source: Source) -> None:
     """Refuses what can't be written, or would be written over, before hours of looking."""
     if out.suffix.lower() != ".mp4":
         raise ValueError(f"--out {out}: the summary is an .mp4, so give it such a name")
-    if out.resolve() in [file.resolve() for file in source.files]:
-        raise ValueError(f"--out {out} is the video itself: give another name")
+    theirs = {file.resolve() for file in source.files}
+    if theirs & {out.resolve(), out.parent.resolve()}:
+        raise ValueError(f"--out {out} is the video itself, or lies among its pictures: give another name")
     make_folder(out.parent)
 
 

@@ -1,5 +1,6 @@
 """QFVS: which shots of a long video sum up two concepts? A transformer on features of a frozen backbone."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from egovlpv2.batch import SummaryBatch
 from egovlpv2.grounding.summary import SummaryHead
 from egovlpv2.metrics.summary import SummaryF1, select
+from egovlpv2.model.head_weights import read_summary_head
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import global_seed
 from egovlpv2.tasks.head import HeadTask
@@ -32,9 +34,13 @@ class QFVS(HeadTask):
                  dropout: float = 0.1, share: float = 0.02, weights: str | None = None) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"model.init_args.share={share}: give a share of the shots above 0 and up to 1")
+        self.sizes = {"dim": dim, "num_layers": num_layers, "num_heads": num_heads}
+        self.trained_on = {} if weights is None else read_summary_head(Path(weights))[1]
+        if wrong := [name for name, size in self.sizes.items() if self.trained_on.get(name, size) != size]:
+            raise ValueError(f"{weights} was trained with {wrong[0]}={self.trained_on[wrong[0]]}: set model.init_args."
+                             f"{wrong[0]} to it")
         super().__init__(SummaryHead(dim, num_layers, num_heads, dropout), SummaryF1, optimizer, weights)
         self.dim, self.share = dim, share
-        self.sizes = {"dim": dim, "num_layers": num_layers, "num_heads": num_heads}
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -45,6 +51,14 @@ class QFVS(HeadTask):
         """What `egovlpv2 summarize` needs to use this head."""
         recipe = self.trainer.datamodule.folder.recipe
         checkpoint["egovlpv2"] = {"qfvs": self.sizes | {"kind": recipe.kind, "checkpoint": recipe.checkpoint}}
+
+    def setup(self, stage: str) -> None:
+        """Features of other weights, or of another kind, are named."""
+        recipe = self.trainer.datamodule.folder.recipe
+        for name in ("kind", "checkpoint"):
+            if self.trained_on.get(name, getattr(recipe, name)) != getattr(recipe, name):
+                raise ValueError(f"{self.weights} was trained on features of {name} {self.trained_on[name]}, and these "
+                                 f"are of {name} {getattr(recipe, name)}: give the features that it was trained on")
 
     def training_step(self, batch: SummaryBatch, batch_idx: int) -> Tensor:
         scores = self(batch)

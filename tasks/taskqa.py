@@ -41,6 +41,7 @@ class TaskQA(Judged, BackboneTask):
         self.judge_by(AnswerAccuracy)
         self.tune, self.num_answers = tune, num_answers
         self.answer_head = AnswerHead(self.backbone.video_tower.dim, num_answers, dropout)
+        self.trained_on: dict[str, Any] = {}
         self.can_answer = weights is not None and self._read_head(Path(weights))
         self.backbone.freeze_all_but_fused_video()
         if tune == "head":
@@ -48,7 +49,7 @@ class TaskQA(Judged, BackboneTask):
 
     def _read_head(self, path: Path) -> bool:
         """Takes the head of a fine-tuned model; whether there is one."""
-        head, _ = read_answer_head(path)
+        head, self.trained_on = read_answer_head(path)
         if head is not None:
             if head.out.out_features != self.num_answers:
                 raise ValueError(f"{path} chooses among {head.out.out_features} answers: set model.init_args."
@@ -111,6 +112,7 @@ class TaskQA(Judged, BackboneTask):
 
     def on_fit_start(self) -> None:
         self.can_answer = True
+        self._check_answers()
 
     def on_test_start(self) -> None:
         self._require_head()
@@ -121,7 +123,17 @@ class TaskQA(Judged, BackboneTask):
     def on_validation_start(self) -> None:
         self._require_head()
 
+    def _check_answers(self) -> None:
+        """Answers are numbers: another set, or another order, would be wrong in silence."""
+        theirs, ours = self.trained_on.get("answers"), self.trainer.datamodule.answers
+        if theirs and len(theirs) == len(ours) and theirs != ours:  # `forward` names other lengths
+            other = next(i for i, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1])
+            raise ValueError(f"{self.weights} was trained with another answer set (line {other + 1} was "
+                             f"{theirs[other]!r} and is {ours[other]!r}): give it data of its own, or start from "
+                             "pre-trained weights")
+
     def _require_head(self) -> None:
+        self._check_answers()
         if not self.can_answer:
             raise ValueError(f"{self.weights} has no head that answers: `make finetune-taskqa` trains one; give its "
                              "checkpoint as model.init_args.weights")

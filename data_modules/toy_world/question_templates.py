@@ -9,37 +9,23 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from egovlpv2.data_modules.toy_world.script import Event, Split, State, Video
-from egovlpv2.data_modules.toy_world.vocabulary import AFFORDANCES, FREE_VERBS
+from egovlpv2.data_modules.toy_world.vocabulary import AFFORDANCES
 
 KINDS: dict[str, tuple[str, str, str]] = {
     "first-action": ("descriptive", "action", "world"),
     "last-action": ("descriptive", "action", "world"),
     "first-object": ("descriptive", "object", "world"),
     "last-object": ("descriptive", "object", "world"),
-    "action-before": ("descriptive", "action", "world"),
-    "action-after": ("descriptive", "action", "world"),
     "action-on": ("descriptive", "action", "world"),
     "object-of": ("descriptive", "object", "world"),
     "is-done": ("descriptive", "action", "world"),
-    "is-object": ("descriptive", "object", "world"),
-    "order": ("descriptive", "object", "world"),
     "one-object": ("descriptive", "object", "world"),
-    "state-before": ("descriptive", "state", "world"),
-    "next-action": ("predictive", "action", "intent"),
     "next-object": ("predictive", "object", "intent"),
-    "is-next": ("predictive", "action", "intent"),
     "state-after": ("predictive", "state", "world"),
-    "possible-next": ("predictive", "action", "world"),
     "change-by": ("explanatory", "change", "world"),
-    "changed": ("explanatory", "change", "world"),
     "caused": ("explanatory", "change", "world"),
-    "purpose": ("explanatory", "action", "intent"),
-    "reason": ("explanatory", "action", "world"),
-    "enables": ("explanatory", "action", "world"),
     "state-otherwise": ("counterfactual", "state", "world"),
-    "state-earlier": ("counterfactual", "state", "world"),
     "in-hand-otherwise": ("counterfactual", "object", "world"),
-    "possible-without": ("counterfactual", "action", "world"),
 }
 """Type, category and semantic of a template's questions."""
 
@@ -50,11 +36,6 @@ _DONE = {
     "pick up": "picked up", "put down": "put down", "push": "pushed", "pull": "pulled", "open": "opened",
     "close": "closed", "rotate": "rotated", "shake": "shaken", "pour": "poured from", "cut": "cut", "wipe": "wiped",
     "squeeze": "squeezed",
-}  # fmt: skip
-_DOING = {
-    "pick up": "picking up", "put down": "putting down", "push": "pushing", "pull": "pulling", "open": "opening",
-    "close": "closing", "rotate": "rotating", "shake": "shaking", "pour": "pouring from", "cut": "cutting",
-    "wipe": "wiping", "squeeze": "squeezing",
 }  # fmt: skip
 _STATES = {
     "opened": (("open", "open"), ("closed", "close")),
@@ -117,7 +98,7 @@ def intervals(video: Video, chunk_seconds: int) -> list[Interval]:
 def questions(part: Interval) -> list[Asked]:
     """All that can be asked about an interval; no question comes twice."""
     draw = random.Random(f"questions-{part.name}-{part.video.seed}")
-    asked = [*_happenings(part), *_things(part, draw), *_what_next(part, draw), *_conditions(part), *_reasons(part)]
+    asked = [*_happenings(part), *_things(part, draw), *_what_next(part), *_conditions(part), *_reasons(part)]
     return list({question.question: question for question in asked}.values())
 
 
@@ -133,11 +114,12 @@ def _do(verb: str) -> str:
     return _BASE.get(verb, verb)
 
 
-def _names(part: Interval, event: Event) -> list[tuple[str, str]]:
-    """How to call the thing of an event, each with its kind of reference."""
+def _names(part: Interval, event: Event, by_deed: bool = False) -> list[tuple[str, str]]:
+    """How to call the thing of an event, each with its kind of reference; maybe also by what was done to it."""
     one, two = part.events
     place = "the thing" if one.thing == two.thing else "the first thing" if event == one else "the last thing"
-    return [("direct", f"the {event.noun}"), ("indirect", place)]
+    deeds = [("indirect", f"the thing {_DONE[event.verb]}")] if by_deed and one.verb != two.verb else []
+    return [("direct", f"the {event.noun}"), ("indirect", place), *deeds]
 
 
 def _happenings(part: Interval) -> Iterator[Asked]:
@@ -147,17 +129,12 @@ def _happenings(part: Interval) -> Iterator[Asked]:
         for reference, words in (("direct", when), ("indirect", place)):
             yield Asked(f"{when}-action", reference, f"what does the person do {words}?", event.verb)
             yield Asked(f"{when}-object", reference, f"what does the person use {words}?", event.noun)
-    for event, other, word in ((one, two, "before"), (two, one, "after")):
-        doing = f"{_DOING[other.verb]} the {other.noun}"
-        yield Asked(f"action-{word}", "direct", f"what does the person do {word} {doing}?", event.verb)
-        yield Asked("order", "indirect", f"does the first action use the {event.noun}?", _yes(one.noun == event.noun))
+    for event in part.events:
         if one.verb != two.verb:
             yield Asked("object-of", "direct", f"what does the person {_do(event.verb)}?", event.noun)
         if one.thing != two.thing:
             for reference, name in _names(part, event):
                 yield Asked("action-on", reference, f"what does the person do with {name}?", event.verb)
-            order = f"does the person use the {event.noun} before the {other.noun}?"
-            yield Asked("order", "direct", order, _yes(event == one))
     for reference, words in (("direct", "does the person use only one thing?"),
                              ("indirect", "is the first thing also the last one?")):
         yield Asked("one-object", reference, words, _yes(one.thing == two.thing))
@@ -175,51 +152,28 @@ def _things(part: Interval, draw: random.Random) -> Iterator[Asked]:
             yield Asked("is-done", reference, f"does the person {_do(event.verb)} {name}?", "yes")
             yield Asked("is-done", reference, f"does the person {_do(verb)} {name}?", "no")
         yield Asked("is-done", "direct", f"does the person {_do(event.verb)} the {other}?", _yes(other == event.noun))
-        places = [name for _, name in _names(part, event)[1:]]
-        if part.events[0].verb != part.events[1].verb:
-            places.append(f"the thing {_DONE[event.verb]}")
-        for place in places:
-            for noun in (event.noun, draw.choice(nouns)):
-                yield Asked("is-object", "indirect", f"is {place} the {noun}?", _yes(noun == event.noun))
 
 
-def _what_next(part: Interval, draw: random.Random) -> Iterator[Asked]:
-    """What follows, and what can follow."""
-    last, after, now = part.events[1], part.next_event, part.states()[2]
-    if after:
+def _what_next(part: Interval) -> Iterator[Asked]:
+    """What follows."""
+    if part.next_event:
         for reference, words in (("direct", "next"), ("indirect", "after the last action")):
-            yield Asked("next-action", reference, f"what will the person do {words}?", after.verb)
-            yield Asked("next-object", reference, f"what will the person use {words}?", after.noun)
-        able = [verb for verb in AFFORDANCES[after.noun] if now[after.thing].allows(verb) and verb != after.verb]
-        names = _names(part, last) if after.thing == last.thing else [("direct", f"the {after.noun}")]
-        for verb in (after.verb, *draw.sample(able, min(1, len(able)))):
-            for reference, name in names:
-                yield Asked("is-next", reference, f"will the person {_do(verb)} {name} next?", _yes(verb == after.verb))
-    for verb in AFFORDANCES[last.noun]:
-        if verb not in FREE_VERBS:  # these can always be done
-            for reference, name in _names(part, last):
-                question = f"can the person {_do(verb)} {name} next?"
-                yield Asked("possible-next", reference, question, _yes(now[last.thing].allows(verb)))
+            yield Asked("next-object", reference, f"what will the person use {words}?", part.next_event.noun)
 
 
 def _conditions(part: Interval) -> Iterator[Asked]:
     """How the used things are, were, and would be."""
-    before, between, after = part.states()
+    before, _, after = part.states()
     for event in part.events:
         for reference, name in _names(part, event):
             for word, true, _ in _state_words(event.noun, before[event.thing]):
-                yield Asked("state-before", reference, f"was {name} {word} at the start?", _yes(true))
                 yield Asked("state-otherwise", reference, f"would {name} be {word} without the person?", _yes(true))
+        for reference, name in _names(part, event, by_deed=True):
             for word, true, maker in _state_words(event.noun, after[event.thing]):
                 yield Asked("state-after", reference, f"will {name} be {word} afterwards?", _yes(true))
                 if true and maker:
                     made = (maker, event.thing) in map(_deed, part.events)
                     yield Asked("caused", reference, f"is {name} {word} because of the person?", _yes(made))
-    one, two = part.events
-    if one.thing == two.thing:
-        for word, true, _ in _state_words(one.noun, between[one.thing]):
-            question = f"would it be {word} without the last action?"
-            yield Asked("state-earlier", "indirect", question, _yes(true))
 
 
 def _state_words(noun: str, state: State) -> Iterator[tuple[str, bool, str]]:
@@ -239,21 +193,8 @@ def _reasons(part: Interval) -> Iterator[Asked]:
         if [other.thing for other in changes].count(event.thing) == 1:
             for reference, name in _names(part, event):
                 yield Asked("change-by", reference, f"how did the person change {name}?", event.verb)
-    if len(changes) == 1 and one.thing != two.thing:
-        yield Asked("changed", "direct", "what did the person change?", changes[0].noun)
     for reference, words, states in (("direct", "the person", before), ("indirect", "the last action", between)):
         for i, state in enumerate(states):
             if state.held:
                 question = f"what would be in hand without {words}?"
                 yield Asked("in-hand-otherwise", reference, question, part.video.things[i].noun)
-    needed = not before[two.thing].allows(two.verb)
-    if needed:
-        question = f"why did the person {_do(one.verb)} the {one.noun}?"
-        yield Asked("purpose", "direct", question, two.verb)
-        yield Asked("purpose", "indirect", "why did the person do the first action?", two.verb)
-        yield Asked("reason", "indirect", "what made the last action possible?", one.verb)
-    if one.thing == two.thing or not before[one.thing].held:  # a hand that is full is another matter
-        yield Asked("enables", "indirect", "did the first action allow the last one?", _yes(needed))
-        question = f"could the person {_do(two.verb)} the {two.noun} without {_DOING[one.verb]} the {one.noun}?"
-        yield Asked("possible-without", "direct", question, _yes(not needed))
-        yield Asked("possible-without", "indirect", "could the last action come first?", _yes(not needed))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ class Source:
 
     Args:
         name: What its features are called.
-        files: Its file, its chunks or its pictures, in order.
+        files: Its file, its chunks in order, or the folder of its pictures.
         chunked: Whether it is more than one chunk; a single one may be of any length.
         image_fps: Of pictures, how many make a second; None: they are videos.
     """
@@ -35,7 +36,12 @@ class Source:
 
     @property
     def num_bytes(self) -> int:
-        return sum(file.stat().st_size for file in self.files)
+        return sum(file.stat().st_size for file in (self.files if self.image_fps is None else self._images))
+
+    @property
+    def _images(self) -> list[Path]:
+        """Listed once in a process: there may be hundreds of thousands."""
+        return _listed(self.files[0])
 
     def read(self, times: Sequence[float] | NDArray[np.float64], crop: Crop, chunk_seconds: float) -> Clip:
         """The frames at given times, in seconds of the whole video.
@@ -44,7 +50,7 @@ class Source:
             VideoError: As `read_chunks`.
         """
         if self.image_fps is not None:
-            return read_images(self.files, self.image_fps, times, crop)
+            return read_images(self._images, self.image_fps, times, crop)
         if self.chunked:
             return read_chunks(self.files[0].parent, times, crop, chunk_seconds)
         return read_frames(self.files[0], times, crop)
@@ -56,7 +62,7 @@ class Source:
             VideoError: The video can't be read, or its chunks are of another length.
         """
         if self.image_fps is not None:
-            return len(self.files) / self.image_fps
+            return len(self._images) / self.image_fps
         last = video_info(self.files[-1]).duration
         if len(self.files) == 1:
             return last
@@ -65,6 +71,9 @@ class Source:
             raise VideoError(f"{self.files[0]} lasts {first:.1f} s and the chunks should last {chunk_seconds:g}: set "
                              "--chunk-seconds, or rename the files if they are videos of their own")
         return (len(self.files) - 1) * chunk_seconds + last
+
+
+_listed = lru_cache(find_images)
 
 
 def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> list[Source]:
@@ -95,15 +104,17 @@ def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> 
 
 def _in_folder(folder: Path, image_fps: float | None) -> list[Source]:
     files = sorted(filter(is_video, folder.iterdir()))
-    if not files and (images := find_images(folder)):
-        if image_fps is None:
-            raise ValueError(f"{folder} holds {len(images)} pictures: --image-fps says how many of them make a second")
-        return [Source(folder.name, tuple(images), False, image_fps)]
     chunks = [folder / f"{i}.mp4" for i in range(len(files))]
     if files and set(chunks) == set(files):
         return [Source(folder.name, tuple(chunks), len(chunks) > 1)]
-    inside = (source for child in sorted(folder.iterdir()) if child.is_dir() for source in _in_folder(child, image_fps))
-    return [*(Source(path.stem, (path,), False) for path in files), *inside]
+    inside = [source for child in sorted(folder.iterdir()) if child.is_dir()
+              for source in _in_folder(child, image_fps)]
+    found = [*(Source(path.stem, (path,), False) for path in files), *inside]
+    if found or not (images := find_images(folder)):
+        return found
+    if image_fps is None:
+        raise ValueError(f"{folder} holds {len(images)} pictures: --image-fps says how many of them make a second")
+    return [Source(folder.name, (folder,), False, image_fps)]
 
 
 @dataclass(frozen=True)

@@ -286,3 +286,12 @@ def main(argv: list[str] | None = None) -> None:
     save_backbone(backbone, args.target)
     parameters = sum(p.numel() for p in backbone.parameters())
     print(f"{args.target}: {parameters / 1e6:.1f} M parameters, {frames} frames; no key of {args.source} left over")
+    if _answers(args.source):
+        print(f"but for its head of EgoTaskQA: to ask questions, give {args.source} itself")
+
+
+def _answers(path: str) -> bool:
+    """Whether a file brings a head that answers questions."""
+    from egovlpv2.model.head_weights import read_answer_head  # it builds on this module
+
+    return read_answer_head(Path(path))[0] is not None

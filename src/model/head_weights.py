@@ -24,18 +24,26 @@ def read_answer_head(path: Path) -> tuple[AnswerHead | None, dict[str, Any]]:
     Returns:
         None and nothing of a file without such a head. What an own `.ckpt` tells: `answers`, the answer set;
         `max_words`; `num_frames`.
+
+    Raises:
+        ValueError: The file is missing or unreadable, or its head is not whole.
     """
     facts: dict[str, Any] = {}
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such weights file")
     if path.suffix == ".ckpt":
         file = _load(path)
-        state, facts = under(file["state_dict"], _ANSWERS), file.get("egovlpv2", {}).get("taskqa", {})
+        state, facts = under(file.get("state_dict", {}), _ANSWERS), file.get("egovlpv2", {}).get("taskqa", {})
     else:
         state = convert_answer_head(read_released(path)) if path.suffix in (".pth", ".pt") else {}
-    if not facts and path.suffix == ".ckpt" or "hidden.weight" not in state:
+    if "hidden.weight" not in state:
         return None, {}
     answers, dim = state["hidden.weight"].shape
     head = AnswerHead(dim, answers)
-    head.load_state_dict(state)
+    try:
+        head.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds no whole head that answers: {str(error)[:300]}") from error
     return head, facts
 
 
@@ -62,7 +70,7 @@ def read_head(head: nn.Module, kind: str, path: Path) -> None:
 
     Args:
         head: The head.
-        kind: `vslnet` or `vsgn`, as `convert` knows it.
+        kind: `vslnet` or `vsgn`, as `convert` knows it; heads of QFVS come from own checkpoints alone.
         path: A `.ckpt` of the head's task, or a released state dict, bare or under `state_dict`.
 
     Raises:

@@ -35,17 +35,11 @@ SMALL: dict[str, Any] = {
 KEYS = {"interval", "question", "answer", "answer_encode", "type", "category", "semantic", "structural", "reference",
         "reasoning_type", "question_id", "video_id", "question_encode", "template"}
 
-# The laws of the toy world once more, in the words of the questions: what a verb makes true, and what has to be true.
+# The laws of the toy world once more, in the words of the questions: what a verb makes true.
 MAKES = {"pick up": "in the hand", "put down": "on the table", "push": "far away", "pull": "near", "open": "open",
          "close": "closed", "cut": "cut"}
 OPPOSITE = {"in the hand": "on the table", "far away": "near", "open": "closed", "cut": "whole"}
 OPPOSITE |= {b: a for a, b in OPPOSITE.items()}
-NEEDS = {
-    "pick up": {"on the table"}, "put down": {"in the hand"}, "shake": {"in the hand"}, "pour": {"in the hand"},
-    "push": {"on the table", "near"}, "pull": {"on the table", "far away"}, "open": {"on the table", "closed"},
-    "close": {"on the table", "open"}, "cut": {"on the table"}, "wipe": {"on the table"}, "rotate": set(),
-    "squeeze": set(),
-}  # fmt: skip
 SPOKEN = {verb: verb for verb in VERBS} | {"pour from": "pour"}
 SPOKEN |= {"picked up": "pick up", "picking up": "pick up", "putting down": "put down", "pushed": "push",
            "pushing": "push", "pulled": "pull", "pulling": "pull", "opened": "open", "opening": "open",
@@ -67,7 +61,7 @@ class Story(NamedTuple):
 
     def named(self, name: str) -> str:
         """The noun that a question means."""
-        if name in ("it", "the thing"):
+        if name == "the thing":
             assert self.first.noun == self.last.noun
             return self.first.noun
         if name in ("the first thing", "the last thing"):
@@ -82,11 +76,6 @@ class Story(NamedTuple):
     @property
     def events(self) -> tuple[Event, Event]:
         return self.first, self.last
-
-    @property
-    def needed(self) -> bool:
-        """Whether the last action was not possible before the first one."""
-        return not NEEDS[self.last.verb] <= self.before[self.last.noun]
 
 
 def _after(facts: Facts, event: Event) -> Facts:
@@ -130,25 +119,7 @@ def _caused(s: Story, noun: str, word: str) -> str:
     return _yes(any(e.noun == noun and MAKES.get(e.verb) == word for e in s.events))
 
 
-def _will(s: Story, verb: str, noun: str) -> str:
-    assert s.following
-    return _yes((s.following.verb, s.following.noun) == (SPOKEN[verb], noun))
-
-
-def _purpose(s: Story, _: str) -> str:
-    assert s.needed and s.first.noun == s.last.noun
-    return s.last.verb
-
-
-def _without(s: Story, *named: str) -> str:
-    last, noun, first, other = named or (s.last.verb, s.last.noun, s.first.verb, s.first.noun)
-    assert [(e.verb, e.noun) for e in s.events] == [(SPOKEN[first], other), (SPOKEN[last], noun)]
-    # The hand must not have been full before.
-    assert noun == other or not any("in the hand" in facts for facts in s.before.values())
-    return _yes(not s.needed)
-
-
-THING = r"(it|the first thing|the last thing|the thing(?: [a-z ]+?)?|the [a-z]+)"
+THING = r"(the first thing|the last thing|the thing(?: [a-z ]+?)?|the [a-z]+)"
 NOUN, VERB, WORD = "([a-z]+)", "([a-z ]+?)", f"({'|'.join(OPPOSITE)})"
 RULES: dict[str, Callable[..., str]] = {
     r"what does the person (do|use) (?:first|before the last action)\?":
@@ -157,41 +128,21 @@ RULES: dict[str, Callable[..., str]] = {
         lambda s, what: s.last.verb if what == "do" else s.last.noun,
     rf"what does the person do with {THING}\?":
         lambda s, name: _only(e.verb for e in s.events if e.noun == s.named(name)),
-    rf"what does the person do before {VERB} the {NOUN}\?":
-        lambda s, verb, noun: s.first.verb if (s.last.verb, s.last.noun) == (SPOKEN[verb], noun) else "?",
-    rf"what does the person do after {VERB} the {NOUN}\?":
-        lambda s, verb, noun: s.last.verb if (s.first.verb, s.first.noun) == (SPOKEN[verb], noun) else "?",
     r"does the person use only one thing\?": lambda s: _yes(s.first.noun == s.last.noun),
     r"is the first thing also the last one\?": lambda s: _yes(s.first.noun == s.last.noun),
-    rf"does the first action use the {NOUN}\?": lambda s, noun: _yes(s.first.noun == noun),
-    rf"does the person use the {NOUN} before the {NOUN}\?":
-        lambda s, one, two: {(s.first.noun, s.last.noun): "yes", (s.last.noun, s.first.noun): "no"}[one, two],
     rf"what does the person {VERB}\?": lambda s, verb: _only(e.noun for e in s.events if e.verb == SPOKEN[verb]),
     rf"does the person {VERB} {THING}\?":
         lambda s, verb, name: _yes((SPOKEN[verb], s.named(name)) in [(e.verb, e.noun) for e in s.events]),
-    rf"was {THING} {WORD} at the start\?": lambda s, name, word: _yes(word in s.before[s.named(name)]),
     rf"would {THING} be {WORD} without the person\?": lambda s, name, word: _yes(word in s.before[s.named(name)]),
-    rf"would (it) be {WORD} without the last action\?": lambda s, name, word: _yes(word in s.between[s.named(name)]),
     rf"will {THING} be {WORD} afterwards\?": lambda s, name, word: _yes(word in s.after[s.named(name)]),
     rf"is {THING} {WORD} because of the person\?": lambda s, name, word: _caused(s, s.named(name), word),
-    rf"is {THING} the {NOUN}\?": lambda s, name, noun: _yes(s.named(name) == noun),
-    r"what will the person do (?:next|after the last action)\?": lambda s: s.following.verb,
     r"what will the person use (?:next|after the last action)\?": lambda s: s.following.noun,
-    rf"will the person {VERB} {THING} next\?": lambda s, verb, name: _will(s, verb, s.named(name)),
-    rf"can the person {VERB} {THING} next\?":
-        lambda s, verb, name: _yes(NEEDS[SPOKEN[verb]] <= s.after[s.named(name)]),
     rf"how did the person change {THING}\?":
         lambda s, name: _only(e.verb for e in _changed(s) if e.noun == s.named(name)),
-    r"what did the person change\?": lambda s: _only(e.noun for e in _changed(s)),
     r"what would be in hand without the person\?":
         lambda s: _only(noun for noun, facts in s.before.items() if "in the hand" in facts),
     r"what would be in hand without the last action\?":
         lambda s: _only(noun for noun, facts in s.between.items() if "in the hand" in facts),
-    r"why did the person (do the first action|[a-z ]+ the [a-z]+)\?": _purpose,
-    r"what made the last action possible\?": lambda s: s.first.verb if s.needed else "?",
-    r"did the first action allow the last one\?": lambda s: _yes(s.needed),
-    rf"could the person {VERB} the {NOUN} without {VERB} the {NOUN}\?": _without,
-    r"could the last action come first\?": _without,
 }  # fmt: skip
 """How to answer: the first wording that fits counts."""
 
@@ -247,7 +198,7 @@ def test_every_answer_follows_from_the_script(script: list[Video], pools: Pools)
     everything = {row["template"] for own in pools.values() for pool in own for row in pool}
     assert set(asked) == everything and min(asked.values()) > 50
     assert {template.removesuffix("-direct").removesuffix("-indirect") for template in asked} >= {
-        "first-action", "is-done", "next-action", "state-after", "change-by", "caused", "state-otherwise"}
+        "first-action", "is-done", "next-object", "state-after", "change-by", "caused", "state-otherwise"}
 
 
 def test_intervals_are_two_actions_of_the_wearer_in_one_file(script: list[Video]) -> None:
@@ -295,13 +246,13 @@ def test_who_has_not_seen_the_video_cannot_know(drawn: dict[str, dict[str, list[
                 by_template[row["template"]][row["answer"]] += 1
                 by_wording[row["question"]][row["answer"]] += 1
             verify = [count for count in by_template.values() if set(count) <= {"yes", "no"}]
-            assert len(verify) >= 9 and len(by_template) - len(verify) >= 9
+            assert len(verify) >= 5 and len(by_template) - len(verify) >= 8
             assert all(0.45 <= count["yes"] / count.total() <= 0.55 for count in verify)
             assert all(max(count.values()) <= 0.6 * count.total() for count in by_template.values())
             assert all(max(count.values()) <= count.total() / 2 + 1 for count in by_wording.values())
             assert len({(row["interval"], row["question"]) for row in rows}) == len(rows)
             asked = Counter(row["interval"] for row in rows).values()
-            assert max(asked) - min(asked) <= 3
+            assert max(asked) - min(asked) <= 6  # of some intervals little more can be asked
     train, test = drawn["direct"]["train"], drawn["direct"]["test"]
     usual: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in train:
@@ -313,7 +264,7 @@ def test_who_has_not_seen_the_video_cannot_know(drawn: dict[str, dict[str, list[
 def test_questions_fit_into_thirty_tokens(script: list[Video], pools: Pools) -> None:
     tokenizer = learn_tokenizer([event.text for video in script if video.split == "train" for event in video.events])
     asked = {row["question"] for own in pools.values() for pool in own for row in pool}
-    assert len(asked) > 1000 and all(question == question.lower() for question in asked)
+    assert len(asked) > 900 and all(question == question.lower() for question in asked)
     assert max(len(tokenizer.encode(question).ids) for question in asked) <= 30
 
 

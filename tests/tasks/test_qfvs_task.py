@@ -154,6 +154,21 @@ def test_from_the_toy_videos_to_a_head(toy: Path, make_backbone: Callable[..., B
     assert report(tmp_path / "run")["protocol"]["kind"] == "transformed"
 
 
+def test_features_and_sizes_that_a_head_was_not_trained_on_are_named(toy: Path, features: Path, tmp_path: Path
+                                                                      ) -> None:
+    cli(arguments("fit", toy, features, tmp_path, "run", "--trainer.max_epochs=1",
+                  "--model.init_args.optimizer.warmup_epochs=0"))
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    weights = f"--model.init_args.weights={best}"
+    with pytest.raises(SystemExit, match="was trained with num_heads=2: set model.init_args.num_heads to it"):
+        cli(arguments("test", toy, features, tmp_path, "heads", weights, "--model.init_args.num_heads=13"))
+    file = torch.load(best, weights_only=True)
+    file["egovlpv2"]["qfvs"]["checkpoint"] = "1" * 16
+    torch.save(file, best)
+    with pytest.raises(SystemExit, match="was trained on features of checkpoint 1+, and these are of checkpoint 0+"):
+        cli(arguments("test", toy, features, tmp_path, "features", weights))
+
+
 def test_mistakes_are_named(toy: Path, features: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="features are 26 wide and the head takes 40: set model.init_args.dim=26"):
         cli(arguments("fit", toy, features, tmp_path, "wrong", "--model.init_args.dim=40"))

@@ -102,6 +102,18 @@ def test_weights_without_a_head_are_trained_not_tested(toy: Path, tmp_path: Path
         cli(arguments("fit", toy, tmp_path, "wrong", weights, "--model.init_args.num_answers=7"))
 
 
+def test_another_answer_set_is_refused(toy: Path, tmp_path: Path) -> None:
+    cli(arguments("fit", toy, tmp_path, "run", "--trainer.limit_train_batches=1"))
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    file = torch.load(best, weights_only=True)
+    there = file["egovlpv2"]["taskqa"]["answers"]
+    there[1], there[2] = there[2], there[1]
+    torch.save(file, best)
+    problem = f"another answer set \\(line 2 was '{there[1]}' and is '{there[2]}'\\)"
+    with pytest.raises(SystemExit, match=problem):
+        cli(arguments("test", toy, tmp_path, "test", f"--model.init_args.weights={best}"))
+
+
 def _task_of(path: Path) -> Backbone:
     from egovlpv2.model.checkpoint import load_backbone
 
