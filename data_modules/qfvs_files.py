@@ -251,7 +251,7 @@ class ShotFeatures:
         if not unfused.shape[1]:
             raise ValueError(f"{path} doesn't tell what its windows look like, whatever is asked: delete it. "
                              f"{self._remedy()}")
-        if len(unfused) < num_shots - 1:
+        if len(unfused) < max(num_shots - 1, 1):
             raise ValueError(f"{path} has {len(unfused)} windows of 5 s and {tags} {num_shots} shots, a video shorter "
                              "than its tags: extract the whole video")
         most, longest, vmax = self.limits

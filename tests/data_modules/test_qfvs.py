@@ -410,12 +410,24 @@ def test_other_frame_rates_can_give_the_same_windows(root: Path) -> None:
     assert len(data.protocol["segments"]) == 4
 
 
+def test_a_last_shot_cut_short_looks_like_the_one_before_it(make: Callable[..., QFVSDataModule], root: Path) -> None:
+    asked = make().prompts()["P01"]
+    shots = sum(LENGTHS["P01"])
+    write_features(root / "features", "P01", asked, shots=shots - 1)
+    data = make()
+    batch = batches(data, "test")[0]
+    last = batch["features"][0][:, batch["mask"][0]][:, -2:]  # (P, 2, D)
+    assert torch.equal(last[:, 0], last[:, 1]) and (last[:, :, 0] == shots - 2).all()
+    assert int(batch["mask"][0].sum()) == shots and data.counts["P01_windows_beyond_the_tags"] == -1
+
+
 def test_features_that_lack_something_are_named(make: Callable[..., QFVSDataModule], root: Path) -> None:
     folder, asked = root / "features", make().prompts()
     for split, video in (("train", "P03"), ("val", "P02"), ("test", "P01")):
         shots = sum(LENGTHS[video])
-        path = write_features(folder, video, asked[video], shots=shots - 1)
-        pattern = f"{video}.safetensors has {shots - 1} windows of 5 s and .*{video}.txt {shots}"
+        windows = max(shots - 2, 0)
+        path = write_features(folder, video, asked[video], shots=windows)
+        pattern = f"{video}.safetensors has {windows} windows of 5 s and .*{video}.txt {shots}"
         for look in (getattr(make(), f"{split}_dataloader"), lambda: make().setup("fit")):
             with pytest.raises(ValueError, match=f"{pattern} shots, a video shorter than its tags: extract the whole"):
                 look()
