@@ -296,8 +296,8 @@ def test_the_video_itself_is_not_overwritten(weights: Path, video: Path, tmp_pat
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     before = video.read_bytes()
     monkeypatch.chdir(tmp_path)
-    refused(command(video, weights, "--out", "film.mp4"), "--out film.mp4 is the video itself, or lies among its pictures",
-            tmp_path)
+    problem = "--out film.mp4 is the video itself, or lies among its pictures"
+    refused(command(video, weights, "--out", "film.mp4"), problem, tmp_path)
     assert video.read_bytes() == before
 
 
