@@ -16,6 +16,7 @@ from egovlpv2.features.asked import ask, tell_of_a_cut, unfused
 from egovlpv2.features.extract import Block, Blocks, Read
 from egovlpv2.features.options import (
     add_model_options,
+    add_video_options,
     fingerprint,
     make_folder,
     open_backbone,
@@ -199,10 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--share", type=float, default=0.02, help="of the shots to choose; one at least")
     parser.add_argument("--fps", type=float, default=25.0, help="frames a second of what is written")
     parser.add_argument("--short-side", type=int, default=480, help="its short side in pixels, at most")
-    parser.add_argument("--chunk-seconds", type=float, default=600.0, help="length of the files of a chunked video")
-    parser.add_argument("--image-fps", type=float, help="pictures a second, where the video is a folder of pictures")
-    parser.add_argument("--batch-size", type=int, default=16, help="shots at a time")
-    parser.add_argument("--num-workers", type=int, default=1, help="processes that decode")
+    add_video_options(parser, "shots", batch_size=16, num_workers=1)
     add_model_options(parser)
     return parser
 

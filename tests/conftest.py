@@ -12,6 +12,12 @@ from egovlpv2.tasks.bench import made_up_tokenizer
 from helpers import WORDS, draw_parameters, make_config
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Processes beside each other on few cores would wait for each other's threads."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy world of a few short videos."""

@@ -1,5 +1,9 @@
 """Small models and batches, made on the spot."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +57,9 @@ def only(data: LightningDataModule) -> Any:
     """The batch of a validation that has one."""
     (batch,) = data.val_dataloader()
     return batch
+
+
+def run_on_two_processes(arguments: Sequence[str]) -> None:
+    """`egovlpv2` with a task's arguments, on two processes of one thread each."""
+    command = [sys.executable, "-m", "egovlpv2.cli", *arguments, "--trainer.devices=2", "--trainer.strategy=ddp"]
+    assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,14 +27,6 @@ from video.numbered_videos import write_video
 ANSWERS = ["<UNK1>", "knife", "yes", "no", "take the cup", "bread", "put"]
 QUESTION = "w10 w20 w30"
 LAYOUT = ROOT / "tests" / "golden" / "egovlpv2_state_layout.json"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ the last action").
 
 import random
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from egovlpv2.data_modules.toy_world.script import Event, Split, State, Video
@@ -86,7 +87,7 @@ class Asked(NamedTuple):
 def intervals(video: Video, chunk_seconds: int) -> list[Interval]:
     """Intervals of a video, in order: none overlaps another or the end of a file, none does the same twice."""
     found: list[Interval] = []
-    for i, (one, two) in enumerate(zip(video.events, video.events[1:], strict=False)):
+    for i, (one, two) in enumerate(pairwise(video.events)):
         end = (one.start // chunk_seconds + 1) * chunk_seconds
         free = not found or found[-1].first + 1 < i
         if free and one.wearer == two.wearer == "C" and two.end <= end and _deed(one) != _deed(two):

@@ -18,6 +18,7 @@ from egovlpv2.features.claims import Claim, claim
 from egovlpv2.features.files import PER_QUERY, SUFFIX, FeatureWriter, Recipe
 from egovlpv2.features.options import (
     add_model_options,
+    add_video_options,
     fingerprint,
     make_folder,
     open_backbone,
@@ -244,10 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--window", type=int, default=16, help="length of a window in such frames")
     parser.add_argument("--stride", type=int, default=16, help="from one window's start to the next")
     parser.add_argument("--frames", type=int, default=4, help="frames of a window that the model sees")
-    parser.add_argument("--chunk-seconds", type=float, default=600.0, help="length of the files of a chunked video")
-    parser.add_argument("--image-fps", type=float, help="pictures a second, where a video is a folder of pictures")
-    parser.add_argument("--batch-size", type=int, default=32, help="windows at a time")
-    parser.add_argument("--num-workers", type=int, default=2, help="processes that decode")
+    add_video_options(parser, "windows", batch_size=32, num_workers=2)
     add_model_options(parser)
     return parser
 

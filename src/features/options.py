@@ -22,6 +22,14 @@ def add_model_options(parser: argparse.ArgumentParser, max_words: int | None = 3
     parser.add_argument("--precision", choices=("32", "bf16"), help="bf16 on a GPU if not given, else 32")
 
 
+def add_video_options(parser: argparse.ArgumentParser, unit: str, batch_size: int, num_workers: int) -> None:
+    """How videos are laid out, and how many of their `unit`s are read at a time."""
+    parser.add_argument("--chunk-seconds", type=float, default=600.0, help="length of the files of a chunked video")
+    parser.add_argument("--image-fps", type=float, help="pictures a second, where a video is a folder of pictures")
+    parser.add_argument("--batch-size", type=int, default=batch_size, help=f"{unit} at a time")
+    parser.add_argument("--num-workers", type=int, default=num_workers, help="processes that decode")
+
+
 def pick_device(name: str | None) -> torch.device:
     """The device that a user asked for, or else CUDA where there is one.
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -60,15 +60,6 @@ def clips(path: Path, count: int, frames: int = 4) -> torch.Tensor:
 def same(features: torch.Tensor, expected: torch.Tensor) -> None:
     assert expected.std(0).min() > 1e-3  # windows differ
     torch.testing.assert_close(features.float(), expected, atol=2e-3, rtol=2e-3)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Processes beside each other on few cores would wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

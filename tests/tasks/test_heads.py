@@ -1,9 +1,6 @@
 """NLQ and MQ from feature files to metrics, submissions and pictures."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.mq import MQ
 from egovlpv2.tasks.nlq import NLQ
 from golden.fill_state import fill_layout
-from helpers import ROOT
+from helpers import ROOT, run_on_two_processes
 from PIL import Image
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -136,9 +133,7 @@ def check_mq(submission: dict[str, Any], truth: dict[str, Any], metrics: dict[st
 @pytest.mark.parametrize("task", SMALL)
 def test_two_processes_give_the_numbers_of_one(task: str, toy: Path, features: dict[str, Path], tmp_path: Path) -> None:
     cli(arguments("test", task, toy, features[task], tmp_path, "one"))
-    two = arguments("test", task, toy, features[task], tmp_path, "two", "--trainer.devices=2", "--trainer.strategy=ddp")
-    command = [sys.executable, "-m", "egovlpv2.cli", *two]
-    assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
+    run_on_two_processes(arguments("test", task, toy, features[task], tmp_path, "two"))
     one, two = report(tmp_path / "one"), report(tmp_path / "two")
     assert two["protocol"]["devices"] == 2 and one["metrics"].keys() == two["metrics"].keys()
     for name, value in one["metrics"].items():

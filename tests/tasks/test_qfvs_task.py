@@ -1,9 +1,6 @@
 """QFVS on the toy world's annotations: from trunks to summaries, on one process and on two."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ from egovlpv2.model.checkpoint import save_backbone
 from egovlpv2.model.head_weights import read_summary_head
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.qfvs import QFVS
-from helpers import ROOT
+from helpers import ROOT, run_on_two_processes
 
 WIDTH, NAMES = 26, ("P01", "P02", "P03", "P04")
 NEXT = {"P01": "P02", "P02": "P03", "P03": "P04", "P04": "P01"}
@@ -129,9 +126,7 @@ def test_the_authors_way_picks_on_the_test_video(toy: Path, features: Path, tmp_
 
 def test_two_processes_give_the_numbers_of_one(toy: Path, features: Path, tmp_path: Path) -> None:
     cli(arguments("test", toy, features, tmp_path, "one"))
-    two = arguments("test", toy, features, tmp_path, "two", "--trainer.devices=2", "--trainer.strategy=ddp")
-    command = [sys.executable, "-m", "egovlpv2.cli", *two]
-    assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
+    run_on_two_processes(arguments("test", toy, features, tmp_path, "two"))
     one, two = report(tmp_path / "one"), report(tmp_path / "two")
     assert two["protocol"]["devices"] == 2 and one["metrics"].keys() == two["metrics"].keys()
     for name, value in one["metrics"].items():

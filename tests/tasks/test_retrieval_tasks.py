@@ -1,9 +1,6 @@
 """CharadesEgo and EPIC-Kitchens-100 from files to metrics, zero-shot and fine-tuned, on one process and on two."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ from egovlpv2.tasks.charades_ego import CharadesEgo
 from egovlpv2.tasks.ek100 import EK100
 from egovlpv2.tasks.retrieval import Retrieval
 from golden.fill_state import fill
-from helpers import ROOT, draw_parameters, make_clips, make_config, make_text
+from helpers import ROOT, draw_parameters, make_clips, make_config, make_text, run_on_two_processes
 
 GOLDEN = ROOT / "tests" / "golden"
 TASKS = {"ek100": EK100, "charades_ego": CharadesEgo}
@@ -84,10 +81,7 @@ def test_two_processes_give_the_numbers_of_one(task: str, toy: Path, tmp_path: P
                f"--data.init_args.test={odd_test_file(toy / task, task)}"]
     options += ["--data.init_args.test_sentences=null"] if task == "ek100" else []
     cli(arguments("test", task, toy, tmp_path, "one", weights, *options))
-    two = arguments("test", task, toy, tmp_path, "two", weights, *options, "--trainer.devices=2",
-                    "--trainer.strategy=ddp")
-    command = [sys.executable, "-m", "egovlpv2.cli", *two]
-    assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
+    run_on_two_processes(arguments("test", task, toy, tmp_path, "two", weights, *options))
     one, two = report(tmp_path / "one"), report(tmp_path / "two")
     assert two["protocol"]["devices"] == 2
     assert one["protocol"]["counts"]["clips" if task == "ek100" else "videos"] % 2  # a process has one row less

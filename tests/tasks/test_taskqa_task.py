@@ -1,9 +1,6 @@
 """EgoTaskQA on the toy world: fine-tuned, head-tuned, tested again, on one process and on two."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from egovlpv2.model.checkpoint import save_backbone
 from egovlpv2.model.head_weights import read_answer_head
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.taskqa import TaskQA
-from helpers import ROOT, draw_parameters, make_clips, make_text
+from helpers import ROOT, draw_parameters, make_clips, make_text, run_on_two_processes
 
 FILES = ("taskqa", "model/tiny", "trainer/cpu", "toy/taskqa")
 VIDEO = "--model.init_args.backbone.video."
@@ -124,9 +121,7 @@ def test_two_processes_give_the_numbers_of_one(toy: Path, tmp_path: Path) -> Non
     cli(arguments("fit", toy, tmp_path, "run", "--trainer.limit_train_batches=2"))
     weights = f"--model.init_args.weights={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}"
     cli(arguments("test", toy, tmp_path, "one", weights))
-    two = arguments("test", toy, tmp_path, "two", weights, "--trainer.devices=2", "--trainer.strategy=ddp")
-    command = [sys.executable, "-m", "egovlpv2.cli", *two]
-    assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
+    run_on_two_processes(arguments("test", toy, tmp_path, "two", weights))
     one, two = report(tmp_path / "one"), report(tmp_path / "two")
     assert two["protocol"]["devices"] == 2 and one["metrics"].keys() == two["metrics"].keys()
     for name, value in one["metrics"].items():
