@@ -52,11 +52,20 @@ SPLIT ?= direct
 TASKQA = $(call TASK,taskqa) --model.init_args.tune=$(TUNE) --data.init_args.split=$(SPLIT)
 TASKQA_RUN = taskqa$(if $(filter head,$(TUNE)),-head)$(if $(filter indirect,$(SPLIT)),-indirect)-$(RUN)
 
+# Ablations: the recipe itself, and a run for each overlay of conf/ablation/<group>/; finished runs stay.
+ABLATIONS = objectives gate frames pairs
+ABLATION_ROWS = $(basename $(notdir $(sort $(wildcard conf/ablation/$(1)/*.yaml))))
+ABLATE = test -f runs/ablation/$(1)/metrics.json || $(BIN)/egovlpv2 fit --config conf/pretrain.yaml $(CONFIGS) \
+	$(call RECIPE,pretrain) $(addprefix --config ,$(wildcard conf/ablation/$(DATA).yaml) $(2)) $(PRECISION) \
+	--trainer.logger.init_args.name=ablation/$(1) $(ARGS)
+ABLATE_ALL = for row in $(call ABLATION_ROWS,$(1)); do \
+	$(call ABLATE,$(1)/$$row,conf/ablation/$(1)/$$row.yaml) || exit 1; done
+
 .DEFAULT_GOAL := help
 .PHONY: help setup pretrain evaluate-egomcq evaluate-ek100 evaluate-charades-ego finetune-ek100 finetune-charades-ego \
 	features-nlq features-mq finetune-nlq finetune-mq evaluate-nlq evaluate-mq \
 	features-qfvs finetune-qfvs evaluate-qfvs finetune-taskqa evaluate-taskqa \
-	toy-data test test-full lint bench tensorboard
+	ablation-fusion $(ABLATIONS:%=ablation-%) toy-data test test-full lint bench tensorboard
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-24s%s\n", $$1, $$2}'
@@ -133,6 +142,18 @@ evaluate-taskqa: setup $(TOY)  ## test what `make finetune-taskqa` left, or WEIG
 	$(BIN)/egovlpv2 test $(TASKQA) --trainer.logger.init_args.name=$(TASKQA_RUN) \
 		$(if $(filter file,$(origin WEIGHTS)),--model.init_args.weights=runs/finetune-$(TASKQA_RUN)/checkpoints/best.ckpt) \
 		$(ARGS)
+
+$(ABLATIONS:%=ablation-%): ablation-%: setup $(TOY)  ## the paper's other ablations, likewise
+	$(call ABLATE,full)
+	$(call ABLATE_ALL,$*)
+	$(BIN)/egovlpv2 collect runs/ablation/full $(addprefix runs/ablation/$*/,$(call ABLATION_ROWS,$*)) \
+		--metrics '^test/egomcq' --no-mean --out runs/ablation/$*.json --plot runs/ablation/$*.png
+
+ablation-fusion: setup $(TOY)  ## fusion in the backbone against stacked layers: cost at base size, accuracy on the toy world
+	$(call ABLATE,full)
+	$(call ABLATE_ALL,fusion)
+	$(BIN)/egovlpv2 ablation-fusion --config conf/model/base.yaml --runs runs/ablation --out runs/ablation/fusion.json \
+		--plot runs/ablation/fusion.png
 
 test: setup  ## the tests, in minutes
 	$(BIN)/pytest -n 2

@@ -1,17 +1,16 @@
 """What evaluating EPIC-Kitchens-100 retrieval costs at full size: `egovlpv2 bench retrieval`."""
 
 import argparse
-import resource
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import numpy as np
 import torch
+from egovlpv2.bench import Figure, alone, peak_gb
 from egovlpv2.data_modules.relevancy import Relevancy
 from egovlpv2.metrics.functional import multi_instance_retrieval
 from torch import Tensor
+from tqdm import tqdm
 
 CLIPS, SENTENCES, LABELS = 9668, 3842, 2000
 
@@ -56,17 +55,19 @@ def _measure(evaluate: Callable[[Tensor, Labels], dict[str, float]]) -> tuple[fl
     labels, similarity = made_up_labels(), torch.rand(CLIPS, SENTENCES, generator=torch.Generator().manual_seed(0))
     begin = time.perf_counter()
     numbers = evaluate(similarity, labels)
-    return time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, numbers
+    return time.perf_counter() - begin, peak_gb(), numbers
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Prints seconds and memory of both, relevancy included, each in a process of its own."""
-    argparse.ArgumentParser("egovlpv2 bench retrieval", description=__doc__).parse_args(argv)
-    results = []
-    for evaluate in (ours, plain_loop):
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            results.append(pool.submit(_measure, evaluate).result())
-    (seconds, memory, numbers), (slow, more, same) = results
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """`egovlpv2 bench retrieval` has none."""
+
+
+def measure(args: argparse.Namespace) -> list[Figure]:
+    """Seconds and memory of both, relevancy included, each in a process of its own."""
+    (seconds, memory, numbers), (slow, more, same) = (
+        alone(_measure, evaluate) for evaluate in tqdm((ours, plain_loop), "ways", leave=False))
     assert all(abs(numbers[name] - value) < 1e-4 for name, value in same.items()), (numbers, same)
-    print(f"EPIC-Kitchens-100 retrieval, {CLIPS} x {SENTENCES}, relevancy included, {torch.get_num_threads()} threads: "
-          f"{seconds:.1f} s and {memory:.2f} GB; a plain loop {slow:.1f} s and {more:.2f} GB: {slow / seconds:.1f}x")
+    what = f"EPIC-Kitchens-100, {CLIPS:,} x {SENTENCES:,}, relevancy included"
+    return [Figure("retrieval", what, seconds, "s", f"memory: a plain loop {slow:.1f} s", seconds / slow),
+            Figure("retrieval", "peak memory of EPIC-Kitchens-100", memory, "GB", f"memory: a plain loop {more:.2f} GB",
+                   memory / more)]

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Negatives = Literal["scene", "any"]
 _SCENE_SECONDS = 60
 
 
@@ -89,17 +90,18 @@ class EgoClip(Dataset[Pair]):
         path: The official file, or one in its format.
         reader: Of the clips.
         seed: Of the negatives, times and crops.
+        negatives: See `EgoClipDataModule`.
 
     Raises:
         ValueError: The file can't be read (see `read_clip_table`) or has only one row.
     """
 
-    def __init__(self, path: Path, reader: ChunkReader, seed: int) -> None:
+    def __init__(self, path: Path, reader: ChunkReader, seed: int, negatives: Negatives = "scene") -> None:
         self.table = read_clip_table(path)
         if len(self.table) < 2:
             raise ValueError(f"{path} has one row: a row needs another one as its negative.")
         self.reader, self.seed = reader, seed
-        self.neighbours = Neighbours(self.table)
+        self.draw_negative = Neighbours(self.table).draw if negatives == "scene" else self._draw_any
 
     def __len__(self) -> int:
         return len(self.table)
@@ -109,12 +111,16 @@ class EgoClip(Dataset[Pair]):
         rng = np.random.default_rng((self.seed, epoch, row))
         failures: list[Failure] = []
         while len(failures) < TRIES:
-            rows = [row, self.neighbours.draw(row, rng)]
+            rows = [row, self.draw_negative(row, rng)]
             if video := self._read(rows, rng, failures):
                 verbs, nouns = ([lists[i] for i in rows] for lists in (self.table.verbs, self.table.nouns))
                 return Pair(torch.stack(video), [self.table.text[i] for i in rows], verbs, nouns, failures)
             row = int(rng.integers(len(self)))
         raise ValueError(f"{TRIES} clips one after the other could not be read; the last: {failures[-1].reason}")
+
+    def _draw_any(self, row: int, rng: np.random.Generator) -> int:
+        other = int(rng.integers(len(self) - 1))
+        return other + (other >= row)
 
     def _read(self, rows: list[int], rng: np.random.Generator, failures: list[Failure]) -> list[Tensor]:
         """Read the rows' clips, each (T, 3, H, W); none, and one failure more, if one of them can't be read."""
@@ -154,15 +160,20 @@ class EgoClipDataModule(EgoMCQDataModule):
     Args:
         root: The data set's folder; the other paths are relative to it.
         csv: The training rows, an `egoclip.csv`.
+        negatives: What each row brings along: another one of its own `scene` (paper) or `any` other.
         **kwargs: Of the videos and the questions, see `EgoMCQDataModule`.
     """
 
-    def __init__(self, root: str, csv: str = "egoclip.csv", **kwargs: Any) -> None:
+    def __init__(self, root: str, csv: str = "egoclip.csv", negatives: Negatives = "scene", **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
-        self.csv = csv
+        self.csv, self.negatives = csv, negatives
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return super().protocol | {"negatives": self.negatives}
 
     def train_dataloader(self) -> ResumableDataLoader:
-        """Shuffled batches of `csv` with scene-aware negatives, the same again after a resume."""
-        dataset = EgoClip(self.root / self.csv, self.reader(self.num_frames), self.seed)
+        """Shuffled batches of `csv` with negatives, the same again after a resume."""
+        dataset = EgoClip(self.root / self.csv, self.reader(self.num_frames), self.seed, self.negatives)
         self.counts["malformed_rows"] = dataset.table.malformed
         return self.train_loader(dataset, partial(collate, tokenizer=self.tokenizer, max_words=self.max_words))

@@ -7,6 +7,7 @@ from typing import Any
 _EXPORTS = {
     "Backbone": "egovlpv2.model.backbone",
     "BackboneConfig": "egovlpv2.model.backbone",
+    "Index": "egovlpv2.search.search",
     "load_backbone": "egovlpv2.model.checkpoint",
     "read_clip": "egovlpv2.video.decode",
 }

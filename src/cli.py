@@ -20,6 +20,11 @@ COMMANDS = {
     "summarize": ("egovlpv2.summarize", "the shots of any video that fit a query, as a video of their own"),
     "ask": ("egovlpv2.ask", "the best answers to a question about any video"),
     "collect": ("egovlpv2.collect", "numbers of several runs side by side, and their mean"),
+    "index": ("egovlpv2.search.index", "embed the windows of all videos of a folder, to search in"),
+    "search": ("egovlpv2.search.search", "find moments by a text, as a table and as a page"),
+    "attend": ("egovlpv2.attend", "draw what the words of a text look at in a video"),
+    "cost": ("egovlpv2.cost", "what the full pre-training run takes: GPU-hours, decoding, storage"),
+    "ablation-fusion": ("egovlpv2.ablation", "the paper's Table 7: what both kinds of fusion cost, and how they do"),
     "complexity": ("egovlpv2.complexity", "parameters and GMACs of a model, by part and by objective"),
     "bench": ("egovlpv2.bench", "time the hot paths against their bounds, as ratios"),
 }

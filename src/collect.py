@@ -5,9 +5,12 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from egovlpv2.callbacks import write_json
+from egovlpv2.files import whole
+from matplotlib.figure import Figure
 
 
 def collect(runs: Sequence[Path], pattern: str) -> pd.DataFrame:
@@ -45,12 +48,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="egovlpv2 collect", description="Numbers of several runs, and their mean.")
     parser.add_argument("runs", nargs="+", type=Path, help="folders with a metrics.json")
     parser.add_argument("--metrics", default="^test/", help="which, by a regular expression (default: %(default)s)")
+    parser.add_argument("--no-mean", action="store_true", help="where a mean of the runs says nothing")
     parser.add_argument("--out", type=Path, help="write them as JSON too")
+    parser.add_argument("--plot", type=Path, help="draw them as points, a line for each run")
     args = parser.parse_args(argv)
     table = collect(args.runs, args.metrics)
-    mean = table.mean(skipna=False)  # of what all runs have
-    shown = pd.concat([table, mean.to_frame("mean").T])
-    print(shown.round(2).to_string())
+    mean = {} if args.no_mean else {"mean": table.mean(skipna=False)}  # of what all runs have
+    print(pd.concat([table, pd.DataFrame(mean).T]).round(2).to_string(na_rep="-"))
     if args.out:
-        known = table.astype(object).where(table.notna(), None)  # a run may lack a metric, and NaN is no JSON
-        write_json(args.out, {"runs": known.to_dict("index"), "mean": mean.dropna().to_dict()})
+        rows = {"runs": without_gaps(table), **{name: row.dropna().to_dict() for name, row in mean.items()}}
+        write_json(args.out, rows)
+    if args.plot:
+        save_plot(table, args.plot)
+
+
+def without_gaps(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The rows of a table for JSON, which has no NaN: what a run lacks is None."""
+    return table.astype(object).where(table.notna(), None).to_dict("index")
+
+
+def save_plot(table: pd.DataFrame, path: Path) -> None:
+    """Draws a line for each row of a table and a point for each of its numbers, and writes it as PNG."""
+    figure = Figure(figsize=(9, 1.2 + 0.35 * len(table)), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, values) in enumerate(table.items()):
+        axes.plot(values, range(len(table)), "os^Dv<>p*h"[i % 10], label=name)
+    axes.set_yticks(range(len(table)), [str(name) for name in table.index])
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3)
+    axes.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
+    with whole(path) as draft:
+        figure.savefig(draft, format="png", dpi=110)

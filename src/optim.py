@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 _STACKS = ("cls_token", "pos_embed", "temporal_embed", "position_embeddings.weight")
 # Modules that no pre-trained tower brings: they learn `new_layer_factor` times faster.
-_NEW = ("fusion.", "projector.", "_transform.", "match_head.", "masked_word_head.", "answer_head.")
+_NEW = ("fusion.", "stack.", "projector.", "_transform.", "match_head.", "masked_word_head.", "answer_head.")
 
 
 @dataclass

@@ -85,7 +85,8 @@ class BackboneTask(Task):
     def protocol(self) -> dict[str, Any]:
         """What a reader of the numbers must know of the model."""
         config = self.backbone.config
-        return {"weights": self.weights, "num_fused_layers": config.num_fused_layers,
+        return {"weights": self.weights, "fusion": config.fusion, "num_fused_layers": config.num_fused_layers,
+                "alpha": "learned" if config.alpha is None else config.alpha,
                 "text_attends_to": config.text_attends_to, "fusion_cls": config.fusion_cls,
                 "model_frames": config.video.num_frames, "seed": global_seed()}
 

@@ -1,5 +1,6 @@
 """EgoMCQ: which of five clips does a text tell of? Answered by the gate closed, open, and by both."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 SCORES = ("dual", "fusion", "ensemble")
 
 
-def choice_scores(backbone: Backbone, batch: ChoiceBatch) -> dict[str, Tensor]:
+def choice_scores(backbone: Backbone, batch: ChoiceBatch, names: Sequence[str] = SCORES) -> dict[str, Tensor]:
     """How well each clip fits its question's text.
 
     Returns:
-        Scores (Q, 5): `dual` cosine, `fusion` probability of a match, `ensemble` their sum (paper, Table 8).
+        Scores (Q, 5): `dual` cosine, `fusion` probability of a match, `ensemble` their sum (paper, Table 8); `dual`
+        alone if no other is named.
     """
     choices, num_frames = batch["video"].shape[1:3]
     video = batch["video"].flatten(0, 1)  # (Q*5, T, 3, H, W)
@@ -27,6 +29,8 @@ def choice_scores(backbone: Backbone, batch: ChoiceBatch) -> dict[str, Tensor]:
     video_embeds = backbone.project_video(backbone.top_video(clips, num_frames, cls_only=True)[:, 0])  # (Q*5, P)
     text_embeds = backbone.project_text(backbone.top_text(text, mask)[:, 0])  # (Q, P)
     dual = F.cosine_similarity(text_embeds[:, None].float(), video_embeds.unflatten(0, (-1, choices)).float(), dim=-1)
+    if tuple(names) == ("dual",):
+        return {"dual": dual}
     if not backbone.shares_trunk:
         clips = backbone.trunk_video(video, gate=True)
     pairs = Trunk(clips, text.repeat_interleave(choices, 0), mask.repeat_interleave(choices, 0))
@@ -46,6 +50,7 @@ class EgoMCQ(BackboneTask):
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None) -> None:
         super().__init__(backbone, optimizer, weights)
+        self.scores = SCORES
         self.accuracy = nn.ModuleDict({
             split: nn.ModuleDict({score: EgoMCQAccuracy() for score in SCORES}) for split in ("val", "test")
         })
@@ -58,7 +63,7 @@ class EgoMCQ(BackboneTask):
 
     def predict_step(self, batch: ChoiceBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Key, scores, answer and kind of each question that could be read, in the order of the file."""
-        scores = choice_scores(self.backbone, batch) if len(batch["answer"]) else {}
+        scores = choice_scores(self.backbone, batch, self.scores) if len(batch["answer"]) else {}
         rows = [{name: values[i].tolist() for name, values in scores.items()} for i in range(len(batch["answer"]))]
         return [{"question": key} | row | {"answer": int(answer), "types": int(kind)}
                 for key, row, answer, kind in zip(batch["key"], rows, batch["answer"], batch["kind"], strict=True)]
@@ -73,14 +78,16 @@ class EgoMCQ(BackboneTask):
     def _count(self, split: str, batch: ChoiceBatch) -> None:
         if not len(batch["answer"]):  # none of its questions could be read, or this process has one batch less
             return
-        for name, scores in choice_scores(self.backbone, batch).items():
+        for name, scores in choice_scores(self.backbone, batch, self.scores).items():
             self.accuracy[split][name].update(scores, batch["answer"], batch["kind"])
 
     def _log_accuracy(self, split: str) -> None:
-        for name, metric in self.accuracy[split].items():
+        best = self.scores[-1]
+        for name in self.scores:
+            metric = self.accuracy[split][name]
             kinds = metric.compute()
-            if name == "ensemble" and kinds:  # what picks the checkpoint: the mean of inter and intra
+            if name == best and kinds:  # what picks the checkpoint: the mean of inter and intra
                 self.log(f"{split}/score", sum(kinds.values()) / len(kinds))
             self.log_dict({f"{split}/egomcq/{name}/{kind}": value for kind, value in kinds.items()},
-                          prog_bar=name == "ensemble")
+                          prog_bar=name == best)
             metric.reset()

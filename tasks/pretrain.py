@@ -25,9 +25,9 @@ class Pretrain(EgoMCQ):
         weights: Weights to start from; None for the towers' own first weights.
         positives: Which rows EgoNCE holds for the same action; `none` is InfoNCE.
         temperature: Of EgoNCE.
-        negative_temperature: Of the drawing of hard negatives: the lower, the harder.
+        negative_temperature: Of the drawing of hard negatives: the lower, the harder; infinite draws any.
         mlm_weight: Weight of masked words.
-        vtm_weight: Weight of video-text matching.
+        vtm_weight: Weight of video-text matching; with 0, evaluation asks the closed gate alone.
         masked_share: Share of the words to predict.
     """
 
@@ -41,6 +41,10 @@ class Pretrain(EgoMCQ):
         self.positives, self.masked_share = positives, masked_share
         self.temperature, self.negative_temperature = temperature, negative_temperature
         self.loss_weights = {"ego_nce": 1 - mlm_weight - vtm_weight, "mlm": mlm_weight, "vtm": vtm_weight}
+        if vtm_weight == 0:  # nothing that has learned could tell
+            self.scores = ("dual",)
+        if mlm_weight == vtm_weight == 0:
+            self.backbone.freeze_fusion()
         tokenizer = load_tokenizer(backbone.text.tokenizer)
         words = self.backbone.text_tower.vocab_size
         if len(tokenizer) > words:
@@ -63,7 +67,7 @@ class Pretrain(EgoMCQ):
         return total
 
     def objectives(self, batch: ClipBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """The three losses of this process; the mean over processes is that of the whole batch.
+        """The losses of this process; the mean over processes is that of the whole batch.
 
         Args:
             batch: Clips of this process.
@@ -77,13 +81,15 @@ class Pretrain(EgoMCQ):
         with torch.autocast(self.device.type, enabled=False):  # in bfloat16 a logit is a tenth off
             similarity = text_embeds @ video_embeds.T  # (n, n)
         positives = ego_positives(gather(batch["verbs"]), gather(batch["nouns"]), self.positives)
+        losses = {"ego_nce": contrastive(similarity, positives, self.temperature)}
+        if self.loss_weights["mlm"] == self.loss_weights["vtm"] == 0:
+            return losses
+        # Both from here on, whatever they weigh: DDP waits for a gradient of each parameter.
         if not backbone.shares_trunk:
             trunk = trunk._replace(video=backbone.trunk_video(batch["video"], gate=True))
-        return {
-            "ego_nce": contrastive(similarity, positives, self.temperature),
-            "vtm": self._matching(trunk, num_frames, similarity.detach(), positives, generator),
-            "mlm": self._masked_words(trunk, num_frames, batch, generator),
-        }
+        losses["vtm"] = self._matching(trunk, num_frames, similarity.detach(), positives, generator)
+        losses["mlm"] = self._masked_words(trunk, num_frames, batch, generator)
+        return losses
 
     def _matching(self, trunk: Trunk, num_frames: int, similarity: Tensor, positives: Tensor,
                   generator: torch.Generator) -> Tensor:

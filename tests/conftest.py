@@ -46,6 +46,12 @@ def make_backbone() -> Callable[..., Backbone]:
     return make
 
 
+@pytest.fixture(params=["backbone", "stacked"])
+def fusion(request: pytest.FixtureRequest) -> str:
+    """Both places where video and text may meet, for tests that don't concern the gate."""
+    return request.param
+
+
 @pytest.fixture
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a tokenizer with `WORDS` words."""

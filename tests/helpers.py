@@ -16,6 +16,9 @@ from lightning import LightningDataModule
 
 ROOT = Path(__file__).parents[1]
 WORDS = 600
+# Backbones that differ in how video and text meet.
+KINDS = [*({"text_attends_to": reads, "fusion_cls": cls} for reads in ("current", "previous")
+           for cls in ("shared", "own")), {"fusion": "stacked"}]
 
 
 def make_config(tokenizer: str = "", depth: int = 3, frames: int = 4, **changes: Any) -> BackboneConfig:

@@ -29,7 +29,7 @@ def test_a_row_for_each_run_and_their_mean(runs: list[str], tmp_path: Path, caps
     cli(["collect", *runs])
     printed = rows(capsys.readouterr().out)
     assert printed == {"test/qfvs/f1": ["test/qfvs/recall"], runs[0]: ["40.0", "10.13"], runs[1]: ["50.0", "20.00"],
-                       runs[2]: ["66.0", "NaN"], "mean": ["52.0", "NaN"]}  # no mean over fewer runs
+                       runs[2]: ["66.0", "-"], "mean": ["52.0", "-"]}  # no mean over fewer runs
     assert {path.name for path in tmp_path.iterdir()} == {"p01", "p02", "p03"}
 
 
@@ -62,3 +62,9 @@ def test_what_a_user_gets_wrong_is_one_line(runs: list[str], tmp_path: Path) -> 
         with pytest.raises(SystemExit, match=problem) as end:
             cli(["collect", *map(str, arguments), "--out", str(tmp_path / "out.json")])
         assert str(end.value).startswith("egovlpv2 collect: error: ") and not (tmp_path / "out.json").exists()
+
+
+def test_a_plot_instead_of_a_mean(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli(["collect", *runs, "--no-mean", "--out", str(tmp_path / "all.json"), "--plot", str(tmp_path / "all.png")])
+    assert "\nmean" not in capsys.readouterr().out and set(json.loads((tmp_path / "all.json").read_text())) == {"runs"}
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")

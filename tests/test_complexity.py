@@ -36,6 +36,19 @@ def test_attention_is_counted(make_backbone) -> None:
     assert macs * 1e9 == 4 * length * dim**2 + 2 * length * dim * hidden + 2 * length**2 * dim
 
 
+def test_stacked_layers_leave_the_video_alone(small_config) -> None:
+    """By hand: what two more layers cost a match, beside the towers."""
+    config = small_config(fusion="stacked", num_fused_layers=2)
+    macs, words, tokens, text, video = complexity(config, words=7)["gmacs"], 7, 1 + 4 * 4, 32, 24
+    of_words = (12 * words * text**2 + 2 * words * text**2 + 2 * tokens * video * text
+                + 2 * words**2 * text + 2 * words * tokens * text)
+    of_cls = (2 * video**2 + 2 * tokens * video**2 + 2 * tokens * video
+              + 2 * video**2 + 2 * words * text * video + 2 * words * video + 8 * video**2)
+    heads = 2 * (video**2 + text**2) + 2 * (video + text)
+    assert macs["by_objective"]["vtm"] * 1e9 == 2 * (of_words + of_cls) + heads
+    assert macs["ours"] < macs["video_once"] < macs["unshared"]
+
+
 def test_own_cls_costs_a_second_trunk(small_config) -> None:
     shared, own = (complexity(small_config(fusion_cls=kind))["gmacs"] for kind in ("shared", "own"))
     assert own["ours"] > shared["ours"] and own["unshared"] == pytest.approx(shared["unshared"])

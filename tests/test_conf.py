@@ -13,6 +13,7 @@ CONF = ROOT / "conf"
 TRAINERS, MODELS, DATA = ("cpu", "gpu", "a100x8", "a100x32"), ("tiny", "small", "base"), ("toy", "egoclip")
 TUNED = ("ek100", "charades_ego", "taskqa")
 HEADS = ("nlq", "mq", "qfvs")
+ABLATIONS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("ablation/*/*.yaml"))
 RUNS = [
     *(("fit", "pretrain", "model/tiny", "data/toy", f"trainer/{t}", "toy/pretrain") for t in TRAINERS),
     *(("fit", "pretrain", f"model/{m}", f"data/{d}", "trainer/cpu") for m in MODELS for d in DATA),
@@ -25,6 +26,8 @@ RUNS = [
       for task in TUNED for command in ("fit", "test")),
     *((command, task, "trainer/cpu", f"toy/{task}") for task in HEADS for command in ("fit", "test", "predict")),
     *(("fit", task, "trainer/a100x8", f"released/{task}") for task in HEADS),
+    *(("fit", "pretrain", "model/tiny", "data/toy", "trainer/cpu", "toy/pretrain", "ablation/toy", overlay)
+      for overlay in ABLATIONS),
 ]
 
 
@@ -45,6 +48,18 @@ def test_runs_parse(run: tuple[str, ...], capsys: pytest.CaptureFixture[str]) ->
 def test_every_yaml_is_in_a_run() -> None:
     used = {file for run in RUNS for file in run[1:]}
     assert {str(p.relative_to(CONF).with_suffix("")) for p in CONF.rglob("*.yaml")} == used
+
+
+def test_ablations_change_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
+    told = {"fusion/stacked_2": ("fusion: stacked", "num_fused_layers: 2"), "gate/alpha_0.25": ("alpha: 0.25",),
+            "fusion/backbone_4": ("fusion: backbone", "num_fused_layers: 4"), "frames/frames_6": ("num_frames: 6",),
+            "objectives/random_negatives": ("negative_temperature: .inf", "mlm_weight: 0.2", "vtm_weight: 0.3"),
+            "objectives/ego_nce": ("mlm_weight: 0.0", "vtm_weight: 0.0"),
+            "pairs/info_nce": ("positives: none", "negatives: any")}
+    for overlay, lines in told.items():
+        out = parse(capsys, "fit", "pretrain", "model/tiny", "data/toy", "toy/pretrain", "ablation/toy",
+                    f"ablation/{overlay}")
+        assert all(line in out for line in ("max_epochs: 3", *lines)), (overlay, out)
 
 
 def test_overrides_reach_what_refers_to_them(capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,7 @@ def test_two_processes_give_the_gradients_of_one_in_retrieval(tmp_path: Path) ->
                                    msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("changes", [{}, {"fusion_cls": "own", "text_attends_to": "previous"}])
+@pytest.mark.parametrize("changes", [{}, {"fusion_cls": "own", "text_attends_to": "previous"}, {"fusion": "stacked"}])
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path, changes: dict[str, str]) -> None:
     tokenizer = made_up_tokenizer(tmp_path / "tokenizer", WORDS)
     spawn(_check_gradients, tmp_path, tokenizer, changes)

@@ -76,7 +76,7 @@ def test_no_loose_loading_and_no_running_of_files(path: Path) -> None:
 def test_public_names() -> None:
     import egovlpv2
 
-    for name in ("load_backbone", "Backbone", "BackboneConfig", "read_clip"):
+    for name in ("load_backbone", "Backbone", "BackboneConfig", "Index", "read_clip"):
         assert callable(getattr(egovlpv2, name))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = egovlpv2.nothing

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from egovlpv2.features.asked import ask, look
 from egovlpv2.features.claims import Claim, claim
 from egovlpv2.features.files import PER_QUERY, SUFFIX, FeatureWriter, Recipe
@@ -35,7 +36,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-KINDS = ("dual", "projected", *PER_QUERY, "trunk")
+KINDS = ("dual", "projected", "unit", *PER_QUERY, "trunk")
 
 
 class Block(NamedTuple):
@@ -177,6 +178,8 @@ class Extraction(Sampler[Block]):
             return self.backbone.video_features(video).float()
         if kind == "projected":
             return self.backbone.embed_video(video).float()
+        if kind == "unit":
+            return F.normalize(self.backbone.embed_video(video).float(), dim=-1)
         trunk = self.backbone.trunk_video(video, gate=True)  # shared by all queries
         if kind == "trunk":
             return trunk.float()
@@ -195,29 +198,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources = find_videos(args.videos, args.image_fps)
     if queries:
         sources = _asked_of(sources, queries)
+    extraction = prepare(args, sources, queries)
+    extraction.run(args.num_workers)
+    report(extraction, "extract")
+
+
+def prepare(args: argparse.Namespace, sources: Sequence[Source], queries: dict[str, list[str]]) -> Extraction:
+    """The extraction that a command's options ask for; its folder is there and holds nothing of another recipe.
+
+    Raises:
+        ValueError: The weights can't be read, or the folder can't be written to, or holds other features.
+    """
     backbone = open_backbone(args, args.frames)
     config = backbone.config
-    width = config.projector[-1] if args.kind == "projected" else backbone.video_tower.dim
+    width = config.projector[-1] if args.kind in ("projected", "unit") else backbone.video_tower.dim
     size = backbone.video_tower.patch_embed.img_size[0]
     recipe = Recipe(args.kind, width, args.fps, args.window, args.stride, args.frames, size,
                     fingerprint(args.weights))
     make_folder(args.out)
     refuse_a_mix(args.out, recipe, queries)
-    extraction = Extraction(
+    return Extraction(
         backbone, recipe, Windows(args.fps, args.window, args.stride, args.frames, size, args.chunk_seconds), sources,
         args.out, args.batch_size, queries, args.tokenizer or config.text.tokenizer,
         args.max_words, precision_of(args.precision, backbone.device))
-    extraction.run(args.num_workers)
-    _report(extraction, len(sources))
 
 
-def _report(extraction: Extraction, videos: int) -> None:
-    failures = extraction.failures
+def report(extraction: Extraction, command: str) -> None:
+    """Says what a command has written; videos that failed end it."""
+    failures, videos = extraction.failures, len(extraction.sources)
     others = videos - extraction.done - len(failures)
     print(f"{extraction.done} of {videos} videos written to {extraction.out}, {others} were there or are another "
           "process's")
     if failures:
-        raise SystemExit(f"egovlpv2 extract: {len(failures)} of {videos} videos failed:\n  "
+        raise SystemExit(f"egovlpv2 {command}: {len(failures)} of {videos} videos failed:\n  "
                          + "\n  ".join(failures.values()))
 
 
@@ -239,7 +252,8 @@ def _parser() -> argparse.ArgumentParser:
                                                   "one video")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--kind", choices=KINDS, default="dual", help="CLS with the gate closed, after the projector, "
-                        "with the gate open for each query, that transformed, or the trunk's tokens (see `fuse`)")
+                        "that of length one, with the gate open for each query, that transformed, or the trunk's "
+                        "tokens (see `fuse`)")
     parser.add_argument("--queries", nargs="+", help='JSON files: {"video": ["query", ...]} or official nlq_*.json')
     parser.add_argument("--fps", type=float, default=30.0, help="frames a second in which window and stride count")
     parser.add_argument("--window", type=int, default=16, help="length of a window in such frames")

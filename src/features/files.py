@@ -26,8 +26,9 @@ class Recipe:
     """How features came about; files of one folder share it.
 
     Args:
-        kind: `dual` (CLS, gate closed), `projected` (that after the projector), `fused` (CLS, gate open),
-            `transformed` (that after the cross-modal transform) or `trunk` (all tokens that fused layers start from).
+        kind: `dual` (CLS, gate closed), `projected` (that after the projector), `unit` (that of length one),
+            `fused` (CLS, gate open), `transformed` (that after the cross-modal transform) or `trunk` (all tokens that
+            fused layers start from).
         width: Of a feature.
         fps: Frames a second in which `window` and `stride` count.
         window: Length of what a feature shows, in such frames.

@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from egovlpv2.bench import Figure, in_turn
 from egovlpv2.metrics.functional import moment_map, nlq_recall
 from egovlpv2.metrics.moments import MQ_MAP_TIOUS, NLQ_THRESHOLDS, NLQ_TOPK
 from egovlpv2.metrics.temporal import temporal_iou
@@ -131,38 +130,45 @@ def _lean_precision(told: dict[str, list[tuple[float, float]]], rows: list[tuple
 
 
 def _read(path: Path) -> tuple[Table, Table]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    truth = {clip: {"annotations": [{"label": row["label"], "segment": [row["start_time"], row["end_time"]]}
-                                    for row in entry["annotations"]]}
-             for clip, entry in content["ground_truth"].items()}
-    return content["predictions"], truth
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        truth = {clip: {"annotations": [{"label": row["label"], "segment": [row["start_time"], row["end_time"]]}
+                                        for row in entry["annotations"]]}
+                 for clip, entry in content["ground_truth"].items()}
+        return content["predictions"], truth
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"--file {path} can't be scored ({error!r}): give a JSON with MQ's `predictions` and "
+                         "`ground_truth`") from error
 
 
-def _seconds(compute: Callable[[], Any], repeats: int) -> float:
-    begin = time.perf_counter()
-    for _ in range(repeats):
-        compute()
-    return (time.perf_counter() - begin) / repeats
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Prints how long ours and plain loops over the same definitions take."""
-    parser = argparse.ArgumentParser("egovlpv2 bench moments", description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `egovlpv2 bench moments`."""
     parser.add_argument("--file", type=Path, help="a JSON with MQ's `predictions` and `ground_truth` to score instead")
-    args = parser.parse_args(argv)
+
+
+def measure(args: argparse.Namespace) -> list[Figure]:
+    """How long ours and plain loops over the same definitions take."""
     rng = np.random.default_rng(0)
+    found, moments = _read(args.file) if args.file else made_up_moments(rng)
+    return _measure_queries(rng) + _measure_moments(found, moments)
+
+
+def _measure_queries(rng: np.random.Generator) -> list[Figure]:
     predictions, windows = made_up_queries(rng)
     recall = nlq_recall(predictions, windows, NLQ_THRESHOLDS, NLQ_TOPK)[0]
     assert np.allclose(recall, plain_recall(predictions, windows))
-    ours = _seconds(lambda: nlq_recall(predictions, windows, NLQ_THRESHOLDS, NLQ_TOPK), 10)
-    loop = _seconds(lambda: plain_recall(predictions, windows), 2)
-    print(f"NLQ recall, {QUERIES} queries: {1e3 * ours:.1f} ms; a query at a time {1e3 * loop:.1f} ms: "
-          f"{loop / ours:.1f}x")
-    found, moments = _read(args.file) if args.file else made_up_moments(rng)
+    ours, loop = in_turn([lambda: nlq_recall(predictions, windows, NLQ_THRESHOLDS, NLQ_TOPK),
+                          lambda: plain_recall(predictions, windows)])
+    return [Figure("moments", f"recall of NLQ, {QUERIES:,} queries", 1e3 * ours, "ms",
+                   f"one core: a query at a time {1e3 * loop:.0f} ms", ours / loop)]
+
+
+def _measure_moments(found: Table, moments: Table) -> list[Figure]:
     score = moment_map(found, moments, MQ_MAP_TIOUS)
     assert np.allclose(score, plain_map(found, moments)) and np.allclose(score, lean_map(found, moments))
-    ours = _seconds(lambda: moment_map(found, moments, MQ_MAP_TIOUS), 20)
-    loop, lean = (_seconds(lambda f=f: f(found, moments), 2) for f in (plain_map, lean_map))
-    print(f"MQ mAP, {len(moments)} clips, {sum(map(len, found.values()))} detections: {1e3 * ours:.1f} ms; data frames "
-          f"and a detection at a time {1e3 * loop:.0f} ms: {loop / ours:.0f}x; plain Python {1e3 * lean:.1f} ms: "
-          f"{lean / ours:.1f}x")
+    ours, frames, lean = in_turn([lambda: moment_map(found, moments, MQ_MAP_TIOUS),
+                                  lambda: plain_map(found, moments), lambda: lean_map(found, moments)], rounds=5)
+    what = f"mAP of MQ, {len(moments)} clips, {sum(map(len, found.values())):,} detections"
+    return [Figure("moments", what, 1e3 * ours, "ms", f"one core: data frames {1e3 * frames:.0f} ms", ours / frames),
+            Figure("moments", "mAP of MQ once more", 1e3 * ours, "ms", f"one core: a lean loop {1e3 * lean:.1f} ms",
+                   ours / lean)]

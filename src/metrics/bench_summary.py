@@ -5,11 +5,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
+from egovlpv2.bench import Figure, in_turn, peak_gb
 from egovlpv2.grounding.segmentation import kts
 from egovlpv2.metrics.functional import semantic_f1
 from numpy.typing import NDArray
@@ -35,18 +33,12 @@ def made_up_shots(rng: np.random.Generator) -> tuple[Array, NDArray[np.int64]]:
 def measure_kts() -> None:
     """Prints seconds, peak memory and that of before in GB, of this process."""
     features, expected = made_up_shots(np.random.default_rng(0))
-    before = _peak()
+    before = peak_gb()
     begin = time.perf_counter()
     points, _ = kts(features @ features.T, SEGMENTS - 1, max_segment=LONGEST)
     seconds = time.perf_counter() - begin
     assert np.array_equal(points, expected), (points, expected)
-    print(seconds, _peak(), before)
-
-
-def _peak() -> float:
-    """The most memory that this process has held, GB. `getrusage` would count that of the process that started it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1e6 for line in lines if line.startswith("VmHWM:"))  # kB -> GB
+    print(seconds, peak_gb(), before)
 
 
 def made_up_summaries(rng: np.random.Generator, size: int) -> tuple[Array, NDArray[np.int64], NDArray[np.int64]]:
@@ -68,30 +60,33 @@ def graph_matching(tags: Array, machine: NDArray[np.int64], oracle: NDArray[np.i
     return sum(graph.edges[pair]["weight"] for pair in networkx.max_weight_matching(graph, maxcardinality=True))
 
 
-def _seconds(compute: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    begin = time.perf_counter()
-    for _ in range(repeats):
-        found = compute()
-    return (time.perf_counter() - begin) / repeats, found
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """`egovlpv2 bench summary` has none."""
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Prints what segments of a video cost, and how long ours and a general matching take for a score."""
-    argparse.ArgumentParser("egovlpv2 bench summary", description=__doc__).parse_args(argv)
+def measure(args: argparse.Namespace) -> list[Figure]:
+    """What segments of a video cost, and how long ours and a general matching take for a score."""
     try:
         import networkx  # noqa: F401
     except ImportError as error:
         raise ValueError("egovlpv2 bench summary compares with networkx: `pip install networkx`") from error
     one_thread = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    code = f"from {__spec__.name} import measure_kts; measure_kts()"
+    code = f"from {__name__} import measure_kts; measure_kts()"
     printed = subprocess.run([sys.executable, "-c", code], env=one_thread, check=True, capture_output=True, text=True)
     seconds, peak, before = map(float, printed.stdout.split())
-    print(f"KTS, {SHOTS} shots, {SEGMENTS - 1} change points, segments of up to {LONGEST}, 1 thread: {seconds:.2f} s; "
-          f"peak of the process {peak:.2f} GB, {before:.2f} GB before")
-    for size in SIZES:
-        summaries = made_up_summaries(np.random.default_rng(size), size)
-        ours, scores = _seconds(lambda s=summaries: semantic_f1(*s), 50)
-        general, total = _seconds(lambda s=summaries: graph_matching(*s), 1)
-        assert abs(scores[0] * size - total) < 1e-9, (scores[0] * size, total)
-        print(f"score of a summary, {size} x {size} shots: {1e3 * ours:.2f} ms; a general matching {general:.2f} s: "
-              f"{general / ours:.0f}x")
+    table = SHOTS**2 * 8 / 1e9  # GB
+    what = f"KTS of {SHOTS:,} shots, {SEGMENTS - 1} change points, segments of up to {LONGEST}, 1 thread"
+    return [Figure("summary", what, seconds, "s", "memory"),
+            Figure("summary", "memory of KTS beyond what the process held", peak - before, "GB",
+                   f"memory: a table of shots x shots {table:.2f} GB", (peak - before) / table),
+            *map(_measure_score, SIZES)]
+
+
+def _measure_score(size: int) -> Figure:
+    summaries, repeats, totals = made_up_summaries(np.random.default_rng(size), size), 50, []
+    ours, general = in_turn([lambda: [semantic_f1(*summaries) for _ in range(repeats)],
+                             lambda: totals.append(graph_matching(*summaries))], rounds=1)
+    assert abs(semantic_f1(*summaries)[0] * size - totals[0]) < 1e-9, totals
+    ours /= repeats
+    return Figure("summary", f"score of a summary, {size} x {size} shots", 1e3 * ours, "ms",
+                  f"one core: a general matching {general:.2f} s", ours / general)

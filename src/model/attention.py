@@ -47,6 +47,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int, mask: Tens
     return merge_heads(scaled_dot_product(q, k, v, bias, dropout))
 
 
+def attention_weights(query: Tensor, key: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor:
+    """The weights of `attend`, which it never makes itself: (B, S, D), (B, L, D), (B, L) bool -> (B, h, S, L)."""
+    q, k = split_heads(query, num_heads).float(), split_heads(key, num_heads).float()
+    logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, h, S, L)
+    return (logits if mask is None else logits.masked_fill(~mask[:, None, None], -torch.inf)).softmax(-1)
+
+
 def _groups(x: Tensor, num_frames: int, axis: Axis) -> Tensor:
     """Patches (B, h, T*N, d) in groups that attend to each other: (B*N, h, T, d) or (B*T, h, N, d)."""
     x = x.unflatten(2, (num_frames, -1))  # (B, h, T, N, d)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from egovlpv2.batch import Text
-from egovlpv2.model.fusion import GatedCrossAttention
+from egovlpv2.model.fusion import GatedCrossAttention, Stack
 from egovlpv2.model.heads import MaskedWordHead, MatchHead, projector
 from egovlpv2.model.text_tower import TextTower, TextTowerConfig
 from egovlpv2.model.video_tower import VideoTower, VideoTowerConfig
@@ -27,7 +27,11 @@ class BackboneConfig:
     Args:
         video: The video tower.
         text: The text tower.
-        num_fused_layers: How many of the last layers of both towers get gated cross-attention (paper: 6).
+        fusion: Where video and text meet: in the `backbone`'s own layers, or in layers `stacked` on both towers, as in
+            ALBEF (the other half of the paper's Table 7).
+        num_fused_layers: How many of the last layers of both towers get gated cross-attention (paper: 6), or how
+            many are stacked.
+        alpha: A gate that stays at this value; None for one that is learned, from 0 on.
         text_attends_to: What a fused text layer attends to: the `current` video layer's output (the paper's
             formula) or the `previous` one's (the released code).
         fusion_cls: Whether the open gate has its `own` CLS token and final norm on the video side (released code)
@@ -38,11 +42,18 @@ class BackboneConfig:
 
     video: VideoTowerConfig = field(default_factory=VideoTowerConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    fusion: Literal["backbone", "stacked"] = "backbone"
     num_fused_layers: int = 6
+    alpha: float | None = None
     text_attends_to: Literal["current", "previous"] = "current"
     fusion_cls: Literal["shared", "own"] = "shared"
     projector: list[int] = field(default_factory=lambda: [4096, 4096, 4096])
     gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fusion == "stacked" and (self.fusion_cls == "own" or self.alpha is not None):
+            raise ValueError("fusion: stacked has neither gates nor a CLS token for them: leave alpha at null and "
+                             "fusion_cls at shared")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the sources of first weights: what a checkpoint needs to be rebuilt."""
@@ -65,7 +76,9 @@ class Trunk(NamedTuple):
 
 
 class Attended(NamedTuple):
-    """A video's trunk, and what the first fused layer makes of it before it hears of any text."""
+    """A video's trunk, and what the first fused layer makes of it before it hears of any text; of stacked layers, what
+    they attend to, and its CLS state.
+    """
 
     video: Tensor  # (B, S, D), or (B, 1, D) if only the CLS state goes on from there
     first: Tensor  # the same
@@ -93,9 +106,11 @@ class Backbone(LightningModule):
         super().__init__()
         self.config = config
         text_dim = config.text.resolve().hidden_size
-        self.video_tower = VideoTower(config.video, config.num_fused_layers, text_dim)
-        self.text_tower = TextTower(config.text, config.num_fused_layers, self.video_tower.dim)
+        inside = config.num_fused_layers if config.fusion == "backbone" else 0
+        self.video_tower = VideoTower(config.video, inside, text_dim)
         video_dim = self.video_tower.dim
+        self.text_tower = TextTower(config.text, inside, video_dim)
+        self.stack = self._make_stack() if config.fusion == "stacked" else None
         if config.fusion_cls == "own":
             self.fused_cls_token = nn.Parameter(torch.zeros(1, 1, video_dim))
             self.fused_norm = nn.LayerNorm(video_dim, eps=1e-6)
@@ -105,10 +120,17 @@ class Backbone(LightningModule):
         self.fused_text_transform = nn.Linear(text_dim, text_dim)
         self.match_head = MatchHead(video_dim, text_dim)
         self.masked_word_head = MaskedWordHead(text_dim, self.text_tower.vocab_size)
-        fusions = (module for module in self.modules() if isinstance(module, GatedCrossAttention))
+        fusions = [module for module in self.modules() if isinstance(module, GatedCrossAttention | Stack)]
         for module in (self.fused_video_transform, self.fused_text_transform, self.match_head, self.masked_word_head,
                        *fusions):
             module.apply(_init_linear)
+        for gated in fusions if config.alpha is not None else []:
+            nn.init.constant_(gated.alpha.requires_grad_(False), config.alpha)
+
+    def _make_stack(self) -> Stack:
+        video, text = self.video_tower, self.text_tower
+        return Stack(self.config.num_fused_layers, video.dim, text.dim, video.blocks[0].attn.num_heads,
+                     text.blocks[0].num_heads, text.norm_eps, text.dropout)
 
     # ---- trunk and top: the parts that objectives share -------------------------------------------------------------
 
@@ -130,7 +152,7 @@ class Backbone(LightningModule):
         """(B, T, 3, H, W), uint8 RGB or normalised floats -> (B, S, D)."""
         tower = self.video_tower
         x = tower.embed(video, self.fused_cls_token if gate and not self.shares_trunk else tower.cls_token)
-        for block in tower.blocks[: len(tower.blocks) - self.config.num_fused_layers]:
+        for block in tower.blocks[: len(tower.blocks) - tower.num_fused]:
             x = self._run(block, x, video.shape[1])
         return x
 
@@ -138,7 +160,7 @@ class Backbone(LightningModule):
         """(B, L) -> hidden states (B, L, D) and mask (B, L) bool."""
         tower, mask = self.text_tower, text["attention_mask"].bool()
         y = tower.embed(text["input_ids"])
-        for block in tower.blocks[: len(tower.blocks) - self.config.num_fused_layers]:
+        for block in tower.blocks[: len(tower.blocks) - tower.num_fused]:
             y = self._run(block, y, mask)
         return y, mask
 
@@ -159,14 +181,17 @@ class Backbone(LightningModule):
         if not gate:
             video = None if video_reads == "none" else self.top_video(trunk.video, num_frames, video_reads == "cls")
             return Top(video, self.top_text(trunk.text, trunk.mask) if text_reads else None)
+        if self.stack is not None:
+            video = self.video_tower.norm(trunk.video)
+            return self._stacked_top(video, trunk.text, trunk.mask, video_reads, text_reads)
         return self._fused_top(trunk, num_frames, video_reads, text_reads)
 
     def top_video(self, x: Tensor, num_frames: int, cls_only: bool = False) -> Tensor:
         """Gate closed: (B, S, D) -> (B, S, D), or (B, 1, D) with `cls_only`, after the final norm."""
-        *blocks, last = self._fused(self.video_tower)
-        for block in blocks:
-            x = self._run(block, x, num_frames)
-        return self.video_tower.norm(self._run(last, x, num_frames, None, None, cls_only))
+        blocks = self._fused(self.video_tower)
+        for i, block in enumerate(blocks):
+            x = self._run(block, x, num_frames, None, None, cls_only and i == len(blocks) - 1)
+        return self.video_tower.norm(x[:, :1] if cls_only else x)
 
     def top_text(self, y: Tensor, mask: Tensor) -> Tensor:
         """Gate closed: (B, L, D) -> (B, L, D)."""
@@ -176,12 +201,17 @@ class Backbone(LightningModule):
 
     def attend_first(self, video: Tensor, num_frames: int) -> Attended:
         """What all texts of a video share of the first fused layer: (B, S, D) -> `Attended`."""
+        if self.stack is not None:
+            normed = self.video_tower.norm(video)
+            return Attended(normed, normed[:, :1])
         alone = self.config.num_fused_layers == 1
         first = self._run(self._fused(self.video_tower)[0].attend, video, num_frames, alone)
         return Attended(video[:, :1] if alone else video, first)
 
     def fused_cls(self, attended: Attended, num_frames: int, text: Tensor, mask: Tensor) -> Tensor:
         """CLS of the videos (B, D) after the final norm, gate open, each with its text: (B, L, D) and (B, L) bool."""
+        if self.stack is not None:
+            return self._stacked_top(attended.video, text, mask, "cls", False).video[:, 0]
         trunk = Trunk(attended.video, text, mask)
         return self._fused_top(trunk, num_frames, "cls", False, attended.first).video[:, 0]
 
@@ -203,8 +233,13 @@ class Backbone(LightningModule):
         read = {"all": x, "cls": x[:, :1], "none": None}[video_reads]
         return Top(None if read is None else norm(read), y if text_reads else None)
 
+    def _stacked_top(self, video: Tensor, text: Tensor, mask: Tensor, video_reads: str, text_reads: bool) -> Top:
+        cls, words = self._run(self.stack, video, text, mask, video_reads != "none", text_reads)
+        read = {"all": torch.cat([cls, video[:, 1:]], dim=1), "cls": cls, "none": None}[video_reads]
+        return Top(read, words if text_reads else None)
+
     def _fused(self, tower: VideoTower | TextTower) -> nn.ModuleList:
-        return tower.blocks[len(tower.blocks) - self.config.num_fused_layers:]
+        return tower.blocks[len(tower.blocks) - tower.num_fused:]
 
     def _run(self, block: Callable[..., Tensor], *args: Any) -> Tensor:
         if self.config.gradient_checkpointing and self.training and torch.is_grad_enabled():
@@ -214,12 +249,13 @@ class Backbone(LightningModule):
     def freeze_fusion(self) -> None:
         """Takes what only the open gate uses out of training: DDP waits for a gradient of all that is trainable."""
         for name, parameter in self.named_parameters():
-            if ".fusion." in name or name.startswith(("fused_", "match_head.", "masked_word_head.")):
+            if ".fusion." in name or name.startswith(("stack.", "fused_", "match_head.", "masked_word_head.")):
                 parameter.requires_grad_(False)
 
     def freeze_all_but_fused_video(self) -> None:
         """Takes out of training what the video's CLS state, gate open, does not depend on."""
-        last_words = f"text_tower.blocks.{len(self.text_tower.blocks) - 1}."
+        last_words = (f"text_tower.blocks.{len(self.text_tower.blocks) - 1}." if self.stack is None
+                      else f"stack.text.{len(self.stack.text) - 1}.")
         unread = ["text_projector.", "video_projector.", "fused_video_transform.", "fused_text_transform.",
                   "match_head.", "masked_word_head.", last_words]
         if not self.shares_trunk:

@@ -21,7 +21,8 @@ from egovlpv2.model.video_tower import VideoTowerConfig, interpolate_time
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor
+from timm.layers import resample_abs_pos_embed, to_2tuple
+from torch import Tensor, nn
 
 State = dict[str, Tensor]
 
@@ -63,22 +64,51 @@ _EGOVLPV2_NAMES = [
 _EGOVLPV2_DROPPED = re.compile(r"\.position_ids$|^mlm_score\.decoder\.bias$")
 
 
-def load_backbone(path: str | os.PathLike[str], num_frames: int = 4) -> Backbone:
+def load_backbone(path: str | os.PathLike[str], num_frames: int = 4,
+                  img_size: int | tuple[int, int] | None = None) -> Backbone:
     """A backbone in eval mode with the weights of a file, whoever wrote it.
 
     Args:
         path: A released `.pth`, an own `.ckpt` of a task, or an own `.safetensors`.
         num_frames: Frames of the temporal embedding; another number than the file's is interpolated.
+        img_size: Side of the frames, or height and width, in pixels; another than the file's interpolates the
+            position embeddings. None: the file's.
 
     Raises:
-        ValueError: The file is missing, unreadable or of another kind, or its keys and shapes are not the model's.
+        ValueError: The file is missing, unreadable or of another kind, or its keys and shapes are not the model's, or
+            patches don't fill a frame of `img_size`.
     """
     plain, state = read_weights(path)
     config = BackboneConfig.from_dict(plain)
     config.video.num_frames = num_frames
     backbone = Backbone(config)
     load_strictly(backbone, state, path)
+    if img_size is not None:
+        resize_frames(backbone, to_2tuple(img_size))
     return backbone.eval()
+
+
+def resize_frames(backbone: Backbone, size: tuple[int, int]) -> None:
+    """Makes a backbone take frames of another size: its position embeddings are interpolated (bicubic, timm's).
+
+    Args:
+        backbone: Gets new positions.
+        size: Height and width in pixels.
+
+    Raises:
+        ValueError: Patches don't fill such a frame.
+    """
+    tower = backbone.video_tower
+    patches, old = tower.patch_embed, list(tower.patch_embed.grid_size)
+    for side, patch in zip(size, patches.patch_size, strict=True):
+        if side < patch or side % patch:
+            below = side // patch * patch
+            raise ValueError(f"frames of {size[0]} x {size[1]} px: patches of {patch} px don't fill {side} px; give a "
+                             f"multiple, such as {f'{below} or ' if below > 0 else ''}{max(below, 0) + patch}")
+    patches.set_input_size(size)
+    positions = resample_abs_pos_embed(tower.pos_embed.detach(), list(patches.grid_size), old)
+    tower.pos_embed = nn.Parameter(positions)  # (1, 1 + N, D)
+    backbone.config.video.overrides = {**backbone.config.video.overrides, "img_size": list(size)}
 
 
 def load_strictly(backbone: Backbone, state: State, source: str | os.PathLike[str]) -> None:

@@ -86,7 +86,7 @@ class TextTower(nn.Module):
         arch, layers = model.config, model.encoder.layer
         if num_fused > len(layers):
             raise ValueError(f"num_fused_layers is {num_fused}, but the text tower has {len(layers)} layers")
-        self.dim, self.vocab_size = arch.hidden_size, arch.vocab_size
+        self.dim, self.vocab_size, self.num_fused = arch.hidden_size, arch.vocab_size, num_fused
         self.norm_eps, self.dropout = arch.layer_norm_eps, arch.hidden_dropout_prob
         self.embeddings = model.embeddings
         # RoBERTa's positions begin behind that of the padding.

@@ -99,7 +99,7 @@ class VideoTower(nn.Module):
     def __init__(self, config: VideoTowerConfig, num_fused: int, text_dim: int) -> None:
         super().__init__()
         vit = _make_vit(config)
-        depth, self.dim = len(vit.blocks), vit.embed_dim
+        depth, self.dim, self.num_fused = len(vit.blocks), vit.embed_dim, num_fused
         if num_fused > depth:
             raise ValueError(f"num_fused_layers is {num_fused}, but {config.name} has {depth} blocks")
         self.pixels = {"mean": list(config.pixel_mean or vit.default_cfg["mean"]),

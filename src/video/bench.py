@@ -6,8 +6,9 @@ keyframes are, seeks to each keyframe that leads to wanted frames and decodes up
 thread; it converts nothing.
 Both loops read the same clips in turn, so that the machine's other work falls on both.
 
-A second table tells what `egovlpv2 prepare` saves: the same 4-frame clips of 1 to 4 s are read in turn from originals,
-full size and a keyframe every 250 frames, and from what was prepared from them.
+What `egovlpv2 prepare` saves: the same 4-frame clips of 1 to 4 s are read in turn from originals, full size and a
+keyframe every 250 frames, and from what was prepared from them; once more with the prepared file opened for each clip,
+as among the thousands of files of a large data set, where no clip finds its own open.
 """
 
 import argparse
@@ -18,18 +19,27 @@ from fractions import Fraction
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
 from av.video.frame import PictureType
+from egovlpv2.bench import Figure
 from egovlpv2.video.decode import read_chunks, read_frames, video_info
+from egovlpv2.video.open_files import drop_file, open_file
 from egovlpv2.video.prepare import Settings, find_videos, prepare_video
 from egovlpv2.video.sampling import jittered_times
 from egovlpv2.video.transforms import TrainTransform
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 _FPS, _HEIGHT, _WIDTH, _SECONDS = 30, 256, 340, 60
 _CLIP_SECONDS, _NUM_FRAMES = 2.0, 4
+
+# Figures that `egovlpv2 cost` looks for in the JSON.
+OPENED = "clips from prepared files, each opened anew, one core"
+READ = "read from disk for such a clip"
+STORED = "prepared video of an hour"
 
 
 def write_video(path: Path, keyframe_interval: int) -> None:
@@ -89,24 +99,21 @@ def clip_costs(path: Path, keyframe_interval: int, num_clips: int) -> tuple[floa
     return float(reader), float(floor)
 
 
-def bench_reader(num_clips: int = 200) -> dict[str, float]:
+def bench_reader(num_clips: int = 200) -> list[Figure]:
     """Measures the reader against the bare loop, at a keyframe a second and at x264's usual 250 frames.
 
     Args:
         num_clips: Random two-second clips read from each of the files.
-
-    Returns:
-        For each keyframe interval the median milliseconds of both, and `ratio`, the largest of the ratios.
     """
-    figures: dict[str, float] = {}
+    figures = []
     with tempfile.TemporaryDirectory() as folder:
-        for interval in (30, 250):
+        for interval in tqdm((30, 250), "keyframe intervals", leave=False):
             path = Path(folder) / f"every_{interval}.mp4"
             write_video(path, interval)
             reader, bare = clip_costs(path, interval, num_clips)
-            figures |= {f"reader_ms_{interval}": reader * 1e3, f"bare_ms_{interval}": bare * 1e3}
-            figures[f"ratio_{interval}"] = reader / bare
-    return {**figures, "ratio": max(figures["ratio_30"], figures["ratio_250"])}
+            figures.append(Figure("reader", f"a clip of 4 frames, keyframe every {interval} frames", reader * 1e3, "ms",
+                                  f"decode: bare seek and decode {bare * 1e3:.2f} ms", reader / bare))
+    return figures
 
 
 def _encode(path: Path, pictures: Iterable[av.VideoFrame], fps: Fraction) -> None:
@@ -146,60 +153,81 @@ def write_originals(videos: Path | None, folder: Path) -> list[Path]:
     return paths
 
 
-def prepared_costs(originals: Sequence[Path], folders: Sequence[Path], num_clips: int) -> tuple[float, float]:
-    """Mean seconds of reading the same random clips of 1 to 4 s from originals and from what is prepared, in turn."""
+def _opened_anew(folder: Path, times: NDArray[np.float64], crop: partial) -> None:
+    """Reads from a prepared video whose file is not open yet: it was just used, so that closing it is quick."""
+    drop_file(open_file(folder / f"{int(times[0] // Settings().chunk_seconds)}.mp4"))
+    read_chunks(folder, times, crop)
+
+
+def _bytes_read() -> int:
+    """What this process has read from files so far."""
+    return int(Path("/proc/self/io").read_text().split()[1])  # rchar
+
+
+class _Prepared(NamedTuple):
+    """Means over the same random clips."""
+
+    original: float  # seconds
+    prepared: float  # seconds
+    opened: float  # seconds, the prepared file opened anew
+    opened_bytes: float  # read from that file
+
+
+def prepared_costs(originals: Sequence[Path], folders: Sequence[Path], num_clips: int) -> _Prepared:
+    """What random clips of 1 to 4 s cost, from originals and from what is prepared, in turn."""
     rng, transform = np.random.default_rng(2), TrainTransform(224)
     lengths = [video_info(path).duration for path in originals]
-    costs = np.empty((num_clips, 2))
-    for i in range(num_clips):
+    costs = np.empty((num_clips, 4))
+    for i in tqdm(range(num_clips), "clips", leave=False):
         k = rng.choice(len(originals), p=np.array(lengths) / sum(lengths))
         seconds = min(rng.uniform(1, 4), lengths[k])
         start, seed = rng.uniform(0, lengths[k] - seconds), int(rng.integers(2**31))
         times = jittered_times(start, start + seconds, _NUM_FRAMES, rng)
-        for j, read in enumerate((partial(read_frames, originals[k]), partial(read_chunks, folders[k]))):
+        for j, (read, path) in enumerate(((read_frames, originals[k]), (read_chunks, folders[k]),
+                                          (_opened_anew, folders[k]))):
             crop = partial(transform, rng=np.random.default_rng(seed))
-            begin = time.perf_counter()
-            read(times, crop)
+            before, begin = _bytes_read(), time.perf_counter()
+            read(path, times, crop)
             costs[i, j] = time.perf_counter() - begin
-    before, after = costs.mean(0)
-    return float(before), float(after)
+            costs[i, 3] = _bytes_read() - before
+    return _Prepared(*costs.mean(0).tolist())
 
 
-def bench_prepared(videos: Path | None = None, num_clips: int = 200) -> dict[str, float]:
+def bench_prepared(videos: Path | None = None, num_clips: int = 200) -> list[Figure]:
     """Measures what preparing saves.
 
     Args:
         videos: A folder of videos; None draws two.
         num_clips: Random clips read from both.
-
-    Returns:
-        Clips a second and megabytes of both, and `ratio` of the clips a second.
     """
     with tempfile.TemporaryDirectory() as name:
         originals = write_originals(videos, Path(name))
         folders = [path.with_suffix("") for path in originals]
-        after = sum(prepare_video(path, folder, Settings())["bytes"]
-                    for path, folder in zip(originals, folders, strict=True))
-        before = sum(path.stat().st_size for path in originals)
+        done = [prepare_video(path, folder, Settings())
+                for path, folder in tqdm(list(zip(originals, folders, strict=True)), "preparing", leave=False)]
+        hours = sum(video_info(path).duration for path in originals) / 3600
+        before, after = sum(path.stat().st_size for path in originals), sum(video["bytes"] for video in done)
         prepared_costs(originals, folders, len(originals))  # opens files and warms caches
-        slow, quick = prepared_costs(originals, folders, num_clips)
-    return {"original_clips": 1 / slow, "prepared_clips": 1 / quick, "ratio": slow / quick,
-            "original_mb": before / 1e6, "prepared_mb": after / 1e6}
+        costs = prepared_costs(originals, folders, num_clips)
+    slow = 1 / costs.original
+    return [
+        Figure("reader", "clips from prepared files, one core", 1 / costs.prepared, "clips/s",
+               f"decode: originals {slow:.1f} clips/s", costs.original / costs.prepared),
+        Figure("reader", OPENED, 1 / costs.opened, "clips/s", f"decode: originals {slow:.1f} clips/s",
+               costs.original / costs.opened),
+        Figure("reader", READ, costs.opened_bytes / 1e3, "kB"),
+        Figure("reader", STORED, after / 1e6 / hours, "MB", f"originals {before / 1e6 / hours:,.0f} MB",
+               after / before),
+    ]
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Prints one line per keyframe interval, and one on preparing."""
-    parser = argparse.ArgumentParser("egovlpv2 bench reader", description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `egovlpv2 bench reader`."""
     parser.add_argument("--videos", type=Path, help="a folder of videos to prepare; two are drawn if not given")
-    args = parser.parse_args(argv)
-    figures = bench_reader()
-    for i in (30, 250):
-        reader, bare, ratio = (figures[f"{name}_{i}"] for name in ("reader_ms", "bare_ms", "ratio"))
-        print(f"keyframe every {i:3d} frames: reader {reader:6.2f} ms, bare {bare:6.2f} ms a clip, ratio {ratio:.3f}")
-    found = bench_prepared(args.videos)
-    print(f"original {found['original_clips']:.1f} clips/s, {found['original_mb']:.2f} MB; prepared "
-          f"{found['prepared_clips']:.1f} clips/s, {found['prepared_mb']:.2f} MB; ratio {found['ratio']:.2f}")
 
 
-if __name__ == "__main__":
-    main()
+def measure(args: argparse.Namespace) -> list[Figure]:
+    """What reading clips costs."""
+    if args.videos is not None:
+        find_videos([args.videos])  # a wrong folder is told before a minute has passed
+    return bench_reader() + bench_prepared(args.videos)

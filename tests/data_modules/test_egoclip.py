@@ -121,6 +121,13 @@ def test_negatives_are_of_the_same_minute(tmp_path: Path, make_row: MakeRow, wri
     assert set(counts) == minute - {0} and min(counts.values()) > 100
 
 
+def test_any_other_row_may_be_the_negative(tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv) -> None:
+    path = write_csv(tmp_path / "egoclip.csv", [make_row(i, f"v{i % 2}", 100.0 * i) for i in range(5)])
+    clips, draw = EgoClip(path, ChunkReader(tmp_path, 2, 16, 4.0), 0, "any"), np.random.default_rng(0)
+    counts = Counter(clips.draw_negative(2, draw) for _ in range(400))
+    assert set(counts) == {0, 1, 3, 4} and min(counts.values()) > 70
+
+
 def test_negatives_of_lone_rows(tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv) -> None:
     rows = [make_row(0, "v", 5.0), make_row(1, "w", 5.0), make_row(2, "v", 170.0), make_row(3, "v", 300.0)]
     neighbours = Neighbours(read_clip_table(write_csv(tmp_path / "egoclip.csv", rows)))

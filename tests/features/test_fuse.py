@@ -97,11 +97,11 @@ def refused(arguments: list[str], match: str) -> None:
     assert str(end.value).startswith("egovlpv2 fuse: error: ")
 
 
-@pytest.mark.parametrize("fusion_cls", ["shared", "own"])
+@pytest.mark.parametrize("changes", [{}, {"fusion_cls": "own"}, {"fusion": "stacked"}])
 @pytest.mark.parametrize("kind", ["fused", "transformed"])
-def test_stored_trunks_give_what_extract_gives_at_once(make: Callable[..., Made], fusion_cls: str, kind: str,
+def test_stored_trunks_give_what_extract_gives_at_once(make: Callable[..., Made], changes: dict[str, str], kind: str,
                                                        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = make(fusion_cls=fusion_cls)
+    made = make(**changes)
     extract(extraction(made, tmp_path / "direct", kind))
     capsys.readouterr()
     cli(command(made, tmp_path / "later", "--kind", kind))

@@ -84,15 +84,17 @@ def test_processes_join_their_queries() -> None:
         _update(_update(SummaryF1(), 0), 0).compute()  # a query counts once
 
 
-def test_a_general_matching_finds_as_much(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_general_matching_finds_as_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
     summaries = bench_summary.made_up_summaries(np.random.default_rng(1), 20)
     precision, recall, _ = semantic_f1(*summaries)
     total = bench_summary.graph_matching(*summaries)
     assert precision * 20 == pytest.approx(total, abs=1e-9) and 3 < total < 20
     monkeypatch.setattr(bench_summary, "SIZES", (6,))
+    monkeypatch.chdir(tmp_path)
     cli(["bench", "summary"])
     out = capsys.readouterr().out
-    assert "KTS, 3692 shots, 19 change points, segments of up to 199, 1 thread" in out and "6 x 6 shots" in out
+    assert "KTS of 3,692 shots, 19 change points, segments of up to 199, 1 thread" in out and "6 x 6 shots" in out
     monkeypatch.setitem(sys.modules, "networkx", None)
     with pytest.raises(SystemExit, match="compares with networkx: `pip install networkx`"):
         cli(["bench", "summary"])

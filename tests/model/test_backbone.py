@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 from egovlpv2.model.backbone import Backbone
-from helpers import make_clips, make_text
+from helpers import KINDS, make_clips, make_text
 from torch import nn
 from transformers import AutoModel
 
@@ -27,8 +27,8 @@ def test_gates_start_at_zero(small_config) -> None:
     assert len(alphas) == 4 and all(a.item() == 0 for a in alphas)
 
 
-def test_an_open_gate_lets_each_modality_see_the_other(make_backbone) -> None:
-    backbone = make_backbone()
+def test_an_open_gate_lets_each_modality_see_the_other(make_backbone, fusion: str) -> None:
+    backbone = make_backbone(fusion=fusion)
     video, text = torch.randn(2, 4, 3, 32, 32), make_text(2)
     other = {**text, "input_ids": text["input_ids"].flip(1)}
     assert not torch.allclose(backbone.fused_features(video, text), backbone.fused_features(video, other))
@@ -47,8 +47,55 @@ def test_a_closed_gate_computes_no_cross_attention(make_backbone) -> None:
     assert len(calls) == 4
 
 
-def test_padding_is_not_seen(make_backbone) -> None:
-    backbone = make_backbone()
+def test_a_stack_changes_no_closed_gate(make_backbone) -> None:
+    backbone, calls = make_backbone(fusion="stacked"), []
+    backbone.stack.register_forward_hook(lambda *_: calls.append(1))
+    plain = make_backbone(fusion="backbone", num_fused_layers=0)
+    plain.load_state_dict({name: tensor for name, tensor in backbone.state_dict().items() if "stack." not in name})
+    video, text = torch.randn(2, 4, 3, 32, 32), make_text(2)
+    torch.testing.assert_close(backbone.embed_video(video), plain.embed_video(video))
+    torch.testing.assert_close(backbone.embed_text(text), plain.embed_text(text))
+    assert not calls
+    backbone.match(video, text)
+    assert len(calls) == 1
+
+
+def test_stacked_words_see_the_video_tower_as_it_is(make_backbone) -> None:
+    """ALBEF's: one layer of it is torch's decoder layer."""
+    backbone = make_backbone(fusion="stacked", num_fused_layers=1)
+    layer, dim = backbone.stack.text[0], backbone.text_tower.dim
+    theirs = nn.TransformerDecoderLayer(dim, layer.attn.num_heads, 4 * dim, 0.0, "gelu", layer.norm1.eps, True).eval()
+    given = {"self_attn": layer.attn, "multihead_attn": layer.cross}
+    theirs.multihead_attn = nn.MultiheadAttention(dim, layer.cross.num_heads, batch_first=True,
+                                                  kdim=backbone.video_tower.dim, vdim=backbone.video_tower.dim)
+    state = {name: tensor for i in (1, 2, 3) for name, tensor in (
+        (f"norm{i}.weight", getattr(layer, f"norm{i}").weight), (f"norm{i}.bias", getattr(layer, f"norm{i}").bias))}
+    state |= {"linear1.weight": layer.mlp.fc1.weight, "linear1.bias": layer.mlp.fc1.bias,
+              "linear2.weight": layer.mlp.fc2.weight, "linear2.bias": layer.mlp.fc2.bias}
+    for name, attention in given.items():
+        key, value = attention.key_value.weight.chunk(2)
+        weights = {"in_proj_weight": torch.cat([attention.query.weight, key, value])} if name == "self_attn" else {
+            "q_proj_weight": attention.query.weight, "k_proj_weight": key, "v_proj_weight": value}
+        weights |= {"in_proj_bias": torch.cat([attention.query.bias, attention.key_value.bias]),
+                    "out_proj.weight": attention.out.weight, "out_proj.bias": attention.out.bias}
+        state |= {f"{name}.{key}": tensor for key, tensor in weights.items()}
+    theirs.load_state_dict(state)
+    video, text = torch.randn(2, 4, 3, 32, 32), make_text(2)
+    trunk = backbone.trunk(video, text, gate=True)
+    expected = theirs(trunk.text, backbone.video_tower.norm(trunk.video), tgt_key_padding_mask=~trunk.mask)
+    torch.testing.assert_close(backbone.top(trunk, 4, True).text, expected)
+
+
+def test_a_gate_can_be_fixed(small_config) -> None:
+    gates = {n: p for n, p in Backbone(small_config(alpha=0.25)).named_parameters() if n.endswith("alpha")}
+    assert len(gates) == 4 and all(p.item() == 0.25 and not p.requires_grad for p in gates.values())
+    for impossible in ({"alpha": 0.5}, {"fusion_cls": "own"}):
+        with pytest.raises(ValueError, match="stacked has neither gates nor a CLS token"):
+            small_config(fusion="stacked", **impossible)
+
+
+def test_padding_is_not_seen(make_backbone, fusion: str) -> None:
+    backbone = make_backbone(fusion=fusion)
     video, text = torch.randn(2, 4, 3, 32, 32), make_text(2)
     ids = text["input_ids"].clone()
     ids[0, -2:] = 9  # where the mask is zero
@@ -58,10 +105,9 @@ def test_padding_is_not_seen(make_backbone) -> None:
     torch.testing.assert_close(backbone.fused_features(video, text), backbone.fused_features(video, changed))
 
 
-@pytest.mark.parametrize("attends_to", ["current", "previous"])
-@pytest.mark.parametrize("fusion_cls", ["shared", "own"])
-def test_what_is_not_read_changes_nothing(make_backbone, attends_to: str, fusion_cls: str) -> None:
-    backbone = make_backbone(text_attends_to=attends_to, fusion_cls=fusion_cls)
+@pytest.mark.parametrize("changes", KINDS)
+def test_what_is_not_read_changes_nothing(make_backbone, changes: dict[str, str]) -> None:
+    backbone = make_backbone(**changes)
     video, text = torch.randn(2, 4, 3, 32, 32), make_text(2)
     for gate in (False, True):
         trunk = backbone.trunk(video, text, gate)
@@ -75,10 +121,12 @@ def test_what_is_not_read_changes_nothing(make_backbone, attends_to: str, fusion
         features = backbone.top(trunk, 4, gate, "cls", text_reads=False)
         assert features.text is None
         torch.testing.assert_close(features.video[:, 0], whole.video[:, 0])
+    fused = backbone.top(backbone.trunk(video, text, True), 4, True).video[:, 0]
+    torch.testing.assert_close(backbone.fused_features(video, text), fused)
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(make_backbone) -> None:
-    plain, saving = make_backbone(), make_backbone(gradient_checkpointing=True)
+def test_gradient_checkpointing_gives_the_same_gradients(make_backbone, fusion: str) -> None:
+    plain, saving = (make_backbone(fusion=fusion, gradient_checkpointing=again) for again in (False, True))
     video, text = make_clips(2)["video"], make_text(2)
     for backbone in (plain, saving):
         torch.manual_seed(1)

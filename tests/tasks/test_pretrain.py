@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 from egovlpv2.cli import main as cli
+from egovlpv2.losses import match_pairs
+from egovlpv2.model.checkpoint import load_backbone
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.bench import UnsharedPretrain
 from egovlpv2.tasks.pretrain import Pretrain
-from helpers import ROOT, draw_parameters, make_clips
+from helpers import KINDS, ROOT, draw_parameters, make_clips
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
-@pytest.mark.parametrize("attends_to", ["current", "previous"])
-@pytest.mark.parametrize("fusion_cls", ["shared", "own"])
-def test_sharing_changes_no_objective(small_config, tokenizer: str, attends_to: str, fusion_cls: str) -> None:
-    config, losses = small_config(tokenizer, text_attends_to=attends_to, fusion_cls=fusion_cls), []
+@pytest.mark.parametrize("changes", KINDS)
+def test_sharing_changes_no_objective(small_config, tokenizer: str, changes: dict[str, str]) -> None:
+    config, losses = small_config(tokenizer, **changes), []
     for kind in (Pretrain, UnsharedPretrain):
         torch.manual_seed(0)
         task = kind(config, OptimizerConfig(), masked_share=0.4).eval()
@@ -33,9 +34,10 @@ def test_sharing_changes_no_objective(small_config, tokenizer: str, attends_to: 
         torch.testing.assert_close(losses[0][name], losses[1][name])
 
 
-def test_a_batch_can_be_learned(small_config, tokenizer: str) -> None:
+def test_a_batch_can_be_learned(small_config, tokenizer: str, fusion: str) -> None:
     torch.manual_seed(0)
-    task, batch = Pretrain(small_config(tokenizer), OptimizerConfig(), positives="none").eval(), make_clips(8)
+    config, batch = small_config(tokenizer, fusion=fusion), make_clips(8)
+    task = Pretrain(config, OptimizerConfig(), positives="none").eval()
     optimizer, first = torch.optim.AdamW(task.parameters(), lr=3e-3), None
     for _ in range(60):
         losses = task.objectives(batch, torch.Generator().manual_seed(0))
@@ -44,6 +46,30 @@ def test_a_batch_can_be_learned(small_config, tokenizer: str) -> None:
         sum(losses.values()).backward()
         optimizer.step()
     assert all(losses[k] < 0.5 * first[k] for k in losses), (first, losses)
+
+
+def test_objectives_without_weight_train_nothing(small_config, tokenizer: str) -> None:
+    config, batch = small_config(tokenizer), make_clips(8)
+    alone = Pretrain(config, OptimizerConfig(), mlm_weight=0.0, vtm_weight=0.0).eval()
+    losses = alone.objectives(batch, torch.Generator().manual_seed(0))
+    assert set(losses) == {"ego_nce"} and alone.scores == ("dual",)
+    losses["ego_nce"].backward()
+    assert all(p.grad is not None for p in alone.parameters() if p.requires_grad)  # DDP would wait for them
+    words = Pretrain(config, OptimizerConfig(), mlm_weight=0.25, vtm_weight=0.0)
+    assert words.scores == ("dual",) and words.backbone.masked_word_head.decoder.weight.requires_grad
+    matching = Pretrain(config, OptimizerConfig(), mlm_weight=0.0, vtm_weight=0.5)
+    assert matching.scores == ("dual", "fusion", "ensemble")
+
+
+def test_an_infinite_temperature_draws_any_negative() -> None:
+    similarity, positives = torch.randn(64, 64), torch.eye(64, dtype=torch.bool)
+    best, drawn = similarity.fill_diagonal_(-9).argmax(1), []
+    for seed in range(40):
+        pairs = match_pairs(similarity, positives, float("inf"), torch.Generator().manual_seed(seed))
+        drawn += [(video, text) for video, text in zip(pairs.video.tolist(), pairs.text.tolist(), strict=True)
+                  if video != text]
+    assert len(drawn) == 40 * 32 and len(set(drawn)) > 1000
+    assert sum(video == best[text] for video, text in drawn) < 60
 
 
 def test_a_tokenizer_with_too_many_words_is_named(small_config, tokenizer: str) -> None:
@@ -72,6 +98,22 @@ def scalars(run: Path, tag: str) -> dict[int, float]:
     events = EventAccumulator(str(run))
     events.Reload()
     return {e.step: e.value for e in events.Scalars(tag)}
+
+
+@pytest.mark.parametrize("changes, scores", [
+    (["--model.init_args.backbone.fusion=stacked"], {"dual", "fusion", "ensemble"}),
+    (["--model.init_args.mlm_weight=0", "--model.init_args.vtm_weight=0"], {"dual"}),
+])
+def test_ablations_fit_and_evaluate(toy: Path, tmp_path: Path, changes: list[str], scores: set[str]) -> None:
+    cli(arguments(toy, tmp_path, "run", "--trainer.max_epochs=1", *changes))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
+    assert {name.split("/")[2] for name in metrics if name.startswith("test/egomcq")} == scores
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    assert load_backbone(best).config.fusion == read_protocol(tmp_path / "run")["fusion"]
+    own = [a for a in arguments(toy, tmp_path, "again") if "batches" not in a and "trainer.max" not in a][1:]
+    cli(["test", *own, *changes, f"--model.init_args.weights={best}"])
+    again = json.loads((tmp_path / "again" / "metrics.json").read_text())["metrics"]
+    assert all(again[name] == metrics[name] for name in again if name.startswith("test/egomcq"))
 
 
 def test_fit_from_files_to_accuracy(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from egovlpv2.model.checkpoint import save_backbone
 from egovlpv2.model.head_weights import read_answer_head
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.taskqa import TaskQA
-from helpers import ROOT, draw_parameters, make_clips, make_text, run_on_two_processes
+from helpers import KINDS, ROOT, draw_parameters, make_clips, make_text, run_on_two_processes
 
 FILES = ("taskqa", "model/tiny", "trainer/cpu", "toy/taskqa")
 VIDEO = "--model.init_args.backbone.video."
@@ -143,13 +143,11 @@ def make_batch() -> dict[str, Any]:
             "kind_names": ["all"], "answers": list("abcde")}
 
 
-@pytest.mark.parametrize("cls", ["shared", "own"])
-@pytest.mark.parametrize("attends", ["current", "previous"])
+@pytest.mark.parametrize("changes", KINDS)
 @pytest.mark.parametrize("fused", [1, 2, 3])
 def test_questions_that_share_a_trunk_get_the_answers_of_each_alone(
-        small_config: Callable[..., BackboneConfig], cls: str, attends: str, fused: int) -> None:
-    config = small_config(fusion_cls=cls, text_attends_to=attends, num_fused_layers=fused)
-    task, batch = make_task(config).eval(), make_batch()
+        small_config: Callable[..., BackboneConfig], changes: dict[str, str], fused: int) -> None:
+    task, batch = make_task(small_config(num_fused_layers=fused, **changes)).eval(), make_batch()
     with torch.no_grad():
         together = task(batch)
         for i, video in enumerate(batch["of_video"].tolist()):
@@ -160,18 +158,18 @@ def test_questions_that_share_a_trunk_get_the_answers_of_each_alone(
     assert together.std(0).min() > 1e-3
 
 
-@pytest.mark.parametrize("cls", ["shared", "own"])
-@pytest.mark.parametrize("attends", ["current", "previous"])
+@pytest.mark.parametrize("changes", KINDS)
 @pytest.mark.parametrize("fused", [1, 2])
-def test_all_that_is_trainable_gets_a_gradient(small_config: Callable[..., BackboneConfig], cls: str, attends: str,
+def test_all_that_is_trainable_gets_a_gradient(small_config: Callable[..., BackboneConfig], changes: dict[str, str],
                                                fused: int) -> None:
-    task = make_task(small_config(fusion_cls=cls, text_attends_to=attends, num_fused_layers=fused)).train()
+    task = make_task(small_config(num_fused_layers=fused, **changes)).train()
     task(make_batch()).square().sum().backward()
     trainable = {name for name, parameter in task.named_parameters() if parameter.requires_grad}
     without = {name for name, parameter in task.named_parameters() if parameter.requires_grad
                and parameter.grad is None}
     assert not without  # DDP would wait for them
-    assert {"backbone.video_tower.blocks.2.fusion.alpha", "answer_head.out.weight"} < trainable
+    inside = "stack.video.0.cross.query.weight" if "fusion" in changes else "video_tower.blocks.2.fusion.alpha"
+    assert {f"backbone.{inside}", "answer_head.out.weight"} < trainable
 
 
 def test_a_frozen_backbone_has_no_dropout_and_no_gradient(small_config: Callable[..., BackboneConfig]) -> None:

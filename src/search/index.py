@@ -1,0 +1,60 @@
+"""`egovlpv2 index`: embeddings of the windows of all videos of a folder, to search in.
+
+The reading is `egovlpv2 extract`'s: it shows its progress, goes on where it was stopped, and does new videos only.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from egovlpv2.features.extract import prepare, report
+from egovlpv2.features.options import add_model_options, add_video_options, require_positive
+from egovlpv2.features.videos import find_videos
+from egovlpv2.search.catalogue import Catalogue, add
+from egovlpv2.search.rows import Rows
+from egovlpv2.text import load_tokenizer
+
+_FPS = 1000  # windows and strides count milliseconds: any length of theirs is a whole number
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    args = _parser().parse_args(argv)
+    require_positive(args, "seconds", "every", "frames", "chunk_seconds", "batch_size", "max_words")
+    if args.image_fps is not None:
+        require_positive(args, "image_fps")
+    args.kind, args.fps = "unit", float(_FPS)
+    args.window, args.stride = (max(round(seconds * _FPS), 1) for seconds in (args.seconds, args.every))
+    sources = find_videos(args.videos, args.image_fps)
+    extraction = prepare(args, sources, {})
+    load_tokenizer(extraction.tokenizer_name)  # a missing one is told now, not at the first search
+    weights, tokenizer = str(Path(args.weights).absolute()), _place(extraction.tokenizer_name)
+    add(args.out, Catalogue(weights, tokenizer, args.max_words, {}), sources, args.chunk_seconds)
+    extraction.run(args.num_workers)
+    report(extraction, "index")
+    rows = Rows(args.out)
+    print(f"{args.out} now has {len(rows):,} windows of {len(rows.names)} videos, {rows.hours:.2f} hours: "
+          f'`egovlpv2 search "#C C ..." --index {args.out}`')
+
+
+def _place(tokenizer: str) -> str:
+    """A folder is found from anywhere; the name of a hub stays."""
+    return str(Path(tokenizer).absolute()) if Path(tokenizer).is_dir() else tokenizer
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="egovlpv2 index", description="Makes videos searchable by text.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("videos", nargs="+", help="videos, or folders of them; a folder of chunks 0.mp4, 1.mp4, ... is "
+                                                  "one video")
+    parser.add_argument("--out", type=Path, default=Path("index"), help="the index's folder; what is in it stays")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a window")
+    parser.add_argument("--every", type=float, default=1.0, help="seconds from one window's start to the next")
+    parser.add_argument("--frames", type=int, default=4, help="frames of a window that the model sees")
+    add_video_options(parser, "windows", batch_size=32, num_workers=2)
+    add_model_options(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

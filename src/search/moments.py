@@ -1,0 +1,55 @@
+"""Moments of videos."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A window of a video, and how well it fits a text.
+
+    Args:
+        video: Name of the video.
+        start: Seconds.
+        end: Seconds.
+        cosine: How near the closed gate finds the text, -1 to 1.
+        match: How probable the open gate holds it that the text tells of it; None where it was not asked.
+        place: Which window of the video.
+    """
+
+    video: str
+    start: float
+    end: float
+    cosine: float
+    match: float | None = None
+    place: int = 0
+
+    @property
+    def score(self) -> float:
+        """What it is ranked by: the cosine, and where there is a match, the sum of both, as for EgoMCQ."""
+        return self.cosine + (self.match or 0.0)
+
+    def __str__(self) -> str:
+        match = "" if self.match is None else f"  match {self.match:.3f}"
+        return f"{self.video}  {clock(self.start)} - {clock(self.end)}  cosine {self.cosine:.3f}{match}"
+
+
+def clock(seconds: float) -> str:
+    """A time as h:mm:ss, with tenths where there are some."""
+    tenths = round(seconds * 10)
+    text = f"{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}"
+    return f"{text}.{tenths % 10}" if tenths % 10 else text
+
+
+def apart(moments: Iterable[Moment], seconds: float, count: int) -> list[Moment]:
+    """The first so many moments of which no two of one video begin less than some seconds from each other."""
+    kept: dict[str, list[float]] = defaultdict(list)
+    found: list[Moment] = []
+    for moment in moments:
+        if all(abs(moment.start - start) > seconds - 1e-6 for start in kept[moment.video]):
+            kept[moment.video].append(moment.start)
+            found.append(moment)
+        if len(found) == count:
+            break
+    return found

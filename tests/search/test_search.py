@@ -1,0 +1,280 @@
+"""`egovlpv2 index` and `search`: the windows that the model finds nearest, whatever happens to videos and weights."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from egovlpv2 import Index
+from egovlpv2.cli import main as cli
+from egovlpv2.data_modules.toy_world.found import draw_events, is_right, measure, read_videos
+from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.checkpoint import save_backbone
+from egovlpv2.text import load_tokenizer, tokenize
+from egovlpv2.video.decode import read_frames
+from egovlpv2.video.sampling import uniform_times
+from egovlpv2.video.transforms import EvalTransform
+from features.test_extract import write
+
+QUERY = "w17 w203 w41"
+
+
+@pytest.fixture
+def backbone(make_backbone: Callable[..., Backbone], tokenizer: str) -> Backbone:
+    return make_backbone(tokenizer=tokenizer)
+
+
+@pytest.fixture
+def weights(backbone: Backbone, tmp_path: Path) -> Path:
+    save_backbone(backbone, tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    for name, first, count in (("a", 0, 60), ("b", 130, 45), ("c", 300, 15)):
+        write(tmp_path / "in" / f"{name}.mp4", first, count)
+    return tmp_path / "in"
+
+
+def index(videos: Path, weights: Path, out: Path, *more: object) -> None:
+    cli(["index", str(videos), "--weights", str(weights), "--out", str(out), "--device", "cpu", "--num-workers", "0",
+         "--max-words", "12", *map(str, more)])
+
+
+@pytest.fixture
+def made(videos: Path, weights: Path, tmp_path: Path) -> Path:
+    index(videos, weights, tmp_path / "index")
+    return tmp_path / "index"
+
+
+def search(made: Path, *more: object, query: str = QUERY) -> None:
+    cli(["search", query, "--index", str(made), "--out", str(made.parent / "page.html"), "--device", "cpu",
+         *map(str, more)])
+
+
+def refused(match: str, made: Path, *more: object, query: str = QUERY) -> None:
+    with pytest.raises(SystemExit, match=match) as end:
+        search(made, *more, query=query)
+    assert str(end.value).startswith("egovlpv2 search: error: ")
+    assert not (made.parent / "page.html").exists()
+
+
+def clips(path: Path, starts: list[float], seconds: float) -> torch.Tensor:
+    return torch.stack([read_frames(path, uniform_times(start, min(start + 2, seconds), 4), EvalTransform(32)).frames
+                        for start in starts])
+
+
+def test_cosine_and_match_are_the_models(backbone: Backbone, tokenizer: str, videos: Path, made: Path) -> None:
+    found = Index(made, device="cpu").search(QUERY, top=100, rerank=100)
+    text = tokenize(load_tokenizer(tokenizer), [QUERY], 12)
+    assert {moment.video for moment in found} == set("abc")
+    assert [moment.score for moment in found] == sorted((moment.score for moment in found), reverse=True)
+    for moment in found:
+        clip = clips(videos / f"{moment.video}.mp4", [moment.start], moment.end)
+        with torch.no_grad():
+            cosine = torch.cosine_similarity(backbone.embed_video(clip), backbone.embed_text(text))
+            match = backbone.match(clip, text).softmax(-1)[0, 1]
+        assert moment.cosine == pytest.approx(float(cosine), abs=2e-3)
+        assert moment.match == pytest.approx(float(match), abs=1e-5)
+        assert moment.score == moment.cosine + moment.match
+
+
+def test_windows_lie_where_they_are_told(videos: Path, made: Path) -> None:
+    spans = Index(made, device="cpu").rows.spans()
+    assert spans == [*(("a", float(s), s + 2.0) for s in range(5)), *(("b", float(s), s + 2.0) for s in range(3)),
+                     ("c", 0.0, 1.5)]
+
+
+def test_the_best_window_is_first_and_the_rest_follows(made: Path) -> None:
+    searched = Index(made, device="cpu")
+    dual = searched.search(QUERY, top=4)
+    assert [moment.cosine for moment in dual] == sorted((moment.cosine for moment in dual), reverse=True)
+    assert all(moment.match is None and moment.score == moment.cosine for moment in dual)
+    mixed = searched.search(QUERY, top=4, rerank=2)
+    assert {(m.video, m.start) for m in mixed[:2]} == {(m.video, m.start) for m in dual[:2]}
+    assert all(moment.match is not None for moment in mixed[:2]) and mixed[2:] == dual[2:]
+    assert len(searched.search(QUERY, top=1, rerank=3)) == 1
+
+
+def test_the_order_is_the_texts(made: Path) -> None:
+    searched = Index(made, device="cpu")
+    orders = {tuple((moment.video, moment.start) for moment in searched.search(f"w{i} w{7 * i + 3} w{i + 90}"))
+              for i in range(20)}
+    assert len(orders) > 1
+
+
+def test_the_command_prints_a_table_and_writes_a_page(made: Path, tmp_path: Path,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    search(made, "--top", 3, "--rerank", 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["rank", "score", "cosine", "match", "video", "from", "-", "to"]
+    assert [line.split()[0] for line in lines[1:4]] == ["1", "2", "3"] and lines[3].split()[3] == "-"
+    assert lines[4].startswith("9 windows of 3 videos") and "page.html" in lines[5]
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 18 and QUERY in page
+
+
+def test_it_grows_with_new_videos_alone(videos: Path, weights: Path, made: Path,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    stamp = (made / "a.safetensors").stat().st_mtime_ns
+    write(videos / "d.mp4", 77, 30)
+    capsys.readouterr()
+    index(videos, weights, made)
+    out = capsys.readouterr().out
+    assert "1 of 4 videos written" in out and "11 windows of 4 videos" in out
+    assert (made / "a.safetensors").stat().st_mtime_ns == stamp
+    assert "d" in {moment.video for moment in Index(made, device="cpu").search(QUERY, top=99)}
+
+
+def test_part_of_the_videos_leaves_the_rest_in(videos: Path, weights: Path, made: Path) -> None:
+    index(write(videos.parent / "more" / "e.mp4", 9), weights, made)
+    assert set(json.loads((made / "index.json").read_text())["videos"]) == set("abce")
+
+
+def test_a_video_that_changed_is_told_and_done_anew(videos: Path, weights: Path, made: Path,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    write(videos / "b.mp4", 500, 30)
+    capsys.readouterr()
+    search(made, "--rerank", 9)
+    out = capsys.readouterr().out
+    assert out.count("no pictures:") == 1 and "b.mp4 has changed since it was indexed" in out
+    index(videos, weights, made)
+    assert "1 of 3 videos written" in capsys.readouterr().out
+    search(made, "--rerank", 9)
+    assert "no pictures" not in capsys.readouterr().out
+
+
+def test_a_video_that_is_gone_is_told(videos: Path, made: Path, tmp_path: Path,
+                                      capsys: pytest.CaptureFixture[str]) -> None:
+    (videos / "a.mp4").unlink()
+    capsys.readouterr()
+    search(made, "--rerank", 9)
+    out = capsys.readouterr().out
+    assert "a.mp4 is not there any more" in out and " a " in out
+    assert "a.mp4 is not there any more" in (tmp_path / "page.html").read_text()
+
+
+def test_a_video_that_moved_keeps_its_embeddings(videos: Path, weights: Path, made: Path,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    videos.rename(videos.parent / "moved")
+    capsys.readouterr()
+    index(videos.parent / "moved", weights, made)
+    search(made)
+    out = capsys.readouterr().out
+    assert "0 of 3 videos written" in out and "no pictures" not in out
+
+
+def test_two_videos_of_one_name_are_refused(videos: Path, weights: Path, made: Path) -> None:
+    other = write(videos.parent / "other" / "a.mp4", 900)
+    with pytest.raises(SystemExit, match=r"has a video 'a' already, .*in/a.mp4, and .*other/a.mp4 is another"):
+        index(other, weights, made)
+    assert Index(made, device="cpu").catalogue.videos["a"].files == (str(videos / "a.mp4"),)
+
+
+def test_chunks_are_one_video(weights: Path, tmp_path: Path) -> None:
+    for k in range(3):
+        write(tmp_path / "in" / "long" / f"{k}.mp4", 60 * k, 40)
+    index(tmp_path / "in", weights, tmp_path / "index", "--chunk-seconds", 4)
+    searched = Index(tmp_path / "index", device="cpu")
+    moments = searched.search(QUERY, top=99, rerank=99)
+    assert len(searched.rows) == 11 and all(moment.match is not None for moment in moments)
+    assert max(moment.end for moment in moments) > 8
+    assert searched.frames(moments[0], count=5).shape == (5, 3, 48, 64)
+
+
+def test_a_video_that_got_another_chunk_is_done_anew(weights: Path, tmp_path: Path,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "in" / "long" / "0.mp4", 0, 40)
+    index(tmp_path / "in", weights, tmp_path / "index", "--chunk-seconds", 4)
+    write(tmp_path / "in" / "long" / "1.mp4", 90, 40)
+    capsys.readouterr()
+    index(tmp_path / "in", weights, tmp_path / "index", "--chunk-seconds", 4)
+    assert "1 of 1 videos written" in (out := capsys.readouterr().out) and "7 windows of 1 videos" in out
+
+
+def test_other_weights_are_refused(make_backbone: Callable[..., Backbone], weights: Path, videos: Path, made: Path,
+                                   tmp_path: Path) -> None:
+    other = make_backbone()
+    other.video_tower.cls_token.data += 1
+    save_backbone(other, tmp_path / "other.safetensors")
+    refused(r"was made with the weights \w{16}, and .*other.safetensors is \w{16}", made,
+            "--weights", tmp_path / "other.safetensors")
+    with pytest.raises(SystemExit, match="another recipe .*checkpoint"):
+        index(videos, tmp_path / "other.safetensors", made)
+    weights.rename(tmp_path / "moved.safetensors")
+    refused("the weights of .* are not there .*--weights", made)
+    search(made, "--weights", tmp_path / "moved.safetensors")
+
+
+def test_what_a_user_gets_wrong_is_one_line(made: Path, tmp_path: Path) -> None:
+    refused(r"none is no index .*egovlpv2 index", tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    refused("empty is no index", tmp_path / "empty")
+    refused("the query is empty", made, query="  ")
+    refused("--top 0: give more than 0", made, "--top", 0)
+    refused("--rerank -1: give 0 or more", made, "--rerank", -1)
+    refused("there is no tokenizer|no such", made, "--tokenizer", tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="top 0"):
+        Index(made, device="cpu").search(QUERY, top=0)
+    (made / "index.json").write_text("{")
+    refused("index.json is damaged", made)
+
+
+def test_no_finished_video_is_told(made: Path) -> None:
+    for path in made.glob("*.safetensors"):
+        path.unlink()
+    refused("no finished videos", made)
+
+
+def test_options_of_zero_and_missing_videos_are_refused(videos: Path, weights: Path, tmp_path: Path) -> None:
+    for name in ("seconds", "every", "frames", "chunk-seconds"):
+        with pytest.raises(SystemExit, match=f"--{name} 0.*: give more than 0"):
+            index(videos, weights, tmp_path / "index", f"--{name}", 0)
+    with pytest.raises(SystemExit, match="there is no such file or folder"):
+        index(tmp_path / "nothing", weights, tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_long_query_is_cut_and_told(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search(made, query=" ".join(f"w{i}" for i in range(30)))
+    assert "is cut to 12 (--max-words)" in capsys.readouterr().out
+
+
+def test_an_unreadable_video_is_named_and_the_rest_is_there(videos: Path, weights: Path, tmp_path: Path) -> None:
+    (videos / "bad.mp4").write_bytes(b"no video")
+    with pytest.raises(SystemExit, match=r"egovlpv2 index: 1 of 4 videos failed:\n.*bad.mp4"):
+        index(videos, weights, tmp_path / "index")
+    assert Index(tmp_path / "index", device="cpu").rows.names == ["a", "b", "c"]
+
+
+def test_a_toy_search_is_measured_by_its_script(toy: Path, weights: Path, tmp_path: Path) -> None:
+    folders = sorted((toy / "videos").glob("toy-test-*"))
+    cli(["index", *map(str, folders), "--weights", str(weights), "--out", str(tmp_path / "toy"), "--device", "cpu",
+         "--num-workers", "0", "--chunk-seconds", "8", "--max-words", "12"])
+    searched = Index(tmp_path / "toy", device="cpu")
+    videos = read_videos(toy, searched.rows.names)
+    events = draw_events(videos, 5, seed=0)
+    found = measure(searched, videos, events)
+    assert 0 <= found.first <= found.five <= 100 and 0 < found.chance < 30
+    video = next(iter(videos.values()))
+    event = video.events[1]
+    middle = (event.start + event.end) / 2
+    assert is_right(event, video, middle - 1, middle + 1)
+    assert not is_right(event, video, video.events[0].start - 3, video.events[0].start - 1)
+    with pytest.raises(ValueError, match="--queries 0"):
+        draw_events(videos, 0, seed=0)
+    with pytest.raises(ValueError, match="knows nothing of, 'kitchen'"):
+        read_videos(toy, ["kitchen"])
+
+
+def test_pictures_are_those_of_the_moment(videos: Path, made: Path) -> None:
+    searched = Index(made, device="cpu")
+    moment = next(m for m in searched.search(QUERY, top=99) if m.video == "a" and m.start > 0)
+    frames = searched.frames(moment, count=3)
+    expected = read_frames(videos / "a.mp4", uniform_times(moment.start, moment.end, 3)).frames
+    assert torch.equal(frames, expected)
+    assert os.listdir(made).count("index.json") == 1
