@@ -143,13 +143,13 @@ evaluate-taskqa: setup $(TOY)  ## test what `make finetune-taskqa` left, or WEIG
 		$(if $(filter file,$(origin WEIGHTS)),--model.init_args.weights=runs/finetune-$(TASKQA_RUN)/checkpoints/best.ckpt) \
 		$(ARGS)
 
-$(ABLATIONS:%=ablation-%): ablation-%: setup $(TOY)  ## the paper's other ablations, likewise
+$(ABLATIONS:%=ablation-%): ablation-%: setup $(TOY)
 	$(call ABLATE,full)
 	$(call ABLATE_ALL,$*)
 	$(BIN)/egovlpv2 collect runs/ablation/full $(addprefix runs/ablation/$*/,$(call ABLATION_ROWS,$*)) \
 		--metrics '^test/egomcq' --no-mean --out runs/ablation/$*.json --plot runs/ablation/$*.png
 
-ablation-fusion: setup $(TOY)  ## fusion in the backbone against stacked layers: cost at base size, accuracy on the toy world
+ablation-fusion: setup $(TOY)  ## fusion in the backbone against stacked layers; also ablation-objectives, -gate, -frames, -pairs
 	$(call ABLATE,full)
 	$(call ABLATE_ALL,fusion)
 	$(BIN)/egovlpv2 ablation-fusion --config conf/model/base.yaml --runs runs/ablation --out runs/ablation/fusion.json \
