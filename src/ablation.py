@@ -52,14 +52,17 @@ def accuracies(runs: Path) -> pd.DataFrame:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser("egovlpv2 ablation-fusion", description=__doc__)
-    parser.add_argument("--config", default="conf/model/base.yaml", help="the model whose cost is counted")
+    parser.add_argument("--config", default="conf/model/base.yaml",
+                        help="the model whose cost is counted (default: %(default)s)")
     parser.add_argument("--runs", type=Path, help="the folder of the toy runs; without it, only the cost")
     parser.add_argument("--out", type=Path, help="write it as JSON too")
-    parser.add_argument("--plot", type=Path, help="draw the accuracies")
+    parser.add_argument("--plot", type=Path, help="draw the accuracies of --runs")
     args = parser.parse_args(argv)
+    if args.plot and not args.runs:
+        raise ValueError("--plot draws the accuracies of --runs: give those too")
+    scores = accuracies(args.runs) if args.runs else None  # first: a missing run is told at once
     table = cost_table(read_model_config(args.config))
-    if args.runs:
-        scores = accuracies(args.runs)
+    if scores is not None:
         table = table.join(scores)
         if args.plot:
             save_plot(scores.set_axis([f"{kind}, M={layers}" for kind, layers in scores.index]), args.plot)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 from egovlpv2.features.asked import tell_of_a_cut
-from egovlpv2.features.options import add_model_options, make_folder, open_backbone, precision_of, require_positive
+from egovlpv2.features.options import add_model_options, make_folder_of, open_backbone, precision_of, require_positive
 from egovlpv2.files import whole
 from egovlpv2.model.attention_maps import Attention, Words, attend_words, read_words, text_layers
 from egovlpv2.model.backbone import Backbone
@@ -44,13 +44,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("--text is empty: say what is seen")
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out {args.out}: the picture is a .png, so give it such a name")
-    make_folder(args.out.parent)
+    make_folder_of(args.out)
     info = video_info(args.video)
     backbone = open_backbone(args, args.frames)
     maps = _pick_maps(args, backbone)
     tokenizer = load_tokenizer(args.tokenizer or backbone.config.text.tokenizer)
     tell_of_a_cut(tokenizer, "text", args.text, args.max_words)
     words = read_words(tokenizer, args.text, args.max_words)
+    if not words.labels:
+        raise ValueError(f"--max-words {args.max_words} leaves no word of {args.text!r} beside the special tokens: "
+                         "give more, or another --text")
     rows = pick_rows(words.labels, args.words)
     if (count := len(rows) * len(maps.names) * args.frames) > _MOST:
         raise ValueError(f"{count} pictures are too many to look at: choose fewer --words, --layers, --heads or "

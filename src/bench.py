@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -82,7 +83,10 @@ def peak_gb(device: torch.device | None = None) -> float:
     """The most memory that this process has held, GB: on a GPU what its tensors took there, else what is resident."""
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    lines = Path("/proc/self/status").read_text().splitlines()  # `getrusage` would count the process that started it
+    status = Path("/proc/self/status")
+    if not status.exists():  # macOS
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
+    lines = status.read_text().splitlines()  # Linux's `getrusage` would count the process that started it
     return next(int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM:"))
 
 
@@ -112,15 +116,18 @@ def device_name(device: torch.device) -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    return f"{name}, {os.cpu_count()} cores"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"
 
 
 def peak_tflops(args: argparse.Namespace, device: torch.device) -> float | None:
-    """Dense bfloat16 TFLOP/s of `--peak-tflops`, or of the device by its name; None if nobody knows."""
+    """Dense bfloat16 TFLOP/s of `--peak-tflops`, or of the device by its name; None if nobody knows, as of a part of a
+    GPU (MIG).
+    """
     if args.peak_tflops is not None:
         return args.peak_tflops
     name = device_name(device) if device.type == "cuda" else ""
-    return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
+    return next((peak for part, peak in PEAK_TFLOPS.items() if part in name and "MIG" not in name), None)
 
 
 def precision_name(precision: str) -> str:
@@ -177,7 +184,7 @@ def _plain(value: float) -> str:
 
 def _ratio(ratio: float | None) -> str:
     """A tenth and less is easier to read as a fraction."""
-    return "" if ratio is None else f"1/{1 / ratio:.0f}" if ratio < 0.1 else f"{ratio:.2f}"
+    return "" if ratio is None else f"1/{1 / ratio:.0f}" if 0 < ratio < 0.1 else f"{ratio:.2f}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -189,6 +196,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"there is no part `{argv[0]}`: give one of {', '.join(PARTS)}, or none for all")
     names = argv[:1] if argv and argv[0] in PARTS else list(PARTS)
     args = _parser(names).parse_args(argv[1:] if len(names) == 1 else argv)
+    if args.out.is_dir():
+        raise ValueError(f"--out {args.out} is a folder: give the name of a file")
     if _WITH_MODEL.intersection(names):
         args = fill_model_options(args)
     figures: list[Figure] = []

@@ -75,10 +75,10 @@ def macs_video_once(backbone: Backbone, video: Tensor, text: Text) -> float:
     num_frames = video.shape[1]
 
     def run() -> None:
-        trunk = backbone.trunk_video(video)
-        for gate in (False, True, True):
-            video_states = trunk if backbone.shares_trunk or not gate else backbone.trunk_video(video, gate=True)
-            top = backbone.top(Trunk(video_states, *backbone.trunk_text(text)), num_frames, gate)
+        closed = backbone.trunk_video(video)
+        opened = closed if backbone.shares_trunk else backbone.trunk_video(video, gate=True)
+        for states, gate in ((closed, False), (opened, True), (opened, True)):
+            top = backbone.top(Trunk(states, *backbone.trunk_text(text)), num_frames, gate)
         _read_all(backbone, top)
 
     return gmacs(run)[0]

@@ -180,11 +180,13 @@ def table(report: Mapping[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """`egovlpv2 cost`."""
     parser = argparse.ArgumentParser("egovlpv2 cost", description="What the full pre-training run takes, on paper.")
-    parser.add_argument("--config", type=Path, default=Path("conf/model/base.yaml"), help="the model")
+    parser.add_argument("--config", type=Path, default=Path("conf/model/base.yaml"),
+                        help="the model (default: %(default)s)")
     parser.add_argument("--gpus", type=int, nargs="+", default=[8, 32], help="numbers of GPUs (default: 8 32)")
     parser.add_argument("--gpu", choices=_GPUS, default="a100", help="(default: %(default)s)")
     parser.add_argument("--num-frames", type=int, default=4, help="frames of a clip (default: %(default)s)")
-    parser.add_argument("--words", type=int, default=30, help="tokens of a text, as conf/pretrain.yaml has them")
+    parser.add_argument("--words", type=int, default=30,
+                        help="tokens of a text (default: %(default)s, as conf/pretrain.yaml has them)")
     parser.add_argument("--bench", type=Path, help="take what this JSON of `egovlpv2 bench` has measured")
     for name, entry in DEFAULTS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float,

@@ -266,7 +266,8 @@ class AttentionPictures(Callback):
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ChoiceBatch,
                                 batch_idx: int, dataloader_idx: int = 0) -> None:
         board, layers = _board(trainer), text_layers(pl_module.backbone)
-        if batch_idx or dataloader_idx or board is None or not layers or not len(batch["answer"]):
+        learned = "fusion" in pl_module.scores
+        if batch_idx or dataloader_idx or board is None or not (layers and learned and len(batch["answer"])):
             return
         tokenizer, ids = trainer.datamodule.tokenizer, batch["text"]["input_ids"]  # (Q, L)
         text, last = tokenizer.decode(ids[0], skip_special_tokens=True).strip(), max(layers)

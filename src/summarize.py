@@ -18,7 +18,7 @@ from egovlpv2.features.options import (
     add_model_options,
     add_video_options,
     fingerprint,
-    make_folder,
+    make_folder_of,
     open_backbone,
     precision_of,
     require_positive,
@@ -172,7 +172,7 @@ def _check_out(out: Path, source: Source) -> None:
     theirs = {file.resolve() for file in source.files}
     if theirs & {out.resolve(), out.parent.resolve()}:
         raise ValueError(f"--out {out} is the video itself, or lies among its pictures: give another name")
-    make_folder(out.parent)
+    make_folder_of(out)
 
 
 def _open_head(args: argparse.Namespace, backbone: Backbone) -> tuple[SummaryHead | None, bool]:

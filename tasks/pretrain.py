@@ -1,5 +1,6 @@
 """Pre-training: EgoNCE, masked words and video-text matching over one shared trunk."""
 
+from math import isfinite
 from typing import Any
 
 import torch
@@ -55,7 +56,9 @@ class Pretrain(EgoMCQ):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        return super().protocol | {"positives": self.positives, "loss_weights": self.loss_weights}
+        negatives = self.negative_temperature if isfinite(self.negative_temperature) else "any"  # no infinity in JSON
+        return super().protocol | {"positives": self.positives, "loss_weights": self.loss_weights,
+                                   "negative_temperature": negatives}
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         # The generator is the same on every process: all draw the pairs and masks of the whole batch.

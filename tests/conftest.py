@@ -8,6 +8,7 @@ import pytest
 import torch
 from egovlpv2.data_modules.toy_world.write import generate
 from egovlpv2.model.backbone import Backbone, BackboneConfig
+from egovlpv2.model.checkpoint import save_backbone
 from egovlpv2.tasks.bench import made_up_tokenizer
 from helpers import WORDS, draw_parameters, make_config
 
@@ -56,3 +57,10 @@ def fusion(request: pytest.FixtureRequest) -> str:
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a tokenizer with `WORDS` words."""
     return made_up_tokenizer(tmp_path_factory.mktemp("tokenizer"), WORDS)
+
+
+@pytest.fixture
+def weights(make_backbone: Callable[..., Backbone], tokenizer: str, tmp_path: Path) -> Path:
+    """A file of the small model's weights, which knows its tokenizer."""
+    save_backbone(make_backbone(tokenizer=tokenizer), tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"

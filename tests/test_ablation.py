@@ -36,3 +36,8 @@ def test_a_missing_run_is_named(runs: Path) -> None:
     (runs / "fusion" / "stacked_3" / "metrics.json").unlink()
     with pytest.raises(SystemExit, match="stacked_3/metrics.json is missing"):
         cli(["ablation-fusion", "--config", BASE, "--runs", str(runs)])
+
+
+def test_a_plot_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="--plot draws the accuracies of --runs"):
+        cli(["ablation-fusion", "--config", BASE, "--plot", str(tmp_path / "a.png")])

@@ -36,12 +36,6 @@ TEXT = "w10 w20 w30"
 
 
 @pytest.fixture
-def weights(make_backbone: Callable[..., Backbone], tokenizer: str, tmp_path: Path) -> Path:
-    save_backbone(make_backbone(tokenizer=tokenizer), tmp_path / "weights.safetensors")
-    return tmp_path / "weights.safetensors"
-
-
-@pytest.fixture
 def video(tmp_path: Path) -> Path:
     """Four seconds of 48 x 80 px that change."""
     draw = np.random.default_rng(0)
@@ -163,6 +157,7 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, video: Path, tmp_path
                                             make_backbone: Callable[..., Backbone], tokenizer: str) -> None:
     out = tmp_path / "out"
     out.mkdir()
+    (tmp_path / "folder.png").mkdir()
     save_backbone(make_backbone(tokenizer=tokenizer, num_fused_layers=0), tmp_path / "plain.safetensors")
     for more, problem in (
             (["--text", "  "], "--text is empty: say what is seen"),
@@ -179,6 +174,7 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, video: Path, tmp_path
             (["--size", 0], "--size 0: give more than 0"), (["--frames", 0], "--frames 0: give more than 0"),
             (["--frames", 200], "800 pictures are too many to look at: choose fewer --words, .* .500 at most"),
             (["--out", out / "a.jpg"], "--out .*a.jpg: the picture is a .png"),
+            (["--out", tmp_path / "folder.png"], "--out .*folder.png is a folder: give the name of a file"),
             (["--weights", tmp_path / "plain.safetensors"], "plain.safetensors has no fused layer"),
             (["--weights", tmp_path / "none.ckpt"], "none.ckpt: there is no such weights file")):
         with pytest.raises(SystemExit, match=problem) as end:
@@ -186,6 +182,14 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, video: Path, tmp_path
         assert str(end.value).startswith("egovlpv2 attend: error: ") and os.listdir(out) == []
     with pytest.raises(SystemExit, match=r"none.mp4"):
         cli(command(tmp_path / "none.mp4", weights, "--out", out / "a.png"))
+
+
+def test_a_text_of_which_no_word_is_left_is_refused(weights: Path, video: Path, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = Words([], [], tokenize(load_tokenizer(load_backbone(weights).config.text.tokenizer), ["w1"], 2))
+    monkeypatch.setattr("egovlpv2.attend.read_words", lambda *_: nothing)  # RoBERTa's two special tokens take both
+    with pytest.raises(SystemExit, match=f"--max-words 2 leaves no word of '{TEXT}' beside the special tokens"):
+        cli(command(video, weights, "--out", tmp_path / "a.png", "--max-words", 2))
 
 
 def test_words_are_chosen_by_what_they_are() -> None:

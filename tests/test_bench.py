@@ -64,6 +64,16 @@ def test_a_small_ratio_is_a_fraction() -> None:
     assert "12,346" in text and "1/100" in text and "0.0123" in text and "nan" not in text
 
 
+def test_a_ratio_of_nothing_is_no_fraction() -> None:
+    assert table([Figure("p", "w", 0.0, "GB", "memory: a table 0.1 GB", 0.0)]).endswith("  0.00")
+
+
+def test_memory_and_cores_are_told_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = bench.peak_gb()
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    assert bench.peak_gb() > 0 and here > 0.05 and device_name(torch.device("cpu")).endswith(" cores")
+
+
 def test_calls_take_turns_and_the_fastest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, order, lengths = [0.0], [], iter((5.0, 1.0, 2.0, 3.0))
     monkeypatch.setattr(bench.time, "perf_counter", lambda: clock[0])
@@ -133,7 +143,8 @@ def test_what_shares_nothing_may_not_fit(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 @pytest.mark.parametrize("name, peak", [("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA H100 80GB HBM3", 989),
-                                        ("NVIDIA H100 PCIe", 756), ("NVIDIA H200", 989), ("NVIDIA L4", None)])
+                                        ("NVIDIA H100 PCIe", 756), ("NVIDIA H200", 989), ("NVIDIA L4", None),
+                                        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", None)])
 def test_peaks_by_the_name_of_the_device(name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert peak_tflops(options(), torch.device("cuda")) == peak
@@ -201,6 +212,10 @@ def test_a_prepared_file_opened_anew_is_slower_and_read_again(toy: Path, tmp_pat
 
 
 @pytest.mark.parametrize("arguments, problem", [
+    (["moments", "--out", "."], "--out . is a folder: give the name of a file"),
+    (["search", "--index-files", "0"], "--index-files 0: give a number above 0"),
+    (["search", "--hours", "inf"], "--hours inf: give a number above 0"),
+    (["search", "--widths", "8", "0"], "--widths 0: give a number above 0"),
     (["steps"], "no part `steps`: give one of reader, forward, step"),
     (["step", "--config", "nowhere.yaml", "--device", "cpu"], "--config nowhere.yaml is missing"),
     (["step", *TINY, "--batch-size", "0"], "--batch-size 0: give 1 clip or more"),

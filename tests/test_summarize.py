@@ -36,12 +36,6 @@ MAX_WORDS = 9
 
 
 @pytest.fixture
-def weights(make_backbone: Callable[..., Backbone], tokenizer: str, tmp_path: Path) -> Path:
-    save_backbone(make_backbone(tokenizer=tokenizer), tmp_path / "weights.safetensors")
-    return tmp_path / "weights.safetensors"
-
-
-@pytest.fixture
 def video(tmp_path: Path) -> Path:
     """Twelve shots and three seconds."""
     return write(tmp_path / "film.mp4", 63 * FPS)

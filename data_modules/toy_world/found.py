@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--index", type=Path, default=Path("index"), help="of videos of one of its splits")
     parser.add_argument("--queries", type=int, default=100, help="narrations to search for")
     parser.add_argument("--seed", type=int, default=0, help="of their drawing")
-    parser.add_argument("--rerank", type=int, nargs="*", default=[0], help="moments that the open gate looks at")
+    parser.add_argument("--rerank", type=int, nargs="+", default=[0], help="moments that the open gate looks at")
     args = parser.parse_args(argv)
     index = Index(args.index)
     videos = read_videos(args.toy, index.rows.names)

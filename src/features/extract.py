@@ -223,6 +223,15 @@ def prepare(args: argparse.Namespace, sources: Sequence[Source], queries: dict[s
         args.max_words, precision_of(args.precision, backbone.device))
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `prepare` reads, whichever command extracts: the videos, how they are read, and the model."""
+    parser.add_argument("videos", nargs="+", help="videos, or folders of them; a folder of chunks 0.mp4, 1.mp4, ... is "
+                                                  "one video")
+    parser.add_argument("--frames", type=int, default=4, help="frames of a window that the model sees")
+    add_video_options(parser, "windows", batch_size=32, num_workers=2)
+    add_model_options(parser)
+
+
 def report(extraction: Extraction, command: str) -> None:
     """Says what a command has written; videos that failed end it."""
     failures, videos = extraction.failures, len(extraction.sources)
@@ -248,8 +257,6 @@ def _asked_of(sources: list[Source], queries: dict[str, list[str]]) -> list[Sour
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="egovlpv2 extract", description="Writes one feature file for each video.",
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("videos", nargs="+", help="videos, or folders of them; a folder of chunks 0.mp4, 1.mp4, ... is "
-                                                  "one video")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--kind", choices=KINDS, default="dual", help="CLS with the gate closed, after the projector, "
                         "that of length one, with the gate open for each query, that transformed, or the trunk's "
@@ -258,9 +265,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fps", type=float, default=30.0, help="frames a second in which window and stride count")
     parser.add_argument("--window", type=int, default=16, help="length of a window in such frames")
     parser.add_argument("--stride", type=int, default=16, help="from one window's start to the next")
-    parser.add_argument("--frames", type=int, default=4, help="frames of a window that the model sees")
-    add_video_options(parser, "windows", batch_size=32, num_workers=2)
-    add_model_options(parser)
+    add_options(parser)
     return parser
 
 

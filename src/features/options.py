@@ -36,9 +36,13 @@ def pick_device(name: str | None) -> torch.device:
     Raises:
         ValueError: There is no such device.
     """
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: there is no CUDA device here; leave the option out for the CPU")
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here; leave the option "
+                         "out for the first, or for the CPU where there is none")
     return device
 
 
@@ -78,6 +82,17 @@ def make_folder(out: Path) -> None:
         raise ValueError(f"--out {out} can't be made ({error.strerror}): give another folder") from error
     if not os.access(out, os.W_OK):
         raise ValueError(f"--out {out} can't be written to: give another folder, or change its permissions")
+
+
+def make_folder_of(file: Path) -> None:
+    """Makes the folder of a file to write.
+
+    Raises:
+        ValueError: It can't be made or written to, or the file is a folder itself.
+    """
+    if file.is_dir():
+        raise ValueError(f"--out {file} is a folder: give the name of a file")
+    make_folder(file.parent)
 
 
 def refuse_a_mix(out: Path, recipe: Recipe, queries: dict[str, list[str]]) -> None:

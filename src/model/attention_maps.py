@@ -72,13 +72,15 @@ def captured(layers: Mapping[int, CrossAttention], heads: Sequence[int] | None) 
         heads: Which heads of each; None for the mean of all.
 
     Yields:
-        By layer, once it has run: (B, heads or 1, L, S).
+        By layer, once it has run: (B, heads or 1, L, S) float32, whatever the model's precision.
     """
     found: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Callable[..., None]:
         def hook(module: CrossAttention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            weights = module.weights(*args, **kwargs)
+            x, context = (tokens.to(module.query.weight.dtype) for tokens in args[:2])
+            with torch.autocast(x.device.type, enabled=False):  # in bfloat16 they would not sum to one
+                weights = module.weights(x, context, *args[2:], **kwargs)
             found[layer] = weights.mean(1, keepdim=True) if heads is None else weights[:, list(heads)]
         return hook
 

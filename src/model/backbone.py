@@ -96,7 +96,7 @@ class Backbone(LightningModule):
     def traits(self) -> dict[str, Any]:
         """What changes the outputs and can't be seen in the names and shapes of the weights."""
         video, text = self.video_tower, self.text_tower
-        return {"text_attends_to": self.config.text_attends_to,
+        return {"text_attends_to": self.config.text_attends_to, "alpha": self.config.alpha,
                 "video num_heads": video.blocks[0].attn.num_heads, "text num_attention_heads": text.blocks[0].num_heads,
                 "video norm_eps": video.norm.eps, "text layer_norm_eps": text.norm_eps,
                 "video pixel_mean": video.pixels["mean"], "video pixel_std": video.pixels["std"]}

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -134,9 +133,7 @@ def _refuse_another(name: str, there: Listed, new: Listed) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+    # A file opened to write: what is opened to read, as a folder must be, can't be locked for one alone on NFS.
+    with (folder / f"{FILE}.lock").open("ab") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)

@@ -7,8 +7,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from egovlpv2.features.extract import prepare, report
-from egovlpv2.features.options import add_model_options, add_video_options, require_positive
+from egovlpv2.features.extract import add_options, prepare, report
+from egovlpv2.features.options import require_positive
 from egovlpv2.features.videos import find_videos
 from egovlpv2.search.catalogue import Catalogue, add
 from egovlpv2.search.rows import Rows
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.image_fps is not None:
         require_positive(args, "image_fps")
     args.kind, args.fps = "unit", float(_FPS)
-    args.window, args.stride = (max(round(seconds * _FPS), 1) for seconds in (args.seconds, args.every))
+    args.window, args.stride = _milliseconds("seconds", args.seconds), _milliseconds("every", args.every)
     sources = find_videos(args.videos, args.image_fps)
     extraction = prepare(args, sources, {})
     load_tokenizer(extraction.tokenizer_name)  # a missing one is told now, not at the first search
@@ -37,6 +37,12 @@ def main(argv: Sequence[str] | None = None) -> None:
           f'`egovlpv2 search "#C C ..." --index {args.out}`')
 
 
+def _milliseconds(option: str, seconds: float) -> int:
+    if not 1 / _FPS <= seconds < float("inf"):
+        raise ValueError(f"--{option} {seconds:g}: give a number of seconds, {1 / _FPS} at least")
+    return round(seconds * _FPS)
+
+
 def _place(tokenizer: str) -> str:
     """A folder is found from anywhere; the name of a hub stays."""
     return str(Path(tokenizer).absolute()) if Path(tokenizer).is_dir() else tokenizer
@@ -45,14 +51,10 @@ def _place(tokenizer: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="egovlpv2 index", description="Makes videos searchable by text.",
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("videos", nargs="+", help="videos, or folders of them; a folder of chunks 0.mp4, 1.mp4, ... is "
-                                                  "one video")
     parser.add_argument("--out", type=Path, default=Path("index"), help="the index's folder; what is in it stays")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a window")
     parser.add_argument("--every", type=float, default=1.0, help="seconds from one window's start to the next")
-    parser.add_argument("--frames", type=int, default=4, help="frames of a window that the model sees")
-    add_video_options(parser, "windows", batch_size=32, num_workers=2)
-    add_model_options(parser)
+    add_options(parser)
     return parser
 
 

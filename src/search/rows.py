@@ -61,7 +61,7 @@ class Rows:
             count: How many at most.
         """
         half = query.half()
-        with _one_thread():
+        with one_thread():
             scores = torch.cat([values @ half for values in self.values])  # (n,)
         hides = 2 * (-(-self.recipe.window // self.recipe.stride) - 1)  # so many others at most, by a window that stays
         rows = scores.topk(min(count * (1 + hides), len(scores))).indices.tolist()
@@ -86,7 +86,7 @@ class Rows:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """One thread reads as fast as memory gives; more would wait for each other at each file, on a busy machine long."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from egovlpv2.batch import Text
 from egovlpv2.features.asked import tell_of_a_cut
-from egovlpv2.features.options import fingerprint, make_folder, pick_device, precision_of, require_positive
+from egovlpv2.features.options import fingerprint, make_folder_of, pick_device, precision_of, require_positive
 from egovlpv2.features.videos import Windows
 from egovlpv2.model.checkpoint import load_backbone
 from egovlpv2.search.catalogue import Listed, read_catalogue
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"--rerank {args.rerank}: give 0 or more")
     if args.max_words is not None:
         require_positive(args, "max_words")
-    make_folder(args.out.parent)
+    make_folder_of(args.out)
     index = Index(args.index, args.weights, args.tokenizer, args.max_words, args.device, args.precision)
     tell_of_a_cut(index.tokenizer, "query", args.query, index.max_words)
     before = time.perf_counter()

@@ -12,6 +12,7 @@ as among the thousands of files of a large data set, where no clip finds its own
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -160,8 +161,9 @@ def _opened_anew(folder: Path, times: NDArray[np.float64], crop: partial) -> Non
 
 
 def _bytes_read() -> int:
-    """What this process has read from files so far."""
-    return int(Path("/proc/self/io").read_text().split()[1])  # rchar
+    """What this process has read from files so far; 0 where the system doesn't tell."""
+    counters = Path("/proc/self/io")
+    return int(counters.read_text().split()[1]) if os.access(counters, os.R_OK) else 0  # rchar
 
 
 class _Prepared(NamedTuple):
@@ -215,7 +217,7 @@ def bench_prepared(videos: Path | None = None, num_clips: int = 200) -> list[Fig
                f"decode: originals {slow:.1f} clips/s", costs.original / costs.prepared),
         Figure("reader", OPENED, 1 / costs.opened, "clips/s", f"decode: originals {slow:.1f} clips/s",
                costs.original / costs.opened),
-        Figure("reader", READ, costs.opened_bytes / 1e3, "kB"),
+        *([Figure("reader", READ, costs.opened_bytes / 1e3, "kB")] if costs.opened_bytes else []),
         Figure("reader", STORED, after / 1e6 / hours, "MB", f"originals {before / 1e6 / hours:,.0f} MB",
                after / before),
     ]

@@ -19,6 +19,7 @@ from egovlpv2.features import FeatureFolder, read_features
 from egovlpv2.features.claims import Claim, claim
 from egovlpv2.features.extract import main
 from egovlpv2.features.files import FeatureWriter
+from egovlpv2.features.options import pick_device
 from egovlpv2.features.videos import Windows
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.checkpoint import save_backbone
@@ -45,6 +46,12 @@ def write(path: Path, first: int = 0, count: int = 30, faststart: bool = False) 
 def options(weights: Path, out: Path, *more: object) -> list[str]:
     return ["--weights", str(weights), "--out", str(out), "--device", "cpu", "--num-workers", "0", *WINDOWS,
             *map(str, more)]
+
+
+@pytest.mark.parametrize("device", ["cpux", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    with pytest.raises(ValueError, match=f"^--device {device}: "):
+        pick_device(device)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

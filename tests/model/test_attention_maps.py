@@ -131,5 +131,16 @@ def test_attention_depends_on_the_text_and_on_the_clip(make_backbone: Callable[.
     assert (maps[0] - maps[1]).abs().max() > 0.01 and (maps[0] - maps[2]).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("kind", ["backbone", "stacked"])
+def test_weights_sum_to_one_in_bfloat16(make_backbone: Callable[..., Backbone], tokenizer: str, kind: str) -> None:
+    backbone, clip = make_backbone(fusion=kind), make_clips(1)["video"][0]
+    words, layers = read_words(load_tokenizer(tokenizer), TEXT, 9), text_layers(backbone)
+    full = attend_words(backbone, clip, words, layers, range(4))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = attend_words(backbone, clip, words, layers, range(4))
+    torch.testing.assert_close(half.cls + half.patches.sum((2, 3, 4)), torch.ones(3, 8), atol=1e-5, rtol=0)
+    assert 0 < (half.patches - full.patches).abs().max() < 0.1
+
+
 def test_without_fusion_words_look_at_nothing(make_backbone: Callable[..., Backbone]) -> None:
     assert text_layers(make_backbone(num_fused_layers=0)) == {}

@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.checkpoint import check_traits
 from helpers import KINDS, make_clips, make_text
 from torch import nn
 from transformers import AutoModel
@@ -89,6 +90,9 @@ def test_stacked_words_see_the_video_tower_as_it_is(make_backbone) -> None:
 def test_a_gate_can_be_fixed(small_config) -> None:
     gates = {n: p for n, p in Backbone(small_config(alpha=0.25)).named_parameters() if n.endswith("alpha")}
     assert len(gates) == 4 and all(p.item() == 0.25 and not p.requires_grad for p in gates.values())
+    check_traits(Backbone(small_config()), small_config().to_dict(), "file")
+    with pytest.raises(ValueError, match="alpha: 0.25 in the file, None in your config"):
+        check_traits(Backbone(small_config()), small_config(alpha=0.25).to_dict(), "file")
     for impossible in ({"alpha": 0.5}, {"fusion_cls": "own"}):
         with pytest.raises(ValueError, match="stacked has neither gates nor a CLS token"):
             small_config(fusion="stacked", **impossible)

@@ -1,17 +1,23 @@
 """`egovlpv2 index` and `search`: the windows that the model finds nearest, whatever happens to videos and weights."""
 
+import fcntl
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from egovlpv2 import Index
 from egovlpv2.cli import main as cli
 from egovlpv2.data_modules.toy_world.found import draw_events, is_right, measure, read_videos
+from egovlpv2.features.videos import find_videos
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.checkpoint import save_backbone
+from egovlpv2.search.catalogue import add, read_catalogue
+from egovlpv2.search.moments import Moment
 from egovlpv2.text import load_tokenizer, tokenize
 from egovlpv2.video.decode import read_frames
 from egovlpv2.video.sampling import uniform_times
@@ -175,6 +181,17 @@ def test_two_videos_of_one_name_are_refused(videos: Path, weights: Path, made: P
     assert Index(made, device="cpu").catalogue.videos["a"].files == (str(videos / "a.mp4"),)
 
 
+def test_one_process_at_a_time_writes_the_list(made: Path, videos: Path) -> None:
+    with (made / "index.json.lock").open("ab") as other:
+        with ThreadPoolExecutor(1) as pool:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            adding = pool.submit(add, made, read_catalogue(made), find_videos([videos]), 600.0)
+            with pytest.raises(TimeoutError):
+                adding.result(timeout=0.3)
+            fcntl.flock(other, fcntl.LOCK_UN)
+        assert adding.result(timeout=5) is None
+
+
 def test_chunks_are_one_video(weights: Path, tmp_path: Path) -> None:
     for k in range(3):
         write(tmp_path / "in" / "long" / f"{k}.mp4", 60 * k, 40)
@@ -217,6 +234,7 @@ def test_what_a_user_gets_wrong_is_one_line(made: Path, tmp_path: Path) -> None:
     refused("the query is empty", made, query="  ")
     refused("--top 0: give more than 0", made, "--top", 0)
     refused("--rerank -1: give 0 or more", made, "--rerank", -1)
+    refused("--out .*empty is a folder: give the name of a file", made, "--out", tmp_path / "empty")
     refused("there is no tokenizer|no such", made, "--tokenizer", tmp_path / "nowhere")
     with pytest.raises(ValueError, match="top 0"):
         Index(made, device="cpu").search(QUERY, top=0)
@@ -234,6 +252,9 @@ def test_options_of_zero_and_missing_videos_are_refused(videos: Path, weights: P
     for name in ("seconds", "every", "frames", "chunk-seconds"):
         with pytest.raises(SystemExit, match=f"--{name} 0.*: give more than 0"):
             index(videos, weights, tmp_path / "index", f"--{name}", 0)
+    for name, value in (("seconds", "inf"), ("every", "inf"), ("every", "0.0001")):
+        with pytest.raises(SystemExit, match=f"--{name} {value}: give a number of seconds, 0.001 at least"):
+            index(videos, weights, tmp_path / "index", f"--{name}", value)
     with pytest.raises(SystemExit, match="there is no such file or folder"):
         index(tmp_path / "nothing", weights, tmp_path / "index")
     assert not (tmp_path / "index").exists()
@@ -269,6 +290,24 @@ def test_a_toy_search_is_measured_by_its_script(toy: Path, weights: Path, tmp_pa
         draw_events(videos, 0, seed=0)
     with pytest.raises(ValueError, match="knows nothing of, 'kitchen'"):
         read_videos(toy, ["kitchen"])
+
+
+def test_right_moments_are_counted() -> None:
+    """Two videos of two events of 4 s; one of the first's is told again in the second."""
+    told = {"a": [("puts", "jar"), ("takes", "cup")], "b": [("cuts", "leek"), ("puts", "jar")]}
+    videos = {name: SimpleNamespace(events=[SimpleNamespace(start=4.0 * i, end=4.0 * (i + 1), verb=verb, noun=noun,
+                                                            text=f"{verb} {noun}")
+                                            for i, (verb, noun) in enumerate(events)]) for name, events in told.items()}
+    spans = [(name, start, start + 2) for name in videos for start in (0.0, 2.0, 4.0, 6.0)]
+    found = {"puts jar": [("b", 6.0), ("a", 4.0)],  # right at once, in the other video
+             "takes cup": [("a", 2.0), ("b", 4.0), ("a", 3.0)],  # the third: its middle is the event's start
+             "cuts leek": [("b", 4.0), ("a", 0.0)]}
+    index = SimpleNamespace(
+        rows=SimpleNamespace(spans=lambda: spans),
+        search=lambda text, *_: [Moment(name, start, start + 2, 0.5) for name, start in found[text]])
+    events = [*videos["a"].events, videos["b"].events[0]]
+    result = measure(index, videos, events)
+    assert result == pytest.approx((100 / 3, 200 / 3, 100 * (4 + 2 + 2) / 8 / 3))
 
 
 def test_pictures_are_those_of_the_moment(videos: Path, made: Path) -> None:
