@@ -13,7 +13,12 @@ def whole(path: Path) -> Iterator[Path]:
 
     The name ends in `.tmp` and is new each time: neither a process that outlives a killed run by a moment nor one on
     another machine writes into the same file.
+
+    Raises:
+        ValueError: There is a folder of that name.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     try:

@@ -68,3 +68,9 @@ def test_a_plot_instead_of_a_mean(runs: list[str], tmp_path: Path, capsys: pytes
     cli(["collect", *runs, "--no-mean", "--out", str(tmp_path / "all.json"), "--plot", str(tmp_path / "all.png")])
     assert "\nmean" not in capsys.readouterr().out and set(json.loads((tmp_path / "all.json").read_text())) == {"runs"}
     assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_a_folder_is_no_file_to_write(runs: list[str], tmp_path: Path, option: str) -> None:
+    with pytest.raises(SystemExit, match=f"collect: error: {tmp_path} is a folder: give the name of a file"):
+        cli(["collect", *runs, option, str(tmp_path)])
