@@ -8,7 +8,7 @@ import torch
 from egovlpv2.grounding.answers import AnswerHead
 from egovlpv2.grounding.released import convert_answer_head
 from egovlpv2.grounding.summary import SummaryHead
-from egovlpv2.model.checkpoint import State, convert, read_released, under
+from egovlpv2.model.released import State, convert, read_released, under
 from torch import nn
 
 _OURS = "head."
