@@ -55,9 +55,10 @@ TASKQA_RUN = taskqa$(if $(filter head,$(TUNE)),-head)$(if $(filter indirect,$(SP
 # Ablations: the recipe itself, and a run for each overlay of conf/ablation/<group>/; finished runs stay.
 ABLATIONS = objectives gate frames pairs
 ABLATION_ROWS = $(basename $(notdir $(sort $(wildcard conf/ablation/$(1)/*.yaml))))
-ABLATE = test -f runs/ablation/$(1)/metrics.json || $(BIN)/egovlpv2 fit --config conf/pretrain.yaml $(CONFIGS) \
+ABLATION = ablation-$(MODEL)-$(DATA)
+ABLATE = test -f runs/$(ABLATION)/$(1)/metrics.json || $(BIN)/egovlpv2 fit --config conf/pretrain.yaml $(CONFIGS) \
 	$(call RECIPE,pretrain) $(addprefix --config ,$(wildcard conf/ablation/$(DATA).yaml) $(2)) $(PRECISION) \
-	--trainer.logger.init_args.name=ablation/$(1) $(ARGS)
+	--trainer.logger.init_args.name=$(ABLATION)/$(1) $(ARGS)
 ABLATE_ALL = for row in $(call ABLATION_ROWS,$(1)); do \
 	$(call ABLATE,$(1)/$$row,conf/ablation/$(1)/$$row.yaml) || exit 1; done
 
@@ -146,14 +147,15 @@ evaluate-taskqa: setup $(TOY)  ## test what `make finetune-taskqa` left, or WEIG
 $(ABLATIONS:%=ablation-%): ablation-%: setup $(TOY)
 	$(call ABLATE,full)
 	$(call ABLATE_ALL,$*)
-	$(BIN)/egovlpv2 collect runs/ablation/full $(addprefix runs/ablation/$*/,$(call ABLATION_ROWS,$*)) \
-		--metrics '^test/egomcq' --no-mean --out runs/ablation/$*.json --plot runs/ablation/$*.png
+	$(BIN)/egovlpv2 collect runs/$(ABLATION)/full $(addprefix runs/$(ABLATION)/$*/,$(call ABLATION_ROWS,$*)) \
+		--metrics '^test/egomcq' --no-mean --out runs/$(ABLATION)/$*.json --plot runs/$(ABLATION)/$*.png
 
 ablation-fusion: setup $(TOY)  ## fusion in the backbone against stacked layers; also ablation-objectives, -gate, -frames, -pairs
+	$(if $(filter tiny,$(MODEL)),,$(error the rows of conf/ablation/fusion are quarters of the 4 layers of MODEL=tiny))
 	$(call ABLATE,full)
 	$(call ABLATE_ALL,fusion)
-	$(BIN)/egovlpv2 ablation-fusion --config conf/model/base.yaml --runs runs/ablation --out runs/ablation/fusion.json \
-		--plot runs/ablation/fusion.png
+	$(BIN)/egovlpv2 ablation-fusion --config conf/model/base.yaml --runs runs/$(ABLATION) \
+		--out runs/$(ABLATION)/fusion.json --plot runs/$(ABLATION)/fusion.png
 
 test: setup  ## the tests, in minutes
 	$(BIN)/pytest -n 2

@@ -46,7 +46,8 @@ def accuracies(runs: Path) -> pd.DataFrame:
     folders = {(kind, layers): runs / "fusion" / f"{kind}_{layers * _PARTS // 12}" for kind, layers in PUBLISHED}
     folders["backbone", 3] = runs / "full"
     found = collect(list(folders.values()), "^test/egomcq/ensemble").rename(columns=_SCORES)
-    return found.set_axis(pd.MultiIndex.from_tuples(folders, names=["fusion", "M"]))[list(_SCORES.values())]
+    found = found.set_axis(pd.MultiIndex.from_tuples(folders, names=["fusion", "M"]))
+    return found[[name for name in _SCORES.values() if name in found]]  # questions may be of one kind only
 
 
 def main(argv: Sequence[str] | None = None) -> None:

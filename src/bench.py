@@ -121,12 +121,12 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_tflops(args: argparse.Namespace, device: torch.device) -> float | None:
-    """Dense bfloat16 TFLOP/s of `--peak-tflops`, or of the device by its name; None if nobody knows, as of a part of a
-    GPU (MIG).
+    """TFLOP/s of `--peak-tflops`, or in dense bfloat16 of the device by its name; None if nobody knows, as of a part of
+    a GPU (MIG) or in float32.
     """
     if args.peak_tflops is not None:
         return args.peak_tflops
-    name = device_name(device) if device.type == "cuda" else ""
+    name = device_name(device) if device.type == "cuda" and args.precision == "bf16" else ""
     return next((peak for part, peak in PEAK_TFLOPS.items() if part in name and "MIG" not in name), None)
 
 
@@ -144,7 +144,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
                         help="clips of a step, the best of several is reported (default: 2; on a GPU 16 32 48)")
     parser.add_argument("--repeats", type=int, help="rounds to take the fastest of (default: 2; on a GPU 5)")
     parser.add_argument("--peak-tflops", type=float,
-                        help="of the device in dense bfloat16, to tell the share of it that a step makes use of")
+                        help="of the device at --precision, to tell the share of it that a step makes use of")
 
 
 def fill_model_options(args: argparse.Namespace) -> argparse.Namespace:
@@ -200,26 +200,42 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"--out {args.out} is a folder: give the name of a file")
     if _WITH_MODEL.intersection(names):
         args = fill_model_options(args)
-    figures: list[Figure] = []
-    bar = tqdm(names, unit="part")
-    for name in bar:
-        bar.set_description(name)
-        figures += import_module(PARTS[name][0]).measure(args)
+    figures, failed = _measure(names, args)
     print(f"\n{table(figures)}\n\nratio: the figure over what it is set against")
     device = torch.device(getattr(args, "device", "cpu"))
     told = {"device": device_name(device), "precision": getattr(args, "precision", None), "torch": torch.__version__,
             "threads": torch.get_num_threads(), "date": time.strftime("%Y-%m-%d %H:%M")}
     print(", ".join(f"{name} {value}" for name, value in told.items() if value))
     write_json(args.out, told | {"figures": [figure._asdict() for figure in figures]})
+    if failed:
+        raise ValueError(f"{args.out} lacks what failed: {'; '.join(failed)}")
+
+
+def _measure(names: Sequence[str], args: argparse.Namespace) -> tuple[list[Figure], list[str]]:
+    """Figures of some parts, and which of several have failed: the others' minutes are not lost to it."""
+    figures: list[Figure] = []
+    failed: list[str] = []
+    bar = tqdm(names, unit="part")
+    for name in bar:
+        bar.set_description(name)
+        try:
+            figures += import_module(PARTS[name][0]).measure(args)
+        except (ValueError, torch.OutOfMemoryError) as error:
+            problem = f"{name}: {error}"
+            if len(names) == 1:
+                raise ValueError(problem) from error
+            failed.append(problem)
+    return figures, failed
 
 
 def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     """The options of some parts; those of all parts are there when all run."""
     parts = "\n".join(f"  {name:<11}{text}" for name, (_, text) in PARTS.items())
+    all_parts = f"Hot paths against their bounds. All parts, or one, named first:\n\n{parts}"
     one = names[0] if len(names) == 1 else ""
     parser = argparse.ArgumentParser(
         f"egovlpv2 bench {one or '[PART]'}", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"{PARTS[one][1]}." if one else f"Hot paths against their bounds. All parts, or one of\n\n{parts}")
+        description=f"{PARTS[one][1]}." if one else all_parts)
     parser.add_argument("--out", type=Path, default=Path("runs", f"bench-{one}.json" if one else "bench.json"),
                         help="JSON to write the figures to (default: %(default)s)")
     if _WITH_MODEL.intersection(names):

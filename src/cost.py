@@ -64,8 +64,8 @@ _FROM_BENCH = {"clips_per_core": (OPENED, 1.0), "kb_per_clip": (READ, 1.0), "mb_
                "mfu": (UTILISATION, 0.01)}
 
 
-def read_bench(path: Path) -> dict[str, Input]:
-    """The inputs that a JSON of `egovlpv2 bench` has measured.
+def read_bench(path: Path, gpu: str) -> dict[str, Input]:
+    """The inputs that a JSON of `egovlpv2 bench` has measured; the share of the peak only if it was this `gpu`'s.
 
     Raises:
         ValueError: It is no such file, or measured nothing of use.
@@ -74,6 +74,8 @@ def read_bench(path: Path) -> dict[str, Input]:
         content = json.loads(path.read_text(encoding="utf-8"))
         figures = {row["what"]: float(row["value"]) for row in content["figures"]}
         source = f"measured: {path} of {content['date']}, {content['device']}"
+        if gpu.upper() not in content["device"]:
+            figures.pop(UTILISATION, None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"--bench {path} is no JSON of `egovlpv2 bench` ({error!r})") from error
     found = {name: DEFAULTS[name]._replace(value=figures[what] * factor, source=source)
@@ -205,7 +207,7 @@ def read_inputs(args: argparse.Namespace) -> dict[str, Input]:
     Raises:
         ValueError: A number makes no sense.
     """
-    inputs = DEFAULTS | (read_bench(args.bench) if args.bench else {})
+    inputs = DEFAULTS | (read_bench(args.bench, args.gpu) if args.bench else {})
     inputs |= {name: entry._replace(value=getattr(args, name), source="given") for name, entry in inputs.items()
                if getattr(args, name) is not None}
     for name, value in [*((name, entry.value) for name, entry in inputs.items()), ("num_frames", args.num_frames),

@@ -220,5 +220,5 @@ def _share_of_peak(args: argparse.Namespace, tflops: float) -> list[Figure]:
         return [Figure("step", UTILISATION, 100 * tflops / peak, "%", f"matmul: peak of {peak:.3g} TFLOP/s",
                        tflops / peak)]
     if args.device.startswith("cuda"):
-        tqdm.write("the peak of this GPU is not known: --peak-tflops tells its dense bfloat16 TFLOP/s", file=sys.stderr)
+        tqdm.write("the peak of this GPU at this precision is not known: --peak-tflops tells it", file=sys.stderr)
     return []

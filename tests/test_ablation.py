@@ -32,6 +32,14 @@ def test_table(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "381.61" in capsys.readouterr().out and plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_questions_of_one_kind_only(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in runs.glob("**/metrics.json"):
+        path.write_text(json.dumps({"metrics": {"test/egomcq/ensemble/inter": 80.0}, "protocol": {}}))
+    cli(["ablation-fusion", "--config", BASE, "--runs", str(runs)])
+    out = capsys.readouterr().out
+    assert "toy inter" in out and "toy intra" not in out
+
+
 def test_a_missing_run_is_named(runs: Path) -> None:
     (runs / "fusion" / "stacked_3" / "metrics.json").unlink()
     with pytest.raises(SystemExit, match="stacked_3/metrics.json is missing"):

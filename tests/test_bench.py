@@ -59,6 +59,26 @@ def test_all_parts_make_one_table_and_one_json(monkeypatch: pytest.MonkeyPatch, 
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["bench.json"]
 
 
+def test_a_part_that_fails_does_not_lose_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def part(name: str) -> SimpleNamespace:
+        def measure(args: argparse.Namespace) -> list[Figure]:
+            if name == "moments":
+                raise torch.OutOfMemoryError("too large")
+            return [Figure(name, "clips", 1.0, "ms")]
+
+        return SimpleNamespace(add_options=lambda parser: None, measure=measure)
+
+    monkeypatch.setattr(bench, "import_module", part)
+    monkeypatch.setattr(bench, "PARTS", {name: (name, "") for name in bench.PARTS})
+    with pytest.raises(SystemExit, match="b.json lacks what failed: moments: too large"):
+        cli(["bench", *TINY, "--out", str(tmp_path / "b.json")])
+    figures = json.loads((tmp_path / "b.json").read_text())["figures"]
+    assert [row["part"] for row in figures] == [name for name in bench.PARTS if name != "moments"]
+    with pytest.raises(SystemExit, match="moments: too large"):
+        cli(["bench", "moments", "--out", str(tmp_path / "one.json")])
+    assert not (tmp_path / "one.json").exists()
+
+
 def test_a_small_ratio_is_a_fraction() -> None:
     text = table([Figure("p", "w", 12345.6, "s", "memory: a loop", 0.01), Figure("p", "w", 0.01234, "s")])
     assert "12,346" in text and "1/100" in text and "0.0123" in text and "nan" not in text
@@ -147,7 +167,8 @@ def test_what_shares_nothing_may_not_fit(monkeypatch: pytest.MonkeyPatch, capsys
                                         ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", None)])
 def test_peaks_by_the_name_of_the_device(name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    assert peak_tflops(options(), torch.device("cuda")) == peak
+    assert peak_tflops(options(precision="bf16"), torch.device("cuda")) == peak
+    assert peak_tflops(options(precision="32"), torch.device("cuda")) is None  # the table's are of bfloat16
     assert peak_tflops(options(peak_tflops=7.0), torch.device("cuda")) == 7
     assert device_name(torch.device("cuda")) == name
 
@@ -216,6 +237,8 @@ def test_a_prepared_file_opened_anew_is_slower_and_read_again(toy: Path, tmp_pat
     (["search", "--index-files", "0"], "--index-files 0: give a number above 0"),
     (["search", "--hours", "inf"], "--hours inf: give a number above 0"),
     (["search", "--widths", "8", "0"], "--widths 0: give a number above 0"),
+    (["search", "--every", "0.0001"], "--every 0.0001: give a thousandth of a second at least"),
+    (["search", "--folder", "nowhere"], "--folder nowhere is no folder: give one that is there"),
     (["steps"], "no part `steps`: give one of reader, forward, step"),
     (["step", "--config", "nowhere.yaml", "--device", "cpu"], "--config nowhere.yaml is missing"),
     (["step", *TINY, "--batch-size", "0"], "--batch-size 0: give 1 clip or more"),

@@ -18,6 +18,7 @@ RUNS = [
     *(("fit", "pretrain", "model/tiny", "data/toy", f"trainer/{t}", "toy/pretrain") for t in TRAINERS),
     *(("fit", "pretrain", f"model/{m}", f"data/{d}", "trainer/cpu") for m in MODELS for d in DATA),
     ("fit", "pretrain", "model/base", "data/egoclip", "trainer/a100x32", "released/pretrain"),
+    ("fit", "pretrain", "model/tiny", "data/toy", "trainer/cpu", "toy/pretrain", "toy/long"),
     ("fit", "pretrain", "model/tiny", "data/own", "trainer/cpu", "own/pretrain"),
     *(("test", "egomcq", f"model/{m}", f"data/{d}", "trainer/cpu") for m in MODELS for d in DATA),
     ("test", "egomcq", "model/base", "data/egoclip", "trainer/gpu", "released/egomcq", "released/small_projector"),

@@ -98,7 +98,7 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
 def bench_file(path: Path, **changes: object) -> str:
     rows = {OPENED: 250.0, READ: 60.0, STORED: 80.0, UTILISATION: 30.0}
     figures = [{"part": "p", "what": what, "value": value, "unit": ""} for what, value in rows.items()]
-    path.write_text(json.dumps({"device": "a GPU", "date": "2026-11-23 12:00", "figures": figures} | changes))
+    path.write_text(json.dumps({"device": "one A100", "date": "2026-11-23 12:00", "figures": figures} | changes))
     return str(path)
 
 
@@ -108,8 +108,15 @@ def test_a_bench_is_taken_and_options_win(tmp_path: Path, capsys: pytest.Capture
     found = json.loads(capsys.readouterr().out)["inputs"]
     values = {name: found[name]["value"] for name in ("clips_per_core", "kb_per_clip", "mb_per_hour", "mfu")}
     assert values == pytest.approx({"clips_per_core": 250, "kb_per_clip": 70, "mb_per_hour": 80, "mfu": 0.3})
-    assert path in found["mfu"]["source"] and "a GPU" in found["mfu"]["source"]
+    assert path in found["mfu"]["source"] and "one A100" in found["mfu"]["source"]
     assert found["kb_per_clip"]["source"] == "given"
+
+
+def test_the_share_of_the_peak_of_another_gpu_is_not_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli(["cost", *TINY, "--bench", bench_file(tmp_path / "bench.json"), "--gpu", "h100", "--json"])
+    found = json.loads(capsys.readouterr().out)["inputs"]
+    assert found["mfu"]["value"] == 0.35 and found["mfu"]["source"].startswith("ASSUMED")
+    assert found["clips_per_core"]["value"] == 250
 
 
 @pytest.mark.parametrize("arguments, problem", [

@@ -96,7 +96,8 @@ class Backbone(LightningModule):
     def traits(self) -> dict[str, Any]:
         """What changes the outputs and can't be seen in the names and shapes of the weights."""
         video, text = self.video_tower, self.text_tower
-        return {"text_attends_to": self.config.text_attends_to, "alpha": self.config.alpha,
+        attends_to = self.config.text_attends_to if self.stack is None else None  # a stack sees the whole tower
+        return {"text_attends_to": attends_to, "alpha": self.config.alpha,
                 "video num_heads": video.blocks[0].attn.num_heads, "text num_attention_heads": text.blocks[0].num_heads,
                 "video norm_eps": video.norm.eps, "text layer_norm_eps": text.norm_eps,
                 "video pixel_mean": video.pixels["mean"], "video pixel_std": video.pixels["std"]}
@@ -157,6 +158,8 @@ class Backbone(LightningModule):
         if self.stack is not None:
             normed = self.video_tower.norm(video)
             return Attended(normed, normed[:, :1])
+        if not self.config.num_fused_layers:
+            return Attended(video[:, :1], video[:, :1])
         alone = self.config.num_fused_layers == 1
         first = self._run(self._fused(self.video_tower)[0].attend, video, num_frames, alone)
         return Attended(video[:, :1] if alone else video, first)
@@ -188,8 +191,8 @@ class Backbone(LightningModule):
 
     def _stacked_top(self, video: Tensor, text: Tensor, mask: Tensor, video_reads: str, text_reads: bool) -> Top:
         cls, words = self._run(self.stack, video, text, mask, video_reads != "none", text_reads)
-        read = {"all": torch.cat([cls, video[:, 1:]], dim=1), "cls": cls, "none": None}[video_reads]
-        return Top(read, words if text_reads else None)
+        read = torch.cat([cls, video[:, 1:]], dim=1) if video_reads == "all" else cls
+        return Top(None if video_reads == "none" else read, words if text_reads else None)
 
     def _fused(self, tower: VideoTower | TextTower) -> nn.ModuleList:
         return tower.blocks[len(tower.blocks) - tower.num_fused:]

@@ -92,12 +92,16 @@ def measure(args: argparse.Namespace) -> list[Figure]:
     """Figures of each width.
 
     Raises:
-        ValueError: A number isn't above 0.
+        ValueError: A number isn't above 0, or the folder isn't there.
     """
     for name, value in [("hours", args.hours), ("every", args.every), ("index-files", args.index_files),
                         *(("widths", width) for width in args.widths)]:
         if not 0 < value < float("inf"):
             raise ValueError(f"--{name} {value:g}: give a number above 0")
+    if args.every < 0.001:
+        raise ValueError(f"--every {args.every:g}: give a thousandth of a second at least")
+    if args.folder is not None and not args.folder.is_dir():
+        raise ValueError(f"--folder {args.folder} is no folder: give one that is there")
     figures = []
     for width in args.widths:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:

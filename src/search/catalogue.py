@@ -23,7 +23,7 @@ class Listed:
         files: Its file, its chunks in order, or the folder of its pictures.
         chunked: Whether it is more than one chunk.
         image_fps: Of pictures, how many make a second.
-        chunk_seconds: Length of its chunks.
+        chunk_seconds: Length of its chunks, 0 if it has none.
         num_bytes: Of all its files.
         modified: When one of them was last written to, seconds.
     """
@@ -42,7 +42,8 @@ class Listed:
         Raises:
             OSError: A file of it is not there.
         """
-        return cls(tuple(map(str, source.files)), source.chunked, source.image_fps, chunk_seconds, source.num_bytes,
+        return cls(tuple(map(str, source.files)), source.chunked, source.image_fps,
+                   chunk_seconds if source.chunked else 0.0, source.num_bytes,
                    max(file.stat().st_mtime for file in source.files))
 
     def source(self, name: str) -> Source:

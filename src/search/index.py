@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from egovlpv2.features.extract import add_options, prepare, report
+from egovlpv2.features.files import SUFFIX
 from egovlpv2.features.options import require_positive
 from egovlpv2.features.videos import find_videos
 from egovlpv2.search.catalogue import Catalogue, add
@@ -28,10 +29,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources = find_videos(args.videos, args.image_fps)
     extraction = prepare(args, sources, {})
     load_tokenizer(extraction.tokenizer_name)  # a missing one is told now, not at the first search
+    if args.max_words > (most := extraction.backbone.text_tower.max_words):
+        raise ValueError(f"--max-words {args.max_words}: the text tower of {args.weights} takes {most} at most")
     weights, tokenizer = str(Path(args.weights).absolute()), _place(extraction.tokenizer_name)
     add(args.out, Catalogue(weights, tokenizer, args.max_words, {}), sources, args.chunk_seconds)
     extraction.run(args.num_workers)
     report(extraction, "index")
+    if not any(args.out.glob(f"*{SUFFIX}")):
+        print(f"{args.out} can't be searched yet: other processes are at work on all of its videos")
+        return
     rows = Rows(args.out)
     print(f"{args.out} now has {len(rows):,} windows of {len(rows.names)} videos, {rows.hours:.2f} hours: "
           f'`egovlpv2 search "#C C ..." --index {args.out}`')

@@ -56,6 +56,7 @@ def test_a_stack_changes_no_closed_gate(make_backbone) -> None:
     video, text = torch.randn(2, 4, 3, 32, 32), make_text(2)
     torch.testing.assert_close(backbone.embed_video(video), plain.embed_video(video))
     torch.testing.assert_close(backbone.embed_text(text), plain.embed_text(text))
+    torch.testing.assert_close(plain.fused_features(video, text), plain.video_features(video))  # nothing is fused
     assert not calls
     backbone.match(video, text)
     assert len(calls) == 1
@@ -93,6 +94,8 @@ def test_a_gate_can_be_fixed(small_config) -> None:
     check_traits(Backbone(small_config()), small_config().to_dict(), "file")
     with pytest.raises(ValueError, match="alpha: 0.25 in the file, None in your config"):
         check_traits(Backbone(small_config()), small_config(alpha=0.25).to_dict(), "file")
+    stacks = [small_config(fusion="stacked", text_attends_to=layer) for layer in ("current", "previous")]
+    check_traits(Backbone(stacks[0]), stacks[1].to_dict(), "file")  # which no layer of a stack reads
     for impossible in ({"alpha": 0.5}, {"fusion_cls": "own"}):
         with pytest.raises(ValueError, match="stacked has neither gates nor a CLS token"):
             small_config(fusion="stacked", **impossible)

@@ -13,6 +13,7 @@ import torch
 from egovlpv2 import Index
 from egovlpv2.cli import main as cli
 from egovlpv2.data_modules.toy_world.found import draw_events, is_right, measure, read_videos
+from egovlpv2.features.claims import claim
 from egovlpv2.features.videos import find_videos
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.checkpoint import save_backbone
@@ -164,6 +165,13 @@ def test_a_video_that_is_gone_is_told(videos: Path, made: Path, tmp_path: Path,
     assert "a.mp4 is not there any more" in (tmp_path / "page.html").read_text()
 
 
+def test_the_length_of_chunks_is_nothing_to_a_single_file(videos: Path, weights: Path, made: Path,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    index(videos, weights, made, "--chunk-seconds", 20)
+    assert "0 of 3 videos written" in capsys.readouterr().out
+
+
 def test_a_video_that_moved_keeps_its_embeddings(videos: Path, weights: Path, made: Path,
                                                  capsys: pytest.CaptureFixture[str]) -> None:
     videos.rename(videos.parent / "moved")
@@ -248,6 +256,15 @@ def test_no_finished_video_is_told(made: Path) -> None:
     refused("no finished videos", made)
 
 
+def test_videos_that_others_work_on_are_no_error(videos: Path, weights: Path, tmp_path: Path,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "index").mkdir()
+    claims = [claim(tmp_path / "index" / f"{path.stem}.safetensors") for path in videos.iterdir()]
+    assert all(claims)
+    index(videos, weights, tmp_path / "index")
+    assert "can't be searched yet: other processes are at work" in capsys.readouterr().out
+
+
 def test_options_of_zero_and_missing_videos_are_refused(videos: Path, weights: Path, tmp_path: Path) -> None:
     for name in ("seconds", "every", "frames", "chunk-seconds"):
         with pytest.raises(SystemExit, match=f"--{name} 0.*: give more than 0"):
@@ -255,6 +272,8 @@ def test_options_of_zero_and_missing_videos_are_refused(videos: Path, weights: P
     for name, value in (("seconds", "inf"), ("every", "inf"), ("every", "0.0001")):
         with pytest.raises(SystemExit, match=f"--{name} {value}: give a number of seconds, 0.001 at least"):
             index(videos, weights, tmp_path / "index", f"--{name}", value)
+    with pytest.raises(SystemExit, match="--max-words 100: the text tower of .* takes [0-9]+ at most"):
+        index(videos, weights, tmp_path / "other", "--max-words", 100)
     with pytest.raises(SystemExit, match="there is no such file or folder"):
         index(tmp_path / "nothing", weights, tmp_path / "index")
     assert not (tmp_path / "index").exists()
