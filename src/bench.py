@@ -1,7 +1,6 @@
 """`egovlpv2 bench`: the hot paths against what bounds them, in one table. Every ratio is measured within one run."""
 
 import argparse
-import os
 import platform
 import resource
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
+from egovlpv2.cores import usable_cores
 from tqdm import tqdm
 
 # `add_options(parser)` of each module says what may be changed, `measure(args)` gives its figures.
@@ -116,8 +116,7 @@ def device_name(device: torch.device) -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
+    return f"{name}, {usable_cores()} cores"
 
 
 def peak_tflops(args: argparse.Namespace, device: torch.device) -> float | None:

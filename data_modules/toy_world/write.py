@@ -6,12 +6,12 @@ python -m egovlpv2.data_modules.toy_world.write --out data/toy
 import argparse
 import json
 import multiprocessing
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
+from egovlpv2.cores import usable_cores
 from egovlpv2.data_modules.toy_world.formats import egoclip_csv, egomcq_json
 from egovlpv2.data_modules.toy_world.grounding_formats import write_grounding
 from egovlpv2.data_modules.toy_world.question_formats import write_taskqa
@@ -143,7 +143,7 @@ def generate(root: str | Path, *, workers: int | None = None, **parameters: floa
             old.unlink()
         videos = world.script()
         _write_annotations(videos, root, world)
-        _write_videos(videos, root, world, workers or _cores())
+        _write_videos(videos, root, world, workers or usable_cores())
         write_ek100(videos, root / "ek100", root, world.chunk_seconds, write_text)  # these link to the videos
         write_charades_ego(videos, root / "charades_ego", root, world.chunk_seconds, write_text)
         write_grounding(videos, root, world.chunk_seconds, write_text)
@@ -152,10 +152,6 @@ def generate(root: str | Path, *, workers: int | None = None, **parameters: floa
         # The label comes last: a folder with a label is complete.
         write_text(root / "world.json", world.label())
     print(f"The toy world is in {root}; see {root / 'contact_sheet.png'}")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+from egovlpv2.cores import usable_cores
 from egovlpv2.files import whole
 from egovlpv2.video.encode import Settings, encode_video
 from egovlpv2.video.open_files import VIDEO_SUFFIXES, is_video
@@ -185,13 +186,9 @@ def prepare_all(videos: Sequence[Path], out: Path, settings: Settings, workers: 
             process.terminate()
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _threads(videos: int, workers: int) -> int:
     """Threads of each decoder: what would lie idle when there are few videos."""
-    return min(max(_cores() // min(workers, videos), 1), _MOST_THREADS) if videos else 1
+    return min(max(usable_cores() // min(workers, videos), 1), _MOST_THREADS) if videos else 1
 
 
 def _length(path: Path) -> int:
@@ -246,7 +243,7 @@ def prepare(inputs: Sequence[Path], out: Path, settings: Settings, workers: int 
             what = " and ".join(name for name in ("version", "source", "settings") if old[name] != labels[path][name])
             print(f"{path.name} is done again: {what} changed")
     todo = [path for path in videos if path not in outcomes]
-    outcomes |= _work(todo, out, settings, workers or _cores())
+    outcomes |= _work(todo, out, settings, workers or usable_cores())
     rows = [{"video": path.stem, "file": path.name, "file_bytes": path.stat().st_size,
              **{name: outcomes[path][name] for name in _REPORTED if name in outcomes[path]}} for path in videos]
     report = {"settings": asdict(settings), "videos": rows}
