@@ -1,0 +1,158 @@
+"""Files and values that come from outside: read, parsed and checked against a type in one place.
+
+Every reader of JSON, of a header or of a configuration declares its shape as a type (a dataclass, `NamedTuple`,
+`TypedDict` or a container of them; `msgspec.Meta` bounds numbers) and gets values of that type, or one `ValueError`
+that names the file, the place in it and what is wrong there.
+"""
+
+import json
+import re
+from dataclasses import fields, is_dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        ValueError: The file can't be read, or is not UTF-8; names the file and the line.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} can't be read: {error.strerror}") from error
+    return decode_text(raw, str(path))
+
+
+def decode_text(raw: bytes, source: str) -> str:
+    """UTF-8 bytes as text.
+
+    Args:
+        raw: The bytes; a byte order mark is left out.
+        source: What error messages call them, such as a path.
+
+    Raises:
+        ValueError: They are not UTF-8; names the line.
+    """
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        kind = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "not UTF-8"
+        raise ValueError(f"{source}, line {line}: the file is {kind} (byte {raw[error.start]:#04x}): save it as UTF-8"
+                         ) from error
+
+
+def read_json(path: Path, shape: type[T]) -> T:
+    """The content of a JSON file as a value of a type; see `parse_json`.
+
+    Raises:
+        ValueError: The file can't be read, is no JSON, or is not of that shape.
+    """
+    return parse_json(read_text(path), shape, str(path))
+
+
+def parse_json(text: str, shape: type[T], source: str) -> T:
+    """JSON as a value of a type.
+
+    Stricter than `json.loads`: numbers are finite, no object has a key twice and texts are valid Unicode.
+
+    Args:
+        text: The JSON.
+        shape: The type to make.
+        source: What error messages call it, such as a path.
+
+    Raises:
+        ValueError: It is no JSON (names line and column), or not of that shape (names the key).
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite,
+                           object_pairs_hook=_object_without_repeats)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source}, line {error.lineno}, column {error.colno}: no JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise ValueError(f"{source} is nested too deeply to be read") from error
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    if "\\u" in text and (bad := _find_surrogate(value)) is not None:
+        raise ValueError(f"{source}: {bad!r} holds half of a surrogate pair, which is no text")
+    return check(value, shape, source)
+
+
+def check(value: Any, shape: type[T], source: str, forbid_unknown: bool = False) -> T:
+    """A plain value (dicts, lists, numbers, texts) as a value of a type.
+
+    Args:
+        value: The plain value.
+        shape: The type to make.
+        source: What error messages call it, such as a path.
+        forbid_unknown: Whether keys that the dataclass `shape` and the dataclasses in it don't have are an error.
+
+    Raises:
+        ValueError: It is not of that shape; names the key.
+    """
+    try:
+        if forbid_unknown:
+            _refuse_unknown(value, shape, "")
+        return msgspec.convert(value, shape)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise ValueError(f"{source}: {_in_words(str(error))}") from error
+
+
+def _in_words(message: str) -> str:
+    """msgspec's message with the place in front: `$.videos[3].clips` becomes `videos[3].clips`."""
+    text, _, place = message.rpartition(" - at `")
+    if not text:
+        return message
+    return f"{place.rstrip('`').removeprefix('$').removeprefix('.') or 'the top'}: {text}"
+
+
+def _refuse_unknown(value: Any, shape: Any, place: str) -> None:
+    if not is_dataclass(shape) or not isinstance(value, dict):
+        return
+    known = {field.name: field.type for field in fields(shape)}
+    if unknown := [str(key) for key in value if key not in known]:
+        raise msgspec.ValidationError(f"unknown key {place}{unknown[0]}; known: {', '.join(known)}")
+    for key, inner in value.items():
+        _refuse_unknown(inner, known[key], f"{place}{key}.")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(literal: str) -> float:
+    number = float(literal)
+    if not isfinite(number):
+        raise ValueError(f"the number {literal[:20]} is too large")
+    return number
+
+
+def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return content
+
+
+def _find_surrogate(value: Any) -> str | None:
+    """A text in a plain value that can't be encoded, or None."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str) and _SURROGATE.search(item):
+            return item
+        if isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            waiting += item
+    return None
