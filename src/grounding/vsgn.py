@@ -140,10 +140,17 @@ class GraphLayer(nn.Module):
 
     @torch.no_grad()
     def _nearest(self, steps: Tensor) -> Tensor:
-        """(B, T, D) -> indices (B, T, K)."""
-        with torch.autocast(steps.device.type, enabled=False):
-            distance = torch.cdist(steps.float(), steps.float())  # (B, T, T)
-        return distance.topk(min(self.num_neighbours, distance.shape[2]), largest=False).indices
+        """Indices of the nearest steps by Euclidean distance, equally distant ones by index: (B, T, D) -> (B, T, K).
+
+        In float64: in float32 the rounding of large sums, which differs between processors, would order near ties.
+        """
+        exact = steps.double()
+        distance = torch.cdist(exact, exact)  # (B, T, T)
+        # Positive floats order as their bits do: an index in the lowest ones decides between equal distances.
+        count = distance.shape[2]
+        unused = 2 ** count.bit_length() - 1
+        keys = (distance.view(torch.int64) & ~unused) | torch.arange(count, device=steps.device)  # (B, T, T)
+        return keys.topk(min(self.num_neighbours, count), dim=2, largest=False).values & unused
 
 
 class BoundaryOffset(nn.Module):
