@@ -66,7 +66,7 @@ ABLATE_ALL = for row in $(call ABLATION_ROWS,$(1)); do \
 .PHONY: help setup pretrain evaluate-egomcq evaluate-ek100 evaluate-charades-ego finetune-ek100 finetune-charades-ego \
 	features-nlq features-mq finetune-nlq finetune-mq evaluate-nlq evaluate-mq \
 	features-qfvs finetune-qfvs evaluate-qfvs finetune-taskqa evaluate-taskqa \
-	ablation-fusion $(ABLATIONS:%=ablation-%) toy-data test test-full lint bench tensorboard
+	ablation-fusion $(ABLATIONS:%=ablation-%) toy-data test test-full test-matrix lint bench tensorboard
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-24s%s\n", $$1, $$2}'
@@ -161,7 +161,10 @@ test: setup  ## the tests, in minutes
 	$(BIN)/pytest -n 2
 
 test-full: setup  ## all tests, slow ones too
-	$(BIN)/pytest -n 2 -m "not gpu or gpu"
+	$(BIN)/pytest -n 2 -m ""
+
+test-matrix:  ## lint, the fast core of the tests and a fit on every Python at hand (ARGS="3.12 lowest": some of them)
+	$(PYTHON) tests/matrix.py $(ARGS)
 
 lint: setup  ## ruff
 	$(BIN)/ruff check .
