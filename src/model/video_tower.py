@@ -161,7 +161,8 @@ def _make_vit(config: VideoTowerConfig) -> VisionTransformer:
     if config.init not in (None, "timm"):
         if not Path(config.init).is_file():
             raise ValueError(f"video.init: {config.init} is no file; give `timm`, a file with timm weights, or null")
-        kwargs["pretrained_cfg_overlay"] = {"file": config.init}
+        # Older versions of timm would read any file as the .npz that some of its models come from.
+        kwargs["pretrained_cfg_overlay"] = {"file": config.init, "custom_load": config.init.endswith(".npz")}
     try:
         vit = timm.create_model(config.name, pretrained=config.init is not None, **kwargs)
     except OSError as error:
