@@ -5,7 +5,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from egovlpv2.video.container import open_video
+from egovlpv2.video.container import as_fraction, open_video
 from egovlpv2.video.reader import VideoError, VideoFile
 
 
@@ -16,7 +16,7 @@ def decode(path: Path) -> tuple[np.ndarray, list[np.ndarray]]:
     """
     container, stream = open_video(path)
     frames = list(container.decode(stream))
-    rate, tick = Fraction(stream.average_rate), Fraction(stream.time_base)
+    rate, tick = as_fraction(stream.average_rate) or 30, Fraction(stream.time_base)
     stamps = [frame.pts for frame in frames]
     counted = "avi" in container.format.name or None in stamps or sorted(set(stamps)) != stamps
     times = [i / rate if counted else (stamp - stamps[0]) * tick for i, stamp in enumerate(stamps)]
