@@ -36,7 +36,7 @@ def as_fraction(ratio: Rational | None) -> Fraction | None:
 
 
 def reason_of(error: Exception) -> str:
-    """What FFmpeg or the system says of an error, without the file's name."""
+    """The words of FFmpeg or the system for an error, without the file's name."""
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -60,7 +60,7 @@ def stat_file(path: Path) -> os.stat_result:
 
 
 def open_container(path: Path) -> InputContainer:
-    """Opens a media file for reading.
+    """Open a media file for reading.
 
     Args:
         path: A file; its name is never taken for a protocol or a network address, whatever characters it has.
@@ -77,7 +77,7 @@ def open_container(path: Path) -> InputContainer:
 
 
 def open_video(path: Path, threads: int = 1) -> tuple[InputContainer, VideoStream]:
-    """Opens a media file and its first moving video stream, ready to be decoded.
+    """Open a media file and its first moving video stream, ready to be decoded.
 
     Args:
         path: As for `open_container`.

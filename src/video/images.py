@@ -78,7 +78,7 @@ def _line(error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """How the camera was held, by the EXIF data: 1 to 8; 1 where there is none that can be read."""
+    """The orientation that the EXIF data tells: 1 to 8; 1 where there is none that can be read."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except (OSError, ValueError, KeyError, TypeError, SyntaxError, EOFError, struct.error):
@@ -86,7 +86,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Scales pictures of more than 8 bits; what is transparent shows the colour that is stored."""
+    """Scale pictures of more than 8 bits; what is transparent shows the colour that is stored."""
     if image.mode == "F":  # 1 is white by convention; some count to 255
         levels = np.nan_to_num(np.asarray(image))  # (H, W)
         return _grey(levels if levels.max() > 1 else levels * 255)

@@ -13,7 +13,7 @@ _MOST_BOXES = 1_000_000
 
 
 def check_single(path: Path, names: Sequence[str]) -> None:
-    """Refuses a file in which another one of its kind begins after the first.
+    """Refuse a file in which another one of its kind begins after the first.
 
     Streams without such structure (MPEG-TS, MPEG-PS) show it in their times: see `survey`.
 
@@ -44,7 +44,7 @@ def check_single(path: Path, names: Sequence[str]) -> None:
 
 
 def _second_movie(data: mmap.mmap) -> int:
-    """Where a second file of MP4 begins; -1 if none does."""
+    """Find where a second file of MP4 begins; -1 if none does."""
     place, seen = 0, set()
     for _ in range(_MOST_BOXES):
         if place > len(data) - 8:
@@ -63,7 +63,7 @@ def _second_movie(data: mmap.mmap) -> int:
 
 
 def _second_riff(data: mmap.mmap) -> int:
-    """Where a second file of AVI begins; -1 if none does. A large file goes on in chunks of kind AVIX."""
+    """Find where a second file of AVI begins; -1 if none does. A large file goes on in chunks of kind AVIX."""
     place = 8 + int.from_bytes(data[4:8], "little")
     while 8 < place <= len(data) - 12:
         if data[place : place + 4] == b"RIFF" and data[place + 8 : place + 12] == b"AVI ":
@@ -73,7 +73,7 @@ def _second_riff(data: mmap.mmap) -> int:
 
 
 def _second_flv(data: mmap.mmap) -> int:
-    """Where a second file of Flash video begins; -1 if none does."""
+    """Find where a second file of Flash video begins; -1 if none does."""
     place = data.find(b"FLV\x01", 1)
     while place >= 0 and data[place + 5 : place + 13] != b"\0\0\0\t\0\0\0\0":
         place = data.find(b"FLV\x01", place + 1)
@@ -81,7 +81,7 @@ def _second_flv(data: mmap.mmap) -> int:
 
 
 def _second_segment(data: mmap.mmap) -> int:
-    """Where a second file of Matroska begins; -1 if none does."""
+    """Find where a second file of Matroska begins; -1 if none does."""
     start = data.find(_SEGMENT, 0, 4096) + len(_SEGMENT)
     if start < len(_SEGMENT):
         return -1
@@ -94,7 +94,7 @@ def _second_segment(data: mmap.mmap) -> int:
 
 
 def _find_header(data: mmap.mmap, start: int) -> int:
-    """Where the next EBML header lies: its magic number, and its kind of document soon after."""
+    """Find where the next EBML header lies: its magic number, and its kind of document soon after."""
     place = data.find(_EBML, start)
     while place >= 0:
         if any(kind in data[place : place + 64] for kind in (b"matroska", b"webm")):

@@ -1,4 +1,4 @@
-"""Which filters turn a decoded frame upright, as players and FFmpeg's own autorotation do."""
+"""Filters that turn a decoded frame upright, as players and FFmpeg's own autorotation do."""
 
 import math
 import struct
@@ -41,5 +41,5 @@ def turn_of(matrix: tuple[int, ...]) -> Turn:
 
 
 def swaps_sides(turn: Turn) -> bool:
-    """Whether a turned picture is as wide as the stored one is high."""
+    """Tell whether a turned picture is as wide as the stored one is high."""
     return any(name == "transpose" for name, _ in turn)

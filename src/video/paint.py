@@ -14,7 +14,7 @@ _PLANES = (2, 0, 1)  # where red, green and blue lie in FFmpeg's gbrp
 
 
 class Painter:
-    """Shows one part of every frame of a clip at one size, also where frames differ in size, shape or pixel format.
+    """A painter of one part of every frame of a clip, at one size even where frames differ in size or pixel format.
 
     Args:
         crop: Gives the part to show of an upright picture, by its height and width. It is asked again for pictures of
@@ -35,7 +35,7 @@ class Painter:
         self._graphs: dict[tuple[int | str | Turn, ...], Graph] = {}
 
     def paint(self, frame: VideoFrame, out: NDArray[np.uint8]) -> None:
-        """Writes a frame's part as RGB into `out` `(3, H, W)`."""
+        """Write a frame's part as RGB into `out` `(3, H, W)`."""
         turn = upright(frame)
         key = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range), turn)
         if key not in self._graphs:

@@ -71,7 +71,7 @@ class VideoFile:
         return SeekingDecoder(self.path, packets), packets
 
     def _needs_sequence(self, packets: Survey | None) -> bool:
-        """Whether the file's times can't be those of its frames; also learns how to count them."""
+        """Tell whether the file's times can't be those of its frames; also find how to count them."""
         is_avi = "avi" in self._format
         if packets is not None and not packets.complete:
             self.counting = probe(self.path, is_avi)
@@ -116,13 +116,13 @@ class VideoFile:
         return max(end - self.origin, 0) * self._tick or self._seeking.header_seconds
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._seeking.close()
         if self._sequence:
             self._sequence.close()
 
     def seconds(self, frame: VideoFrame) -> float:
-        """When a frame is presented, in seconds from the beginning of the stream."""
+        """The time at which a frame is presented, in seconds from the beginning of the stream."""
         return (frame.pts - self.origin) * self._tick
 
     def frame_at(self, seconds: float) -> VideoFrame:
@@ -155,7 +155,7 @@ class VideoFile:
         return VideoError(f"{self.path} can't be decoded at {seconds:.3f} s ({reason}): fetch or encode it again")
 
     def _distrust(self) -> None:
-        """Goes over to decoding from the beginning, for good."""
+        """Go over to decoding from the beginning, for good."""
         self._is_sequential, self.counting = True, probe(self.path, "avi" in self._format)
         if self._sequence:
             self._sequence.close()

@@ -52,7 +52,7 @@ class SeekingDecoder:
         self._reset(self._container.demux(self.stream))
 
     def _open(self) -> None:
-        """Opens the file, to be decoded in one thread: workers are many."""
+        """Open the file, to be decoded in one thread: workers are many."""
         self._container, self.stream = open_video(self.path)
         self.codec = self.stream.codec_context
 
@@ -67,7 +67,7 @@ class SeekingDecoder:
         return (self._container.duration or 0) / av.time_base
 
     def looks_reordered(self, by_dts: bool) -> bool:
-        """Whether frames are shown in another order than decoded, but the first packet's times don't tell.
+        """Tell whether frames are shown in another order than decoded, but the first packet's times don't tell.
 
         Args:
             by_dts: Whether a container that is known to store presentation times alone has told a decoding time.
@@ -83,11 +83,11 @@ class SeekingDecoder:
         return first is not None and first.dts is not None and (first.pts == first.dts or by_dts)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._container.close()
 
     def _reset(self, packets: Iterator[Packet] | None = None) -> None:
-        """Forgets all packets and frames, to read on from where the container stands."""
+        """Forget all packets and frames, to read on from where the container stands."""
         self._packets = packets
         self._queue: deque[Packet] = deque()  # demuxed, not yet decoded
         self._stamps: list[int] = []  # sorted; of all packets since the last jump, in ticks
@@ -101,7 +101,7 @@ class SeekingDecoder:
         self._ended = self._drained = False
 
     def _seek(self, tick: int) -> None:
-        """Moves the container to the keyframe that it holds for a tick, or to its start where it can't seek."""
+        """Move the container to the keyframe that it holds for a tick, or to its start where it can't seek."""
         try:
             self._container.seek(tick, stream=self.stream)  # also empties the decoder
         except av.FFmpegError:
@@ -110,7 +110,7 @@ class SeekingDecoder:
         self._reset(self._container.demux(self.stream))
 
     def _pull(self) -> None:
-        """Demuxes one packet into the queue, from the first keyframe on, or notes the end."""
+        """Demux one packet into the queue, from the first keyframe on, or notes the end."""
         packet = next(self._packets, None) if self._packets else None
         if packet is None:
             self._ended = True
@@ -151,7 +151,7 @@ class SeekingDecoder:
         return end
 
     def _is_ahead(self, tick: int) -> bool:
-        """Whether to reach a tick by reading on: not when it is behind, or after a keyframe far ahead."""
+        """Tell whether to reach a tick by reading on: not when it is behind, or after a keyframe far ahead."""
         if not self._stamps or tick < (self._stamps[0] if self._best is None else self._best.pts):
             return False
         if tick - self._horizon <= _SEEK_GAP / self.tick:
@@ -161,7 +161,7 @@ class SeekingDecoder:
         return place < 0 or index[place].timestamp <= self._horizon
 
     def _seek_before(self, tick: int) -> None:
-        """Moves to a keyframe that is presented at or before a tick; to the file's first if there is none."""
+        """Move to a keyframe that is presented at or before a tick; to the file's first if there is none."""
         lowest = self.origin - math.ceil(1 / self.tick)  # decoding begins somewhat before the first frame is shown
         place, step = max(tick, lowest), math.ceil(0.1 / self.tick)
         while True:
@@ -193,7 +193,7 @@ class SeekingDecoder:
         return target
 
     def _jump(self, target: int) -> None:
-        """Drops the packets before the last keyframe that leads to the target."""
+        """Drop the packets before the last keyframe that leads to the target."""
         keys = [i for i, packet in enumerate(self._queue) if packet.is_keyframe and packet.pts <= target]
         if keys and keys[-1] > 0:
             for _ in range(keys[-1]):
@@ -226,7 +226,7 @@ class SeekingDecoder:
             raise
 
     def _decode_to(self, target: int) -> VideoFrame:
-        """Decodes on until the frame of that stamp is out, which it remembers and returns."""
+        """Decode on until the frame of that stamp is out, and return it."""
         while True:
             for stamp in sorted(stamp for stamp in self._ready if stamp <= target):
                 self._best = self._ready.pop(stamp)
@@ -240,7 +240,7 @@ class SeekingDecoder:
         return self._best
 
     def _feed(self, target: int) -> None:
-        """Decodes the next packet; before the target, frames that no other refers to are passed over."""
+        """Decode the next packet; before the target, frames that no other refers to are passed over."""
         if not self._queue and not self._ended:
             self._pull()
         packet = self._queue.popleft() if self._queue else None
@@ -263,7 +263,7 @@ class SeekingDecoder:
             self._ready[stamp] = frame
 
     def _begin(self, frame: VideoFrame) -> None:
-        """Looks at the first frame that comes out since the last jump."""
+        """Check the first frame that comes out since the last jump."""
         if not frame.key_frame and self.codec.name != "h264":
             raise Doubt  # the container called a frame a keyframe that refers to others
         self._sound = frame.pts <= self._stamps[0]

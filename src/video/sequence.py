@@ -77,7 +77,7 @@ def _frames(packets: Iterable[Packet], stream: VideoStream) -> Iterator[VideoFra
 
 
 def probe(path: Path, stores_dts: bool = False) -> Counting | None:
-    """Decodes the first frames to see how the file counts time.
+    """Decode the first frames to see how the file counts time.
 
     Args:
         path: The file.
@@ -170,12 +170,12 @@ class SequentialDecoder:
         self._best, self._next = first, next(self._frames, None)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._container.close()
 
     @property
     def ended(self) -> bool:
-        """Whether the last frame is reached."""
+        """True when the last frame is reached."""
         return self._next is None
 
     def at(self, tick: int) -> Timed:

@@ -27,14 +27,14 @@ class Survey(NamedTuple):
         return int(self.stamps[place - 1]) if place else None
 
     def holds(self, stamp: int, size: int) -> bool:
-        """Whether there is a packet of that presentation time and size."""
+        """Tell whether there is a packet of that presentation time and size."""
         place = int(np.searchsorted(self.stamps, stamp))
         return place < len(self.stamps) and self.stamps[place] == stamp and self.sizes[place] == size
 
 
 @lru_cache(64)
 def survey(path: Path, state: tuple[int, int]) -> Survey:
-    """Reads all packets of a file's first moving stream.
+    """Read all packets of a file's first moving stream.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""What a sequential decode of a whole file shows: the measure of the reader."""
+"""A sequential decode of a whole file: the measure of the reader."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +26,7 @@ def decode(path: Path) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def mistakes(path: Path, rng: np.random.Generator, many: int = 40) -> list[str]:
-    """Asks for times forward, backward and at random; what is not as the sequential decode shows it."""
+    """Ask for times forward, backward and at random; list what is not as the sequential decode shows it."""
     times, pictures = decode(path)
     ends = [*times[1:], times[-1] + 1e-2]
     video, found = VideoFile(path), []
@@ -46,5 +46,5 @@ def mistakes(path: Path, rng: np.random.Generator, many: int = 40) -> list[str]:
 
 
 def quiet() -> None:
-    """Silences FFmpeg's own log."""
+    """Silence FFmpeg's own log."""
     av.logging.set_level(av.logging.PANIC)

@@ -1,4 +1,4 @@
-"""How video files are opened."""
+"""Opening of video files."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from numbered_videos import numbers, picture, write_video
 
 
 def write_streams(path: Path, *streams: tuple[str, int]) -> Path:
-    """Writes video streams, each of one codec and a number of pictures; those after the first start at number 100."""
+    """Write video streams, each of one codec and a number of pictures; those after the first start at number 100."""
     with av.open(str(path), "w") as container:
         added = []
         for codec, _ in streams:

@@ -29,7 +29,7 @@ ORIENTATIONS = {  # a, b, c, d of the display matrix, and the picture that they 
 
 
 def write_turned(path: Path, *matrix: int) -> Path:
-    """Writes three equal pictures with a display matrix: its a, b, c and d, of which 65536 is one."""
+    """Write three equal pictures with a display matrix: its a, b, c and d, of which 65536 is one."""
     write_video(path, pictures=[SCENE] * 3)
     data = bytearray(path.read_bytes())
     place = data.find(b"tkhd") + 4 + 40  # of version 0
@@ -67,7 +67,7 @@ def test_rotated_videos_come_upright(tmp_path: Path, rotation: int, turns: int) 
 
 
 def write_sizes(path: Path, *sizes: tuple[int, int], codec: str = "libvpx", pix_fmt: str = "yuv420p") -> Path:
-    """Writes ten pictures of each size (height, width), as a WebRTC recording holds them: one stream, new sizes."""
+    """Write ten pictures of each size (height, width), as a WebRTC recording holds them: one stream, new sizes."""
     scene = torch.from_numpy(SCENE).permute(2, 0, 1)[None].float()
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, 30)

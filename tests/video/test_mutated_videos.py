@@ -22,7 +22,7 @@ quiet()
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """Flips bits, cuts off the end, zeroes a range or takes one out."""
+    """Flip bits, cut off the end, zero a range or take one out."""
     broken, place = bytearray(data), int(rng.integers(len(data)))
     many = int(2 ** rng.uniform(2, 10))
     match rng.integers(4):
@@ -62,7 +62,7 @@ def decode_all(path: Path) -> Frames:
 
 
 def judge(video: VideoFile, seconds: float, frames: Frames) -> str:
-    """What comes of asking for a time: refused, shown, another time's frame, or another picture of that frame."""
+    """The outcome of asking for a time: refused, shown, another time's frame, or another picture of that frame."""
     try:
         frame = video.frame_at(seconds)
     except VideoError as error:

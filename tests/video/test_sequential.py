@@ -37,7 +37,7 @@ quiet()
 
 def write(path: Path, codec: str, options: dict[str, str], count: int = 60, gop: int = 24,
           container_options: dict[str, str] | None = None) -> Path:
-    """Writes numbered frames, 30 a second."""
+    """Write numbered frames, 30 a second."""
     quick = {"deadline": "realtime", "cpu-used": "8"} if codec.startswith("libvpx") and options is not HIDDEN else {}
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, 30, options={"g": str(gop), **quick, **options})
@@ -52,7 +52,7 @@ def write(path: Path, codec: str, options: dict[str, str], count: int = 60, gop:
 
 
 def remux(source: Path, target: Path, change: Callable[[int, Packet], bool]) -> Path:
-    """Copies packets; `change` gets the number of each and the packet, and says whether to keep it."""
+    """Copy packets; `change` gets the number of each and the packet, and says whether to keep it."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
         stream = old.streams.video[0]
         copy = new.add_stream_from_template(stream)
@@ -187,7 +187,7 @@ def test_files_behind_one_another_are_refused(tmp_path: Path, ending: str) -> No
 
 
 def _edits(path: Path, entries: list[tuple[int, int]]) -> Path:
-    """Replaces an MP4's edit list; an entry has the length in milliseconds and where it begins in ticks of the media,
+    """Replace an MP4's edit list; an entry has the length in milliseconds and where it begins in ticks of the media,
     -1 for nothing."""
     data = path.read_bytes()
     old = data.index(b"elst") - 4
