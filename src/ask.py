@@ -10,7 +10,7 @@ from egovlpv2.features.asked import tell_of_a_cut
 from egovlpv2.features.options import add_model_options, open_backbone, precision_of, require_positive
 from egovlpv2.grounding.answers import AnswerHead, read_answers
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.checkpoint import read_weights
+from egovlpv2.model.checkpoint import num_frames_of
 from egovlpv2.model.head_weights import read_answer_head
 from egovlpv2.text import load_fitting_tokenizer, tokenize
 from egovlpv2.video.decode import read_frames, video_info
@@ -63,7 +63,7 @@ def open_answerer(args: argparse.Namespace) -> Answerer:
     answers = _answers(args.answers, facts, head.out.out_features)
     args.max_words = facts.get("max_words", _MAX_WORDS) if args.max_words is None else args.max_words
     require_positive(args, "max_words")
-    num_frames = facts.get("num_frames") or read_weights(args.weights)[0]["video"]["num_frames"]
+    num_frames = facts.get("num_frames") or num_frames_of(args.weights)
     backbone = open_backbone(args, num_frames)
     return Answerer(backbone, head.to(backbone.device).eval(), answers, num_frames)
 
