@@ -10,9 +10,9 @@ from egovlpv2.features.asked import tell_of_a_cut
 from egovlpv2.features.options import add_model_options, open_backbone, precision_of, require_positive
 from egovlpv2.grounding.answers import AnswerHead, read_answers
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.checkpoint import read_weights
+from egovlpv2.model.checkpoint import num_frames_of
 from egovlpv2.model.head_weights import read_answer_head
-from egovlpv2.text import load_tokenizer, tokenize
+from egovlpv2.text import load_fitting_tokenizer, tokenize
 from egovlpv2.video.decode import read_frames, video_info
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
@@ -38,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not question:
         raise ValueError("--question is empty: ask something")
     answerer = open_answerer(args)
-    device = answerer.backbone.device
-    tokenizer = load_tokenizer(args.tokenizer or answerer.backbone.config.text.tokenizer)
+    backbone, device = answerer.backbone, answerer.backbone.device
+    tokenizer = load_fitting_tokenizer(args.tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
     tell_of_a_cut(tokenizer, "question", question, args.max_words)
     text = tokenize(tokenizer, [question], args.max_words)
     video = _read(args, answerer)[None]  # (1, T, 3, H, W)
     with torch.inference_mode(), precision_of(args.precision, device):
         words = {name: ids.to(device) for name, ids in text.items()}
-        logits = answerer.head(answerer.backbone.fused_features(video.to(device), words))  # (1, C)
+        logits = answerer.head(backbone.fused_features(video.to(device), words))  # (1, C)
     best = logits[0].float().softmax(-1).topk(min(args.top, len(answerer.answers)))
     for value, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         print(f"  {value:6.3f}  {answerer.answers[place]}")
@@ -63,7 +63,7 @@ def open_answerer(args: argparse.Namespace) -> Answerer:
     answers = _answers(args.answers, facts, head.out.out_features)
     args.max_words = facts.get("max_words", _MAX_WORDS) if args.max_words is None else args.max_words
     require_positive(args, "max_words")
-    num_frames = facts.get("num_frames") or read_weights(args.weights)[0]["video"]["num_frames"]
+    num_frames = facts.get("num_frames") or num_frames_of(args.weights)
     backbone = open_backbone(args, num_frames)
     return Answerer(backbone, head.to(backbone.device).eval(), answers, num_frames)
 

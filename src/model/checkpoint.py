@@ -2,17 +2,20 @@
 
 import json
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from egovlpv2.files import whole
 from egovlpv2.model.backbone import Backbone, BackboneConfig
-from egovlpv2.model.released import State, convert, read_released, released_config, under
+from egovlpv2.model.foreign import describe
+from egovlpv2.model.released import convert, read_released, released_config, under
+from egovlpv2.model.sound import check_weights
+from egovlpv2.model.torch_files import State, check_tensors, read_torch_file
 from egovlpv2.model.video_tower import interpolate_time
+from egovlpv2.schema import parse_json
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.layers import resample_abs_pos_embed, to_2tuple
 from torch import nn
 
@@ -29,11 +32,13 @@ def load_backbone(path: str | os.PathLike[str], num_frames: int = 4,
 
     Raises:
         ValueError: The file is missing, unreadable or of another kind, or its keys and shapes are not the model's, or
-            patches don't fill a frame of `img_size`.
+            its numbers are not sound, or patches don't fill a frame of `img_size`.
     """
     plain, state = read_weights(path)
-    config = BackboneConfig.from_dict(plain)
+    config = BackboneConfig.from_dict(plain, str(path))
     config.video.num_frames = num_frames
+    outline = _outline(config, path)  # takes no memory, whatever sizes the file tells of
+    _refuse_differences(outline, _in_time(outline, state), path)
     backbone = Backbone(config)
     load_strictly(backbone, state, path)
     if img_size is not None:
@@ -64,24 +69,51 @@ def resize_frames(backbone: Backbone, size: tuple[int, int]) -> None:
     backbone.config.video.overrides = {**backbone.config.video.overrides, "img_size": list(size)}
 
 
-def load_strictly(backbone: Backbone, state: State, source: str | os.PathLike[str]) -> None:
-    """Gives a backbone the tensors of `state`; any key or shape that differs is an error that lists it.
+def _outline(config: BackboneConfig, source: str | os.PathLike[str]) -> Backbone:
+    """A backbone without numbers.
 
-    Only the number of frames may differ: the temporal embedding is interpolated.
+    Raises:
+        ValueError: There is no model of that configuration; names the file that it came from.
     """
+    try:
+        with torch.device("meta"):
+            return Backbone(config)
+    except ValueError as error:
+        raise ValueError(f"{source}: its configuration is not one of a model: {error}") from error
+
+
+def load_strictly(backbone: Backbone, state: State, source: str | os.PathLike[str]) -> None:
+    """Give a backbone the tensors of `state`; only the number of frames may differ, which is interpolated.
+
+    Raises:
+        ValueError: A key or a shape differs, or a number is not sound; lists them.
+    """
+    state = _in_time(backbone, state)
+    _refuse_differences(backbone, state, source)
+    check_weights(state, str(source))
+    backbone.load_state_dict(state)
+
+
+def _in_time(backbone: Backbone, state: State) -> State:
+    """Tensors with as many frames as a backbone has."""
+    key, own = "video_tower.temporal_embed", backbone.video_tower.temporal_embed
+    if key in state and state[key].ndim == 3 and state[key].shape[::2] == own.shape[::2] and len(state[key][0]):
+        return {**state, key: interpolate_time(state[key], own.shape[1])}
+    return state
+
+
+def _refuse_differences(backbone: Backbone, state: State, source: str | os.PathLike[str]) -> None:
     own = backbone.state_dict()
-    key = "video_tower.temporal_embed"
-    if key in state and state[key].shape[::2] == own[key].shape[::2]:
-        state = {**state, key: interpolate_time(state[key], own[key].shape[1])}
     problems = [f"{k} is {tuple(state[k].shape)} in the file and {tuple(v.shape)} in the model"
                 for k, v in own.items() if k in state and state[k].shape != v.shape]
+    problems += [f"{k} is of {state[k].dtype} in the file" for k, v in own.items()
+                 if k in state and state[k].is_floating_point() != v.is_floating_point()]
     problems = problems[:4] + [f"missing {k} {tuple(v.shape)}" for k, v in own.items() if k not in state]
     problems += [f"unknown {k} {tuple(v.shape)}" for k, v in state.items() if k not in own]
     if problems:
-        more = f"\n  and {len(problems) - 12} more" if len(problems) > 12 else ""
-        raise ValueError(f"{source} does not fit the model; is `backbone` in your config the one it was trained with?"
-                         + "".join(f"\n  {p}" for p in problems[:12]) + more)
-    backbone.load_state_dict(state)
+        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise ValueError(f"{source} does not fit the model; is `backbone` in your config the one it was trained with? "
+                         + "; ".join(problems[:6]) + more)
 
 
 def check_traits(backbone: Backbone, plain: dict[str, Any], source: str | os.PathLike[str]) -> None:
@@ -92,8 +124,7 @@ def check_traits(backbone: Backbone, plain: dict[str, Any], source: str | os.Pat
         plain: The configuration that came with them.
         source: Their file.
     """
-    with torch.device("meta"):
-        trained = Backbone(BackboneConfig.from_dict(plain)).traits
+    trained = _outline(BackboneConfig.from_dict(plain, str(source)), source).traits
     wrong = [f"{name}: {trained[name]} in the file, {value} in your config"
              for name, value in backbone.traits.items() if trained[name] != value]
     if wrong:
@@ -103,45 +134,66 @@ def check_traits(backbone: Backbone, plain: dict[str, Any], source: str | os.Pat
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
     """The configuration (plain values) and the backbone's tensors of any file that `load_backbone` takes."""
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give a weights file")
     if not path.is_file():
         raise ValueError(f"{path}: there is no such weights file (`make pretrain` leaves some in runs/)")
     readers = {".safetensors": _read_safetensors, ".ckpt": _read_own, ".pth": _read_released, ".pt": _read_released}
     if path.suffix not in readers:
         raise ValueError(f"{path}: weights are read from {', '.join(readers)} files")
-    try:
-        return readers[path.suffix](path)
-    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path}: not a readable weights file: {str(error).splitlines()[0]}") from error
+    return readers[path.suffix](path)
+
+
+def num_frames_of(path: str | os.PathLike[str]) -> int:
+    """How many frames the weights of a file were trained with; errors as `read_weights`."""
+    return BackboneConfig.from_dict(read_weights(path)[0], str(path)).video.num_frames
 
 
 def save_backbone(backbone: Backbone, path: str | os.PathLike[str]) -> None:
-    """Writes weights and configuration as `.safetensors`, whole or not at all."""
-    state = {k: v.contiguous() for k, v in backbone.state_dict().items()}
-    with whole(Path(path)) as draft:
-        save_file(state, draft, {"egovlpv2": json.dumps(backbone.config.to_dict())})
+    """Write weights and configuration as `.safetensors`, whole or not at all.
+
+    Raises:
+        ValueError: A number of the weights is not sound.
+        OSError: The file can't be written.
+    """
+    state = {k: v.detach().contiguous() for k, v in backbone.state_dict().items()}
+    check_weights(state, str(path))
+    content = save(state, {"egovlpv2": json.dumps(backbone.config.to_dict())})
+    with whole(Path(path)) as draft:  # `save_file` would put another file in the place of the draft, without its lock
+        draft.write_bytes(content)
 
 
 def _read_released(path: Path) -> tuple[dict[str, Any], State]:
     state = read_released(path)
-    config = released_config(state)
-    if "projector_1.weight" not in state:
-        return config, convert("egovlpv2", state)
-    return config, under(convert("taskqa", state), "backbone.")
+    try:
+        config = released_config(state)
+        if "projector_1.weight" not in state:
+            return config, convert("egovlpv2", state)
+        return config, under(convert("taskqa", state), "backbone.")
+    except ValueError as error:
+        raise ValueError(f"{path} holds no whole EgoVLPv2 weights: {error}") from error
 
 
 def _read_own(path: Path) -> tuple[dict[str, Any], State]:
-    file = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(file, dict) or "backbone" not in file.get("egovlpv2", {}):
-        raise ValueError(f"{path}: no checkpoint of an egovlpv2 task with a backbone (released files end in .pth)")
-    return file["egovlpv2"]["backbone"], under(file["state_dict"], "backbone.")
+    file = read_torch_file(path)
+    state, facts = file.get("state_dict"), file.get("egovlpv2")
+    if not isinstance(facts, dict) or "backbone" not in facts:
+        raise ValueError(f"{path} holds no EgoVLPv2 weights ({describe(state if isinstance(state, dict) else file)}): "
+                         "it is not a checkpoint of an egovlpv2 task with a backbone (released files end in .pth)")
+    return facts["backbone"], under(check_tensors(state, f"{path}, state_dict"), "backbone.")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], State]:
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        if "egovlpv2" not in metadata:
-            raise ValueError(f"{path}: no egovlpv2 configuration in it; `egovlpv2 convert` writes such files")
-        return json.loads(metadata["egovlpv2"]), {k: file.get_tensor(k) for k in file.keys()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("egovlpv2")
+            names = list(file.keys())
+            if text is None or "features" in names:
+                raise ValueError(f"{path} holds no EgoVLPv2 weights ({describe(names)}): there is no egovlpv2 "
+                                 "configuration in it; `egovlpv2 convert` writes such files")
+            return parse_json(text, dict[str, Any], f"{path}, configuration"), {k: file.get_tensor(k) for k in names}
+    except (SafetensorError, RuntimeError) as error:  # torch's, of a dtype that it doesn't know
+        raise ValueError(f"{path}: not a readable weights file: {str(error).splitlines()[0]}") from error
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -155,7 +207,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.target.endswith(".safetensors"):
         raise ValueError(f"{args.target}: the target must end in .safetensors")
-    frames = args.num_frames or read_weights(args.source)[0]["video"]["num_frames"]
+    if args.num_frames is not None and args.num_frames < 1:
+        raise ValueError(f"--num-frames {args.num_frames}: give 1 or more")
+    frames = args.num_frames or num_frames_of(args.source)
     backbone = load_backbone(args.source, frames)
     save_backbone(backbone, args.target)
     parameters = sum(p.numel() for p in backbone.parameters())

@@ -1,10 +1,13 @@
 """What a backbone is made of."""
 
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any, Literal
 
+from egovlpv2.model.bounds import WIDEST, require
 from egovlpv2.model.text_tower import TextTowerConfig
 from egovlpv2.model.video_tower import VideoTowerConfig
+from egovlpv2.schema import check
 
 
 @dataclass
@@ -38,6 +41,10 @@ class BackboneConfig:
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        require(self.num_fused_layers >= 0, "num_fused_layers", self.num_fused_layers, "0 or more")
+        require(self.alpha is None or isfinite(self.alpha), "alpha", self.alpha, "null or a finite number")
+        require(bool(self.projector) and all(1 <= width <= WIDEST for width in self.projector), "projector",
+                self.projector, f"one width or more, each from 1 to {WIDEST}")
         if self.fusion == "stacked" and (self.fusion_cls == "own" or self.alpha is not None):
             raise ValueError("fusion: stacked has neither gates nor a CLS token for them: leave alpha at null and "
                              "fusion_cls at shared")
@@ -49,6 +56,14 @@ class BackboneConfig:
         return plain
 
     @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> "BackboneConfig":
-        video, text = VideoTowerConfig(**plain["video"]), TextTowerConfig(**plain["text"])
-        return cls(**{**plain, "video": video, "text": text})
+    def from_dict(cls, plain: dict[str, Any], source: str = "the configuration of the backbone") -> "BackboneConfig":
+        """The configuration from plain values.
+
+        Args:
+            plain: What `to_dict` gives.
+            source: What error messages call it, such as the path of a weights file.
+
+        Raises:
+            ValueError: A key is unknown, or a value is of another type or out of bounds; names the key.
+        """
+        return check(plain, cls, source, forbid_unknown=True)

@@ -1,18 +1,40 @@
 """Weights of heads: from own checkpoints and from the authors' files, strictly."""
 
-import pickle
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
-import torch
 from egovlpv2.grounding.answers import AnswerHead
 from egovlpv2.grounding.released import convert_answer_head
 from egovlpv2.grounding.summary import SummaryHead
-from egovlpv2.model.released import State, convert, read_released, under
+from egovlpv2.model.foreign import describe
+from egovlpv2.model.released import convert, read_released, under
+from egovlpv2.model.sound import check_weights
+from egovlpv2.model.torch_files import State, check_tensors, read_torch_file
+from egovlpv2.schema import check
+from msgspec import Meta
 from torch import nn
 
 _OURS = "head."
 _ANSWERS = "answer_head."
+_Count = Annotated[int, Meta(ge=1, le=1 << 20)]
+
+
+class _AnswerFacts(TypedDict, total=False):
+    """What an own `.ckpt` tells of how questions were asked."""
+
+    answers: list[str]
+    max_words: _Count
+    num_frames: _Count
+
+
+class _SummaryFacts(TypedDict):
+    """What an own `.ckpt` of QFVS tells of its head, and of the features that it was trained on."""
+
+    dim: _Count
+    num_layers: Annotated[int, Meta(ge=1, le=100)]
+    num_heads: _Count
+    kind: Literal["fused", "transformed"]
+    checkpoint: str
 
 
 def read_answer_head(path: Path) -> tuple[AnswerHead | None, dict[str, Any]]:
@@ -29,21 +51,23 @@ def read_answer_head(path: Path) -> tuple[AnswerHead | None, dict[str, Any]]:
         ValueError: The file is missing or unreadable, or its head is not whole.
     """
     facts: dict[str, Any] = {}
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such weights file")
     if path.suffix == ".ckpt":
-        file = _load(path)
-        state, facts = under(file.get("state_dict", {}), _ANSWERS), file.get("egovlpv2", {}).get("taskqa", {})
+        file = read_torch_file(path)
+        state, facts = under(_state_of(file, path), _ANSWERS), _facts(file, "taskqa")
+        check(facts, _AnswerFacts, f"{path}, egovlpv2.taskqa")
+    elif path.suffix in (".pth", ".pt"):
+        state = convert_answer_head(read_released(path))
+    elif not path.is_file():
+        raise ValueError(f"{path}: there is no such weights file")
     else:
-        state = convert_answer_head(read_released(path)) if path.suffix in (".pth", ".pt") else {}
+        state = {}
     if "hidden.weight" not in state:
         return None, {}
+    if state["hidden.weight"].ndim != 2:
+        raise ValueError(f"{path} holds no whole head that answers: hidden.weight is not a matrix")
     answers, dim = state["hidden.weight"].shape
     head = AnswerHead(dim, answers)
-    try:
-        head.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{path} holds no whole head that answers: {str(error)[:300]}") from error
+    _load_state(head, state, f"{path} holds no whole head that answers")
     return head, facts
 
 
@@ -53,15 +77,20 @@ def read_summary_head(path: Path) -> tuple[SummaryHead, dict[str, Any]]:
     Raises:
         ValueError: The file is missing, unreadable or of another task.
     """
-    file = _load(path)
-    facts = dict(file.get("egovlpv2", {}).get("qfvs", {}))
+    file = read_torch_file(path)
+    facts = _facts(file, "qfvs")
     if not facts:
-        raise ValueError(f"{path} is no checkpoint of QFVS: `make finetune-qfvs` leaves some")
-    try:
-        head = SummaryHead(*(facts[name] for name in ("dim", "num_layers", "num_heads")))
-        head.load_state_dict(under(file["state_dict"], _OURS))
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{path} is no whole checkpoint of QFVS: {str(error)[:300]}") from error
+        raise ValueError(f"{path} is no checkpoint of QFVS ({describe(file.get('state_dict') or file)}): `make "
+                         "finetune-qfvs` leaves some")
+    sizes = check(facts, _SummaryFacts, f"{path}, egovlpv2.qfvs")
+    if sizes["dim"] % sizes["num_heads"]:
+        raise ValueError(f"{path}, egovlpv2.qfvs: num_heads {sizes['num_heads']} does not divide dim {sizes['dim']}")
+    state = under(_state_of(file, path), _OURS)
+    # A matrix of each layer is as wide as the head: sizes that the file doesn't have would take memory for nothing.
+    if "summary.weight" not in state or state["summary.weight"].shape[-1:] != (sizes["dim"],):
+        raise ValueError(f"{path} is no whole checkpoint of QFVS: its summary.weight is not {sizes['dim']} wide")
+    head = SummaryHead(sizes["dim"], sizes["num_layers"], sizes["num_heads"])
+    _load_state(head, state, f"{path} is no whole checkpoint of QFVS")
     return head, facts
 
 
@@ -76,26 +105,33 @@ def read_head(head: nn.Module, kind: str, path: Path) -> None:
     Raises:
         ValueError: The file is missing, unreadable or of another head.
     """
-    content = _load(path)
-    state: State = content.get("state_dict", content)
+    content = read_torch_file(path, stubs=True)
+    state = _state_of(content if "state_dict" in content else {"state_dict": content}, path)
     if any(name.startswith("backbone.") for name in state):
         raise ValueError(f"{path} holds a backbone, not a head: features are extracted with it, and a head is what "
                          "`make finetune-nlq` or `finetune-mq` leaves")
     try:
-        head.load_state_dict(under(state, _OURS) or convert(kind, state))
-    except RuntimeError as error:
-        problems = str(error)[:600]
-        raise ValueError(f"{path} does not fit the head; are its sizes in your config those it was trained with? "
-                         f"{problems}") from error
+        ours = under(state, _OURS) or convert(kind, state)
+    except (ValueError, IndexError, RuntimeError) as error:  # a tensor of other dimensions
+        raise ValueError(f"{path} does not fit the head ({describe(state)}): {error}") from error
+    _load_state(head, ours, f"{path} does not fit the head; are its sizes in your config those it was trained with?")
 
 
-def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such weights file")
+def _state_of(file: dict[str, Any], path: Path) -> State:
+    return check_tensors(file.get("state_dict"), f"{path}, state_dict")
+
+
+def _facts(file: dict[str, Any], task: str) -> dict[str, Any]:
+    """What an own checkpoint tells of a task; empty if nothing."""
+    ours = file.get("egovlpv2")
+    facts = ours.get(task) if isinstance(ours, dict) else None
+    return facts if isinstance(facts, dict) else {}
+
+
+def _load_state(head: nn.Module, state: State, otherwise: str) -> None:
+    """Give a head its weights, strictly; a `ValueError` begins as `otherwise` says."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path}: not a readable weights file: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds no weights by name")
-    return content
+        head.load_state_dict(state)
+    except RuntimeError as error:  # a list of what differs, over many lines
+        raise ValueError(f"{otherwise} {' '.join(str(error).split())[:600]}") from error
+    check_weights(state, otherwise)

@@ -5,19 +5,18 @@ weights, which knows tensors, containers and numbers; every other class becomes 
 """
 
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from egovlpv2.grounding.released import convert_answer_head, convert_vsgn, convert_vslnet
 from egovlpv2.model.config import BackboneConfig
+from egovlpv2.model.foreign import describe
 from egovlpv2.model.text_tower import TextTowerConfig
+from egovlpv2.model.torch_files import State, check_tensors, read_torch_file
 from egovlpv2.model.video_tower import VideoTowerConfig
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
-
-State = dict[str, Tensor]
 
 _TEXT_LAYER = r"^text_model\.encoder\.layer\.(\d+)\."
 # Released name -> ours, tried in this order.
@@ -56,6 +55,13 @@ _EGOVLPV2_NAMES = [
 # Left out on purpose: a buffer that is counted from 0, and a second name of `mlm_score.bias`.
 _EGOVLPV2_DROPPED = re.compile(r"\.position_ids$|^mlm_score\.decoder\.bias$")
 
+# What tells a released model's sizes: name and dimensions.
+_NEEDED = {
+    "video_model.patch_embed.proj.weight": 4, "video_model.pos_embed": 3, "video_model.temporal_embed": 3,
+    "video_model.blocks.0.attn.qkv.weight": 2, "text_model.embeddings.word_embeddings.weight": 2,
+    "text_model.embeddings.position_embeddings.weight": 2, "text_model.encoder.layer.0.intermediate.dense.weight": 2,
+}
+
 
 def convert(kind: str, state_dict: State) -> State:
     """The authors' names to ours.
@@ -93,7 +99,9 @@ def _join_key_value(state: State) -> State:
         if "crossattention_t2i.self.value." in name:
             continue
         if "crossattention_t2i.self.key." in name:
-            value = state[name.replace("self.key.", "self.value.")]
+            value = state.get(name.replace("self.key.", "self.value."))
+            if value is None or value.shape[1:] != tensor.shape[1:]:
+                raise ValueError(f"{name} has no values beside its keys, or of another shape")
             name, tensor = name.replace("self.key.", "self.key_value."), torch.cat([tensor, value])
         joined[name] = tensor
     return joined
@@ -104,7 +112,7 @@ def _rename(name: str) -> str:
         new, hits = re.subn(pattern, replacement, name)
         if hits:
             return new
-    raise ValueError(f"{name} is no key of a released EgoVLPv2 checkpoint")
+    raise ValueError(f"{name} is not a key of a released EgoVLPv2 checkpoint")
 
 
 def released_config(state: State) -> dict[str, Any]:
@@ -112,7 +120,7 @@ def released_config(state: State) -> dict[str, Any]:
     depth = 1 + max(int(m[1]) for k in state if (m := re.match(r"video_model\.blocks\.(\d+)\.", k)))
     words, dim = state["text_model.embeddings.word_embeddings.weight"].shape
     video_dim, _, patch, _ = state["video_model.patch_embed.proj.weight"].shape
-    image = patch * round((state["video_model.pos_embed"].shape[1] - 1) ** 0.5)
+    image = patch * round(max(state["video_model.pos_embed"].shape[1] - 1, 0) ** 0.5)
     overrides = {"depth": depth, "embed_dim": video_dim, "num_heads": video_dim // 64, "patch_size": patch,
                  "img_size": image}
     arch = {"model_type": "roberta", "vocab_size": words, "hidden_size": dim, "num_attention_heads": dim // 64,
@@ -139,28 +147,20 @@ def read_released(path: Path) -> State:
     """The tensors of a `.pth` of the authors, by their own names.
 
     Pre-trained: `{"state_dict": {"module.<key>": ...}, "config": <object of theirs>, ...}`; fine-tuned on EgoTaskQA:
-    `{"model_state_dict": ..., ...}`.
+    `{"model_state_dict": ..., ...}`. The state dict alone is read too.
+
+    Raises:
+        ValueError: The file is missing, damaged or of another kind, or its tensors are another model's.
     """
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: not a readable weights file: no archive of torch.save")
-    unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    stubs = [(type("Stub", (_Stub,), {}), name) for name in unknown]
-    with torch.serialization.safe_globals(stubs):
-        file = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    state = (file.get("state_dict") or file.get("model_state_dict")) if isinstance(file, dict) else None
-    if state is None:
-        raise ValueError(f"{path}: no `state_dict` in it, so it is no released EgoVLPv2 checkpoint")
-    return {k.removeprefix("module."): v for k, v in state.items()}
-
-
-class _Stub:
-    """Stands in for a class of somebody else's package: takes whatever its pickle gives, does nothing with it."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "_Stub":
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
+    content = read_torch_file(path, stubs=True)
+    wrapper = next((name for name in ("state_dict", "model_state_dict") if name in content), None)
+    bare = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    state = check_tensors(content[wrapper] if wrapper else bare, f"{path}, {wrapper}" if wrapper else str(path))
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    lacking = [name for name, dims in _NEEDED.items() if name not in state or state[name].ndim != dims]
+    if lacking or not any(name.endswith("alpha_t2i") for name in state):
+        lacks = lacking[0] if lacking else "the gates of its text tower"
+        looks = describe(state if wrapper else content)
+        raise ValueError(f"{path} holds no EgoVLPv2 weights ({looks}): it lacks {lacks}, so it is not a released "
+                         "EgoVLPv2 checkpoint")
+    return state

@@ -3,17 +3,47 @@
 Letters: `B` texts, `L` words, `D` width.
 """
 
+import json
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Annotated, Any, TypedDict
 
 import torch
 from egovlpv2.model.attention import attend
+from egovlpv2.model.bounds import Depth, Share, Width
 from egovlpv2.model.fusion import GatedCrossAttention
+from egovlpv2.model.same import UNFIT, draw, on_the_side, refuse_differences
+from egovlpv2.schema import check
+from huggingface_hub.errors import StrictDataclassError
+from msgspec import Meta
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 _ROBERTA_BASE = {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1,
                  "layer_norm_eps": 1e-5}
+
+
+# Arguments that files of older releases of transformers carry, with the values that its models still have.
+_OLDER = {"position_embedding_type": "absolute", "gradient_checkpointing": False, "torch_dtype": "float32"}
+
+
+class _Arch(TypedDict, total=False):
+    """Types and bounds of the sizes of a transformers encoder."""
+
+    model_type: str
+    vocab_size: Annotated[int, Meta(ge=1, le=1 << 24)]
+    hidden_size: Width
+    num_hidden_layers: Depth
+    num_attention_heads: Width
+    intermediate_size: Width
+    max_position_embeddings: Width
+    type_vocab_size: Width
+    pad_token_id: Annotated[int, Meta(ge=0)] | None
+    layer_norm_eps: Annotated[float, Meta(gt=0, lt=1)]
+    hidden_dropout_prob: Share
+    attention_probs_dropout_prob: Share
+    initializer_range: Annotated[float, Meta(ge=0)]
+    hidden_act: str
 
 
 @dataclass
@@ -31,11 +61,29 @@ class TextTowerConfig:
     init: str | None = None
     tokenizer: str = "roberta-base"
 
+    def __post_init__(self) -> None:
+        check(self.arch, _Arch, "arch")
+
     def resolve(self) -> PreTrainedConfig:
+        """The configuration as transformers has it.
+
+        Raises:
+            ValueError: transformers doesn't know the model, or one of its arguments; names it.
+        """
         arch = dict(self.arch)
         if "model_type" not in arch:
             raise ValueError("text.arch needs a `model_type`, such as roberta or bert")
-        return AutoConfig.for_model(arch.pop("model_type"), **arch)
+        kind = arch.pop("model_type")
+        try:
+            config, plain = AutoConfig.for_model(kind, **arch), AutoConfig.for_model(kind)
+        except (StrictDataclassError, *UNFIT) as error:
+            said = " ".join(str(error).split())[:200]
+            raise ValueError(f"text.arch: transformers knows no such configuration: {said}") from error
+        known = plain.to_dict().keys() | plain.attribute_map.keys()
+        for key, value in arch.items():
+            if key not in known and _OLDER.get(key, arch) != value:
+                raise ValueError(f"text.arch: {key} is not an argument of {kind}")
+        return config
 
 
 class TextBlock(nn.Module):
@@ -78,19 +126,27 @@ class TextTower(nn.Module):
         config: See `TextTowerConfig`.
         num_fused: How many of the last blocks get cross-attention.
         video_dim: Width of the video tower.
+        model: The encoder to take the parts of; None for the one that `config` tells of.
+
+    Raises:
+        ValueError: transformers has no such encoder, or computes something else with it than this tower would.
     """
 
-    def __init__(self, config: TextTowerConfig, num_fused: int, video_dim: int) -> None:
+    def __init__(self, config: TextTowerConfig, num_fused: int, video_dim: int,
+                 model: PreTrainedModel | None = None) -> None:
         super().__init__()
-        model = _make_encoder(config)
+        if model is None:
+            model = _make_encoder(config)
+            _check_parts(json.dumps(config.arch, sort_keys=True))
         arch, layers = model.config, model.encoder.layer
         if num_fused > len(layers):
             raise ValueError(f"num_fused_layers is {num_fused}, but the text tower has {len(layers)} layers")
         self.dim, self.vocab_size, self.num_fused = arch.hidden_size, arch.vocab_size, num_fused
         self.norm_eps, self.dropout = arch.layer_norm_eps, arch.hidden_dropout_prob
         self.embeddings = model.embeddings
-        # RoBERTa's positions begin behind that of the padding.
-        self.max_words = arch.max_position_embeddings - getattr(model.embeddings, "padding_idx", -1) - 1
+        # RoBERTa's positions begin behind that of the padding, and are counted from the ids.
+        self.padding_id: int | None = getattr(model.embeddings, "padding_idx", None)
+        self.max_words = arch.max_position_embeddings - (-1 if self.padding_id is None else self.padding_id) - 1
         first_fused = len(layers) - num_fused
         self.blocks = nn.ModuleList(
             TextBlock(layer, GatedCrossAttention(self.dim, video_dim, arch.num_attention_heads, None, self.dropout)
@@ -107,10 +163,18 @@ class TextTower(nn.Module):
 
 def _make_encoder(config: TextTowerConfig) -> PreTrainedModel:
     arch = config.resolve()
-    model = AutoModel.from_config(arch) if config.init is None else _load_encoder(config.init, arch)
+    model = _build(arch) if config.init is None else _load_encoder(config.init, arch)
     if not hasattr(model, "embeddings") or not hasattr(getattr(model, "encoder", None), "layer"):
         raise ValueError(f"text.arch: {arch.model_type} has not BERT's layers; take roberta, bert or one like them")
     return model
+
+
+def _build(arch: PreTrainedConfig) -> PreTrainedModel:
+    """Random weights of a transformers model."""
+    try:
+        return AutoModel.from_config(arch)
+    except UNFIT as error:  # it checks little, and in many ways
+        raise ValueError(f"text.arch: transformers can't build it: {' '.join(str(error).split())[:200]}") from error
 
 
 def _load_encoder(name_or_path: str, arch: PreTrainedConfig) -> PreTrainedModel:
@@ -126,3 +190,48 @@ def _load_encoder(name_or_path: str, arch: PreTrainedConfig) -> PreTrainedModel:
         raise ValueError(f"text.init: {name_or_path} lacks {', '.join(sorted(missing)[:5])}: it is another model than"
                          " text.arch says")
     return model
+
+
+@lru_cache
+def _check_parts(arch: str) -> None:
+    """Refuse an encoder that transformers computes otherwise than a `TextTower`; told by a small copy, once for each.
+
+    Args:
+        arch: As in `TextTowerConfig`, as JSON.
+
+    Raises:
+        ValueError: A part of it would be left out, or computes something else; names it.
+    """
+    config = TextTowerConfig(_small(json.loads(arch)))
+    what = f"text.arch: {config.arch['model_type']}"
+    with on_the_side():
+        try:
+            model = draw(_make_encoder(config))
+            tower = TextTower(config, 0, 1, model).eval()
+        except UNFIT as error:
+            raise ValueError(f"{what} is not supported: it has another structure ({error})") from error
+        padding = model.config.pad_token_id or 0
+        ids = torch.randint(padding + 1, tower.vocab_size, (2, min(9, max(tower.max_words, 1))))  # (B, L)
+        mask = torch.ones_like(ids)
+        ids[1, -2:], mask[1, -2:] = padding, 0
+
+        def theirs() -> Tensor:
+            return model(input_ids=ids, attention_mask=mask).last_hidden_state * mask[..., None]
+
+        def ours() -> Tensor:
+            x = tower.embed(ids)
+            for block in tower.blocks:
+                x = block(x, mask.bool())
+            return x * mask[..., None]
+
+        refuse_differences(model, theirs, ours, what, "transformers", own_dropouts=True)
+
+
+def _small(arch: dict[str, Any]) -> dict[str, Any]:
+    """A smaller model with the same parts; what is as wide as the hidden states stays so."""
+    plain = TextTowerConfig(arch).resolve()
+    widths = {key: 32 for key, value in plain.to_dict().items()
+              if value == plain.hidden_size and key.endswith(("_size", "_dim"))}
+    vocabulary = min(plain.vocab_size, (plain.pad_token_id or 0) + 64)
+    return {**arch, **widths, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "intermediate_size": 48, "vocab_size": vocabulary}

@@ -4,18 +4,41 @@ Source: TimeSformer (Bertasius et al., 2021) in the form of Frozen in Time (Bain
 Letters: `B` clips, `T` frames, `N` patches of a frame, `S = 1 + T * N` tokens, `D` width.
 """
 
+import json
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import lru_cache
+from inspect import signature
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import timm
 import torch
 import torch.nn.functional as F
 from egovlpv2.model.attention import cls_attention, divided_attention
+from egovlpv2.model.bounds import Depth, Width, require
 from egovlpv2.model.fusion import GatedCrossAttention
+from egovlpv2.model.same import UNFIT, draw, on_the_side, refuse_differences
+from egovlpv2.schema import check
+from msgspec import Meta
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
+_Pixels = Annotated[int, Meta(ge=1, le=1 << 14)]
+_Sides = _Pixels | Annotated[list[_Pixels], Meta(min_length=2, max_length=2)]
+
+
+class _Overrides(TypedDict, total=False):
+    """Types and bounds of the sizes of a timm ViT."""
+
+    img_size: _Sides
+    patch_size: _Sides
+    in_chans: Literal[3]
+    embed_dim: Width
+    depth: Depth
+    num_heads: Width
+    mlp_ratio: Annotated[float, Meta(gt=0, le=1024)]
 
 
 @dataclass
@@ -41,6 +64,18 @@ class VideoTowerConfig:
     drop_path: float = 0.0
     pixel_mean: list[float] | None = None
     pixel_std: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        require(1 <= self.num_frames <= 10_000, "num_frames", self.num_frames, "a number of frames from 1 to 10000")
+        require(0 < self.norm_eps < 1, "norm_eps", self.norm_eps, "a number between 0 and 1")
+        require(0 <= self.drop_path < 1, "drop_path", self.drop_path, "a rate from 0 on and below 1")
+        for key, values in (("pixel_mean", self.pixel_mean), ("pixel_std", self.pixel_std)):
+            require(values is None or (len(values) == 3 and all(map(isfinite, values))), key, values,
+                    "null or three finite numbers")
+        require(self.pixel_std is None or min(self.pixel_std) > 0, "pixel_std", self.pixel_std, "numbers above 0")
+        check(self.overrides, _Overrides, "overrides")
+        if unknown := self.overrides.keys() - signature(VisionTransformer).parameters.keys():
+            raise ValueError(f"overrides: {min(map(str, unknown))} is not an argument of timm's ViTs")
 
 
 class SpaceTimeBlock(nn.Module):
@@ -94,11 +129,20 @@ class VideoTower(nn.Module):
         config: See `VideoTowerConfig`.
         num_fused: How many of the last blocks get cross-attention.
         text_dim: Width of the text tower.
+        vit: The ViT to take the parts of; None for the one that `config` tells of.
+
+    Raises:
+        ValueError: timm has no such ViT, or computes something else with it than this tower would.
     """
 
-    def __init__(self, config: VideoTowerConfig, num_fused: int, text_dim: int) -> None:
+    def __init__(self, config: VideoTowerConfig, num_fused: int, text_dim: int,
+                 vit: VisionTransformer | None = None) -> None:
         super().__init__()
-        vit = _make_vit(config)
+        if vit is None:
+            vit = _make_vit(config)
+            sides = zip(vit.patch_embed.img_size, vit.patch_embed.grid_size, strict=True)
+            _check_parts(config.name, json.dumps(config.overrides, default=str), config.norm_eps,
+                         tuple(pixels // patches for pixels, patches in sides))
         depth, self.dim, self.num_fused = len(vit.blocks), vit.embed_dim, num_fused
         if num_fused > depth:
             raise ValueError(f"num_fused_layers is {num_fused}, but {config.name} has {depth} blocks")
@@ -168,7 +212,51 @@ def _make_vit(config: VideoTowerConfig) -> VisionTransformer:
     except OSError as error:
         raise ValueError(f"video.init: no weights of {config.name} from the Hugging Face hub "
                          f"({str(error).splitlines()[0]}); offline, give the path of a file with them") from error
+    except (ValueError, TypeError, AttributeError, LookupError, AssertionError, RuntimeError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__  # it asserts what it wants
+        raise ValueError(f"video: timm can't build {config.name} with overrides {config.overrides}: {said}") from error
     plain = isinstance(vit, VisionTransformer) and vit.num_prefix_tokens == 1 and not vit.no_embed_class
-    if not plain or vit.pos_embed is None:
+    if not plain or vit.pos_embed is None or vit.cls_token is None:
         raise ValueError(f"video.name: {config.name} is not a plain ViT of timm with one class token and positions")
     return vit
+
+
+@lru_cache
+def _check_parts(name: str, overrides: str, norm_eps: float, patch: tuple[int, ...]) -> None:
+    """Refuse a ViT that timm computes otherwise than a `VideoTower` whose part in time is zero, of one frame.
+
+    Told by a small copy, once for each kind of ViT.
+
+    Args:
+        name: Of the timm model.
+        overrides: Arguments of it, as JSON.
+        norm_eps: Epsilon of its LayerNorms.
+        patch: Height and width of a patch.
+
+    Raises:
+        ValueError: A part of it would be left out, or computes something else; names it.
+    """
+    small = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": [2 * patch[0], 3 * patch[1]]}
+    config = VideoTowerConfig(name, {**json.loads(overrides), **small}, norm_eps=norm_eps)
+    what = f"video.name: {name}" + (f" with overrides {overrides}" if overrides != "{}" else "")
+    with on_the_side():
+        try:
+            vit = draw(_make_vit(config))
+            tower = VideoTower(config, 0, 1, vit).eval()
+        except UNFIT as error:
+            raise ValueError(f"{what} is not supported: it has another structure ({error})") from error
+        nn.init.zeros_(tower.temporal_embed)
+        video = torch.randn(2, 3, *config.overrides["img_size"])
+
+        def theirs() -> Tensor:
+            tokens = vit.forward_features(video)  # (B, S, D)
+            return torch.cat([tokens, vit.forward_head(tokens, pre_logits=True)[:, None]], dim=1)
+
+        def ours() -> Tensor:
+            x = tower.embed(video[:, None], tower.cls_token)
+            for block in tower.blocks:
+                x = block(x, 1)
+            x = tower.norm(x)
+            return torch.cat([x, x[:, :1]], dim=1)  # what stands for the clip is the CLS token
+
+        refuse_differences(vit, theirs, ours, what, "timm")

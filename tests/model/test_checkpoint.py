@@ -70,9 +70,9 @@ def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes | 
 def test_other_peoples_checkpoints_are_named(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "a.pth")
     torch.save({"state_dict": {}}, tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match="no released EgoVLPv2 checkpoint"):
+    with pytest.raises(ValueError, match="a.pth holds no EgoVLPv2 weights .*not a released EgoVLPv2 checkpoint"):
         load_backbone(tmp_path / "a.pth")
-    with pytest.raises(ValueError, match="no checkpoint of an egovlpv2 task"):
+    with pytest.raises(ValueError, match="a.ckpt holds no EgoVLPv2 weights .*not a checkpoint of an egovlpv2 task"):
         load_backbone(tmp_path / "a.ckpt")
 
 

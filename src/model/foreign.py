@@ -1,0 +1,30 @@
+"""Tells whose weights a file holds that are not EgoVLPv2's, from their names."""
+
+import re
+from collections.abc import Iterable
+
+# What some name of it begins with, `module.` or `model.` removed; the first that fits is told.
+_LOOKS = [
+    (r"(features|unfused)$", "features that `egovlpv2 extract` wrote"),
+    (r"text_model\.encoder\.layer\.\d+\.alpha_t2i|text_tower\.", "EgoVLPv2, of which a part is missing"),
+    (r"text_model\.transformer\.layer\.", "EgoVLP, the first version"),
+    (r"textual\.|text_model\.wte|visual\.blocks\.\d+\.(timeattn|norm3)", "LaViLa or AVION"),
+    (r"visual\.transformer\.resblocks\.|transformer\.resblocks\.|visual\.(conv1|proj)", "CLIP of OpenAI or OpenCLIP"),
+    (r"vision_model\.(encoder|embeddings)\.", "CLIP or SigLIP of transformers"),
+    (r"video_model\.", "the video tower of Frozen in Time, EgoVLP or another TimeSformer alone"),
+    (r"blocks\.\d+\.(temporal_|timeattn)|time_embed", "TimeSformer"),
+    (r"encoder\.blocks\.\d+\.|decoder\.blocks\.|mask_token", "a masked autoencoder such as VideoMAE"),
+    (r"blocks\.\d+\.attn\.|cls_token$", "a ViT of timm"),
+    (r"(roberta|bert)\.|encoder\.layer\.\d+\.|embeddings\.word_embeddings\.", "BERT or RoBERTa of transformers"),
+    (r"(head|answer_head|feature_encoder|xGPN|cq_attention)\.", "a head such as that of NLQ, MQ or QFVS, without a "
+                                                                "backbone"),
+]
+
+
+def describe(names: Iterable[object]) -> str:
+    """Say in words what weights of such names look like; for error messages."""
+    plain = [re.sub(r"^(module\.|model\.)+", "", name) for name in names if isinstance(name, str)]
+    for pattern, what in _LOOKS:
+        if any(re.match(pattern, name) for name in plain):
+            return f"it looks like {what}"
+    return f"it begins with {plain[0]!r:.60}" if plain else "it is empty"
