@@ -12,7 +12,7 @@ from egovlpv2.grounding.answers import AnswerHead, read_answers
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.checkpoint import read_weights
 from egovlpv2.model.head_weights import read_answer_head
-from egovlpv2.text import load_tokenizer, tokenize
+from egovlpv2.text import load_fitting_tokenizer, tokenize
 from egovlpv2.video.decode import read_frames, video_info
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
@@ -38,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not question:
         raise ValueError("--question is empty: ask something")
     answerer = open_answerer(args)
-    device = answerer.backbone.device
-    tokenizer = load_tokenizer(args.tokenizer or answerer.backbone.config.text.tokenizer)
+    backbone, device = answerer.backbone, answerer.backbone.device
+    tokenizer = load_fitting_tokenizer(args.tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
     tell_of_a_cut(tokenizer, "question", question, args.max_words)
     text = tokenize(tokenizer, [question], args.max_words)
     video = _read(args, answerer)[None]  # (1, T, 3, H, W)
     with torch.inference_mode(), precision_of(args.precision, device):
         words = {name: ids.to(device) for name, ids in text.items()}
-        logits = answerer.head(answerer.backbone.fused_features(video.to(device), words))  # (1, C)
+        logits = answerer.head(backbone.fused_features(video.to(device), words))  # (1, C)
     best = logits[0].float().softmax(-1).topk(min(args.top, len(answerer.answers)))
     for value, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         print(f"  {value:6.3f}  {answerer.answers[place]}")

@@ -19,7 +19,7 @@ from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.checkpoint import resize_frames
 from egovlpv2.model.fusion import CrossAttention
 from egovlpv2.pictures import Strip, draw_attention, png
-from egovlpv2.text import load_tokenizer
+from egovlpv2.text import load_fitting_tokenizer
 from egovlpv2.video.decode import Clip, VideoInfo, read_frames, video_info
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import CropBox, EvalTransform
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     info = video_info(args.video)
     backbone = open_backbone(args, args.frames)
     maps = _pick_maps(args, backbone)
-    tokenizer = load_tokenizer(args.tokenizer or backbone.config.text.tokenizer)
+    tokenizer = load_fitting_tokenizer(args.tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
     tell_of_a_cut(tokenizer, "text", args.text, args.max_words)
     words = read_words(tokenizer, args.text, args.max_words)
     if not words.labels:

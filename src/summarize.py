@@ -31,7 +31,7 @@ from egovlpv2.metrics.summary import select
 from egovlpv2.model.backbone import Backbone, Trunk
 from egovlpv2.model.head_weights import read_summary_head
 from egovlpv2.pictures import draw_summary, png
-from egovlpv2.text import load_tokenizer
+from egovlpv2.text import load_fitting_tokenizer
 from egovlpv2.video.decode import VideoError
 from egovlpv2.video.excerpt import write_excerpt
 from numpy.typing import NDArray
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = _only(find_videos([args.video], args.image_fps))
     _check_out(args.out, source)
     backbone = open_backbone(args, _SHOT_FRAMES)
-    tokenizer = load_tokenizer(args.tokenizer or backbone.config.text.tokenizer)
+    tokenizer = load_fitting_tokenizer(args.tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
     tell_of_a_cut(tokenizer, "query", args.query, args.max_words)
     head, transformed = _open_head(args, backbone)
     duration = source.duration(args.chunk_seconds)

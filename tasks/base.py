@@ -11,6 +11,7 @@ from egovlpv2.distributed import rank
 from egovlpv2.model.backbone import Backbone, BackboneConfig
 from egovlpv2.model.checkpoint import check_traits, load_strictly, read_weights
 from egovlpv2.optim import OptimizerConfig, make_optimizer
+from egovlpv2.text import check_tokenizer
 from lightning import LightningModule
 from torch import nn
 
@@ -89,6 +90,12 @@ class BackboneTask(Task):
                 "alpha": "learned" if config.alpha is None else config.alpha,
                 "text_attends_to": config.text_attends_to, "fusion_cls": config.fusion_cls,
                 "model_frames": config.video.num_frames, "seed": global_seed()}
+
+    def setup(self, stage: str) -> None:
+        """Refuse a data module whose tokenizer doesn't fit the weights."""
+        data = self.trainer.datamodule
+        if tokenizer := getattr(data, "tokenizer", None):
+            check_tokenizer(tokenizer, self.backbone.text_tower, data.tokenizer_name)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["egovlpv2"] = {"backbone": self.backbone.config.to_dict()}

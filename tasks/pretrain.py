@@ -11,7 +11,7 @@ from egovlpv2.losses import MatchPairs, Positives, contrastive, ego_positives, m
 from egovlpv2.model.backbone import BackboneConfig, Trunk
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.egomcq import EgoMCQ
-from egovlpv2.text import load_tokenizer
+from egovlpv2.text import load_fitting_tokenizer
 from torch import Tensor
 
 
@@ -46,11 +46,7 @@ class Pretrain(EgoMCQ):
             self.scores = ("dual",)
         if mlm_weight == vtm_weight == 0:
             self.backbone.freeze_fusion()
-        tokenizer = load_tokenizer(backbone.text.tokenizer)
-        words = self.backbone.text_tower.vocab_size
-        if len(tokenizer) > words:
-            raise ValueError(f"the tokenizer {backbone.text.tokenizer} has {len(tokenizer)} words, "
-                             f"text.arch.vocab_size is {words}")
+        tokenizer = load_fitting_tokenizer(backbone.text.tokenizer, self.backbone.text_tower)
         self.mask_id, self.num_words = tokenizer.mask_token_id, len(tokenizer)
         self.register_buffer("special_ids", torch.tensor(tokenizer.all_special_ids), persistent=False)
 

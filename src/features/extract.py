@@ -30,7 +30,7 @@ from egovlpv2.features.options import (
 from egovlpv2.features.queries import read_queries
 from egovlpv2.features.videos import Source, Windows, find_videos
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.text import load_tokenizer
+from egovlpv2.text import load_fitting_tokenizer
 from egovlpv2.video.decode import VideoError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -98,7 +98,7 @@ class Extraction(Sampler[Block]):
 
     @cached_property
     def tokenizer(self):  # noqa: ANN201 (transformers is imported when it is needed)
-        return load_tokenizer(self.tokenizer_name)
+        return load_fitting_tokenizer(self.tokenizer_name, self.backbone.text_tower)
 
     def __iter__(self) -> Iterator[Block]:
         for source in self.sources:
@@ -215,13 +215,16 @@ def prepare(args: argparse.Namespace, sources: Sequence[Source], queries: dict[s
     size = backbone.video_tower.patch_embed.img_size[0]
     recipe = Recipe(args.kind, width, args.fps, args.window, args.stride, args.frames, size,
                     fingerprint(args.weights))
+    tokenizer = args.tokenizer or config.text.tokenizer
+    if queries:
+        load_fitting_tokenizer(tokenizer, backbone.text_tower)  # one that doesn't fit is told before the first video
     make_folder(args.out)
     remove_left(args.out)
     refuse_a_mix(args.out, recipe, queries)
     return Extraction(
         backbone, recipe, Windows(args.fps, args.window, args.stride, args.frames, size, args.chunk_seconds), sources,
-        args.out, args.batch_size, queries, args.tokenizer or config.text.tokenizer,
-        args.max_words, precision_of(args.precision, backbone.device))
+        args.out, args.batch_size, queries, tokenizer, args.max_words,
+        precision_of(args.precision, backbone.device))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

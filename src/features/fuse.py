@@ -24,7 +24,7 @@ from egovlpv2.features.options import (
 )
 from egovlpv2.features.queries import read_queries
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.text import load_tokenizer
+from egovlpv2.text import load_fitting_tokenizer
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"no query is of any of the {len(folder.names)} videos in {args.trunks}: the queries are of "
                          f"{next(iter(queries), None)!r} and others, the videos are {min(folder.names)!r} and others")
     backbone = open_backbone(args, recipe.frames)
-    tokenizer = load_tokenizer(args.tokenizer or backbone.config.text.tokenizer)
+    tokenizer = load_fitting_tokenizer(args.tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
     make_folder(args.out)
     remove_left(args.out)
     refuse_a_mix(args.out, replace(recipe, kind=args.kind), queries)

@@ -89,8 +89,9 @@ class TextTower(nn.Module):
         self.dim, self.vocab_size, self.num_fused = arch.hidden_size, arch.vocab_size, num_fused
         self.norm_eps, self.dropout = arch.layer_norm_eps, arch.hidden_dropout_prob
         self.embeddings = model.embeddings
-        # RoBERTa's positions begin behind that of the padding.
-        self.max_words = arch.max_position_embeddings - getattr(model.embeddings, "padding_idx", -1) - 1
+        # RoBERTa's positions begin behind that of the padding, and are counted from the ids.
+        self.padding_id: int | None = getattr(model.embeddings, "padding_idx", None)
+        self.max_words = arch.max_position_embeddings - (-1 if self.padding_id is None else self.padding_id) - 1
         first_fused = len(layers) - num_fused
         self.blocks = nn.ModuleList(
             TextBlock(layer, GatedCrossAttention(self.dim, video_dim, arch.num_attention_heads, None, self.dropout)

@@ -13,7 +13,7 @@ from egovlpv2.features.options import require_positive
 from egovlpv2.features.videos import find_videos
 from egovlpv2.search.catalogue import Catalogue, add
 from egovlpv2.search.rows import Rows
-from egovlpv2.text import load_tokenizer
+from egovlpv2.text import load_fitting_tokenizer
 
 _FPS = 1000  # windows and strides count milliseconds: any length of theirs is a whole number
 
@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.window, args.stride = _milliseconds("seconds", args.seconds), _milliseconds("every", args.every)
     sources = find_videos(args.videos, args.image_fps)
     extraction = prepare(args, sources, {})
-    load_tokenizer(extraction.tokenizer_name)  # a missing one is told now, not at the first search
+    # One that is missing or doesn't fit is told now, not at the first search.
+    load_fitting_tokenizer(extraction.tokenizer_name, extraction.backbone.text_tower)
     if args.max_words > (most := extraction.backbone.text_tower.max_words):
         raise ValueError(f"--max-words {args.max_words}: the text tower of {args.weights} takes {most} at most")
     weights, tokenizer = str(Path(args.weights).absolute()), _place(extraction.tokenizer_name)

@@ -20,7 +20,7 @@ from egovlpv2.search.catalogue import Listed, read_catalogue
 from egovlpv2.search.moments import Moment, clock
 from egovlpv2.search.page import Card, jpegs, write_page
 from egovlpv2.search.rows import Rows
-from egovlpv2.text import load_tokenizer, tokenize
+from egovlpv2.text import load_fitting_tokenizer, tokenize
 from egovlpv2.video.decode import VideoError
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import WholePicture
@@ -51,8 +51,8 @@ class Index:
         self.rows = Rows(self.folder)
         path = self._weights(weights)
         self.max_words = max_words or self.catalogue.max_words
-        self.tokenizer = load_tokenizer(tokenizer or self.catalogue.tokenizer)
         self.backbone = load_backbone(path, self.rows.recipe.frames).to(pick_device(device))
+        self.tokenizer = load_fitting_tokenizer(tokenizer or self.catalogue.tokenizer, self.backbone.text_tower)
         self._precision = precision_of(precision, self.backbone.device)
 
     def _weights(self, given: str | None) -> str:
