@@ -7,55 +7,27 @@ import json
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
+from egovlpv2.features.header import (
+    PER_QUERY,
+    Header,
+    Recipe,
+    check_header,
+    check_layout,
+    check_values,
+    check_words,
+    parse_header,
+)
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 SUFFIX = ".safetensors"
-PER_QUERY = ("fused", "transformed")
 _DTYPES = {torch.float16: "F16", torch.bool: "BOOL"}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How features came about; files of one folder share it.
-
-    Args:
-        kind: `dual` (CLS, gate closed), `projected` (that after the projector), `unit` (that of length one),
-            `fused` (CLS, gate open), `transformed` (that after the cross-modal transform) or `trunk` (all tokens that
-            fused layers start from).
-        width: Of a feature.
-        fps: Frames a second in which `window` and `stride` count.
-        window: Length of what a feature shows, in such frames.
-        stride: From one window's start to the next one's.
-        frames: How many frames of a window the model sees, at the centres of as many equal segments.
-        size: Their height and width, pixels.
-        checkpoint: The first 16 hexadecimal digits of the SHA-256 of the weights' file.
-    """
-
-    kind: str
-    width: int
-    fps: float
-    window: int
-    stride: int
-    frames: int
-    size: int
-    checkpoint: str
-
-    @property
-    def rate(self) -> float:
-        """Features a second."""
-        return self.fps / self.stride
-
-    def differences(self, other: "Recipe") -> list[str]:
-        """What is not the same in another recipe, in words."""
-        mine, others = asdict(self), asdict(other)
-        return [f"{key} {mine[key]} and {others[key]}" for key in mine if mine[key] != others[key]]
 
 
 class Features(NamedTuple):
@@ -83,35 +55,53 @@ class FeatureWriter:
         word_mask: (Q, L) bool.
         num_tokens: S of a trunk.
         keeps_unfused: Whether `finish` will get what the windows look like.
+
+    Raises:
+        ValueError: The recipe or the duration is not one; from all methods: a feature is NaN, infinite or, of kind
+            `unit`, not of length one.
     """
 
     def __init__(self, file: BinaryIO, recipe: Recipe, duration: float, num_windows: int, queries: Sequence[str] = (),
                  words: Tensor | None = None, word_mask: Tensor | None = None, num_tokens: int = 0,
                  keeps_unfused: bool = False) -> None:
         many = [len(queries)] if recipe.kind in PER_QUERY else [num_tokens] if recipe.kind == "trunk" else []
-        self.file, self.shape, self.left = file, [*many, recipe.width], num_windows
+        self.file, self.shape, self.left, self.count = file, [*many, recipe.width], num_windows, num_windows
+        self.recipe, self.name = recipe, str(file.name).removesuffix(".partial")
+        header = Header(recipe, duration, list(queries))
+        check_header(header, self.name)
         self.last = {} if words is None else {"words": words.half(), "word_mask": word_mask}
         sizes = {"features": (torch.float16, [num_windows, *self.shape])}
         sizes |= {"unfused": (torch.float16, [num_windows, recipe.width])} if keeps_unfused else {}
         sizes |= {name: (tensor.dtype, list(tensor.shape)) for name, tensor in self.last.items()}
-        plain = {"recipe": asdict(recipe), "duration": duration, "queries": list(queries)}
-        header = json.dumps({"__metadata__": {"egovlpv2": json.dumps(plain)}, **_layout(sizes)}).encode()
-        header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8
-        file.write(struct.pack("<Q", len(header)) + header)
+        if words is not None:
+            check_words(self.last["words"], self.name)
+        text = json.dumps({"__metadata__": {"egovlpv2": json.dumps(asdict(header))}, **_layout(sizes)}).encode()
+        text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+        self._write(struct.pack("<Q", len(text)) + text)
 
     def append(self, values: Tensor) -> None:
         """The next features, (n, D), (n, Q, D) or (n, S, D)."""
         assert list(values.shape[1:]) == self.shape and len(values) <= self.left
-        self.file.write(_bytes(values.half()))
+        values = values.detach().cpu().half()
+        check_values(values, self.recipe.kind, self.name, self.count - self.left)
+        self._write(_bytes(values))
         self.left -= len(values)
 
     def finish(self, unfused: Tensor | None = None) -> None:
         """Writes what comes last."""
         assert self.left == 0
         if unfused is not None:
-            self.file.write(_bytes(unfused.half()))
+            unfused = unfused.detach().cpu().half()
+            check_values(unfused, "dual", self.name)
+            self._write(_bytes(unfused))
         for tensor in self.last.values():
-            self.file.write(_bytes(tensor))
+            self._write(_bytes(tensor))
+
+    def _write(self, content: bytes) -> None:
+        try:
+            self.file.write(content)
+        except OSError as error:  # such as a full disk; it doesn't say which file
+            raise type(error)(error.errno, error.strerror, self.name) from error
 
 
 def _bytes(tensor: Tensor) -> bytes:
@@ -136,11 +126,12 @@ def read_features(path: str | Path, queries: Sequence[str] | None = None) -> Fea
         queries: Of a kind `PER_QUERY`, the queries to read, in this order; None: all.
 
     Raises:
-        ValueError: The file is missing, cut short, or no feature file; it lacks a query, or its features are none of
-            queries.
+        ValueError: The file is missing, cut short, or no feature file; its header or its tensors are damaged, or a
+            feature is NaN, infinite or, of kind `unit`, not of length one; it lacks a query, or its features are none
+            of queries.
     """
-    with _opened(Path(path)) as (file, plain):
-        recipe, there = _recipe(plain), plain["queries"]
+    with _opened(Path(path)) as (file, header):
+        recipe, there = header.recipe, header.queries
         if queries is not None and recipe.kind not in PER_QUERY:
             raise ValueError(f"{path} holds features of kind {recipe.kind}, not one for each query: extract, or fuse, "
                              f"those of kind {' or '.join(PER_QUERY)}")
@@ -150,7 +141,10 @@ def read_features(path: str | Path, queries: Sequence[str] | None = None) -> Fea
                    "word_mask": torch.zeros(count, 0, dtype=torch.bool),
                    "unfused": torch.zeros(0, 0, dtype=torch.float16)}
         tensors |= {name: _rows(file, name, None if queries is None else rows) for name in file.keys()}  # noqa: SIM118
-        return Features(recipe, tensors["features"], plain["duration"], [there[row] for row in rows],
+        check_values(tensors["features"], recipe.kind, str(path))
+        check_values(tensors["unfused"], "dual", str(path))
+        check_words(tensors["words"], str(path))
+        return Features(recipe, tensors["features"], header.duration, [there[row] for row in rows],
                         tensors["words"], tensors["word_mask"], tensors["unfused"])
 
 
@@ -185,24 +179,26 @@ def read_plain(path: Path) -> tuple[Recipe, list[str]]:
     Raises:
         ValueError: As `read_features`.
     """
-    with _opened(path) as (_, plain):
-        return _recipe(plain), plain["queries"]
+    with _opened(path) as (_, header):
+        return header.recipe, header.queries
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """An open feature file and the plain part of its header."""
+def _opened(path: Path) -> Iterator[tuple[Any, Header]]:
+    """An open feature file and the plain part of its header, which tells of the tensors that are there."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no such feature file; `egovlpv2 extract` writes them")
     try:
         with safe_open(path, framework="pt") as file:
-            yield file, json.loads((file.metadata() or {})["egovlpv2"])
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            text = (file.metadata() or {}).get("egovlpv2")
+            if text is None or "features" not in file.keys():  # noqa: SIM118
+                raise SafetensorError("not ours")
+            header = parse_header(text, f"{path}, header")
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            check_layout(header, {name: (one.get_dtype(), one.get_shape()) for name, one in slices.items()}, str(path))
+            yield file, header
+    except SafetensorError as error:
         raise ValueError(f"{path} is cut short or is no feature file: move it and run `egovlpv2 extract`") from error
-
-
-def _recipe(plain: dict[str, Any]) -> Recipe:
-    return Recipe(**{field.name: plain["recipe"][field.name] for field in fields(Recipe)})
 
 
 class FeatureFolder:
@@ -235,15 +231,17 @@ class FeatureFolder:
 
     def duration(self, name: str) -> float:
         """Length of a video, seconds."""
-        with _opened(self._path(name)) as (_, plain):
-            return plain["duration"]
+        with _opened(self._path(name)) as (_, header):
+            return header.duration
 
     def pieces(self, name: str, size: int) -> Iterator[Tensor]:
         """The features of a video, `size` windows at a time: a trunk is larger than memory."""
         with _opened(self._path(name)) as (file, _):
             stored = file.get_slice("features")
             for first in range(0, stored.get_shape()[0], size):
-                yield stored[first : first + size]
+                piece = stored[first : first + size]
+                check_values(piece, self.recipe.kind, str(self._path(name)), first)
+                yield piece
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}{SUFFIX}"

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from egovlpv2.features.files import SUFFIX
 from egovlpv2.features.videos import Source
 from egovlpv2.files import whole
+from egovlpv2.schema import read_json
+from msgspec import Meta
 
 FILE = "index.json"
 
@@ -28,11 +30,11 @@ class Listed:
         modified: When one of them was last written to, seconds.
     """
 
-    files: tuple[str, ...]
+    files: Annotated[tuple[str, ...], Meta(min_length=1)]
     chunked: bool
-    image_fps: float | None
-    chunk_seconds: float
-    num_bytes: int
+    image_fps: Annotated[float, Meta(gt=0)] | None
+    chunk_seconds: Annotated[float, Meta(ge=0)]
+    num_bytes: Annotated[int, Meta(ge=0)]
     modified: float
 
     @classmethod
@@ -77,7 +79,7 @@ class Catalogue:
 
     weights: str
     tokenizer: str
-    max_words: int
+    max_words: Annotated[int, Meta(ge=1)]
     videos: dict[str, Listed]
 
 
@@ -92,12 +94,11 @@ def read_catalogue(folder: Path) -> Catalogue:
         raise ValueError(f"{folder} is no index (it has no {FILE}): `egovlpv2 index VIDEOS --weights W --out {folder}` "
                          "makes one")
     try:
-        plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        videos = {name: Listed(**{**row, "files": tuple(row["files"])}) for name, row in plain["videos"].items()}
-        return Catalogue(**{**plain, "videos": videos})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}): delete it and run `egovlpv2 index` again; finished videos "
-                         "stay") from error
+        return read_json(path, Catalogue)
+    except ValueError as error:
+        told = str(error).removeprefix(str(path)).removeprefix(":").strip()
+        raise ValueError(f"{path} is damaged, or another program's ({told}): move it and run `egovlpv2 index` again; "
+                         "finished videos stay") from error
 
 
 def add(folder: Path, made_with: Catalogue, sources: Sequence[Source], chunk_seconds: float) -> None:

@@ -23,7 +23,8 @@ class Rows:
         folder: Of the index.
 
     Raises:
-        ValueError: It holds no embeddings, or others than `egovlpv2 index` writes.
+        ValueError: It holds no embeddings, or others than `egovlpv2 index` writes; one of them is damaged or not of
+            length one, or all are the same.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,6 +40,9 @@ class Rows:
         self.values = [video.values for video in features]  # (n, D) each, float16, mapped
         self.durations = [video.duration for video in features]
         self.first = np.cumsum([0, *map(len, self.values)])  # row of each video's first window, and their number
+        if len(self) > 1 and all((values == self.values[0][0]).all() for values in self.values):  # the first tells most
+            raise ValueError(f"{folder}: all {len(self):,} windows have the same embedding: the weights "
+                             f"{self.recipe.checkpoint} are not sound, or nothing happens in these videos")
 
     def __len__(self) -> int:
         return int(self.first[-1])

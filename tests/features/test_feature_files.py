@@ -1,8 +1,11 @@
 """Feature files: what is written is read, whole or not at all, and never mixed."""
 
+import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,6 +85,111 @@ def test_other_files_are_named(tmp_path: Path, make_backbone) -> None:
             read(tmp_path / "weights.safetensors")
         with pytest.raises(ValueError, match="b.safetensors: there is no such feature file"):
             read(tmp_path / "b.safetensors")
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    """Changes the header of a feature file, `change(header, plain)`, and leaves its tensors."""
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    plain = json.loads(header["__metadata__"]["egovlpv2"])
+    change(header, plain)
+    header["__metadata__"] = {"egovlpv2": json.dumps(plain)} if plain else {}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
+
+
+READERS = [read_features, read_recipe, lambda path: FeatureFolder(path.parent),
+           lambda path: FeatureFolder(path.parent).count(path.stem)]
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"kind": "dule"}, "recipe.kind: Invalid enum value 'dule'"), ({"width": 7}, "`features` is F16 .5, 6. .*width 7"),
+    ({"width": 0}, "recipe.width: Expected `int` >= 1"), ({"width": "6"}, "recipe.width: Expected `int`, got `str`"),
+    ({"stride": 0}, "recipe.stride: Expected `int` >= 1"), ({"stride": 8.5}, "recipe.stride: Expected `int`"),
+    ({"fps": "x"}, "recipe.fps: Expected `float`, got `str`"), ({"fps": 0}, "recipe.fps: Expected `float` > 0"),
+    ({"fps": float("nan")}, "NaN is no number of JSON"),
+    ({"window": None}, "recipe.window: Expected `int`, got `null`"),
+    ({"stride": 900}, "5 windows, one every 30 s, don't lie in a video of 2.5 s"),
+    ({"checkpoint": 5}, "recipe.checkpoint: Expected `str`"), ({"kinds": "dual"}, "unknown key recipe.kinds"),
+    ({"kind": "fused"}, "`features` is F16 .5, 6. .*kind fused"), ({"kind": "trunk"}, "`features` is F16 .5, 6."),
+])
+def test_a_recipe_that_is_none_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = tmp_path / "a.safetensors"
+    write(path)
+    rewrite(path, lambda _, plain: plain["recipe"].update(changes))
+    for read in READERS:
+        with pytest.raises(ValueError, match=f"a.safetensors.*{message}"):
+            read(path)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda _, plain: plain.update(duration=float("nan")), "NaN is no number of JSON"),
+    (lambda _, plain: plain.update(duration=-1), "duration: Expected `float` >= 0"),
+    (lambda _, plain: plain.update(queries="all"), "queries: Expected `array`, got `str`"),
+    (lambda _, plain: plain.update(queries=["a", 2]), r"queries\[1\]: Expected `str`, got `int`"),
+    (lambda _, plain: plain["queries"].pop(), r"`features` is F16 \(5, 3, 6\) .*2 queries"),
+    (lambda _, plain: plain.pop("recipe"), "missing required field `recipe`"),
+    (lambda _, plain: plain.clear(), "is cut short or is no feature file"),
+    (lambda header, _: header.update(more=header.pop("words")), "holds a tensor 'more'"),
+    (lambda header, _: header["features"].update(dtype="BF16"), r"`features` is BF16 \(5, 3, 6\)"),
+    (lambda header, _: header["features"].update(shape=[3, 5, 6]), r"`features` is F16 \(3, 5, 6\) .*\(3, 3, 6\)"),
+    (lambda header, _: header["word_mask"].update(dtype="U8"), "`word_mask` is U8"),
+    (lambda header, _: header["words"].update(shape=[3, 7, 3]), r"`word_mask` is BOOL \(3, 3\)"),
+])
+def test_a_header_that_does_not_tell_of_its_tensors_is_named(tmp_path: Path, change: Callable[..., Any],
+                                                             message: str) -> None:
+    path = tmp_path / "a.safetensors"
+    write(path, replace(RECIPE, kind="fused"), queries=3)
+    rewrite(path, change)
+    for read in READERS:
+        with pytest.raises(ValueError, match=f"a.safetensors.*{message}"):
+            read(path)
+
+
+@pytest.mark.parametrize("kind, value, message", [
+    ("dual", float("nan"), "is not finite"), ("dual", float("inf"), "is not finite"), ("unit", 0.0, "is zero"),
+    ("unit", float("nan"), "is not finite"), ("unit", 1.0, "has length 2.83, not 1"),
+    ("unit", 8**-0.5, "has the same number in each place"),
+])
+def test_features_that_nothing_can_be_made_of_are_named_when_written_and_when_read(
+        tmp_path: Path, kind: str, value: float, message: str) -> None:
+    path, recipe = tmp_path / "a.safetensors", replace(RECIPE, kind=kind, width=8, stride=1)
+    values = torch.nn.functional.normalize(torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    with path.open("wb") as file:
+        writer = FeatureWriter(file, recipe, 2.5, 60)
+        writer.append(values)
+        writer.finish()
+    stored = read_features(path).values.clone()
+    raw = bytearray(path.read_bytes())
+    values[55] = value
+    stored[55] = value
+    raw[-stored.numel() * 2 :] = stored.numpy().tobytes()
+    path.write_bytes(raw)
+    pieces = FeatureFolder(tmp_path).pieces("a", 7)
+    for read in (lambda: read_features(path), lambda: [*pieces]):
+        with pytest.raises(ValueError, match=f"a.safetensors: the feature of window 55 {message}"):
+            read()
+    with (tmp_path / "b.safetensors.partial").open("wb") as file:
+        writer = FeatureWriter(file, recipe, 2.5, 60)
+        writer.append(values[:30])
+        with pytest.raises(ValueError, match=f"b.safetensors: the feature of window 55 {message}"):
+            writer.append(values[30:])
+
+
+def test_numbers_too_large_for_float16_and_words_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    with (tmp_path / "a").open("wb") as file:
+        with pytest.raises(ValueError, match="window 0 is not finite .*too large for float16"):
+            FeatureWriter(file, RECIPE, 2.5, 1).append(torch.full((1, 6), 1e5))
+        words = torch.ones(2, 3, 7)
+        words[1, 2, 3] = torch.nan
+        with pytest.raises(ValueError, match="the words of query 1 are not finite"):
+            FeatureWriter(file, RECIPE, 2.5, 1, ["a", "b"], words, torch.ones(2, 3, dtype=torch.bool))
+        with pytest.raises(ValueError, match="recipe.stride: Expected `int` >= 1"):
+            FeatureWriter(file, replace(RECIPE, stride=0), 2.5, 1)
+        for duration in ("nan", "inf"):
+            with pytest.raises(ValueError, match=r"a: duration(: Expected `float` >= 0.0| is inf)"):
+                FeatureWriter(file, RECIPE, float(duration), 1)
 
 
 def test_a_folder_gives_its_files(tmp_path: Path) -> None:

@@ -65,14 +65,15 @@ def test_near_ties_are_told_apart(tmp_path: Path) -> None:
     query[0] = 1
     values = torch.zeros(40, WIDTH)
     values[:, 0], values[:, 1] = 0.9, torch.linspace(0.1, 0.2, 40)
+    values[:, 2] = (1 - values[:, 0] ** 2 - values[:, 1] ** 2).sqrt()  # of length one
     query[1] = 1e-3
-    write_rows(tmp_path, "a", values, 60.0, stride=2000)
+    write_rows(tmp_path, "a", values, 80.0, stride=2000)
     places = [moment.place for moment in Rows(tmp_path).best(query, 40)]
     assert places == list(range(39, -1, -1))
 
 
 def test_a_window_ends_with_its_video(tmp_path: Path) -> None:
-    write_rows(tmp_path, "a", torch.ones(1, WIDTH), duration=0.7)
+    write_rows(tmp_path, "a", normalize(torch.arange(1.0, WIDTH + 1)[None], dim=-1), duration=0.7)
     (moment,) = Rows(tmp_path).best(torch.ones(WIDTH), 3)
     assert (moment.start, moment.end) == (0.0, 0.7)
     assert Rows(tmp_path).spans() == [("a", 0.0, 0.7)]
@@ -84,6 +85,16 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     write_rows(tmp_path, "a", torch.ones(1, WIDTH), 2.0, kind="dual")
     with pytest.raises(ValueError, match="kind dual and no index"):
         Rows(tmp_path)
+
+
+def test_an_index_whose_windows_are_all_alike_is_refused(values: dict[str, torch.Tensor], folder: Path) -> None:
+    one = values["a"][:1]
+    for name, count in (("b", 90), ("a", 41), ("c", 1)):
+        write_rows(folder, name, one.expand(count, -1), duration=60.0)
+    with pytest.raises(ValueError, match=r"index: all 132 windows have the same embedding: the weights 0+ are not"):
+        Rows(folder)
+    write_rows(folder, "b", values["b"], duration=60.0)
+    assert len(Rows(folder)) == 132  # of a video that shows one thing only, they may be
 
 
 def test_moments_that_touch_both_stay() -> None:

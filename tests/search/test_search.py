@@ -20,6 +20,7 @@ from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.checkpoint import save_backbone
 from egovlpv2.search.catalogue import add, read_catalogue
 from egovlpv2.search.moments import Moment
+from egovlpv2.tasks.bench import made_up_tokenizer
 from egovlpv2.text import load_tokenizer, tokenize
 from egovlpv2.video.decode import read_frames
 from egovlpv2.video.sampling import uniform_times
@@ -248,6 +249,43 @@ def test_what_a_user_gets_wrong_is_one_line(made: Path, tmp_path: Path) -> None:
         Index(made, device="cpu").search(QUERY, top=0)
     (made / "index.json").write_text("{")
     refused("index.json is damaged", made)
+
+
+@pytest.mark.parametrize("damage, message", [
+    (b"{", "line 1, column 2"), (b"[]", "Expected `object`, got `array`"), (b"\xff\xfe{", "UTF-16"), (b"", "no JSON"),
+    ({"max_words": "12"}, "max_words: Expected `int`, got `str`"), ({"max_words": 0}, "max_words: Expected `int` >= 1"),
+    ({"weights": None}, "weights: Expected `str`, got `null`"), ({"videos": []}, "videos: Expected `object`"),
+    ({"videos": {"a": {"files": []}}}, "videos"), ({"videos": {"a": 5}}, "videos.*Expected `object`, got `int`"),
+])
+def test_a_damaged_list_is_named_and_stays(made: Path, videos: Path, weights: Path, damage: bytes | dict[str, object],
+                                           message: str) -> None:
+    path = made / "index.json"
+    whole = json.loads(path.read_bytes())
+    path.write_bytes(damage if isinstance(damage, bytes) else json.dumps(whole | damage).encode())
+    before = path.read_bytes()
+    refused(f"index.json is damaged, .*{message}", made)
+    with pytest.raises(SystemExit, match="index.json is damaged"):
+        index(videos, weights, made)
+    assert path.read_bytes() == before
+
+
+def test_an_index_with_a_tokenizer_of_another_size_is_not_made(videos: Path, weights: Path, tmp_path: Path) -> None:
+    other = made_up_tokenizer(tmp_path / "other", 5000)
+    with pytest.raises(SystemExit, match="other doesn't fit the weights: it has 5,000 words and they have 600"):
+        index(videos, weights, tmp_path / "index", "--tokenizer", other)
+    assert not list((tmp_path / "index").iterdir())
+
+
+def test_a_search_with_a_tokenizer_of_another_size_is_refused(made: Path, tmp_path: Path) -> None:
+    other = made_up_tokenizer(tmp_path / "other", 601)
+    refused("other doesn't fit the weights: it has 601 words", made, "--tokenizer", other)
+
+
+def test_an_embedding_that_is_not_one_is_named(made: Path) -> None:
+    raw = bytearray((made / "b.safetensors").read_bytes())
+    raw[-2:] = b"\xff\x7f"  # NaN
+    (made / "b.safetensors").write_bytes(raw)
+    refused(r"b.safetensors: the feature of window \d+ is not finite", made)
 
 
 def test_no_finished_video_is_told(made: Path) -> None:

@@ -1,0 +1,190 @@
+"""The plain part of a feature file, and that its tensors are what it says.
+
+Letters: `T` windows in time, `Q` queries, `L` words, `D` width, `S` tokens of a window.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Annotated, Any, Literal
+
+import torch
+from egovlpv2.schema import check, parse_json
+from msgspec import Meta
+from torch import Tensor
+
+Kind = Literal["dual", "projected", "unit", "fused", "transformed", "trunk"]
+PER_QUERY = ("fused", "transformed")
+_Positive = Annotated[int, Meta(ge=1)]
+_HALF_A_PERCENT = 5e-3  # float16 rounds a vector of length one by less than a tenth of that
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How features came about; files of one folder share it.
+
+    Args:
+        kind: `dual` (CLS, gate closed), `projected` (that after the projector), `unit` (that of length one),
+            `fused` (CLS, gate open), `transformed` (that after the cross-modal transform) or `trunk` (all tokens that
+            fused layers start from).
+        width: Of a feature.
+        fps: Frames a second in which `window` and `stride` count.
+        window: Length of what a feature shows, in such frames.
+        stride: From one window's start to the next one's.
+        frames: How many frames of a window the model sees, at the centres of as many equal segments.
+        size: Their height and width, pixels.
+        checkpoint: The first 16 hexadecimal digits of the SHA-256 of the weights' file.
+    """
+
+    kind: Kind
+    width: _Positive
+    fps: Annotated[float, Meta(gt=0)]
+    window: _Positive
+    stride: _Positive
+    frames: _Positive
+    size: _Positive
+    checkpoint: Annotated[str, Meta(min_length=1)]
+
+    @property
+    def rate(self) -> float:
+        """Features a second."""
+        return self.fps / self.stride
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """What is not the same in another recipe, in words."""
+        mine, others = asdict(self), asdict(other)
+        return [f"{key} {mine[key]} and {others[key]}" for key in mine if mine[key] != others[key]]
+
+
+@dataclass(frozen=True)
+class Header:
+    """The plain part of a feature file.
+
+    Args:
+        recipe: Of the features.
+        duration: Of the video, seconds.
+        queries: The queries; empty if there are none.
+    """
+
+    recipe: Recipe
+    duration: Annotated[float, Meta(ge=0)]
+    queries: list[str]
+
+
+def parse_header(text: str, source: str) -> Header:
+    """The plain part of a feature file from its JSON.
+
+    Raises:
+        ValueError: It isn't one; names the key.
+    """
+    return _checked(parse_json(text, dict[str, Any], source), source)
+
+
+def check_header(header: Header, source: str) -> None:
+    """Refuse what no feature file may say of itself.
+
+    Raises:
+        ValueError: A value is of the wrong type or out of bounds; names the key.
+    """
+    _checked(asdict(header), source)
+
+
+def _checked(plain: dict[str, Any], source: str) -> Header:
+    header = check(plain, Header, source, forbid_unknown=True)
+    for name, number in (("fps", header.recipe.fps), ("duration", header.duration)):
+        if not isfinite(number):
+            raise ValueError(f"{source}: {name} is {number}")
+    return header
+
+
+def check_layout(header: Header, tensors: Mapping[str, tuple[str, list[int]]], source: str) -> None:
+    """Refuse a file whose tensors are not those that its header tells of.
+
+    Args:
+        header: The plain part.
+        tensors: By name, the dtype as `.safetensors` calls it, and the shape.
+        source: What error messages call the file.
+
+    Raises:
+        ValueError: A tensor is missing, or of another dtype or shape; names it.
+    """
+    recipe, queries = header.recipe, len(header.queries)
+    if "features" not in tensors:
+        raise ValueError(f"{source} holds no tensor `features`: it is no feature file of ours, or is damaged")
+    shape = tensors["features"][1]
+    windows = shape[0] if shape else 0
+    tokens = shape[1] if len(shape) == 3 else 1
+    words = tensors.get("words", ("", [0, 0, 0]))[1]
+    length, width = (words[1], words[2]) if len(words) == 3 else (0, 0)
+    middle = [queries] if recipe.kind in PER_QUERY else [tokens] if recipe.kind == "trunk" else []
+    expected = {"features": ("F16", [windows, *middle, recipe.width]), "unfused": ("F16", [windows, recipe.width]),
+                "words": ("F16", [queries, length, width]), "word_mask": ("BOOL", [queries, length])}
+    for name, (dtype, shape) in tensors.items():
+        if name not in expected:
+            raise ValueError(f"{source} holds a tensor {name!r} that no feature file has: it is damaged")
+        if (dtype, shape) != expected[name]:
+            wanted = f"{expected[name][0]} {tuple(expected[name][1])}"
+            raise ValueError(f"{source}: `{name}` is {dtype} {tuple(shape)} and its header (kind {recipe.kind}, width "
+                             f"{recipe.width}, {queries} queries) tells of {wanted}: it is damaged")
+    if ("words" in tensors) != ("word_mask" in tensors):
+        raise ValueError(f"{source} holds the words of its queries without their mask, or the mask alone: it is "
+                         "damaged")
+    if (windows - 1) * recipe.stride / recipe.fps > header.duration:
+        raise ValueError(f"{source}: {windows} windows, one every {recipe.stride / recipe.fps:g} s, don't lie in a "
+                         f"video of {header.duration:g} s: its header is damaged")
+
+
+def check_values(values: Tensor, kind: str, source: str, first: int = 0) -> None:
+    """Refuse features that nothing can be made of.
+
+    Args:
+        values: (n, D), (n, Q, D) or (n, S, D), float16.
+        kind: Of the recipe; those of kind `unit` have length one.
+        source: What error messages call the file.
+        first: Number of the first window, for error messages.
+
+    Raises:
+        ValueError: A feature is not finite or, of kind `unit`, doesn't have length one or has the same number
+            everywhere; names the window.
+    """
+    for place, piece in enumerate(values.split(1024)):  # pieces that fit the processor's cache
+        lengths = torch.linalg.vector_norm(piece, dim=-1, dtype=torch.float32)  # NaN or infinite if one number is
+        wrong = ~lengths.isfinite()
+        if kind == "unit":
+            wrong |= ((lengths - 1).abs() > _HALF_A_PERCENT) | _same_everywhere(piece)
+        flat = wrong.flatten(1).any(1) if wrong.ndim > 1 else wrong
+        if flat.any():
+            window = int(flat.nonzero()[0])
+            said = _in_words(lengths[window][wrong[window]].flatten()[0].item())
+            raise ValueError(f"{source}: the feature of window {first + place * 1024 + window} {said}: look whether "
+                             "the weights are sound, delete the file and extract it anew")
+
+
+def _same_everywhere(units: Tensor) -> Tensor:
+    """Whether a vector of length one has the same number in each place: (n, D) -> (n,)."""
+    width = units.shape[1]
+    if width < 8:  # by chance
+        return torch.zeros(len(units), dtype=torch.bool)
+    return (units @ torch.ones(width, dtype=units.dtype)).abs().float() > (1 - 1e-3) * width**0.5
+
+
+def _in_words(length: float) -> str:
+    if length == 0:
+        return "is zero"
+    if not isfinite(length):
+        return "is not finite (NaN, or too large for float16)"
+    if abs(length - 1) > _HALF_A_PERCENT:
+        return f"has length {length:.3g}, not 1"
+    return "has the same number in each place"
+
+
+def check_words(words: Tensor, source: str) -> None:
+    """Refuse words of queries, (Q, L, D) float16, that are not finite.
+
+    Raises:
+        ValueError: Such a query is there; names its number.
+    """
+    wrong = ~words.flatten(1).isfinite().all(1)
+    if wrong.any():
+        raise ValueError(f"{source}: the words of query {int(wrong.nonzero()[0])} are not finite: look whether the "
+                         "weights are sound, delete the file and extract it anew")
