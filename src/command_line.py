@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable
-from math import isfinite
+from math import inf, isfinite
 from typing import TypeVar
 
 N = TypeVar("N", int, float)
@@ -28,11 +28,12 @@ def require_text(option: str, text: str, hint: str) -> None:
                          ) from error
 
 
-def at_least(least: N) -> Callable[[str], N]:
-    """Make a type of an option: a finite number that is not below `least`, whole if `least` is.
+def at_least(least: N, most: float = inf) -> Callable[[str], N]:
+    """Make a type of an option: a finite number from `least` on, whole if `least` is.
 
     Args:
         least: The smallest number that is taken.
+        most: The largest one.
     """
 
     def read(text: str) -> N:
@@ -40,9 +41,10 @@ def at_least(least: N) -> Callable[[str], N]:
             value = type(least)(text)
         except ValueError:
             value = None
-        if value is None or not isfinite(value) or value < least:
-            kind = "a whole number" if isinstance(least, int) else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} can't be taken: give {kind}, {least} at least")
+        if value is None or not isfinite(value) or not least <= value <= most:
+            kind, end = "a whole number" if isinstance(least, int) else "a number", f", {most:g} at most"
+            raise argparse.ArgumentTypeError(f"{text!r} can't be taken: give {kind}, {least} at least"
+                                             + (end if most < inf else ""))
         return value
 
     return read

@@ -168,11 +168,14 @@ def test_options_are_checked_where_they_are_given() -> None:
     parser = CommandParser(prog="egovlpv2 x")
     parser.add_argument("--fps", type=at_least(0.5))
     parser.add_argument("--count", type=at_least(1))
+    parser.add_argument("--words", type=at_least(1, 9))
     parser.add_argument("--out")
-    assert vars(parser.parse_args(["--fps", "2", "--count", "3"])) == {"fps": 2.0, "count": 3, "out": None}
+    assert vars(parser.parse_args(["--fps", "2", "--count", "3"])) == {"fps": 2.0, "count": 3, "words": None,
+                                                                    "out": None}
     for given, message in ((["--fps", "nan"], "^--fps: 'nan' can't be taken: give a number, 0.5 at least"),
                            (["--fps", "inf"], "^--fps: 'inf'"), (["--fps", "0.4"], "^--fps: '0.4'"),
                            (["--count", "2.5"], "^--count: '2.5' can't be taken: give a whole number, 1 at least"),
+                           (["--words", "10"], "a whole number, 1 at least, 9 at most"),
                            (["--out", ""], "^--out is empty"), (["--out="], "^--out is empty"),
                            (["--o", "1", "2"], "unrecognized arguments: 2 .`egovlpv2 x --help` lists the options")):
         with pytest.raises(ValueError, match=message):
