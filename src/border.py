@@ -4,6 +4,7 @@ A mistake of ours (an `AssertionError`, a `TypeError`, ...) stays a traceback.
 """
 
 import argparse
+import ctypes
 import errno
 import io
 import os
@@ -38,6 +39,7 @@ _RUNTIME = ((re.compile("can't allocate memory|out of memory|bad_alloc|(calculat
 # Errors that aren't Python's own and stand for what a file or the machine did; looked up only where imported.
 _FOREIGN = (("av", "FFmpegError"), ("safetensors", "SafetensorError"), ("msgspec", "MsgspecError"),
             ("torch", "OutOfMemoryError"))
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 _NOISE = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value|$")
 
 
@@ -65,6 +67,7 @@ class Border:
     """
 
     _open = 0  # borders that this process is within
+    _parent = 0  # the process whose main thread forks
 
     def __init__(self, command: str, stops: Iterable[int] = STOPS) -> None:
         self.command, self.stops = command, tuple(stops)
@@ -125,18 +128,28 @@ class Border:
         raise SystemExit(code) from error
 
     @classmethod
-    def leave_signals_to_the_parent(cls) -> None:
-        """In a forked process, such as a loader's worker: Ctrl-C reaches it too, and the command tells of it.
+    def look_before_fork(cls) -> None:
+        """Note who forks: a thread that is not the main one may end long before its process."""
+        cls._parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
 
-        It ends as if its work was done: torch raises an error in the command, and so in its tidying up, for others.
+    @classmethod
+    def follow_the_parent(cls) -> None:
+        """In a forked process, such as a loader's worker: it ends with the command, and leaves all messages to it.
+
+        Ctrl-C reaches it too. It ends then as if its work was done: torch raises an error in the command, and so in its
+        tidying up, for others. Torch lets a worker live on whose command was killed before the worker looked for it.
         """
         if cls._open:
+            if cls._parent and sys.platform == "linux":
+                ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+                if os.getppid() != cls._parent:  # killed before
+                    os._exit(0)
             signal.signal(signal.SIGINT, lambda number, frame: os._exit(0))
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
 
 
-os.register_at_fork(after_in_child=Border.leave_signals_to_the_parent)
+os.register_at_fork(before=Border.look_before_fork, after_in_child=Border.follow_the_parent)
 
 
 @contextmanager

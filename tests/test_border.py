@@ -134,6 +134,34 @@ def test_ctrl_c_does_not_reach_fresh_processes() -> None:
     assert "SIGINT" in child.communicate()[0] and signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+def is_alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "\nState:\tZ" not in status.read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems don't tell a process of its parent's end")
+def test_forked_helpers_end_with_a_killed_command(tmp_path: Path) -> None:
+    note, command = tmp_path / "helper", os.fork()
+    if not command:
+        with Border("egovlpv2 x"):
+            helper = os.fork()
+            if helper:
+                note.with_suffix(".new").write_text(str(helper))
+                note.with_suffix(".new").rename(note)
+            time.sleep(60)
+        os._exit(0)
+    while not note.exists():
+        time.sleep(0.01)
+    helper = int(note.read_text())
+    assert is_alive(helper)
+    os.kill(command, signal.SIGKILL)
+    os.waitpid(command, 0)
+    deadline = time.monotonic() + 30
+    while is_alive(helper):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def shell(command: str, **env: str) -> subprocess.CompletedProcess[bytes]:
     python = f"'{sys.executable}' -m egovlpv2.cli"
     return subprocess.run(["bash", "-c", command.replace("egovlpv2", python)], capture_output=True,

@@ -82,7 +82,7 @@ def require_positive(args: argparse.Namespace, *names: str) -> None:
     for name in names:
         option, value = name.replace("_", "-"), getattr(args, name)
         if not 0 < value < float("inf"):  # also refuses NaN
-            raise ValueError(f"--{option} {value}: give more than 0")
+            raise ValueError(f"--{option} {value}: give {'a finite number' if value > 0 else 'more than 0'}")
         if value > (most := _MOST.get(name, value)):
             raise ValueError(f"--{option} {value}: give {most:g} at most")
 
