@@ -1,5 +1,6 @@
 """`egovlpv2 summarize`: the shots that fit best, played in order, and a picture of the choice."""
 
+import errno
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -298,6 +299,16 @@ def test_a_broken_video_leaves_nothing(weights: Path, tmp_path: Path, workers: i
                 f"{name}.mp4", tmp_path)
 
 
+@pytest.mark.parametrize("step", ["png", "write_excerpt"])
+def test_on_a_full_disk_there_is_neither_video_nor_picture(weights: Path, video: Path, tmp_path: Path, step: str,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(summarize, step, fail)
+    refused(command(video, weights, "--out", tmp_path / "a.mp4"), "No space left on device: free some", tmp_path)
+
+
 @pytest.mark.parametrize("problem", [VideoError("film.mp4 is damaged there"), KeyboardInterrupt()])
 def test_a_stop_while_it_writes_leaves_nothing(weights: Path, video: Path, tmp_path: Path, problem: BaseException,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,11 +317,11 @@ def test_a_stop_while_it_writes_leaves_nothing(weights: Path, video: Path, tmp_p
     def stop(self: Source, times: Any, crop: Any, chunk_seconds: float) -> Any:
         crops.append(type(crop).__name__)
         if crops.count("WholePicture") == 3:
-            assert [path.suffix for path in out.iterdir()] == [".tmp"]
+            assert {path.suffix for path in out.iterdir()} == {".tmp"}
             raise problem
         return read(self, times, crop, chunk_seconds)
 
     monkeypatch.setattr(Source, "read", stop)
-    with pytest.raises(SystemExit if isinstance(problem, VideoError) else KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="damaged there" if isinstance(problem, VideoError) else "^130$"):
         cli(command(video, weights, "--out", out / "a.mp4", "--share", 1))
     assert crops.count("EvalTransform") == 3 and os.listdir(out) == []

@@ -7,9 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
+from egovlpv2.command_line import at_least
 from egovlpv2.features.files import SUFFIX, Recipe, read_plain
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.checkpoint import load_backbone
+
+_MOST_WORKERS = 1000  # processes: each takes some 300 MB
+# No text tower takes as many words, and the tokenizer's library aborts at far more; no camera gives as many frames.
+_MOST = {"max_words": 1_000_000, "fps": 1000.0}
 
 
 def add_model_options(parser: argparse.ArgumentParser, max_words: int | None = 30) -> None:
@@ -27,7 +32,8 @@ def add_video_options(parser: argparse.ArgumentParser, unit: str, batch_size: in
     parser.add_argument("--chunk-seconds", type=float, default=600.0, help="length of the files of a chunked video")
     parser.add_argument("--image-fps", type=float, help="pictures a second, where a video is a folder of pictures")
     parser.add_argument("--batch-size", type=int, default=batch_size, help=f"{unit} at a time")
-    parser.add_argument("--num-workers", type=int, default=num_workers, help="processes that decode")
+    parser.add_argument("--num-workers", type=at_least(0, _MOST_WORKERS), default=num_workers,
+                        help="processes that decode")
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -68,10 +74,17 @@ def fingerprint(path: str) -> str:
 
 
 def require_positive(args: argparse.Namespace, *names: str) -> None:
-    """Refuses options that are zero, below, or no number."""
+    """Refuse options that are zero, below, infinite, not a number, or far too large.
+
+    Raises:
+        ValueError: One is; names it.
+    """
     for name in names:
-        if not getattr(args, name) > 0:  # also refuses NaN
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: give more than 0")
+        option, value = name.replace("_", "-"), getattr(args, name)
+        if not 0 < value < float("inf"):  # also refuses NaN
+            raise ValueError(f"--{option} {value}: give {'a finite number' if value > 0 else 'more than 0'}")
+        if value > (most := _MOST.get(name, value)):
+            raise ValueError(f"--{option} {value}: give {most:g} at most")
 
 
 def make_folder(out: Path) -> None:

@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from egovlpv2.border import CommandParser
 from egovlpv2.features.extract import add_options, prepare, report
 from egovlpv2.features.files import SUFFIX
 from egovlpv2.features.options import require_positive
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.max_words > (most := extraction.backbone.text_tower.max_words):
         raise ValueError(f"--max-words {args.max_words}: the text tower of {args.weights} takes {most} at most")
     weights, tokenizer = str(Path(args.weights).absolute()), _place(extraction.tokenizer_name)
-    add(args.out, Catalogue(weights, tokenizer, args.max_words, {}), sources, args.chunk_seconds)
+    add(args.out, Catalogue(weights, tokenizer, args.max_words, {}), extraction.left, args.chunk_seconds)
     extraction.run(args.num_workers)
     report(extraction, "index")
     if not any(args.out.glob(f"*{SUFFIX}")):
@@ -56,8 +57,8 @@ def _place(tokenizer: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="egovlpv2 index", description="Makes videos searchable by text.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = CommandParser(prog="egovlpv2 index", description="Makes videos searchable by text.",
+                           formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("index"), help="the index's folder; what is in it stays")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a window")
     parser.add_argument("--every", type=float, default=1.0, help="seconds from one window's start to the next")

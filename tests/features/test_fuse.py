@@ -211,7 +211,7 @@ def test_a_stop_in_the_middle_leaves_nothing_half_written(made: Made, tmp_path: 
 
     with monkeypatch.context() as patch:
         patch.setattr(fuse, "look", stop)
-        with pytest.raises(type(problem)):
+        with pytest.raises(SystemExit if isinstance(problem, KeyboardInterrupt) else RuntimeError):
             cli(command(made, out, "--batch-size", 3))
     assert calls == [3, 3, 3, 1] and os.listdir(out) == ["a.safetensors"]
     cli(command(made, out, "--batch-size", 3))
