@@ -1,28 +1,112 @@
 """Files that are whole or absent, whatever happens while they are written."""
 
+import errno
+import fcntl
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
+
+_DRAFT = re.compile(r".+\.[0-9a-f]{32}\.tmp", re.DOTALL)
+_LONGEST_NAME = 255 - 37  # bytes that a draft's name may have in front of the part that is new each time
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Gives a name to write to; the file gets its own name only once it is complete.
+    """Yield a draft to write to, which gets the file's name once it is complete and on the disk.
 
-    The name ends in `.tmp` and is new each time: neither a process that outlives a killed run by a moment nor one on
-    another machine writes into the same file.
+    The draft lies beside the file, its name ends in `.tmp` and is new each time: neither a process that outlives a
+    killed run by a moment nor one on another machine writes into the same draft. It is locked while it is written;
+    drafts in the folder that nobody has locked, which killed processes left, are removed first.
+
+    Args:
+        path: The file. Its folder is made. Write into the draft that is there: one put in its place has no lock.
 
     Raises:
         ValueError: There is a folder of that name.
+        OSError: The file can't be written; names it. A file that was there before stays as it was.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the name of a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_drafts(path.parent, _DRAFT)
+        held = _open_draft(path)
+    draft = Path(held.name)
     try:
-        yield draft
-        os.replace(draft, path)
+        with _naming(path):
+            yield draft
+            sync(draft)
+            os.replace(draft, path)
+            sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+        held.close()
+
+
+def _open_draft(path: Path) -> BinaryIO:
+    """A new draft, locked where the file system has locks."""
+    name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
+    while True:
+        held = path.with_name(f"{name}.{uuid4().hex}.tmp").open("xb")
+        with suppress(OSError):  # no locks here: then nobody else can lock it either, and so nobody removes it
+            fcntl.flock(held, fcntl.LOCK_EX)
+        if is_at(held, Path(held.name)):
+            return held
+        held.close()  # removed between our two steps: it wasn't locked yet
+
+
+def remove_drafts(folder: Path, pattern: re.Pattern[str]) -> None:
+    """Remove what killed processes left in a folder: files that no process has locked.
+
+    Args:
+        folder: Where to look, not in folders inside.
+        pattern: What the whole name of a draft fits.
+    """
+    for name in filter(pattern.fullmatch, os.listdir(folder)):
+        draft = folder / name
+        with suppress(OSError), draft.open("r+b") as left:  # gone, another user's, locked, or no locks here
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if is_at(left, draft):
+                draft.unlink()
+
+
+def is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether a path is still that of an open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if path.is_file():  # some file systems can't do it for a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Make an error of writing, such as that of a full disk, name the file that the user asked for."""
+    try:
+        yield
+    except OSError as error:
+        nameless = error.filename is None and error.errno in _OF_WRITING
+        if not nameless and not _is_draft_of(path, error.filename):
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+def _is_draft_of(path: Path, name: object) -> bool:
+    draft = Path(os.fsdecode(name)) if isinstance(name, str | bytes) else Path()
+    return draft.parent == path.parent and _DRAFT.fullmatch(draft.name) is not None

@@ -5,9 +5,16 @@ A lock of the operating system is tied to its process: `kill -9` frees it.
 
 import fcntl
 import os
+import re
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from egovlpv2.features.files import SUFFIX
+from egovlpv2.files import is_at, remove_drafts, sync
+
+_DRAFT = re.compile(rf".+{re.escape(SUFFIX)}\.partial", re.DOTALL)
 
 
 class Claim:
@@ -22,14 +29,22 @@ class Claim:
         self.path, self.draft = path, draft
 
     def finish(self) -> None:
-        """Gives the file its name."""
-        self.draft.flush()
-        os.fsync(self.draft.fileno())
+        """Give the file its name.
+
+        Raises:
+            OSError: What was written doesn't fit the disk; names the file.
+        """
+        try:
+            self.draft.flush()
+            os.fsync(self.draft.fileno())
+        except OSError as error:
+            raise type(error)(error.errno, error.strerror, str(self.path)) from error
         os.replace(self.draft.name, self.path)
+        sync(self.path.parent)
         self.draft.close()
 
     def drop(self) -> None:
-        """Leaves nothing."""
+        """Leave nothing."""
         Path(self.draft.name).unlink(missing_ok=True)
         with suppress(OSError):  # what is buffered may not fit a full disk
             self.draft.close()
@@ -40,12 +55,10 @@ def claim(path: Path) -> Claim | None:
     name = path.with_name(f"{path.name}.partial")
     while not path.exists():
         draft = name.open("ab")
-        try:
-            fcntl.flock(draft, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(draft):
             draft.close()
             return None
-        if not _is_at(draft, name):
+        if not is_at(draft, name):
             draft.close()  # the other process finished it, or dropped it, between our two looks
         elif path.exists():
             Claim(path, draft).drop()  # the other process finished it before we opened the draft
@@ -55,9 +68,17 @@ def claim(path: Path) -> Claim | None:
     return None
 
 
-def _is_at(draft: BinaryIO, name: Path) -> bool:
-    """Whether a name is still that of an open file."""
-    try:
-        return os.path.samestat(os.fstat(draft.fileno()), name.stat())
-    except FileNotFoundError:
-        return False
+def _lock(draft: BinaryIO) -> bool:
+    """Lock a draft, unless another process writes it; one that only looks whether it is left over lets go at once."""
+    for pause in (0.01, 0.0):
+        try:
+            fcntl.flock(draft, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(pause)
+    return False
+
+
+def remove_left(folder: Path) -> None:
+    """Remove the drafts of feature files that killed processes left in a folder and nobody writes any more."""
+    remove_drafts(folder, _DRAFT)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from egovlpv2.features.asked import ask, look
-from egovlpv2.features.claims import Claim, claim
+from egovlpv2.features.claims import Claim, claim, remove_left
 from egovlpv2.features.files import PER_QUERY, SUFFIX, FeatureWriter, Recipe
 from egovlpv2.features.options import (
     add_model_options,
@@ -216,6 +216,7 @@ def prepare(args: argparse.Namespace, sources: Sequence[Source], queries: dict[s
     recipe = Recipe(args.kind, width, args.fps, args.window, args.stride, args.frames, size,
                     fingerprint(args.weights))
     make_folder(args.out)
+    remove_left(args.out)
     refuse_a_mix(args.out, recipe, queries)
     return Extraction(
         backbone, recipe, Windows(args.fps, args.window, args.stride, args.frames, size, args.chunk_seconds), sources,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from egovlpv2.features.asked import ask, look, unfused
-from egovlpv2.features.claims import Claim, claim
+from egovlpv2.features.claims import Claim, claim, remove_left
 from egovlpv2.features.files import PER_QUERY, SUFFIX, FeatureFolder, FeatureWriter
 from egovlpv2.features.options import (
     add_model_options,
@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     backbone = open_backbone(args, recipe.frames)
     tokenizer = load_tokenizer(args.tokenizer or backbone.config.text.tokenizer)
     make_folder(args.out)
+    remove_left(args.out)
     refuse_a_mix(args.out, replace(recipe, kind=args.kind), queries)
     done = 0
     for name in names:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as WaitedTooLong  # the built-in one only from Python 3.11 on
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -190,13 +191,12 @@ def test_two_videos_of_one_name_are_refused(videos: Path, weights: Path, made: P
 
 
 def test_one_process_at_a_time_writes_the_list(made: Path, videos: Path) -> None:
-    with (made / "index.json.lock").open("ab") as other:
-        with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
+        with (made / "index.json.lock").open("ab") as other:  # closed, and so unlocked, whatever happens inside
             fcntl.flock(other, fcntl.LOCK_EX)
             adding = pool.submit(add, made, read_catalogue(made), find_videos([videos]), 600.0)
-            with pytest.raises(TimeoutError):
+            with pytest.raises(WaitedTooLong):
                 adding.result(timeout=0.3)
-            fcntl.flock(other, fcntl.LOCK_UN)
         assert adding.result(timeout=5) is None
 
 
