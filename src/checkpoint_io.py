@@ -1,8 +1,11 @@
 """Reading and writing of Lightning's checkpoints: a file is whole or stays as it was, and none of its code runs."""
 
+import errno
+import lzma
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
             OSError: It can't be written, for example because the disk is full; the file before it stays.
         """
         with whole(Path(path)) as draft, draft.open("wb") as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch's own, when it closes what could not be written
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     def load_checkpoint(self, path: str | Path, map_location: Callable[..., Any] | None = None,
                         weights_only: bool | None = None) -> dict[str, Any]:
@@ -83,7 +91,11 @@ def _describe_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names, damaged = archive.namelist(), archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, EOFError):
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, struct.error, ValueError, EOFError):
+        return "a part of a file of torch.save, or a damaged one"
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # those are of a damaged list of contents
+            raise
         return "a part of a file of torch.save, or a damaged one"
     if damaged is not None:
         return f"a damaged file of torch.save ({damaged} differs from its check sum)"

@@ -83,7 +83,8 @@ class Schedule(LambdaLR):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at a stored step, with the learning rates that the present settings give it."""
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
-        self._last_lr = self.get_lr()
+        peaks = zip(self.base_lrs, self.lr_lambdas, strict=True)
+        self._last_lr = [peak * factor(self.last_epoch) for peak, factor in peaks]
         for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = lr
 

@@ -71,11 +71,13 @@ class LastCheckpoint(Checkpoint):
         The signal may have ended a worker of the loader too, before the step in hand was done.
         """
         batch = trainer.fit_loop.epoch_loop.batch_progress.current
-        if self.stop.number is not None and not isinstance(exception, SystemExit) and trainer.world_size == 1:
-            if batch.ready == batch.completed:
-                self._save_and_stop(trainer)
-            end(self.stop.number, f"stopped within a step; the checkpoint before it stays: {self.path}")
-        self.stop.close()
+        try:
+            if self.stop.number is not None and not isinstance(exception, SystemExit) and trainer.world_size == 1:
+                if batch.ready == batch.completed:
+                    self._save_and_stop(trainer)
+                end(self.stop.number, f"stopped within a step; the checkpoint before it stays: {self.path}")
+        finally:
+            self.stop.close()
 
     def _save_or_stop(self, trainer: Trainer) -> None:
         if self._is_asked_to_stop(trainer):

@@ -49,11 +49,13 @@ def numbers(folder: Path) -> dict[str, Any]:
 def test_killed_runs_end_as_the_uninterrupted_one(toy: Path, tmp_path: Path) -> None:
     run(tmp_path / "whole", 0, 0, arguments(toy, 100))
     expected, report, moments = outcome(tmp_path / "whole"), numbers(tmp_path / "whole"), []
+    seconds = json.loads((tmp_path / "whole" / "metrics.json").read_text())["protocol"]["fit_seconds"]
     assert expected["last"]["steps"] == STEPS * EPOCHS
     for every in range(2, 8):
         elsewhere = tmp_path / f"tmp{every}"
         elsewhere.mkdir()
-        moments += run(tmp_path / f"every{every}", every, KILLS, arguments(toy, every), TMPDIR=str(elsewhere))
+        moments += run(tmp_path / f"every{every}", every, KILLS, arguments(toy, every), TMPDIR=str(elsewhere),
+                       TRAINING_SECONDS=str(seconds / 2))
         assert outcome(tmp_path / f"every{every}") == expected, (every, moments)
         assert numbers(tmp_path / f"every{every}") == report, (every, moments)
         assert not list((tmp_path / f"every{every}").rglob("*.tmp"))
