@@ -11,6 +11,7 @@ from egovlpv2.distributed import total
 from egovlpv2.resume import find_place
 from egovlpv2.text import load_tokenizer
 from lightning import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
@@ -86,8 +87,10 @@ class LoaderDataModule(LightningDataModule):
                 "counts": {name: self._total(name) for name in _COUNTED_IN_TRAINING if name in self.counts}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on at the place of a checkpoint; an evaluation of it counts its own rows alone."""
         self._place = state.get("train")
-        if self._processes()[1] == 0:  # the other processes begin at zero, so that the sum is right
+        resumes = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
+        if resumes and self._processes()[1] == 0:  # the other processes begin at zero, so that the sum is right
             self.counts |= state.get("counts", {})
 
     def _total(self, name: str) -> int:
