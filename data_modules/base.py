@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from egovlpv2.data_modules.loaders import ResumableDataLoader, ShareSampler
 from egovlpv2.distributed import total
+from egovlpv2.resume import find_place
 from egovlpv2.text import load_tokenizer
 from lightning import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_COUNTED_IN_TRAINING = ("train_clips", "replaced_clips")  # by each process of its own share
 _JUDGED_CLIPS = 1000  # up to so many clips, one failure more or less is chance
 
 _log = logging.getLogger(__name__)
@@ -72,13 +75,28 @@ class LoaderDataModule(LightningDataModule):
         return self._train_loader
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the epoch. Lightning stores the loader's state too, but does not load it where the module has
-        asked for `estimated_stepping_batches`, as ours do: by then the loader is already made.
+        """The place in the run, and the counts up to there, of all processes together.
+
+        Lightning stores the loader's state too, but does not load it where the module has asked for
+        `estimated_stepping_batches`, as ours do: by then the loader is already made.
         """
-        return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+        if self._train_loader is None:
+            return {}
+        place = find_place(self.trainer)
+        return {"train": self._train_loader.state_dict() | {"epoch": place.epoch, "batch": place.batch},
+                "counts": {name: self._total(name) for name in _COUNTED_IN_TRAINING if name in self.counts}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on at the place of a checkpoint; an evaluation of it counts its own rows alone."""
         self._place = state.get("train")
+        resumes = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
+        if resumes and self._processes()[1] == 0:  # the other processes begin at zero, so that the sum is right
+            self.counts |= state.get("counts", {})
+
+    def _total(self, name: str) -> int:
+        """A count, summed over the processes."""
+        count = self.counts.get(name, 0)
+        return total(count, self.trainer.strategy.root_device) if self.trainer else count
 
     def eval_loader(self, dataset: Dataset, collate: Callable[[list[Any]], dict[str, Any]]) -> DataLoader:
         """Deal the rows of `dataset`, in order and each once, to all processes; see `ShareSampler`."""
@@ -146,10 +164,7 @@ class VideoDataModule(LoaderDataModule):
 
     def _counts_of_all(self) -> dict[str, int]:
         """`counts`, with those that each process makes of its own share summed over the processes."""
-        if not self.trainer:
-            return self.counts
-        shares = ("train_clips", "replaced_clips", f"skipped_{self.evaluated}")
-        sums = {name: total(self.counts.get(name, 0), self.trainer.strategy.root_device) for name in shares}
+        sums = {name: self._total(name) for name in (*_COUNTED_IN_TRAINING, f"skipped_{self.evaluated}")}
         return self.counts | {name: number for name, number in sums.items() if name in self.counts}
 
     @cached_property

@@ -51,8 +51,8 @@ class ResumableDataLoader(DataLoader):
     """A training loader whose place in the epoch is stored in Lightning's checkpoints.
 
     The data set gets keys `(epoch, index)` and must draw all its random numbers from `(seed, epoch, index)`; then a
-    run that is killed and resumed sees the batches that it would have seen. A batch that was taken but not yet
-    finished when the checkpoint was written counts as seen.
+    run that is killed and resumed sees the batches that it would have seen. By itself the loader counts each batch
+    that it has handed out; the data module stores how many of them the run has used.
 
     Args:
         dataset: The rows.

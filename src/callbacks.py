@@ -1,6 +1,7 @@
 """The end of a run: its final numbers with the protocol behind them, as `metrics.json` and as a table."""
 
 import json
+import math
 import time
 from itertools import chain
 from math import isfinite
@@ -8,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from egovlpv2.files import whole
+from egovlpv2.schema import check
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import TypedDict
 
 
 class FinalReport(Callback):
@@ -19,9 +23,19 @@ class FinalReport(Callback):
         self.metrics: dict[str, float] = {}
         self.trained: dict[str, int] = {}  # how long, if this run trained
         self.began = 0.0
+        self.seconds_before = 0.0  # of training, in the processes that a resumed run had before
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.began = time.monotonic()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["egovlpv2_report"] = {"seconds": self._seconds(), "metrics": self.metrics | _numbers(trainer)}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on with the time and the numbers that a resumed run has had."""
+        if trainer.state.fn == TrainerFn.FITTING and "egovlpv2_report" in checkpoint:
+            report = check(checkpoint["egovlpv2_report"], _Report, str(trainer.ckpt_path))
+            self.seconds_before, self.metrics = report["seconds"], report["metrics"]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer, pl_module, "fit")
@@ -44,19 +58,32 @@ class FinalReport(Callback):
         write_json(Path(trainer.log_dir or ".") / "predictions.json", submission(rows) if submission else rows)
         print(f"what was left out: {getattr(trainer.datamodule, 'counts', {})}")
 
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.began
+
     def _report(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()
-                         if not name.endswith(("_step", "_epoch"))}
+        self.metrics |= _numbers(trainer)
         protocol = {"command": stage, "checkpoint": trainer.ckpt_path, "devices": trainer.world_size,
                     "precision": trainer.precision}
         if stage == "fit":
             self.trained = {"epochs": trainer.current_epoch, "steps": trainer.global_step,
-                            "fit_seconds": round(time.monotonic() - self.began)}
+                            "fit_seconds": round(self._seconds())}
         protocol |= self.trained
         for part in (module, trainer.datamodule):
             protocol |= getattr(part, "protocol", {})
         if trainer.log_dir is not None:
             write_metrics(Path(trainer.log_dir) / "metrics.json", self.metrics, protocol)
+
+
+class _Report(TypedDict):
+    seconds: float
+    metrics: dict[str, float]
+
+
+def _numbers(trainer: Trainer) -> dict[str, float]:
+    """The newest value of all that was logged."""
+    return {name: float(value) for name, value in trainer.callback_metrics.items()
+            if not name.endswith(("_step", "_epoch"))}
 
 
 @rank_zero_only
@@ -70,7 +97,21 @@ def write_metrics(path: Path, metrics: dict[str, float], protocol: dict[str, Any
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes the file whole or not at all, and says where it is."""
+    """Write a JSON file whole or not at all, and say where it is.
+
+    Args:
+        path: The file.
+        content: Plain values. JSON has no NaN and nothing infinite: they become null.
+    """
     with whole(path) as draft:
-        draft.write_text(json.dumps(content, indent=2) + "\n")
+        draft.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     print(f"written: {path}")
+
+
+def finite(content: Any) -> Any:
+    """Plain values with None in place of numbers that aren't finite."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 log = logging.getLogger(__name__)
@@ -77,10 +77,37 @@ def lr_factor(step: int, warmup: float, total: int, decay: str, end: float) -> f
     return end + (1 - end) * remaining
 
 
+class Schedule(LambdaLR):
+    """A schedule of learning rates whose state is the step alone: rates and shape are those of today's settings."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at a stored step, with the learning rates that the present settings give it."""
+        self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
+        peaks = zip(self.base_lrs, self.lr_lambdas, strict=True)
+        self._last_lr = [peak * factor(self.last_epoch) for peak, factor in peaks]
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = lr
+
+
+def _keep_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A stored state with the present settings of the groups (learning rate, decay, ...) in place of the stored."""
+    own, stored = optimizer.param_groups, state["param_groups"]
+    if [len(group["params"]) for group in own] != [len(group["params"]) for group in stored]:
+        raise ValueError("the checkpoint's optimizer has other groups of parameters than the present settings make: "
+                         f"{[len(group['params']) for group in stored]} tensors then, "
+                         f"{[len(group['params']) for group in own]} now; resume with the settings of then")
+    groups = [{**now, "params": then["params"]} for now, then in zip(own, stored, strict=True)]
+    return state | {"param_groups": groups}
+
+
 def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int, max_epochs: int,
                    name_of_rest: str = "backbone") -> dict[str, Any]:
-    """What `LightningModule.configure_optimizers` returns: AdamW and a schedule that moves every step."""
+    """What `LightningModule.configure_optimizers` returns: AdamW and a schedule that moves every step.
+
+    Their states are moments and progress: a run that goes on from a checkpoint follows its present settings.
+    """
     optimizer = AdamW(parameter_groups(module, config, name_of_rest), betas=config.betas, fused=True)
+    optimizer.register_load_state_dict_pre_hook(_keep_settings)
     warmup, end = total_steps * config.warmup_epochs / max_epochs, config.end_lr / config.lr
-    schedule = LambdaLR(optimizer, lambda step: lr_factor(step, warmup, total_steps, config.decay, end))
+    schedule = Schedule(optimizer, lambda step: lr_factor(step, warmup, total_steps, config.decay, end))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

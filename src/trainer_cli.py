@@ -1,14 +1,23 @@
 """LightningCLI as this project uses it: several `--config` files, interpolation between them, one folder a run."""
 
 import logging
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import jsonargparse
 import torch
 from egovlpv2.callbacks import FinalReport
-from lightning import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningCLI
+from egovlpv2.checkpoint_io import WholeCheckpointIO
+from egovlpv2.files import whole
+from egovlpv2.resume import use_resumable_loops
+from egovlpv2.run_checkpoints import LAST
+from egovlpv2.run_folder import take_folder
+from egovlpv2.settings import changed_settings
+from egovlpv2.stops import ending_on_signals
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -19,68 +28,120 @@ log = logging.getLogger(__name__)
 class EgoCLI(LightningCLI):
     """Tests the best checkpoint after a fit, and never writes one run over another."""
 
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing, where Lightning would merge the hyperparameters in a checkpoint into the settings.
+
+        A checkpoint brings weights, moments of the optimizer and progress; a run is what YAML and command line say.
+        """
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make a trainer that replaces checkpoints when they are whole, and goes on from any of them.
+
+        Raises:
+            ValueError: It can't be made on this machine, such as with a GPU where there is none.
+        """
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except MisconfigurationException as error:
+            asked = self._get(self.config, "trainer.accelerator")
+            hint = " (TRAINER=cpu, or --config conf/trainer/cpu.yaml, needs none)" if asked in ("gpu", "cuda") else ""
+            raise ValueError(f"{error}{hint}") from error
+        except (RuntimeError, ValueError) as error:
+            if "SLURM" not in str(error):
+                raise
+            raise ValueError(f"{error} This process was started in a SLURM job of SLURM_NTASKS="
+                             f"{os.environ.get('SLURM_NTASKS')} tasks: start one with srun for each device, or, for a "
+                             "process on its own, `unset SLURM_NTASKS`") from error
+        trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        use_resumable_loops(trainer)
+        return trainer
+
     def before_fit(self) -> None:
-        if self.config.fit.ckpt_path is None:
-            self._set_earlier_run_aside()
-        elif self.config.fit.ckpt_path == "last" and not (self._folder / "checkpoints" / "last.ckpt").is_file():
-            raise ValueError(f"--ckpt_path last: there is no {self._folder}/checkpoints/last.ckpt to go on from; leave "
-                             "the option out to start anew")
+        last, path = self._folder / LAST, self.config.fit.ckpt_path
+        if path is None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and last.is_file():
+            path = last  # SLURM has queued the job again
+        if path == "last":
+            if not last.is_file():
+                raise ValueError(f"--ckpt_path last: there is no {last} to go on from; leave the option out to start "
+                                 "anew")
+            path = last
+        if path is None:
+            self._take_folder()
+            return
+        self.config_init.fit.ckpt_path = str(path)
+        self._take_folder(keep=Path(path).resolve().is_relative_to(self._folder.resolve()))
+        now = self._parser("fit").dump(self.config.fit, skip_none=False)
+        for line in changed_settings(Path(path).parent.parent / "config.yaml", now):
+            log.warning("%s", line)
 
     def before_validate(self) -> None:
-        self._set_earlier_run_aside()
+        self._take_folder()
         self.config_init["validate"]["verbose"] = False  # the numbers are printed once, by FinalReport
 
     def before_test(self) -> None:
-        self._set_earlier_run_aside()
+        self._take_folder()
         self.config_init["test"]["verbose"] = False
 
     def before_predict(self) -> None:
-        self._set_earlier_run_aside()
+        self._take_folder()
 
     @property
     def _folder(self) -> Path:
         return Path(self.trainer.log_dir or ".")
 
-    def _set_earlier_run_aside(self) -> None:
-        logger = self.trainer.logger
+    def _take_folder(self, keep: bool = False) -> None:
+        logger, folder = self.trainer.logger, self._folder
         if isinstance(logger, TensorBoardLogger) and logger.name:
-            _set_aside(self._folder)
+            rank_zero_only(take_folder)(folder, keep)
 
     def after_fit(self) -> None:
-        if not self.trainer.fast_dev_run:  # the callback writes `last.ckpt` every so many steps, not at the end
-            self.trainer.save_checkpoint(self._folder / "checkpoints" / "last.ckpt")
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if not best or self.trainer.fast_dev_run:
             log.warning("No epoch of this run was validated, so it has no best checkpoint to test.")
             return
-        self.trainer.validate(self.model, self.datamodule, ckpt_path=best, verbose=False)
+        options = {"datamodule": self.datamodule, "ckpt_path": best, "verbose": False, "weights_only": True}
+        self.trainer.validate(self.model, **options)
         if getattr(self.datamodule, "has_test_data", False):
-            self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False)
+            self.trainer.test(self.model, **options)
 
 
-@rank_zero_only
-def _set_aside(folder: Path) -> None:
-    """A finished or broken-off run of the same name moves to `<folder>.1`, `.2`, ..."""
-    if not any((folder / name).exists() for name in ("checkpoints", "metrics.json", "predictions.json")):
-        return
-    number = next(i for i in range(1, 10_000) if not Path(f"{folder}.{i}").exists())
-    folder.rename(f"{folder}.{number}")
-    print(f"{folder} held an earlier run: it is now {folder}.{number}")
+class SaveSettings(SaveConfigCallback):
+    """Writes `config.yaml` whole or not at all: that of a fit when it trains, so that a refused one changes nothing."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit" and not self.already_saved:
+            self._write(trainer)
+        self.already_saved = True  # the evaluation after a fit has the fit's settings
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        folder = trainer.log_dir  # all processes must ask
+        if trainer.is_global_zero and folder is not None:
+            with whole(Path(folder) / self.config_filename) as draft:
+                draft.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
 
 
 def run(args: list[str]) -> None:
-    """`egovlpv2 fit|validate|test|predict`."""
+    """Run `egovlpv2 fit|validate|test|predict`.
+
+    Raises:
+        ValueError: An option, a file or this machine doesn't allow it.
+        SystemExit: A signal asks for the end; the exit code is 128 and its number.
+    """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("egovlpv2").setLevel(logging.INFO)
     torch.set_float32_matmul_precision("high")
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    try:
-        EgoCLI(
-            LightningModule, LightningDataModule, subclass_mode_model=True, subclass_mode_data=True,
-            args=None if args == sys.argv[1:] else args,  # Lightning warns of a list where a command line is
-            trainer_defaults={"callbacks": [FinalReport()]},
-            parser_kwargs={"parser_mode": "omegaconf+", "exit_on_error": False},
-            save_config_kwargs={"overwrite": True}, seed_everything_default=0,
-        )
-    except MisconfigurationException as error:  # such as a GPU asked for where there is none
-        raise ValueError(f"{error} (TRAINER=cpu, or --config conf/trainer/cpu.yaml, needs none)") from error
+    with ending_on_signals("stopped; checkpoints that were written stay"):
+        try:
+            EgoCLI(
+                LightningModule, LightningDataModule, subclass_mode_model=True, subclass_mode_data=True,
+                args=None if args == sys.argv[1:] else args,  # Lightning warns of a list where a command line is
+                trainer_defaults={"callbacks": [FinalReport()]},
+                parser_kwargs={"parser_mode": "omegaconf+", "exit_on_error": False},
+                save_config_callback=SaveSettings, save_config_kwargs={"overwrite": True}, seed_everything_default=0,
+            )
+        except MisconfigurationException as error:  # Lightning's word for settings that it refuses
+            raise ValueError(str(error)) from error

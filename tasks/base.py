@@ -13,6 +13,7 @@ from egovlpv2.model.checkpoint import check_traits, load_strictly, read_weights
 from egovlpv2.optim import OptimizerConfig, make_optimizer
 from egovlpv2.text import check_tokenizer
 from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 
@@ -45,6 +46,28 @@ class Task(LightningModule):
         """A seed that depends on the run's seed and the step alone, so that a resumed run draws the same numbers."""
         entropy = (global_seed(), self.current_epoch, batch_idx, *more)
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["egovlpv2"] = {"task": type(self).__name__}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another task or model before anything is loaded.
+
+        Raises:
+            ValueError: The names or shapes of its tensors are not this model's; says what it looks like.
+        """
+        path = self.trainer.ckpt_path
+        facts = checkpoint.get("egovlpv2")
+        kind = facts.get("task") if isinstance(facts, dict) else None
+        like = f"a checkpoint of {kind}" if isinstance(kind, str) else "a checkpoint of another program or version"
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        if fitting and (missing := [key for key in ("optimizer_states", "lr_schedulers") if key not in checkpoint]):
+            raise ValueError(f"{path} can't be resumed: it has no {missing[0]}, and looks like {like} saved with its "
+                             "weights alone (they go to --model.init_args.weights)")
+        if wrong := _compare_states(checkpoint["state_dict"], self.state_dict()):
+            raise ValueError(f"{path} does not fit {type(self).__name__} as it is configured: {wrong}; it looks like "
+                             f"{like}. Give a checkpoint of the same task and model (weights of others go to "
+                             "--model.init_args.weights)")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(self.step_seed(batch_idx, rank()))  # dropout and drop path
@@ -98,7 +121,19 @@ class BackboneTask(Task):
             check_tokenizer(tokenizer, self.backbone.text_tower, data.tokenizer_name)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["egovlpv2"] = {"backbone": self.backbone.config.to_dict()}
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["egovlpv2"]["backbone"] = self.backbone.config.to_dict()
+
+
+def _compare_states(loaded: dict[str, Any], own: dict[str, Any]) -> str:
+    """In which tensors a state dict differs from a module's, in words; empty if it fits."""
+    for text, names in (("it lacks", own.keys() - loaded.keys()), ("it also has", loaded.keys() - own.keys())):
+        if names:
+            return f"{text} {len(names)} tensors, such as {min(map(str, names))}"
+    for name, tensor in own.items():
+        if (shape := getattr(loaded[name], "shape", None)) != tensor.shape:
+            return f"{name} is {tuple(shape or ())} in the file and {tuple(tensor.shape)} here"
+    return ""
 
 
 def global_seed() -> int:

@@ -49,8 +49,9 @@ class QFVS(HeadTask):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What `egovlpv2 summarize` needs to use this head."""
+        super().on_save_checkpoint(checkpoint)
         recipe = self.trainer.datamodule.folder.recipe
-        checkpoint["egovlpv2"] = {"qfvs": self.sizes | {"kind": recipe.kind, "checkpoint": recipe.checkpoint}}
+        checkpoint["egovlpv2"]["qfvs"] = self.sizes | {"kind": recipe.kind, "checkpoint": recipe.checkpoint}
 
     def setup(self, stage: str) -> None:
         """Features of other weights, or of another kind, are named."""

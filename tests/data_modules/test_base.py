@@ -10,6 +10,7 @@ import pytest
 import torch
 from egovlpv2.data_modules.base import Failure, VideoDataModule
 from egovlpv2.data_modules.loaders import FILLER, EpochSampler, ResumableDataLoader, ShareSampler
+from egovlpv2.resume import use_resumable_loops
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
@@ -73,15 +74,21 @@ class Recorder(LightningModule):
 
 
 def train(
-    folder: Path, data: VideoDataModule, resume: Path | None = None, save: ModelCheckpoint | None = None, **options: Any
-) -> Recorder:
-    """Train for three epochs, with a checkpoint where `save` says, and give what the model saw."""
+    folder: Path, data: VideoDataModule, resume: Path | None = None, save: ModelCheckpoint | None = None,
+    loops: bool = True, **options: Any,
+) -> Recorder:  # fmt: skip
+    """Train for three epochs, with a checkpoint where `save` says, and give what the model saw.
+
+    With `loops`, as `egovlpv2 fit` does, otherwise by Lightning's own loops.
+    """
     model = Recorder()
     options = {"max_epochs": EPOCHS, "limit_val_batches": 1, "num_sanity_val_steps": 0} | options
     trainer = Trainer(
         default_root_dir=folder, accelerator="cpu", logger=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=save, enable_checkpointing=save is not None, **options,
     )  # fmt: skip
+    if loops:
+        use_resumable_loops(trainer)
     trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
     return model
 
@@ -97,10 +104,10 @@ def resumed(folder: Path, save: ModelCheckpoint, workers: int, **options: Any) -
     return found
 
 
-@pytest.mark.parametrize(("workers", "every"), [(0, 1), (1, 4)])
-def test_resume_after_any_batch(tmp_path: Path, workers: int, every: int) -> None:
+@pytest.mark.parametrize(("workers", "every", "loops"), [(0, 1, True), (0, 1, False), (1, 4, True)])
+def test_resume_after_any_batch(tmp_path: Path, workers: int, every: int, loops: bool) -> None:
     save = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=every, save_top_k=-1)
-    found = resumed(tmp_path, save, workers)
+    found = resumed(tmp_path, save, workers, loops=loops)
     assert set(found) == set(range(every, 16, every))
     for step, (expected, seen) in found.items():
         assert seen == expected, step

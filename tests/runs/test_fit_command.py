@@ -1,0 +1,45 @@
+"""`egovlpv2 fit` on checkpoints and machines that it can't go on with: one line, and nothing has changed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from egovlpv2.cli import main as cli
+from runs.test_kills import arguments
+
+
+def fit(toy: Path, folder: Path, *more: str) -> None:
+    cli([*arguments(toy, 2), f"--trainer.logger.init_args.save_dir={folder.parent}",
+         f"--trainer.logger.init_args.name={folder.name}", *more])
+
+
+def test_a_checkpoint_says_nothing_of_the_run(toy: Path, tmp_path: Path) -> None:
+    """Its hyperparameters, a class among them, are not merged into the settings."""
+    foreign = tmp_path / "foreign.ckpt"
+    torch.save({"state_dict": {"weight": torch.zeros(2)}, "loops": {}, "optimizer_states": [], "lr_schedulers": [],
+                "pytorch-lightning_version": "2.6.6", "epoch": 0, "global_step": 0,
+                "hyper_parameters": {"_class_path": "egovlpv2.tasks.egomcq.EgoMCQ", "weights": "x"}}, foreign)
+    with pytest.raises(SystemExit, match=r"foreign.ckpt does not fit Pretrain as it is configured: it lacks .* tens"):
+        fit(toy, tmp_path / "run", f"--ckpt_path={foreign}")
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_what_is_no_checkpoint_ends_in_one_line(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "foreign.ckpt").write_text("<html>")
+    with pytest.raises(SystemExit, match="foreign.ckpt is not a checkpoint of a run: it looks like a text"):
+        fit(toy, tmp_path / "run", f"--ckpt_path={tmp_path / 'foreign.ckpt'}")
+    with pytest.raises(SystemExit, match="there is no .*last.ckpt to go on from"):
+        fit(toy, tmp_path / "run", "--ckpt_path=last")
+
+
+def test_hints_are_where_they_belong(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit, match="TRAINER=cpu"):
+            fit(toy, tmp_path / "run", "--trainer.accelerator=gpu")
+    with pytest.raises(SystemExit) as caught:
+        fit(toy, tmp_path / "run", "--trainer.max_epochs=-7")
+    assert "max_epochs" in str(caught.value) and "TRAINER=cpu" not in str(caught.value)
+    for name, value in (("JOB_ID", "7"), ("NTASKS", "2"), ("JOB_NAME", "jupyter")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    with pytest.raises(SystemExit, match="`unset SLURM_NTASKS`"):
+        fit(toy, tmp_path / "run")
