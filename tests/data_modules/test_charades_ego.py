@@ -80,7 +80,7 @@ def test_without_a_validation_split_videos_are_held_out(toy: Path, options: dict
     ("AAAEGO,c001 x 1,5", "line 2, column actions: 'c001 x 1' is not `c000 start end`"),
     ("AAAEGO,c001 0 1,", "line 2, column length: '' is no number of seconds"),
     ("AAA,c001 0 1,3", "has no first-person video"),
-    ("AAAEGO,c001 0 1,3,", "has rows of more fields than its header"),
+    ("AAAEGO,c001 0 1,3,", "line 2 has 4 fields and the header 3"),
 ])
 def test_mistakes_are_named(small: Path, row: str, message: str) -> None:
     write(small, [row], "test")
