@@ -149,7 +149,8 @@ def _in_words(message: str) -> str:
     text, _, place = message.rpartition(" - at `")
     if not text:
         return message
-    return f"{place.rstrip('`').removeprefix('$').removeprefix('.') or 'the top'}: {text}"
+    place = place.rstrip("`").replace("key` in `$", "a key of $").replace("$.", "").replace("$", "")
+    return f"{place or 'the top'}: {text}"
 
 
 def _refuse_unknown(value: Any, shape: Any, place: str) -> None:

@@ -481,11 +481,11 @@ data:
 
 @pytest.mark.parametrize(("config", "message"), [
     ("data: {class_path: egovlpv2.data_modules.mq.MQDataModule, init_args: {root: a}}", "without a QFVSDataModule: gi"),
-    ("seed_everything: 1", "data.class_path is None there"), ("[1]", "can't be read as configs"),
-    ("a: [", "can't be read as configs"),
+    ("seed_everything: 1", "data.class_path is None there"), ("[1]", "can't be read as a config"),
+    ("a: [", "can't be read as a config"),
     ("data: {class_path: QFVSDataModule, init_args: {root: '${oc.env:NO_SUCH_VARIABLE}'}}", "NO_SUCH_VARIABLE"),
     ("data: {class_path: QFVSDataModule, init_args: {root: a, features: b, sahre: 1}}", "c.yaml: .*'sahre'"),
-    (None, "c.yaml can't be read as configs: .*No such file")])
+    (None, "c.yaml can't be read: No such file")])
 def test_bad_configs_are_named(tmp_path: Path, config: str | None, message: str) -> None:
     if config is not None:
         (tmp_path / "c.yaml").write_text(config)
