@@ -7,18 +7,21 @@ different columns: a table of 6,600 x 6,600 float32 (175 MB) and two lists of pl
 import hashlib
 import logging
 import pickle
+import pickletools
 import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from egovlpv2.files import whole
 from torch import Tensor
+
+_MOST_PARTS = 1000  # of a pickled matrix, which has some twenty
 
 _log = logging.getLogger(__name__)
 
@@ -121,17 +124,26 @@ def read_pickled_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
         raise ValueError(f"There is no file {path}: leave the relevancy out, and it is computed.")
     try:
         with path.open("rb") as file:
+            _check_memo(file)
             content = _ArrayUnpickler(file).load()
         if not isinstance(content, _Array) or not content.is_matrix_of_floats:
             raise ValueError("it holds no matrix of floats")
         matrix = content.build()
     except (pickle.UnpicklingError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError,
             ArithmeticError, MemoryError, RecursionError) as error:
-        raise ValueError(f"{path} is no pickled NumPy matrix: {error}.") from error
+        raise ValueError(f"{path} is no pickled NumPy matrix: {' '.join(str(error).split())}.") from error
     _check_shape(path, matrix.shape, shape)
     if not (matrix.min() >= 0 and matrix.max() <= 1 + 1e-6):  # nan is neither
         raise ValueError(f"{path} has relevancies that are not between 0 and 1.")
     return matrix
+
+
+def _check_memo(file: BinaryIO) -> None:
+    """Refuse a pickle that would fill the memory: the memo is as long as the largest place that is named in it."""
+    for opcode, place, _ in pickletools.genops(file):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and place > _MOST_PARTS:
+            raise pickle.UnpicklingError("it has too many parts for a matrix")
+    file.seek(0)
 
 
 class _Dtype:
@@ -205,7 +217,8 @@ def _read_npz(path: Path, shape: tuple[int, int], digest: str) -> Relevancy:
         _check_parts(table, clip, text)
     except (OSError, ValueError, LookupError, EOFError, TypeError, AttributeError, ArithmeticError, MemoryError,
             NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error) as error:
-        raise ValueError(f"{path} is no relevancy of ours ({error}): delete it to have it computed.") from error
+        raise ValueError(f"{path} is no relevancy of ours ({' '.join(str(error).split())}): delete it to have it "
+                         "computed.") from error
     _check_shape(path, (len(clip), len(text)), shape)
     if str(made_of) != digest:
         raise ValueError(f"{path} was computed from other labels: delete it to have it computed again.")

@@ -102,6 +102,12 @@ def test_a_malformed_question(
         EgoMCQ(world / "bad.json", reader(world))
 
 
+def test_a_byte_order_mark_and_ids_that_look_like_numbers(world: Path, questions: dict[str, Any]) -> None:
+    questions["2"]["choices"]["0"]["video_uid"] = "001"
+    (world / "a.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(questions).encode())
+    assert "001" in EgoMCQ(world / "a.json", reader(world)).videos
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [("{", "bad.json, line 1, column 2: no JSON"), ('{"0": NaN}', "bad.json: NaN"),

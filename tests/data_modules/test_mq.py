@@ -235,6 +235,34 @@ def test_other_forms_are_named(tmp_path: Path, content: str) -> None:
         list(read_moments(tmp_path / "bad.json"))
 
 
+def test_a_clip_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    path = write_official(tmp_path / "bad.json", clip("a", []), clip("b", []), clip("a", []))
+    with pytest.raises(ValueError, match=r"bad.json, videos\[0\].clips\[2\]: clip_uid 'a' is there twice, first"):
+        list(read_moments(path))
+    path.write_text('{"a": %s, "a": %s}' % ((json.dumps(entry("val")),) * 2))
+    with pytest.raises(ValueError, match="bad.json: the key 'a' is there twice"):
+        list(read_moments(path))
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"subset": "validation"}, "clip a: subset is 'validation': write train, val or test"),
+    ({"clip_id": "b"}, "clip a has the clip_id 'b': give it one name"),
+    ({"parent_start_sec": 5.0, "parent_end_sec": 5.0}, "clip a lasts from 5.0 to 5.0 s of its video"),
+    ({"parent_end_sec": None, "duration": 0.0}, "clip a lasts from"), ({"video_id": 7}, "video_id: Expected `str"),
+    ({"annotations": [{"label": "wash", "segment": [1, 1e9]}]}, "Expected `float` <= 1000000.0"),
+])
+def test_bad_clips_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    (tmp_path / "bad.json").write_text(json.dumps({"a": entry("val") | {"parent_start_sec": 0.0} | changes}))
+    with pytest.raises(ValueError, match=f"bad.json.*{message}"):
+        list(read_moments(tmp_path / "bad.json"))
+
+
+def test_a_clip_without_an_end_is_named(tmp_path: Path) -> None:
+    path = write_official(tmp_path / "bad.json", clip("a", []) | {"video_end_sec": None})
+    with pytest.raises(ValueError, match=r"bad.json.*clips\[0\].video_end_sec: Expected `float`, got `null`"):
+        list(read_moments(path))
+
+
 @pytest.mark.parametrize("classes", [{"wash": 1}, {"Background": 0, "wash": 2}, {"Background": 0, "wash": "1"},
                                      {"Background": 0, "wash": 0}, {"Background": 0, "wash": [1]}, ["wash"]])
 def test_a_bad_list_of_classes_is_named(make: Callable[..., MQDataModule], classes: Any) -> None:

@@ -304,6 +304,30 @@ def test_other_forms_are_named(tmp_path: Path, content: str) -> None:
         list(read_queries(tmp_path / "bad.json"))
 
 
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda c: c[1].update(clip_uid="a"), r"videos\[0\].clips\[1\]: clip_uid 'a' is there twice, first in videos"),
+    (lambda c: c[1]["annotations"][0].update(annotation_uid="a-0"), "annotation_uid 'a-0' is there twice, first"),
+    (lambda c: c[1]["annotations"][0].pop("annotation_uid"), "clip b: the query 'What.' is in an annotation without"),
+    (lambda c: c[1].update(clip_uid=5), r"clips\[1\].clip_uid: Expected `str`, got `int`"),
+    (lambda c: c[1].update(video_end_sec=None), "clip b doesn't tell its times"),
+    (lambda c: c[1].update(video_end_sec=0.0), "clip b lasts from 0.0 to 0.0 s of its video"),
+    (lambda c: c[1]["annotations"][0]["language_queries"][0].update(query=["What?"]), "query: Expected `str . null`"),
+])
+def test_what_is_wrong_with_a_clip_is_named(tmp_path: Path, change: Callable[[Any], object], message: str) -> None:
+    clips = [clip(name, [row("What?", 1, 2)]) for name in ("a", "b")]
+    change(clips)
+    with pytest.raises(ValueError, match=f"bad.json.*{message}"):
+        list(read_queries(write_official(tmp_path / "bad.json", *clips)))
+
+
+def test_a_query_of_vslnet_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    entry = {"fps": 1.0, "num_frames": 9, "annotation_uids": ["u", "u"], "query_idx": [3, 3], "sentences": ["a", "b"],
+             "exact_times": [[0, 1], [0, 1]]}
+    (tmp_path / "bad.json").write_text(json.dumps({"a": entry}))
+    with pytest.raises(ValueError, match=r"bad.json: clip a, sentences\[1\]: the query of annotation 'u 3' is"):
+        list(read_queries(tmp_path / "bad.json"))
+
+
 def test_unreadable_annotations_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="gone.json can't be read: No such file or directory"):
         list(read_queries(tmp_path / "gone.json"))

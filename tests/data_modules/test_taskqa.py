@@ -314,6 +314,8 @@ def test_answer_sets(make: Callable[..., TaskQADataModule], root: Path) -> None:
     path = root / "qa" / "direct" / "answer_set.txt"
     path.write_text("yes \r\n\r\nno\r\n")
     assert read_answers(path) == ["yes", "no"]
+    path.write_bytes("yes\rno\r".encode("utf-8-sig"))
+    assert read_answers(path) == ["yes", "no"]
     for content, problem in (("a\nb\na\n", "answer_set.txt lists 'a' twice"), (" \n", "answer_set.txt lists no answ")):
         path.write_text(content)
         with pytest.raises(ValueError, match=problem):

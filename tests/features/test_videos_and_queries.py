@@ -148,6 +148,17 @@ def test_queries_of_an_official_file_count_its_empty_ones(tmp_path: Path, capsys
     assert f"{path}: 3 empty queries skipped" in capsys.readouterr().err
 
 
+def test_queries_of_vslnet_count_its_empty_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "train.json", {"a": {"sentences": ["Where?", ""]}, "b": {"sentences": ["What?"]}})
+    assert read_queries([path]) == {"a": ["Where?"], "b": ["What?"]}
+    assert f"{path}: 1 empty queries skipped" in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_is_not_part_of_the_queries(tmp_path: Path) -> None:
+    (tmp_path / "q.json").write_bytes(b'\xef\xbb\xbf{"001": ["Where?"]}')
+    assert read_queries([str(tmp_path / "q.json")]) == {"001": ["Where?"]}
+
+
 @pytest.mark.parametrize("content", [
     {"a": [""]}, {"a": ["fine", "  "]}, {"a": [None]}, {"a": "Where?"}, {"a": {"query": "x"}}, ["a"], "a", 3])
 def test_wrong_queries_are_refused(tmp_path: Path, content: Any) -> None:
