@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from egovlpv2.data_modules.csv_files import held_out, read_csv, refuse
+from egovlpv2.data_modules.csv_files import held_out, read_csv, refuse, refuse_blanks, refuse_repeats
 from egovlpv2.data_modules.relevancy import Relevancy
 from egovlpv2.data_modules.retrieval import RetrievalDataModule, RetrievalSet
+from egovlpv2.schema import LONGEST, read_lines, shown
 
 _ACTION = re.compile(r"(c[0-9]+) ([0-9]+(?:\.[0-9]+)?) ([0-9]+(?:\.[0-9]+)?)")
-_CLASS = re.compile(r"(c\d+) (.+)")
+_CLASS = re.compile(r"(c[0-9]+)\s+(\S.*)")
 
 Action = tuple[int, float, float]  # class, start and end in seconds
 
@@ -71,10 +72,12 @@ def read_classes(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise ValueError(f"There is no file {path}: put Charades' Charades_v1_classes.txt there, or name another one.")
     names: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+    for number, line in enumerate(read_lines(path)):
         match = _CLASS.fullmatch(line.strip())
-        if match is None or int(match[1][1:]) != number:
-            raise ValueError(f"{path}, line {number + 1}: {line!r} is not `c{number:03d} name of the class`.")
+        if match is None or match[1] != f"c{number:03d}":
+            raise ValueError(f"{path}, line {number + 1}: {shown(line)} is not `c{number:03d} name of the class`.")
+        if match[2] in names.values():
+            raise ValueError(f"{path}, line {number + 1}: the class {shown(match[2])} is there twice.")
         names[match[1]] = match[2]
     if not names:
         raise ValueError(f"{path} names no class.")
@@ -85,26 +88,28 @@ def read_actions(path: Path, names: dict[str, str]) -> tuple[pd.DataFrame, list[
     """The rows of a CharadesEgo CSV, and the actions of each."""
     rows = read_csv(path, ("id", "actions", "length"), "CharadesEgo's annotations")
     lengths = pd.to_numeric(rows["length"], errors="coerce").to_numpy()
-    refuse(path, rows, "length", ~(lengths > 0), "is no number of seconds above 0")
+    refuse(path, rows, "length", ~((lengths > 0) & (lengths <= LONGEST)), "is no number of seconds above 0")
+    refuse_blanks(path, rows, ("id",))
+    refuse_repeats(path, rows, "id")
     places = {name: place for place, name in enumerate(names)}
     actions: list[list[Action]] = []
-    for row, text in enumerate(rows["actions"]):
+    for line, text in rows["actions"].items():
         try:
             actions.append([_parse_action(part, places) for part in text.split(";") if part.strip()])
         except ValueError as error:
-            raise ValueError(f"{path}, line {row + 2}, column actions: {error}.") from error
+            raise ValueError(f"{path}, line {line}, column actions: {error}.") from error
     return rows, actions
 
 
 def _parse_action(text: str, places: dict[str, int]) -> Action:
     match = _ACTION.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is not `c000 start end`")
+        raise ValueError(f"{shown(text)} is not `c000 start end`")
     name, start, end = match[1], float(match[2]), float(match[3])
     if name not in places:
-        raise ValueError(f"{text!r} has a class that is not one of the {len(places)}")
-    if end < start:
-        raise ValueError(f"{text!r} ends before it starts")
+        raise ValueError(f"{shown(text)} has a class that is not one of the {len(places)}")
+    if not start <= end <= LONGEST:
+        raise ValueError(f"{shown(text)} ends before it starts, or never")
     return places[name], start, end
 
 

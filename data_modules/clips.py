@@ -1,6 +1,7 @@
 """Reads the clips of a data set: where they lie, at which times, and which part of the picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,21 @@ def read_or_replace(row: int, num_rows: int, rng: np.random.Generator, read: Cal
     raise ValueError(f"{TRIES} clips one after the other could not be read; the last: {failures[-1].reason}")
 
 
+@contextmanager
+def _named_failures(path: Path) -> Iterator[None]:
+    """Raise what the file system refuses while a video is read as a `VideoError`, which counts as that clip's failure.
+
+    Args:
+        path: The video's file or folder.
+    """
+    if "\0" in str(path):
+        raise VideoError(f"{str(path)!r} is not the name of a file: look for a zero byte in the annotations")
+    try:
+        yield
+    except OSError as error:
+        raise VideoError(f"{path} can't be read ({error.strerror or error}): check its name and permissions") from error
+
+
 @dataclass(frozen=True)
 class ClipReader:
     """Reads clips of videos that are one file each.
@@ -63,13 +79,15 @@ class ClipReader:
 
     def train(self, video: str, start: float, end: float, rng: np.random.Generator) -> Tensor:
         """Frames at random times in a random part of the picture: (T, 3, H, W) uint8."""
-        times = jittered_times(*self._span(video, start, end), self.num_frames, rng)
-        return self._read(video, times, partial(TrainTransform(self.size), rng=rng)).frames
+        with _named_failures(self.folder / video):
+            times = jittered_times(*self._span(video, start, end), self.num_frames, rng)
+            return self._read(video, times, partial(TrainTransform(self.size), rng=rng)).frames
 
     def evaluate(self, video: str, start: float, end: float) -> Tensor:
         """Frames at even times in the middle of the picture: (T, 3, H, W) uint8."""
-        times = uniform_times(*self._span(video, start, end), self.num_frames)
-        return self._read(video, times, EvalTransform(self.size)).frames
+        with _named_failures(self.folder / video):
+            times = uniform_times(*self._span(video, start, end), self.num_frames)
+            return self._read(video, times, EvalTransform(self.size)).frames
 
     def _span(self, video: str, start: float, end: float) -> tuple[float, float]:
         """What of the clip lies in the video; an infinite end is the video's."""

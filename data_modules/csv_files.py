@@ -1,11 +1,14 @@
 """Small annotation files: CSVs of strings, whose mistakes are named by file, line and column."""
 
+import csv
+import io
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from egovlpv2.schema import read_text, shown
 
 
 def read_csv(path: Path, columns: Sequence[str], what: str) -> pd.DataFrame:
@@ -16,17 +19,28 @@ def read_csv(path: Path, columns: Sequence[str], what: str) -> pd.DataFrame:
         columns: Those that it must have.
         what: What the file is, for the error where there is none.
 
+    Returns:
+        The rows; the index is the line where each ends.
+
     Raises:
-        ValueError: The file isn't there or isn't a CSV, or lacks a column or rows.
+        ValueError: The file can't be read, isn't UTF-8 or a CSV, lacks a column or rows, names a column twice, or a row
+            has more or fewer fields than the header.
     """
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"There is no file {path}: put {what} there, or name another one.")
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
-        frame = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no CSV file: {error}.") from error
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes what is too much for the names of the rows
-        raise ValueError(f"{path} has rows of more fields than its header: look for commas outside quotes.")
+        rows = [(reader.line_num, fields) for fields in reader if fields]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: not a row of a CSV file ({error}).") from error
+    header = rows[0][1] if rows else []
+    if twice := [name for i, name in enumerate(header) if name in header[:i]]:
+        raise ValueError(f"{path} names the column {shown(twice[0])} twice: keep one of them.")
+    for line, fields in rows:
+        if len(fields) != len(header):
+            raise ValueError(f"{path}, line {line} has {len(fields)} fields and the header {len(header)}: look for "
+                             "commas outside quotes.")
+    frame = pd.DataFrame([fields for _, fields in rows[1:]], [line for line, _ in rows[1:]], header, dtype=object)
     require(path, frame, columns)
     if frame.empty:
         raise ValueError(f"{path} has no rows.")
@@ -36,14 +50,15 @@ def read_csv(path: Path, columns: Sequence[str], what: str) -> pd.DataFrame:
 def require(path: Path, frame: pd.DataFrame, columns: Sequence[str]) -> None:
     """Raise a `ValueError` that names the columns which a file lacks."""
     if missing := [name for name in columns if name not in frame.columns]:
-        raise ValueError(f"{path} has no column {', '.join(missing)}. Its columns: {', '.join(frame.columns)}.")
+        raise ValueError(f"{path} has no column {', '.join(missing)}. Its columns: {shown(list(frame.columns))}.")
 
 
 def refuse(path: Path, frame: pd.DataFrame, column: str, bad: np.ndarray, reason: str) -> None:
     """Raise a `ValueError` for the first bad row, if there is one.
 
     Args:
-        path: The file that `frame` was read from, with its rows as they were.
+        path: The file.
+        frame: What `read_csv` has read of it.
         column: Where the mistake is.
         bad: (n,) bool.
         reason: Follows the value: "is no ...".
@@ -51,7 +66,19 @@ def refuse(path: Path, frame: pd.DataFrame, column: str, bad: np.ndarray, reason
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         more = f" (and {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
-        raise ValueError(f"{path}, line {row + 2}, column {column}: {frame[column].iloc[row]!r} {reason}{more}.")
+        raise ValueError(f"{path}, line {frame.index[row]}, column {column}: {shown(frame[column].iloc[row])} {reason}"
+                         f"{more}.")
+
+
+def refuse_blanks(path: Path, frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Raise a `ValueError` for the first blank field in one of some columns, if there is one."""
+    for column in columns:
+        refuse(path, frame, column, ~frame[column].str.strip().astype(bool).to_numpy(), "is blank")
+
+
+def refuse_repeats(path: Path, frame: pd.DataFrame, column: str) -> None:
+    """Raise a `ValueError` for the first value of a column that an earlier row has, if there is one."""
+    refuse(path, frame, column, frame[column].duplicated().to_numpy(), "is there twice: remove one of the rows")
 
 
 def held_out(names: Sequence[str], share: float) -> np.ndarray:

@@ -1,18 +1,19 @@
 """EgoMCQ: which of five clips does a narration tell of? In the official `egomcq.json`."""
 
-import json
-import math
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import torch
 from egovlpv2.data_modules.base import Failure, VideoDataModule
 from egovlpv2.data_modules.clips import ChunkReader
 from egovlpv2.data_modules.loaders import FILLER
-from egovlpv2.data_modules.tables import Strings
+from egovlpv2.data_modules.packed import Strings
+from egovlpv2.schema import Seconds, Start, Words, check_entries, read_json, shown
 from egovlpv2.text import tokenize
 from egovlpv2.video.decode import VideoError
+from msgspec import Meta
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,6 +21,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NUM_CHOICES = 5
+
+
+@dataclass
+class _Clip:
+    """A choice as the file has it."""
+
+    video_uid: Words
+    clip_start: Start
+    clip_end: Seconds
+
+
+@dataclass
+class _Query:
+    """What is asked, as the file has it."""
+
+    clip_text: Words
+
+
+@dataclass
+class _Entry:
+    """A question as the file has it."""
+
+    query: _Query
+    answer: Annotated[int, Meta(ge=0, lt=NUM_CHOICES)]
+    types: Annotated[int, Meta(ge=1, le=2)]  # inter-video, intra-video
+    choices: dict[str, Any]
 
 
 class Question(NamedTuple):
@@ -48,10 +75,10 @@ class EgoMCQ(Dataset[Question]):
         self.reader = reader
         entries = _load(path)
         self._keys = Strings.pack(list(entries))
-        questions = [_parse(f"{path}, question {key!r}", entry) for key, entry in entries.items()]
-        texts, self._answers, self._kinds, clips = map(list, zip(*questions, strict=True))
-        self._texts = Strings.pack(texts)
-        self._answers, self._kinds = torch.tensor(self._answers), torch.tensor(self._kinds)  # (Q,) int64
+        self._texts = Strings.pack([entry.query.clip_text for entry in entries.values()])
+        self._answers = torch.tensor([entry.answer for entry in entries.values()])  # (Q,) int64
+        self._kinds = torch.tensor([entry.types for entry in entries.values()])  # (Q,) int64
+        clips = [_clips(f"{path}, question {shown(key)}", entry.choices) for key, entry in entries.items()]
         self.videos = sorted({video for choices in clips for video, _, _ in choices})
         codes = {video: code for code, video in enumerate(self.videos)}
         self._video = torch.tensor([[codes[video] for video, _, _ in choices] for choices in clips])  # (Q, 5)
@@ -90,46 +117,25 @@ class EgoMCQ(Dataset[Question]):
         }
 
 
-def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def _load(path: Path) -> dict[str, _Entry]:
+    if not path.exists():
         raise ValueError(f"There is no file {path}: put EgoMCQ's egomcq.json there, or name another one.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON file: {error}.") from error
+    content = read_json(path, Any)
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} must hold an object of questions, {{\"0\": {{...}}, ...}}.")
-    return content
+    return check_entries(content, _Entry, f"{path}, question")
 
 
-def _parse(where: str, entry: Any) -> tuple[str, int, int, list[tuple[str, float, float]]]:
-    """Give a question's text, answer, type and five clips (video, start, end)."""
-    choices = _field(where, entry, "choices", dict)
+def _clips(where: str, choices: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """The five clips of a question: video, start and end."""
     if set(choices) != {str(choice) for choice in range(NUM_CHOICES)}:
-        raise ValueError(f"{where}: choices must have the keys 0 to 4, not {', '.join(choices)}.")
-    answer, kind = _field(where, entry, "answer", int), _field(where, entry, "types", int)
-    if not 0 <= answer < NUM_CHOICES:
-        raise ValueError(f"{where}: answer must be 0 to 4, not {answer}.")
-    if kind not in (1, 2):
-        raise ValueError(f"{where}: types must be 1 (inter-video) or 2 (intra-video), not {kind}.")
-    text = _field(f"{where}, query", _field(where, entry, "query", dict), "clip_text", str)
-    return text, answer, kind, [_clip(f"{where}, choice {c}", choices[str(c)]) for c in range(NUM_CHOICES)]
-
-
-def _clip(where: str, row: Any) -> tuple[str, float, float]:
-    start, end = (float(_field(where, row, key, (int, float))) for key in ("clip_start", "clip_end"))
-    if not (math.isfinite(start) and math.isfinite(end) and max(start, 0.0) <= end):
-        raise ValueError(f"{where}: clip_start {start} and clip_end {end} are no span of seconds.")
-    return _field(where, row, "video_uid", str), max(start, 0.0), end
-
-
-def _field(where: str, entry: Any, key: str, kind: type | tuple[type, ...]) -> Any:
-    if not isinstance(entry, dict) or key not in entry:
-        raise ValueError(f"{where}: the key {key!r} is missing.")
-    if not isinstance(entry[key], kind) or isinstance(entry[key], bool):
-        wanted = {dict: "an object", int: "a whole number", str: "a text"}.get(kind, "a number")
-        raise ValueError(f"{where}: {key} must be {wanted}, not {entry[key]!r}.")
-    return entry[key]
+        raise ValueError(f"{where}: choices must have the keys 0 to 4, not {shown(', '.join(choices))}.")
+    clips = check_entries({key: choices[key] for key in sorted(choices)}, _Clip, f"{where}, choice")
+    for key, clip in clips.items():
+        if not max(clip.clip_start, 0.0) <= clip.clip_end:
+            raise ValueError(f"{where}, choice {key!r}: clip_start {clip.clip_start} and clip_end {clip.clip_end} are "
+                             "not a span of seconds.")
+    return [(clip.video_uid, max(clip.clip_start, 0.0), clip.clip_end) for clip in clips.values()]
 
 
 class EgoMCQDataModule(VideoDataModule):

@@ -1,22 +1,24 @@
 """EPIC-Kitchens-100 multi-instance retrieval, in its official files."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from egovlpv2.data_modules.csv_files import held_out, read_csv, refuse, require
+from egovlpv2.data_modules.csv_files import held_out, read_csv, refuse, refuse_blanks, refuse_repeats, require
+from egovlpv2.data_modules.packed import IdListParser
 from egovlpv2.data_modules.relevancy import Relevancy, cached, relevancy
 from egovlpv2.data_modules.retrieval import RetrievalDataModule, RetrievalSet
-from egovlpv2.data_modules.tables import IdListParser
 
 __all__ = ["EK100DataModule", "relevancy"]
 
 NUM_VERBS, NUM_NOUNS = 97, 300
 _ROW = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp", "narration", "verb_class",
         "all_noun_classes")
-_TIMESTAMP = r"[0-9]{1,3}:[0-5][0-9]:[0-5][0-9](\.[0-9]+)?"
+_TIMESTAMP = r"[0-9]{1,2}:[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?"
+_CLASS = r"[0-9]{1,9}"
 
 
 class Labelled(NamedTuple):
@@ -80,6 +82,8 @@ class EK100DataModule(RetrievalDataModule):
     def _rows(self, name: str) -> Labelled:
         path = self.root / name
         rows = read_csv(path, _ROW, "EPIC-Kitchens-100's retrieval annotations")
+        refuse_blanks(path, rows, ("narration_id", "participant_id", "video_id", "narration"))
+        refuse_repeats(path, rows, "narration_id")
         for name, column in (("start", "start_timestamp"), ("stop", "stop_timestamp")):
             refuse(path, rows, column, ~rows[column].str.fullmatch(_TIMESTAMP).to_numpy(), "is no time hh:mm:ss.ss")
             rows[name] = pd.to_timedelta(rows[column]).dt.total_seconds()
@@ -91,6 +95,8 @@ class EK100DataModule(RetrievalDataModule):
             return clips.where(~clips.rows["narration"].duplicated().to_numpy())
         path = self.root / name
         rows = read_csv(path, ("narration_id", "narration"), "EPIC-Kitchens-100's sentences")
+        refuse_blanks(path, rows, ("narration_id", "narration"))
+        refuse_repeats(path, rows, "narration_id")
         if "verb_class" in rows:
             require(path, rows, ("noun_classes",))
             return _labelled(path, rows, "noun_classes")
@@ -106,14 +112,14 @@ class EK100DataModule(RetrievalDataModule):
 
 
 def _labelled(path: Path, rows: pd.DataFrame, noun_column: str) -> Labelled:
-    verbs = pd.to_numeric(rows["verb_class"], errors="coerce").to_numpy()
-    refuse(path, rows, "verb_class", ~np.isin(verbs, np.arange(NUM_VERBS)), f"is no verb class below {NUM_VERBS}")
+    verbs = np.array([int(text) if re.fullmatch(_CLASS, text) else NUM_VERBS for text in rows["verb_class"]])
+    refuse(path, rows, "verb_class", verbs >= NUM_VERBS, f"is no verb class below {NUM_VERBS}")
     parser = IdListParser(NUM_NOUNS)
     codes = np.array([parser.code(literal) for literal in rows[noun_column]])
     refuse(path, rows, noun_column, codes < 0, f"is no list of noun classes below {NUM_NOUNS}")
     nouns = [parser.lists[code] for code in codes]
     refuse(path, rows, noun_column, np.array([not ids for ids in nouns]), "has no noun class")
-    return Labelled(rows, verbs.astype(int).tolist(), nouns)
+    return Labelled(rows, verbs.tolist(), nouns)
 
 
 def _pack(clips: Labelled, sentences: Labelled, found: Relevancy) -> RetrievalSet:

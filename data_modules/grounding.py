@@ -1,6 +1,5 @@
 """What the data sets of long videos share: clips as features of windows, cut out of the files of `egovlpv2 extract`."""
 
-import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -15,13 +14,13 @@ from egovlpv2.data_modules.base import LoaderDataModule
 from egovlpv2.data_modules.loaders import FILLER
 from egovlpv2.features import FeatureFolder, Features
 from egovlpv2.features.videos import Source, find_videos
+from egovlpv2.schema import LONGEST
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
 from torch import Tensor
 from torch.utils.data import Dataset
 
 _PICTURE = 128  # side of a frame in a picture, pixels
-_SLACK = 1.0  # seconds that official times lie beyond their clip
 
 
 class Place(NamedTuple):
@@ -165,7 +164,19 @@ class FeatureDataModule(LoaderDataModule):
         if name is None:
             raise ValueError(f"There are no annotations to {split} on: set data.init_args.{split} (to those of val, to "
                              "score the validation split).")
-        return self.root / name
+        return self.annotations(name)
+
+    def annotations(self, name: str) -> Path:
+        """A file of the data set's folder.
+
+        Raises:
+            ValueError: There is none.
+        """
+        path = self.root / name
+        if not path.is_file():
+            raise ValueError(f"There is no file {path}: set data.init_args.root (or the environment's variable that "
+                             "the config takes it from)")
+        return path
 
 
 def read_clip(folder: FeatureFolder, place: Place) -> Features:
@@ -195,31 +206,20 @@ def averaged(values: Tensor, longest: int) -> Tensor:
     return ((sums[bounds[1:]] - sums[bounds[:-1]]) / (bounds[1:] - bounds[:-1])[:, None]).to(values.dtype)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+def place_within(clip: str, video: str, start: float, end: float, where: str) -> Place:
+    """Where a clip lies, if it can lie there.
+
+    Args:
+        clip, video: Their names.
+        start, end: Seconds of the video.
+        where: What error messages call the clip.
 
     Raises:
-        ValueError: It is missing or no JSON.
+        ValueError: It has no length, or an endless one.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path} can't be read ({error.strerror}): set data.init_args.root (or the environment's "
-                         "variable that the config takes it from)") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-
-
-def check_times(what: str, start: float, end: float, duration: float) -> None:
-    """Times in seconds of a clip of so many seconds, which may end beyond it.
-
-    Raises:
-        ValueError: They end before they begin, or lie outside the clip; `what` says whose they are.
-    """
-    if not start <= end:  # also refuses NaN
-        raise ValueError(f"{what}: {start}-{end} s ends before it begins: swap its times")
-    if end < 0 or start > duration + _SLACK:
-        raise ValueError(f"{what}: {start}-{end} s lies outside its clip of {duration:.1f} s")
+    if not start < end <= LONGEST:
+        raise ValueError(f"{where} lasts from {start} to {end} s of its video: it should end after it begins")
+    return Place(clip, video, start, end)
 
 
 def pad(rows: list[Tensor], length: int) -> tuple[Tensor, Tensor]:

@@ -1,28 +1,20 @@
 """Ego4D moment queries, in the official files and in VSGN's `clip_annotations.json`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from egovlpv2.batch import MomentBatch
-from egovlpv2.data_modules.grounding import FeatureDataModule, FeatureRows, Place, check_times, read_json
+from egovlpv2.data_modules.grounding import FeatureDataModule, FeatureRows, Place
 from egovlpv2.data_modules.loaders import ResumableDataLoader
+from egovlpv2.data_modules.moments import Moments, read_classes, read_moments
 from egovlpv2.features import Features
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 _MOST_INSTANCES = 50  # of a clip, in training
-
-
-class Moments(NamedTuple):
-    """A clip and what happens in it."""
-
-    place: Place
-    split: str  # "" if its file is of one split
-    instances: list[tuple[str, float, float]]  # label, start and end in seconds of the clip
 
 
 class Sample(NamedTuple):
@@ -102,11 +94,7 @@ class MQDataModule(FeatureDataModule):
         Raises:
             ValueError: The file is of another form.
         """
-        path = self.root / self.classes_file
-        content = read_json(path)
-        if not isinstance(content, dict) or set(map(repr, content.values())) != set(map(repr, range(len(content)))):
-            raise ValueError(f"{path} should number the labels from 0 (nothing) on, each once")
-        return {label: number for label, number in content.items() if number}
+        return read_classes(self.annotations(self.classes_file))
 
     @property
     def labels(self) -> list[str]:
@@ -183,44 +171,3 @@ class MQDataModule(FeatureDataModule):
 
 def _stacked(tensors: list[Tensor], empty: tuple[int, ...]) -> Tensor:
     return torch.stack(tensors) if tensors else torch.zeros(empty)
-
-
-def read_moments(path: Path) -> Iterator[Moments]:
-    """The clips of an official `moments_*.json`, or of a `clip_annotations.json` in either spelling.
-
-    Raises:
-        ValueError: The file is of another form, or an instance ends before it begins or lies outside its clip.
-    """
-    content = read_json(path)
-    official = isinstance(content, dict) and isinstance(content.get("videos"), list)
-    try:
-        clips = list(_official(content) if official else _clip_annotations(content))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is neither an official moments_*.json nor a clip_annotations.json: {error!r}"
-                         ) from error
-    for clip in clips:
-        for label, start, end in clip.instances:
-            check_times(f"{path}: clip {clip.place.clip}: {label}", start, end, clip.place.duration)
-        yield clip
-
-
-def _official(content: dict[str, Any]) -> Iterator[Moments]:
-    for video in content["videos"]:
-        for clip in video["clips"]:
-            place = Place(clip["clip_uid"], video["video_uid"], clip["video_start_sec"], clip["video_end_sec"])
-            instances = [(row["label"], float(row["start_time"]), float(row["end_time"]))
-                         for annotation in clip.get("annotations", []) for row in annotation["labels"]
-                         if row["primary"]]
-            yield Moments(place, "", instances)
-
-
-def _clip_annotations(content: dict[str, Any]) -> Iterator[Moments]:
-    for clip, entry in content.items():
-        seconds = entry["duration"] if "duration" in entry else entry["v_duration"]  # that one may be of the video
-        start = entry.get("parent_start_sec", 0.0)
-        place = Place(clip, entry.get("video_id", clip), start, entry.get("parent_end_sec", start + seconds))
-        instances = []
-        for row in entry["annotations"]:
-            first, last = row["segment"] if "segment" in row else (row["start_time"], row["end_time"])
-            instances.append((row["label"], float(first), float(last)))
-        yield Moments(place, entry["subset"], instances)

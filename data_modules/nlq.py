@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from egovlpv2.annotations import check_times
 from egovlpv2.batch import QueryBatch
-from egovlpv2.data_modules.grounding import FeatureDataModule, FeatureRows, Place, averaged, check_times, pad, read_json
+from egovlpv2.data_modules.grounding import FeatureDataModule, FeatureRows, Place, averaged, pad, place_within
 from egovlpv2.data_modules.loaders import ResumableDataLoader
 from egovlpv2.features import Features
+from egovlpv2.features.nlq import AskedClip, AskedQuery, read_nlq
+from egovlpv2.schema import shown
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -196,41 +199,27 @@ def read_queries(path: Path) -> Iterator[list[Query]]:
     """The queries of each clip of an official `nlq_*.json`, or of VSLNet's files; one without a text has an empty one.
 
     Raises:
-        ValueError: The file is of another form, a window ends before it begins, or lies outside its clip.
+        ValueError: The file is of another form, an id is there twice, or a window ends before it begins or lies outside
+            its clip.
     """
-    content = read_json(path)
-    official = isinstance(content, dict) and isinstance(content.get("videos"), list)
-    try:
-        clips = list(_official(content) if official else _vslnet(content))
-    except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{path} is neither an official nlq_*.json nor one of VSLNet's: {error!r}") from error
-    for queries in clips:
+    for clip in read_nlq(path):
+        place = _place(clip, f"{path}: clip {clip.clip}")
+        queries = [Query(place, _annotation(query, f"{path}: clip {clip.clip}"), query.index, query.text, query.window)
+                   for query in clip.queries]
         for query in queries:
             if query.window is not None:
                 check_times(f"{path}: query {query.key}", *query.window, query.place.duration)
         yield queries
 
 
-def _official(content: dict[str, Any]) -> Iterator[list[Query]]:
-    for video in content["videos"]:
-        for clip in video["clips"]:
-            place = Place(clip["clip_uid"], video["video_uid"], clip["video_start_sec"], clip["video_end_sec"])
-            yield [Query(place, annotation["annotation_uid"], i, _text(row.get("query")), _window(row))
-                   for annotation in clip.get("annotations", [])
-                   for i, row in enumerate(annotation["language_queries"])]
+def _place(clip: AskedClip, where: str) -> Place:
+    if clip.start is None or clip.end is None:
+        raise ValueError(f"{where} doesn't tell its times: give video_start_sec and video_end_sec (in VSLNet's files "
+                         "fps and num_frames)")
+    return place_within(clip.clip, clip.video, clip.start, clip.end, where)
 
 
-def _window(row: dict[str, Any]) -> tuple[float, float] | None:
-    return (float(row["clip_start_sec"]), float(row["clip_end_sec"])) if "clip_start_sec" in row else None
-
-
-def _vslnet(content: dict[str, Any]) -> Iterator[list[Query]]:
-    for clip, entry in content.items():
-        place = Place(clip, clip, 0.0, entry["num_frames"] / entry["fps"])
-        rows = zip(entry["annotation_uids"], entry["query_idx"], entry["sentences"], entry["exact_times"], strict=True)
-        yield [Query(place, annotation, index, _text(text), (float(start), float(end)))
-               for annotation, index, text, (start, end) in rows]
-
-
-def _text(text: str | None) -> str:
-    return (text or "").strip()
+def _annotation(query: AskedQuery, where: str) -> str:
+    if query.annotation is None:
+        raise ValueError(f"{where}: the query {shown(query.text)} is in an annotation without annotation_uid: give one")
+    return query.annotation

@@ -14,6 +14,7 @@ import torch
 from egovlpv2.features import FeatureFolder
 from egovlpv2.features.files import PER_QUERY, SUFFIX, read_plain
 from egovlpv2.grounding.segmentation import segments
+from egovlpv2.schema import read_lines, shown
 from numpy.typing import NDArray
 from scipy.io import loadmat
 from torch import Tensor
@@ -29,6 +30,7 @@ _SPELLED = {"Cupglass": "Glass", "Musicalinstrument": "Instrument", "Petsanimal"
 # Features of one prompt each: 6 MB where a video has 4,000 shots and they are 768 wide, so 12 GB at most. One template
 # asks some 80 prompts of a video, and ten templates ask 450 of the video that validates.
 _CACHED_COLUMNS = 2048
+_SHOT = re.compile(r"-?[0-9]{1,9}")
 _ORACLE_NAME = re.compile(r"([^_]+)_([^_]+)_oracle\.txt")
 
 
@@ -107,8 +109,8 @@ def _text_tags(path: Path, dictionary: list[str]) -> NDArray[np.float32]:
     for row, line in enumerate(lines):
         for concept in map(str.strip, line.split(",") if line.strip() else ()):
             if concept not in columns:
-                raise ValueError(f"{path}, line {row + 1}: {concept!r} is none of the {len(dictionary)} concepts of "
-                                 "Dictionary.txt")
+                raise ValueError(f"{path}, line {row + 1}: {shown(concept)} is none of the {len(dictionary)} concepts "
+                                 "of Dictionary.txt")
             tags[row, columns[concept]] = 1
     return tags
 
@@ -174,20 +176,16 @@ def _shots(path: Path, num_shots: int) -> NDArray[np.int64]:
 
 
 def _number(text: str, where: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ValueError(f"{where}: {text.strip()!r} is not the number of a shot") from error
+    if not _SHOT.fullmatch(text.strip()):
+        raise ValueError(f"{where}: {shown(text.strip())} is not the number of a shot")
+    return int(text)
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"{path} can't be read ({error.strerror}): set data.init_args.root (or the environment's "
-                         "variable that the config takes it from)") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text ({error})") from error
+    if not path.exists():
+        raise ValueError(f"There is no file {path}: set data.init_args.root (or the environment's variable that the "
+                         "config takes it from)")
+    return read_lines(path)
 
 
 class ShotFeatures:

@@ -8,9 +8,9 @@ from typing import Any
 from egovlpv2.border import CommandParser
 from egovlpv2.data_modules.qfvs import QFVSDataModule
 from egovlpv2.files import whole
+from egovlpv2.yaml_files import read_yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 
 def read_arguments(configs: Sequence[Path]) -> dict[str, Any]:
@@ -21,14 +21,14 @@ def read_arguments(configs: Sequence[Path]) -> dict[str, Any]:
     """
     names = ", ".join(map(str, configs))
     try:
-        merged = OmegaConf.merge(*(OmegaConf.load(path) for path in configs))
-        data = (OmegaConf.to_container(merged) or {}).get("data") or {}
+        merged = OmegaConf.merge(*(read_yaml(path) for path in configs))
+        data = OmegaConf.to_container(merged).get("data") or {}
         if str(data.get("class_path")).rpartition(".")[2] != QFVSDataModule.__name__ or not data.get("init_args"):
             raise ValueError(f"{names}: data.class_path is {data.get('class_path')!r} there, without a QFVSDataModule: "
                              "give conf/qfvs.yaml, and other configs after it")
         return OmegaConf.to_container(merged.data.init_args, resolve=True)  # of the rest, variables may be missing
-    except (OSError, YAMLError, OmegaConfBaseException, AttributeError) as error:
-        raise ValueError(f"{names} can't be read as configs: {error}") from error
+    except (OmegaConfBaseException, AttributeError) as error:
+        raise ValueError(f"{names} can't be read as configs: {' '.join(str(error).split())}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:

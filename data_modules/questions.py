@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from egovlpv2.data_modules.grounding import read_json
+from egovlpv2.annotations import Once
 from egovlpv2.grounding.answers import UNKNOWN
+from egovlpv2.schema import Words, check, read_json, read_lines, shown
 
 _BINARY = ("yes", "no")
-_NEEDED = {"interval": str, "question": str, "answer": str, "answer_encode": int, "reasoning_type": str}
 
 
 class Question(NamedTuple):
@@ -23,6 +24,19 @@ class Question(NamedTuple):
     template: str  # what it has in common with others, for the most frequent answer
 
 
+@dataclass
+class _Row:
+    """A question as its file has it."""
+
+    interval: Words
+    question: Words
+    answer: Words
+    answer_encode: int
+    reasoning_type: str
+    template: str | None = None
+    question_id: Words | int | None = None  # a number in the official files
+
+
 def read_questions(path: Path, answers: Sequence[str]) -> list[Question]:
     """The questions of an official `formatted_*_qas_encode.json`.
 
@@ -31,39 +45,33 @@ def read_questions(path: Path, answers: Sequence[str]) -> list[Question]:
         answers: The answer set that its `answer_encode` counts in.
 
     Raises:
-        ValueError: The file is missing or malformed, or an answer is not the one of its number.
+        ValueError: The file is missing or malformed, an id is there twice, or an answer is not the one of its number.
     """
-    rows = read_json(path)
-    if not isinstance(rows, list):
-        raise ValueError(f"{path} should be a list of questions, not {type(rows).__name__}")
-    return [_question(path, i, row, answers) for i, row in enumerate(rows)]
+    rows = check(read_json(path, Any), list[Any], f"{path}, which should be a list of questions")
+    questions = [_question(f"{path}, question {i}", i, check(row, _Row, f"{path}, question {i}"), answers)
+                 for i, row in enumerate(rows)]
+    ids = Once(str(path), "question_id")
+    for i, question in enumerate(questions):
+        ids.add(question.key, f"question {i}")
+    return questions
 
 
-def _question(path: Path, place: int, row: Any, answers: Sequence[str]) -> Question:
-    where = f"{path}, question {place}"
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: {row!r} is no question with keys")
-    for name, kind in (_NEEDED | ({"template": str} if "template" in row else {})).items():
-        if not isinstance(row.get(name), kind) or isinstance(row[name], bool):
-            raise ValueError(f"{where}: {name!r} should be {kind.__name__} and is {row.get(name)!r}")
-    answer, number = row["answer"].strip(), row["answer_encode"]
-    for name in ("interval", "question"):
-        if not row[name].strip():
-            raise ValueError(f"{where}: {name!r} is empty")
+def _question(where: str, place: int, row: _Row, answers: Sequence[str]) -> Question:
+    answer, number = row.answer.strip(), row.answer_encode
     if not 0 <= number < len(answers):
-        raise ValueError(f"{where}: 'answer_encode' is {number} and the answer set has {len(answers)} answers")
+        raise ValueError(f"{where}: 'answer_encode' is {shown(number)} and the answer set has {len(answers)} answers")
     if answers[number] not in (answer, UNKNOWN) or (answers[number] != answer and answer in answers):
-        raise ValueError(f"{where}: the answer {answer!r} isn't {answers[number]!r}, which 'answer_encode' {number} is "
-                         "in the answer set: take the answer set that belongs to these questions")
-    text = row["question"].strip().lower()
-    kinds = ("binary" if answer in _BINARY else "open", *filter(None, row["reasoning_type"].split("$")))
-    return Question(str(row.get("question_id", place)), row["interval"], text, number, kinds,
-                    row.get("template", text))
+        raise ValueError(f"{where}: the answer {shown(answer)} isn't {answers[number]!r}, which 'answer_encode' "
+                         f"{number} is in the answer set: take the answer set that belongs to these questions")
+    text = row.question.strip().lower()
+    kinds = ("binary" if answer in _BINARY else "open", *filter(None, row.reasoning_type.split("$")))
+    key = place if row.question_id is None else row.question_id
+    return Question(str(key), row.interval, text, number, kinds, text if row.template is None else row.template)
 
 
 def kind_names(questions: Sequence[Question], path: Path) -> list[str]:
     """The kinds to score: all questions, open and binary ones, those that a file lists, and others that occur."""
-    listed = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    listed = read_lines(path) if path.exists() else []
     found = sorted({kind for question in questions for kind in question.kinds})
     return list(dict.fromkeys(["all", "open", "binary", *(line.strip() for line in listed if line.strip()), *found]))
 

@@ -7,16 +7,21 @@ different columns: a table of 6,600 x 6,600 float32 (175 MB) and two lists of pl
 import hashlib
 import logging
 import pickle
+import pickletools
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from egovlpv2.files import whole
 from torch import Tensor
+
+_MOST_PARTS = 1000  # of a pickled matrix, which has some twenty
 
 _log = logging.getLogger(__name__)
 
@@ -115,21 +120,30 @@ def read_pickled_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
     Raises:
         ValueError: The file is missing, holds anything else, has another shape or values outside 0 to 1.
     """
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"There is no file {path}: leave the relevancy out, and it is computed.")
     try:
         with path.open("rb") as file:
+            _check_memo(file)
             content = _ArrayUnpickler(file).load()
         if not isinstance(content, _Array) or not content.is_matrix_of_floats:
             raise ValueError("it holds no matrix of floats")
         matrix = content.build()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
-            MemoryError) as error:
-        raise ValueError(f"{path} is no pickled NumPy matrix: {error}.") from error
+    except (pickle.UnpicklingError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError,
+            ArithmeticError, MemoryError, RecursionError) as error:
+        raise ValueError(f"{path} is no pickled NumPy matrix: {' '.join(str(error).split())}.") from error
     _check_shape(path, matrix.shape, shape)
     if not (matrix.min() >= 0 and matrix.max() <= 1 + 1e-6):  # nan is neither
         raise ValueError(f"{path} has relevancies that are not between 0 and 1.")
     return matrix
+
+
+def _check_memo(file: BinaryIO) -> None:
+    """Refuse a pickle that would fill the memory: the memo is as long as the largest place that is named in it."""
+    for opcode, place, _ in pickletools.genops(file):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and place > _MOST_PARTS:
+            raise pickle.UnpicklingError("it has too many parts for a matrix")
+    file.seek(0)
 
 
 class _Dtype:
@@ -200,12 +214,24 @@ def _read_npz(path: Path, shape: tuple[int, int], digest: str) -> Relevancy:
     try:
         with np.load(path, allow_pickle=False) as file:
             table, clip, text, made_of = (file[name] for name in ("table", "clip", "text", "labels"))
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no relevancy of ours ({error}): delete it to have it computed.") from error
+        _check_parts(table, clip, text)
+    except (OSError, ValueError, LookupError, EOFError, TypeError, AttributeError, ArithmeticError, MemoryError,
+            NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error) as error:
+        raise ValueError(f"{path} is no relevancy of ours ({' '.join(str(error).split())}): delete it to have it "
+                         "computed.") from error
     _check_shape(path, (len(clip), len(text)), shape)
     if str(made_of) != digest:
         raise ValueError(f"{path} was computed from other labels: delete it to have it computed again.")
     return Relevancy(*map(torch.from_numpy, (table, clip, text)))
+
+
+def _check_parts(table: np.ndarray, clip: np.ndarray, text: np.ndarray) -> None:
+    """Refuse arrays that are not those of a `Relevancy`."""
+    if table.ndim != 2 or table.dtype != np.float32 or not ((table >= 0) & (table <= 1)).all():
+        raise ValueError("its table should be a float32 matrix of 0 to 1")
+    for places, count in ((clip, table.shape[0]), (text, table.shape[1])):
+        if places.ndim != 1 or places.dtype != np.int64 or not ((places >= 0) & (places < count)).all():
+            raise ValueError("its places should be rows and columns of its table")
 
 
 def _write_npz(path: Path, made: Relevancy, digest: str) -> None:

@@ -1,119 +1,36 @@
-"""Tables of millions of rows as a few flat tensors.
-
-A table holds no Python object per row, so that workers share it: forked ones its pages, since there are no reference
-counts to write into them, spawned ones by shared memory.
-"""
+"""The rows of an `egoclip.csv`, millions of them, as a few flat tensors."""
 
 import csv
 import logging
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from egovlpv2.data_modules.packed import IdListParser, IdLists, Strings
+from egovlpv2.schema import LONGEST, SURROGATE, decode_text, shown
+from pandas.api.types import is_string_dtype
 from torch import Tensor
 
 NUM_VERBS, NUM_NOUNS = 118, 582
 MAX_MALFORMED = 0.01  # beyond this share of malformed rows, the file is taken for broken
 
 _COLUMNS = ("video_uid", "narration_time", "clip_start", "clip_end", "clip_text", "tag_verb", "tag_noun")
-_NUMBERS = ("narration_time", "clip_start", "clip_end")
+_NUMBERS = {"narration_time": -1.0, "clip_start": -60.0, "clip_end": -60.0}  # the least of each, seconds
 _REASONS = {
     "clip_end": " is no number of seconds at or after clip_start",
     "video_uid": " names no video",
     "tag_verb": f" is no list of ids below {NUM_VERBS}",
     "tag_noun": f" is no list of ids below {NUM_NOUNS}",
+    "clip_text": " is blank or not UTF-8",
 } | dict.fromkeys(("narration_time", "clip_start"), " is no number of seconds")
 _MAX_EXAMPLES = 5
 _CHUNK_ROWS = 400_000
-_ID_LIST = re.compile(r"\s*\[\s*(?:\d+\s*(?:,\s*\d+\s*)*)?\]\s*")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Strings:
-    """N texts in one tensor.
-
-    Args:
-        blob: The texts as UTF-8, a line feed between two, uint8.
-        ends: Where each text ends in the blob, (N,) int64.
-    """
-
-    blob: Tensor
-    ends: Tensor
-
-    def __getitem__(self, index: int) -> str:
-        begin = int(self.ends[index - 1]) + 1 if index else 0
-        text = self.blob[begin : int(self.ends[index])].numpy().tobytes().decode()
-        if len(text) > 1 and text[0] == text[-1] == '"':  # a CSV writer quotes a text that has quotes in it
-            return text[1:-1].replace('""', '"')
-        return text
-
-    @classmethod
-    def pack(cls, texts: list[str]) -> "Strings":
-        """Lay texts behind one another; a line feed inside a text becomes a space."""
-        joined = "\n".join(texts)
-        if joined.count("\n") >= max(1, len(texts)):
-            joined = "\n".join(text.replace("\n", " ") for text in texts)
-        blob = np.frombuffer((joined + "\n" if texts else "").encode(), dtype=np.uint8)
-        return cls(torch.from_numpy(blob.copy()), torch.from_numpy(np.flatnonzero(blob == ord("\n"))))
-
-    @classmethod
-    def join(cls, parts: list["Strings"]) -> "Strings":
-        """Lay the texts of several tables behind one another."""
-        begins = np.cumsum([0, *(len(part.blob) for part in parts[:-1])])
-        ends = torch.cat([part.ends + int(begin) for part, begin in zip(parts, begins, strict=True)])
-        return cls(torch.cat([part.blob for part in parts]), ends)
-
-
-@dataclass(frozen=True)
-class IdLists:
-    """N lists of class ids, each distinct list kept once.
-
-    Args:
-        codes: The list of each row, (N,) int32.
-        ids, ends: The distinct lists behind one another, int16, and where each ends, int64.
-    """
-
-    codes: Tensor
-    ids: Tensor
-    ends: Tensor
-
-    def __getitem__(self, index: int) -> Tensor:
-        code = int(self.codes[index])
-        begin = int(self.ends[code - 1]) if code else 0
-        return self.ids[begin : int(self.ends[code])].long()
-
-
-class IdListParser:
-    """Gives every distinct list literal a code; -1 if it isn't a list of ids below `num_classes`."""
-
-    def __init__(self, num_classes: int) -> None:
-        self.num_classes = num_classes
-        self.lists: list[list[int]] = []
-        self.codes: dict[str, int] = {}
-
-    def code(self, literal: str) -> int:
-        if literal not in self.codes:
-            self.codes[literal] = self._parse(literal)
-        return self.codes[literal]
-
-    def _parse(self, literal: str) -> int:
-        ids = [int(number) for number in re.findall(r"\d+", literal)]
-        if not _ID_LIST.fullmatch(literal) or max(ids, default=0) >= self.num_classes:
-            return -1
-        self.lists.append(ids)
-        return len(self.lists) - 1
-
-    def pack(self, codes: Tensor) -> IdLists:
-        """Join the rows' codes, (N,) int32, with the distinct lists seen so far."""
-        ids = np.fromiter((number for ids in self.lists for number in ids), dtype=np.int16)
-        ends = np.cumsum([len(ids) for ids in self.lists], dtype=np.int64)
-        return IdLists(codes, torch.from_numpy(ids), torch.from_numpy(ends))
 
 
 @dataclass(frozen=True)
@@ -153,11 +70,12 @@ def read_clip_table(path: str | Path) -> ClipTable:
 
     Returns:
         The well-formed rows. Starts before 0 are set to 0. A row is malformed, and logged with its line and column,
-        when a field is missing or one too many, a number isn't one, a tag list isn't a list of ids of its classes, or
-        the clip ends before it starts.
+        when a field is missing or one too many, a number isn't one or isn't a time, a tag list isn't a list of ids of
+        its classes, the clip ends before it starts, or its text is blank or not UTF-8.
 
     Raises:
-        ValueError: The file isn't there, lacks a column or rows, or more than 1 % of its rows are malformed.
+        ValueError: The file can't be read, lacks a column or rows, names a column twice, or more than 1 % of its rows
+            are malformed.
     """
     reader = _Reader(Path(path))
     for chunk in reader.chunks():
@@ -170,6 +88,7 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.names: list[str] = []
         self.tags = {"tag_verb": IdListParser(NUM_VERBS), "tag_noun": IdListParser(NUM_NOUNS)}
         self.videos: dict[str, int] = {}
         self.parts: dict[str, list[np.ndarray]] = {}
@@ -179,43 +98,72 @@ class _Reader:
 
     def chunks(self) -> Iterator[pd.DataFrame]:
         """Open the file: frames of up to 400,000 rows, whose index counts the lines after the header."""
-        if not self.path.is_file():
+        if not self.path.exists():
             raise ValueError(f"There is no file {self.path}: put EgoClip's egoclip.csv there, or name another one.")
-        with self.path.open(encoding="utf-8-sig") as file:
-            header = file.readline().rstrip("\r\n").split("\t")
-        if missing := [name for name in _COLUMNS if name not in header]:
-            raise ValueError(f"{self.path} has no column {', '.join(missing)}. Its tab-separated columns: {header}.")
-        yield from pd.read_csv(
-            self.path, sep="\t", header=0, names=header, usecols=list({header[0], *_COLUMNS}), index_col=False,
-            dtype={"clip_text": object} | dict.fromkeys(("video_uid", *self.tags), "category"),
-            quoting=csv.QUOTE_NONE, na_filter=False, skip_blank_lines=False, encoding_errors="replace",
-            low_memory=False, chunksize=_CHUNK_ROWS,
-        )  # fmt: skip
+        try:
+            self.names = self._header()
+            ids = dict.fromkeys(("video_uid", *self.tags), "category")
+            with self._open(header=0, usecols=_COLUMNS, dtype={"clip_text": object} | ids, chunksize=_CHUNK_ROWS
+                            ) as frames:
+                for chunk in frames:
+                    lost = [name for name in ids if not is_string_dtype(chunk[name].cat.categories)]
+                    if lost:  # pandas makes numbers of a column where all look like numbers, 1 of `001`
+                        texts = self._as_texts(chunk, lost)
+                        chunk = chunk.assign(**{name: pd.Categorical(texts[name]) for name in lost})
+                    yield chunk
+        except (OSError, pd.errors.ParserError) as error:
+            raise ValueError(f"{self.path} can't be read: {error}") from error
+
+    def _header(self) -> list[str]:
+        """The names of the columns; those that nobody reads are called by their place, for they may repeat."""
+        with self.path.open("rb") as file:
+            names = decode_text(file.readline(), str(self.path)).rstrip("\r\n").split("\t")
+        if missing := [name for name in _COLUMNS if name not in names]:
+            raise ValueError(f"{self.path} has no column {', '.join(missing)}. Its tab-separated columns: "
+                             f"{shown(names)}.")
+        if twice := [name for name in _COLUMNS if names.count(name) > 1]:
+            raise ValueError(f"{self.path} names the column {twice[0]} twice: keep one of them.")
+        return [name if name in _COLUMNS else str(place) for place, name in enumerate(names)]
+
+    def _open(self, **options: Any) -> Any:
+        return pd.read_csv(self.path, sep="\t", names=self.names, index_col=False, quoting=csv.QUOTE_NONE,
+                           na_filter=False, skip_blank_lines=False, encoding_errors="surrogateescape", low_memory=False,
+                           **options)
+
+    def _as_texts(self, chunk: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+        """Some columns of a chunk once more, as they stand in the file."""
+        return self._open(header=None, skiprows=chunk.index[0] + 1, nrows=len(chunk), usecols=columns, dtype=object)
 
     def add(self, chunk: pd.DataFrame) -> None:
         """Check a chunk and keep the columns of its good rows."""
-        columns = {name: pd.to_numeric(chunk[name], errors="coerce").to_numpy(np.float64) for name in _NUMBERS}
-        known = self.videos
-        columns["video_uid"] = _by_category(chunk["video_uid"], lambda v: known.setdefault(v, len(known)) if v else -1)
+        columns = {name: _numbers(chunk[name]) for name in _NUMBERS}
+        columns["video_uid"] = _by_category(chunk["video_uid"], self._video)
         columns |= {name: _by_category(chunk[name], parser.code) for name, parser in self.tags.items()}
-        blank = (columns["video_uid"] < 0) & (chunk.iloc[:, 0] == "").to_numpy()
+        texts = chunk["clip_text"].to_numpy()
+        blank = columns["video_uid"] < 0  # some may be blank lines
+        if blank.any():
+            blank &= (texts == "") & (self._as_texts(chunk, self.names[:1])[self.names[0]] == "").to_numpy()
         self.rows += len(chunk) - int(blank.sum())
         good = ~(blank | self._malformed(chunk, columns, blank))
         for name, values in columns.items():
             self.parts.setdefault(name, []).append(values[good])
-        self.texts.append(Strings.pack(chunk["clip_text"].to_numpy()[good].tolist()))
+        self.texts.append(Strings.pack(texts[good].tolist()))
+
+    def _video(self, name: str) -> int:
+        return self.videos.setdefault(name, len(self.videos)) if name.strip() and _is_text(name) else -1
 
     def _malformed(self, chunk: pd.DataFrame, columns: dict[str, np.ndarray], blank: np.ndarray) -> np.ndarray:
         """Mark the malformed rows, count them and describe the first ones by line and column."""
-        faults = {name: ~np.isfinite(columns[name]) for name in _NUMBERS}
+        faults = {name: ~((columns[name] >= least) & (columns[name] <= LONGEST)) for name, least in _NUMBERS.items()}
         faults["clip_end"] |= columns["clip_end"] < np.maximum(columns["clip_start"], 0)
         faults |= {name: columns[name] < 0 for name in ("video_uid", *self.tags)}
+        faults["clip_text"] = _unfit(chunk["clip_text"].to_numpy())
         bad = np.logical_or.reduce(list(faults.values())) & ~blank
         self.malformed += int(bad.sum())
         for row in np.flatnonzero(bad)[: _MAX_EXAMPLES - len(self.examples)]:
             name = next(name for name, fault in faults.items() if fault[row])
             where = f"line {chunk.index[row] + 2}, column {name}"
-            self.examples.append(f"{where}: {str(chunk[name].iloc[row])!r}{_REASONS[name]}")
+            self.examples.append(f"{where}: {shown(str(chunk[name].iloc[row]))}{_REASONS[name]}")
         return bad
 
     def table(self) -> ClipTable:
@@ -242,6 +190,24 @@ class _Reader:
             raise ValueError(f"{found}, more than {MAX_MALFORMED:.0%}. The first: {first}.")
         if self.malformed:
             _log.warning("%s and left out. The first: %s.", found, first)
+
+
+def _numbers(column: pd.Series) -> np.ndarray:
+    """(N,) float64, NaN where a field is not a number."""
+    if column.dtype == bool:  # pandas' reading of True and False
+        return np.full(len(column), np.nan)
+    return pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
+
+
+def _unfit(texts: np.ndarray) -> np.ndarray:
+    """(N,) bool: which texts are blank or hold bytes that are not UTF-8."""
+    if all(map(str.strip, texts)) and _is_text("".join(texts)):
+        return np.zeros(len(texts), dtype=bool)
+    return np.array([not text.strip() or not _is_text(text) for text in texts])
+
+
+def _is_text(text: str) -> bool:
+    return text.isascii() or not SURROGATE.search(text)
 
 
 def _by_category(column: pd.Series, code: Callable[[str], int]) -> np.ndarray:

@@ -7,12 +7,15 @@ published, assumed, or given as an option.
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from egovlpv2.annotations import Once
 from egovlpv2.bench import PEAK_TFLOPS, UTILISATION, training_flops
 from egovlpv2.border import CommandParser
 from egovlpv2.complexity import complexity, read_model_config
+from egovlpv2.schema import read_json
 from egovlpv2.video.bench import OPENED, READ, STORED
 
 PAPER_GPU_HOURS = 3840.0  # 5 days on 32 A100 (paper, D.1)
@@ -63,6 +66,22 @@ DEFAULTS = {
 }
 _FROM_BENCH = {"clips_per_core": (OPENED, 1.0), "kb_per_clip": (READ, 1.0), "mb_per_hour": (STORED, 1.0),
                "mfu": (UTILISATION, 0.01)}
+_MEASURES = {what for what, _ in _FROM_BENCH.values()}
+
+
+@dataclass
+class _Figure:
+    what: str
+    value: float
+
+
+@dataclass
+class _Bench:
+    """What a JSON of `egovlpv2 bench` tells of itself."""
+
+    figures: list[_Figure]
+    date: str
+    device: str
 
 
 def read_bench(path: Path, gpu: str) -> dict[str, Input]:
@@ -72,13 +91,17 @@ def read_bench(path: Path, gpu: str) -> dict[str, Input]:
         ValueError: It is no such file, or measured nothing of use.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        figures = {row["what"]: float(row["value"]) for row in content["figures"]}
-        source = f"measured: {path} of {content['date']}, {content['device']}"
-        if gpu.upper() not in content["device"]:
-            figures.pop(UTILISATION, None)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"--bench {path} is no JSON of `egovlpv2 bench` ({error!r})") from error
+        content = read_json(path, _Bench)
+    except ValueError as error:
+        raise ValueError(f"--bench: {error} (give a JSON of `egovlpv2 bench`)") from error
+    once = Once(f"--bench {path}", "what")
+    for i, row in enumerate(content.figures):
+        if row.what in _MEASURES:
+            once.add(row.what, f"figures[{i}]")
+    figures = {row.what: row.value for row in content.figures}
+    source = f"measured: {path} of {content.date}, {content.device}"
+    if gpu.upper() not in content.device:
+        figures.pop(UTILISATION, None)
     found = {name: DEFAULTS[name]._replace(value=figures[what] * factor, source=source)
              for name, (what, factor) in _FROM_BENCH.items() if what in figures}
     if not found:

@@ -10,13 +10,19 @@ import re
 from dataclasses import fields, is_dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
 
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+Words = Annotated[str, msgspec.Meta(pattern=r"\S")]  # a text that is not blank; also an id, which is never a number
+LONGEST = 1e6  # seconds, 11 days: no video lasts longer, and times stay exact to the microsecond
+Seconds = Annotated[float, msgspec.Meta(ge=-1, le=LONGEST)]  # official times begin up to a second before 0
+Start = Annotated[float, msgspec.Meta(ge=-60, le=LONGEST)]  # of a clip around a narration, which may begin before 0
+
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # halves of a pair, which are no text
+_SHOWN = 60  # characters of a wrong value in a message
 
 
 def read_text(path: Path) -> str:
@@ -51,6 +57,16 @@ def decode_text(raw: bytes, source: str) -> str:
                          ) from error
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file, whatever ends them: a line feed, a carriage return or both.
+
+    Raises:
+        ValueError: As `read_text`.
+    """
+    lines = read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
 def read_json(path: Path, shape: type[T]) -> T:
     """The content of a JSON file as a value of a type; see `parse_json`.
 
@@ -83,7 +99,7 @@ def parse_json(text: str, shape: type[T], source: str) -> T:
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     if "\\u" in text and (bad := _find_surrogate(value)) is not None:
-        raise ValueError(f"{source}: {bad!r} holds half of a surrogate pair, which is no text")
+        raise ValueError(f"{source}: {shown(bad)} holds half of a surrogate pair, which is no text")
     return check(value, shape, source)
 
 
@@ -107,12 +123,34 @@ def check(value: Any, shape: type[T], source: str, forbid_unknown: bool = False)
         raise ValueError(f"{source}: {_in_words(str(error))}") from error
 
 
+def check_entries(value: dict[str, Any], shape: type[T], source: str) -> dict[str, T]:
+    """The entries of an object as values of a type; errors name the key, which `check` leaves out.
+
+    Args:
+        value: The plain object.
+        shape: The type of each entry.
+        source: What error messages call the object; the key follows it.
+
+    Raises:
+        ValueError: An entry is not of that shape.
+    """
+    return {key: check(entry, shape, f"{source} {shown(key)}") for key, entry in value.items()}
+
+
+def shown(value: object) -> str:
+    """A value for an error message: in quotes if it is a text, on one line and not too long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 def _in_words(message: str) -> str:
     """msgspec's message with the place in front: `$.videos[3].clips` becomes `videos[3].clips`."""
+    message = message.replace("Expected `str` matching regex '\\\\S'", "Expected a text that is not blank")
     text, _, place = message.rpartition(" - at `")
     if not text:
         return message
-    return f"{place.rstrip('`').removeprefix('$').removeprefix('.') or 'the top'}: {text}"
+    place = place.rstrip("`").replace("key` in `$", "a key of $").replace("$.", "").replace("$", "")
+    return f"{place or 'the top'}: {text}"
 
 
 def _refuse_unknown(value: Any, shape: Any, place: str) -> None:
@@ -139,8 +177,9 @@ def _finite(literal: str) -> float:
 def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {shown(twice)} is there twice")
     return content
 
 
@@ -149,7 +188,7 @@ def _find_surrogate(value: Any) -> str | None:
     waiting = [value]
     while waiting:
         item = waiting.pop()
-        if isinstance(item, str) and _SURROGATE.search(item):
+        if isinstance(item, str) and SURROGATE.search(item):
             return item
         if isinstance(item, dict):
             waiting += [*item.keys(), *item.values()]

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,24 @@ from egovlpv2.features.options import make_folder_of
 from egovlpv2.figures import png
 from egovlpv2.files import whole
 from egovlpv2.pictures import NUM_FRAMES, draw
+from egovlpv2.schema import Words, check
+from egovlpv2.yaml_files import read_yaml
 from lightning import LightningDataModule, LightningModule
 from omegaconf import OmegaConf
+
+
+@dataclass
+class _Part:
+    class_path: Words
+    init_args: dict[str, Any]
+
+
+@dataclass
+class RunConfig:
+    """What the `config.yaml` of a run says of its model and data."""
+
+    model: _Part
+    data: _Part
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,14 +55,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _load(config: Path, weights: str, options: dict[str, Any]) -> tuple[LightningModule, LightningDataModule]:
-    """The model and the data of a run, as its configuration says."""
-    content = OmegaConf.to_container(OmegaConf.load(config))
-    content["model"]["init_args"]["weights"] = weights
-    content["data"]["init_args"] |= options
+    """The model and the data of a run, as its configuration says.
+
+    Raises:
+        ValueError: The configuration is damaged, or is not that of a run.
+    """
+    content = check(OmegaConf.to_container(read_yaml(config)), RunConfig, str(config))
+    model = {"class_path": content.model.class_path, "init_args": content.model.init_args | {"weights": weights}}
+    data = {"class_path": content.data.class_path, "init_args": content.data.init_args | options}
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningModule, "model")
     parser.add_subclass_arguments(LightningDataModule, "data")
-    made = parser.instantiate_classes(parser.parse_object({"model": content["model"], "data": content["data"]}))
+    try:
+        made = parser.instantiate_classes(parser.parse_object({"model": model, "data": data}))
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{config} is not the configuration of a run of this version: {error}") from error
     return made.model, made.data
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from egovlpv2.bench import UTILISATION
@@ -126,7 +127,7 @@ def test_the_share_of_the_peak_of_another_gpu_is_not_taken(tmp_path: Path, capsy
     (["--gpus", "8", "0"], "--gpus 0: give a number above 0"),
     (["--gpus-per-node", "2.5"], "--gpus-per-node 2.5: give a whole number"),
     (["--config", "nowhere.yaml"], "--config nowhere.yaml is missing"),
-    (["--bench", "nowhere.json"], "--bench nowhere.json is no JSON of `egovlpv2 bench`"),
+    (["--bench", "nowhere.json"], "--bench: nowhere.json can't be read: No such file.*JSON of `egovlpv2 bench`"),
 ])
 def test_what_a_user_gets_wrong_is_one_line(arguments: list[str], problem: str) -> None:
     with pytest.raises(SystemExit, match=problem):
@@ -136,4 +137,15 @@ def test_what_a_user_gets_wrong_is_one_line(arguments: list[str], problem: str) 
 def test_a_bench_without_these_figures_is_refused(tmp_path: Path) -> None:
     path = bench_file(tmp_path / "bench.json", figures=[{"what": "other", "value": 1}])
     with pytest.raises(SystemExit, match="has none of the figures that count"):
+        cli(["cost", *TINY, "--bench", path])
+
+
+@pytest.mark.parametrize(("changes", "problem"), [
+    ({"figures": [{"what": OPENED, "value": "fast"}]}, r"figures\[0\].value: Expected `float`, got `str`"),
+    ({"figures": [{"what": OPENED, "value": 1}] * 2}, "what '.*' is there twice, first in figures"),
+    ({"device": None}, "device: Expected `str`, got `null`"), ({"figures": {}}, "figures: Expected `array`"),
+])
+def test_a_damaged_bench_is_named(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
+    path = bench_file(tmp_path / "bench.json", **changes)
+    with pytest.raises(SystemExit, match=f"--bench:? {path}.*{problem}"):
         cli(["cost", *TINY, "--bench", path])

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from egovlpv2.schema import read_lines, shown
 from torch import Tensor, nn
 
 UNKNOWN = "<UNK1>"  # stands for answers that training never met
@@ -35,10 +36,10 @@ def read_answers(path: Path) -> list[str]:
         ValueError: The file is missing, empty or names an answer twice.
     """
     try:
-        answers = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} can't be read ({error}): it lists the answers, one a line") from error
+        answers = [line.strip() for line in read_lines(path) if line.strip()]
+    except ValueError as error:
+        raise ValueError(f"{error}; the file lists the answers, one a line") from error
     twice = [answer for answer, count in Counter(answers).items() if count > 1]
     if twice or not answers:
-        raise ValueError(f"{path} lists {twice[0]!r} twice" if twice else f"{path} lists no answers")
+        raise ValueError(f"{path} lists {shown(twice[0])} twice" if twice else f"{path} lists no answers")
     return answers

@@ -78,9 +78,16 @@ def test_without_a_validation_split_videos_are_held_out(toy: Path, options: dict
     ("AAAEGO,c003 0 1,5", "line 2, column actions: 'c003 0 1' has a class that is not one of the 3"),
     ("AAAEGO,c001 3 1,5", "line 2, column actions: 'c001 3 1' ends before it starts"),
     ("AAAEGO,c001 x 1,5", "line 2, column actions: 'c001 x 1' is not `c000 start end`"),
-    ("AAAEGO,c001 0 1,", "line 2, column length: '' is no number of seconds"),
+    ("AAAEGO,c001 0 1,inf", "line 2, column length: 'inf' is no number of seconds"),
+    (f"AAAEGO,c001 0 {'9' * 400},5", "line 2, column actions: 'c001 0 999.* ends before it starts, or never"),
+    ("AAAEGO,c001 -1 1,5", "line 2, column actions: 'c001 -1 1' is not"),
+    ("AAAEGO,c001 0 1,5\nAAAEGO,,6", "line 3, column id: 'AAAEGO' is there twice"),
+    (" ,c001 0 1,5", "line 2, column id: ' ' is blank"), ("AAAEGO,c001 0 1", "line 2 has 2 fields and the header 3"),
+    ('AAAEGO,"c001 0 1,5', "line 2: not a row of a CSV file"),
+    ('AAAEGO,"c001 0 1;\nc001 1 2",5\nBBBEGO,c9,5', "line 4, column actions: 'c9' is not"),
+    ("AAAEGO,c001 0 1,"  , "line 2, column length: '' is no number of seconds"),
     ("AAA,c001 0 1,3", "has no first-person video"),
-    ("AAAEGO,c001 0 1,3,", "has rows of more fields than its header"),
+    ("AAAEGO,c001 0 1,3,", "line 2 has 4 fields and the header 3"),
 ])
 def test_mistakes_are_named(small: Path, row: str, message: str) -> None:
     write(small, [row], "test")
@@ -91,7 +98,8 @@ def test_mistakes_are_named(small: Path, row: str, message: str) -> None:
 @pytest.mark.parametrize(("text", "message"), [
     ("c000 Holding\nc002 Eating\n", "line 2: 'c002 Eating' is not `c001 name of the class`"),
     ("Holding\n", "line 1: 'Holding' is not `c000 name"),
-    ("", "names no class"),
+    ("", "names no class"), ("c000 Eating\nc001 Eating\n", "line 2: the class 'Eating' is there twice"),
+    ("c0 Eating\n", "line 1: 'c0 Eating' is not `c000"), ("c" + "9" * 5000 + " x\n", "line 1: 'c999.* is not `c000"),
 ])
 def test_bad_classes_are_named(small: Path, text: str, message: str) -> None:
     (small / "Charades_v1_classes.txt").write_text(text)
@@ -100,6 +108,31 @@ def test_bad_classes_are_named(small: Path, text: str, message: str) -> None:
     (small / "Charades_v1_classes.txt").unlink()
     with pytest.raises(ValueError, match="There is no file .*Charades_v1_classes.txt"):
         CharadesEgoDataModule(str(small), **OPTIONS).load("train")
+
+
+def test_encodings(small: Path) -> None:
+    path, classes = small / "CharadesEgo_v1_train_only1st.csv", small / "Charades_v1_classes.txt"
+    expected = CharadesEgoDataModule(str(small), val=path.name, **OPTIONS).load("train")
+    for file in (path, classes):
+        file.write_bytes(file.read_text().replace("\n", "\r\n").encode("utf-8-sig"))
+    found = CharadesEgoDataModule(str(small), val=path.name, **OPTIONS).load("train")
+    assert (found.keys, found.texts) == (expected.keys, expected.texts)
+    for encoding, message in (("utf-16", "line 1: the file is UTF-16"), ("cp1252", "line 2: the file is not UTF-8")):
+        path.write_bytes("id,actions,length\ncaféEGO,,5\n".encode(encoding))
+        with pytest.raises(ValueError, match=f"{path.name}, {message}"):
+            CharadesEgoDataModule(str(small), val=path.name, **OPTIONS).load("train")
+
+
+def test_a_column_named_twice(small: Path) -> None:
+    path = small / "CharadesEgo_v1_train_only1st.csv"
+    path.write_text("id,actions,length,length\nAAAEGO,,5,6\n")
+    with pytest.raises(ValueError, match=f"{path.name} names the column 'length' twice"):
+        CharadesEgoDataModule(str(small), val=path.name, **OPTIONS).load("train")
+
+
+def test_ids_that_look_like_numbers_are_texts(small: Path) -> None:
+    write(small, ["001EGO,c000 0 1,5", "1EGO,,5"], "test")
+    assert CharadesEgoDataModule(str(small), **OPTIONS).load("test").keys == ["001EGO", "1EGO"]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="shared/data/charades_ego is not beside the project")

@@ -60,7 +60,15 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tag_noun": "[1"}, r"column tag_noun: '\[1' is no list"),
     ({"tag_noun": "[-1]"}, r"column tag_noun: '\[-1\]' is no list"),
     ({"tag_verb": "__import__('os')"}, "column tag_verb: .* is no list"),
-    ({"video_uid": ""}, "column video_uid: '' names no video"),
+    ({"tag_noun": f"[{'9' * 5000}]"}, r"column tag_noun: '\[999.* is no list"),
+    ({"tag_noun": "7"}, "column tag_noun: '7' is no list"),
+    ({"video_uid": ""}, "column video_uid: '' names no video"), ({"video_uid": " "}, "column video_uid: ' ' names no"),
+    ({"narration_time": -2}, "column narration_time: '-2.*' is no number of seconds"),
+    ({"narration_time": 1e300}, "column narration_time: '1e.300' is no number of seconds"),
+    ({"clip_start": -61}, "column clip_start: '-61.*' is no number of seconds"),
+    ({"clip_end": 1e7}, "column clip_end: '10000000.0' is no number of seconds"),
+    ({"clip_end": "9" * 400}, "column clip_end: .* is no number of seconds"),
+    ({"clip_text": ""}, "column clip_text: '' is blank"), ({"clip_text": " "}, "column clip_text: ' ' is blank"),
     ({"clip_text": "a\ttab"}, "column tag_verb: 'tab' is no list"),
 ]
 
@@ -80,6 +88,55 @@ def test_malformed_rows(
     assert len(table) == 199 and table.malformed == 1
     assert table.text[150] == "#C C does thing151"
     assert "many.csv: 1 of 200 rows are malformed and left out. The first: line 152, column" in caplog.text
+
+
+def test_ids_that_look_like_numbers_are_texts(tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv) -> None:
+    names = ["001", "1", "1e3", "1.0", "True", "-5"]
+    for some in (names, ["001"], ["True"], ["1.0", "2.5"]):
+        table = read_clip_table(write_csv(tmp_path / "a.csv", [make_row(i, name, 1.0) for i, name in enumerate(some)]))
+        assert [table.videos[number] for number in table.video] == some
+
+
+def test_tags_that_are_bare_ids_are_named(tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv) -> None:
+    path = write_csv(tmp_path / "a.csv", [make_row(i, "v", float(i), tag_verb=i) for i in range(3)])
+    with pytest.raises(ValueError, match="a.csv: 3 of 3 rows .* line 2, column tag_verb: '0' is no list of ids"):
+        read_clip_table(path)
+
+
+def test_encodings(tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv) -> None:
+    rows = [make_row(i, "v", float(i), clip_text="#C C drinks café" if i == 5 else "#C C reads") for i in range(200)]
+    path = write_csv(tmp_path / "a.csv", rows)
+    text = path.read_text()
+    path.write_bytes(text.encode("utf-8-sig"))
+    assert read_clip_table(path).text[5] == "#C C drinks café"
+    path.write_bytes(text.encode("cp1252"))  # one row of 200 is not UTF-8
+    assert read_clip_table(path).malformed == 1 and len(read_clip_table(path)) == 199
+    path.write_bytes(write_csv(path, rows[4:8]).read_text().encode("cp1252"))
+    with pytest.raises(ValueError, match="a.csv: 1 of 4 rows .* line 3, column clip_text: .* is blank or not UTF-8"):
+        read_clip_table(path)
+    path.write_bytes(text.encode("utf-16"))
+    with pytest.raises(ValueError, match="a.csv, line 1: the file is UTF-16"):
+        read_clip_table(path)
+
+
+def test_a_column_named_twice(world: Path) -> None:
+    path, lines = world / "egoclip.csv", (world / "egoclip.csv").read_text().splitlines()
+    path.write_text("\n".join([lines[0] + "\ttag_noun", *(line + "\t[1]" for line in lines[1:])]))
+    with pytest.raises(ValueError, match="egoclip.csv names the column tag_noun twice"):
+        read_clip_table(path)
+    path.write_text("\n".join([f"x\tx\t{line}" for line in lines]))  # nobody reads these
+    assert len(read_clip_table(path)) == 20
+    with pytest.raises(ValueError, match=f"{world} can't be read"):
+        read_clip_table(world)
+
+
+def test_a_blank_line_is_not_a_row_and_half_a_line_is_malformed(world: Path) -> None:
+    path, text = world / "egoclip.csv", (world / "egoclip.csv").read_text()
+    path.write_text(text.replace("\n", "\n\n", 3))
+    assert len(read_clip_table(path)) == 20 and not read_clip_table(path).malformed
+    path.write_text(text + "20\n")
+    with pytest.raises(ValueError, match="1 of 21 rows are malformed.* line 22"):
+        read_clip_table(path)
 
 
 def test_a_line_cut_short(world: Path) -> None:

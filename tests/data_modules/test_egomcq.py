@@ -75,18 +75,22 @@ def test_only_one_type(world: Path, questions: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda q: q.pop("query"), "the key 'query' is missing"),
-        (lambda q: q.pop("answer"), "the key 'answer' is missing"),
-        (lambda q: q["choices"].pop("4"), "choices must have the keys 0 to 4, not 0, 1, 2, 3"),
-        (lambda q: q["choices"]["2"].pop("clip_end"), "choice 2: the key 'clip_end' is missing"),
-        (lambda q: q["choices"]["2"].update(clip_start="x"), "choice 2: clip_start must be a number, not 'x'"),
-        (lambda q: q["choices"]["1"].update(clip_end=-1), "choice 1: clip_start .* and clip_end -1.0 are no span"),
-        (lambda q: q["choices"]["1"].update(clip_end=float("nan")), "choice 1: clip_start .* are no span"),
-        (lambda q: q["query"].update(clip_text=7), "query: clip_text must be a text, not 7"),
-        (lambda q: q.update(answer=5), "answer must be 0 to 4, not 5"),
-        (lambda q: q.update(answer="3"), "answer must be a whole number, not '3'"),
-        (lambda q: q.update(types=3), r"types must be 1 \(inter-video\) or 2 \(intra-video\), not 3"),
-        (lambda q: q.update(choices=[1, 2]), "choices must be an object, not"),
+        (lambda q: q.pop("query"), "missing required field `query`"),
+        (lambda q: q.pop("answer"), "missing required field `answer`"),
+        (lambda q: q["choices"].pop("4"), "choices must have the keys 0 to 4, not '0, 1, 2, 3'"),
+        (lambda q: q["choices"]["2"].pop("clip_end"), "choice '2': Object missing required field `clip_end`"),
+        (lambda q: q["choices"]["2"].update(clip_start="x"), "choice '2': clip_start: Expected `float`, got `str`"),
+        (lambda q: q["choices"]["1"].update(clip_end=-1), "choice '1': clip_start .* and clip_end -1.0 are not a span"),
+        (lambda q: q["choices"]["1"].update(clip_start=-61), "choice '1': clip_start: Expected `float` >= -60"),
+        (lambda q: q["choices"]["1"].update(clip_end=1e7), "choice '1': clip_end: Expected `float` <= 1000000"),
+        (lambda q: q["choices"]["1"].update(video_uid=5), "choice '1': video_uid: Expected `str`, got `int`"),
+        (lambda q: q["choices"]["1"].update(video_uid=""), "choice '1': video_uid: Expected a text that is not blank"),
+        (lambda q: q["query"].update(clip_text=" "), "query.clip_text: Expected a text that is not blank"),
+        (lambda q: q["query"].update(clip_text=7), "query.clip_text: Expected `str`, got `int`"),
+        (lambda q: q.update(answer=5), "answer: Expected `int` <= 4"),
+        (lambda q: q.update(answer="3"), "answer: Expected `int`, got `str`"),
+        (lambda q: q.update(types=3), "types: Expected `int` <= 2"),
+        (lambda q: q.update(choices=[1, 2]), "choices: Expected `object`, got `array`"),
     ],
 )
 def test_a_malformed_question(
@@ -98,8 +102,16 @@ def test_a_malformed_question(
         EgoMCQ(world / "bad.json", reader(world))
 
 
+def test_a_byte_order_mark_and_ids_that_look_like_numbers(world: Path, questions: dict[str, Any]) -> None:
+    questions["2"]["choices"]["0"]["video_uid"] = "001"
+    (world / "a.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(questions).encode())
+    assert "001" in EgoMCQ(world / "a.json", reader(world)).videos
+
+
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "is no JSON file"), ("[]", "an object of questions"), ("{}", "an object of")]
+    ("content", "message"),
+    [("{", "bad.json, line 1, column 2: no JSON"), ('{"0": NaN}', "bad.json: NaN"),
+     ("[" * 9999, "nested too deeply"), ("[]", "an object of questions"), ("{}", "an object of")]
 )
 def test_no_questions(world: Path, content: str, message: str) -> None:
     (world / "bad.json").write_text(content)

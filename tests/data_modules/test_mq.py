@@ -212,8 +212,12 @@ def test_epoch_keys_and_filler(make: Callable[..., MQDataModule], tmp_path: Path
 @pytest.mark.parametrize(
     ("told", "message"),
     [(row("wash", 3, 2), "bad.json: clip a: wash: 3.0-2.0 s ends before it begins"),
-     (row("wash", float("nan"), 2), "ends before it begins"), (row("wash", 22, 23), "lies outside its clip of 20.0 s"),
-     (row("wash", -3, -1), "lies outside its clip")],
+     (row("wash", float("nan"), 2), "bad.json: NaN is no number"),
+     (row("wash", 22, 23), "lies outside its clip of 20.0 s"),
+     (row("wash", -3, 1), r"bad.json: clip a: labels\[0\]: start_time: Expected `float` >= -1"),
+     (row("wash", -0.5, -0.1), "lies outside its clip"), (row("wash", 1, 1e7), "end_time: Expected `float` <= 1000000"),
+     (row(["wash"], 1, 2), "label: Expected `str`, got `array`"),
+     (row(" ", 1, 2), "label: Expected a text that is not")],
 )  # fmt: skip
 def test_bad_times(tmp_path: Path, told: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -227,8 +231,36 @@ def test_bad_times(tmp_path: Path, told: dict[str, Any], message: str) -> None:
 )  # fmt: skip
 def test_other_forms_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "bad.json").write_text(content)
-    with pytest.raises(ValueError, match="bad.json is neither an official moments_.*.json nor a clip_annotations.json"):
+    with pytest.raises(ValueError, match="bad.json.* an? (official moments_.*.json|clip_annotations.json|segment)"):
         list(read_moments(tmp_path / "bad.json"))
+
+
+def test_a_clip_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    path = write_official(tmp_path / "bad.json", clip("a", []), clip("b", []), clip("a", []))
+    with pytest.raises(ValueError, match=r"bad.json, videos\[0\].clips\[2\]: clip_uid 'a' is there twice, first"):
+        list(read_moments(path))
+    path.write_text('{"a": %s, "a": %s}' % ((json.dumps(entry("val")),) * 2))
+    with pytest.raises(ValueError, match="bad.json: the key 'a' is there twice"):
+        list(read_moments(path))
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"subset": "validation"}, "clip a: subset is 'validation': write train, val or test"),
+    ({"clip_id": "b"}, "clip a has the clip_id 'b': give it one name"),
+    ({"parent_start_sec": 5.0, "parent_end_sec": 5.0}, "clip a lasts from 5.0 to 5.0 s of its video"),
+    ({"parent_end_sec": None, "duration": 0.0}, "clip a lasts from"), ({"video_id": 7}, "video_id: Expected `str"),
+    ({"annotations": [{"label": "wash", "segment": [1, 1e9]}]}, "Expected `float` <= 1000000.0"),
+])
+def test_bad_clips_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    (tmp_path / "bad.json").write_text(json.dumps({"a": entry("val") | {"parent_start_sec": 0.0} | changes}))
+    with pytest.raises(ValueError, match=f"bad.json.*{message}"):
+        list(read_moments(tmp_path / "bad.json"))
+
+
+def test_a_clip_without_an_end_is_named(tmp_path: Path) -> None:
+    path = write_official(tmp_path / "bad.json", clip("a", []) | {"video_end_sec": None})
+    with pytest.raises(ValueError, match=r"bad.json.*clips\[0\].video_end_sec: Expected `float`, got `null`"):
+        list(read_moments(path))
 
 
 @pytest.mark.parametrize("classes", [{"wash": 1}, {"Background": 0, "wash": 2}, {"Background": 0, "wash": "1"},
@@ -264,7 +296,7 @@ def test_bad_files_are_named(make: Callable[..., MQDataModule], tmp_path: Path) 
     with pytest.raises(ValueError, match="don't go together .checkpoint"):
         make(clip("a", [row("wash", 1, 2)])).val_dataloader()
     (folder / "a.safetensors").unlink(), (tmp_path / "moments_val.json").unlink()
-    with pytest.raises(ValueError, match="moments_val.json can't be read"):
+    with pytest.raises(ValueError, match="There is no file .*moments_val.json: set data.init_args.root"):
         data.val_dataloader()
 
 

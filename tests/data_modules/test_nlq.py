@@ -280,12 +280,14 @@ def test_both_forms_tell_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("times", "message"),
-    [((3, 2), "query a a-0 0: 3.0-2.0 s ends before it begins"), ((float("nan"), 2), "ends before it begins"),
-     ((22, 23), "22.0-23.0 s lies outside its clip of 20.0 s"), ((-3, -1), "lies outside its clip")],
+    [((3, 2), "query a a-0 0: 3.0-2.0 s ends before it begins"), ((float("nan"), 2), "NaN is no number"),
+     ((22, 23), "22.0-23.0 s lies outside its clip of 20.0 s"), ((-0.5, -0.1), "lies outside its clip"),
+     ((-3, 1), "clip_start_sec: Expected `float` >= -1"), ((3, None), "has one of clip_start_sec and clip_end_sec"),
+     ((1, 1e7), "clip_end_sec: Expected `float` <= 1000000")],
 )  # fmt: skip
 def test_bad_windows(tmp_path: Path, times: tuple[float, float], message: str) -> None:
     path = write_official(tmp_path / "bad.json", clip("a", [row("What?", *times)]))
-    with pytest.raises(ValueError, match=f"bad.json: .*{message}"):
+    with pytest.raises(ValueError, match=f"bad.json.*{message}"):
         list(read_queries(path))
 
 
@@ -298,16 +300,40 @@ def test_bad_windows(tmp_path: Path, times: tuple[float, float], message: str) -
 )  # fmt: skip
 def test_other_forms_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "bad.json").write_text(content)
-    with pytest.raises(ValueError, match="bad.json is neither an official nlq_.*.json nor one of VSLNet's"):
+    with pytest.raises(ValueError, match="bad.json.* (official nlq_.*.json|VSLNet's|has 0 entries)"):
+        list(read_queries(tmp_path / "bad.json"))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda c: c[1].update(clip_uid="a"), r"videos\[0\].clips\[1\]: clip_uid 'a' is there twice, first in videos"),
+    (lambda c: c[1]["annotations"][0].update(annotation_uid="a-0"), "annotation_uid 'a-0' is there twice, first"),
+    (lambda c: c[1]["annotations"][0].pop("annotation_uid"), "clip b: the query 'What.' is in an annotation without"),
+    (lambda c: c[1].update(clip_uid=5), r"clips\[1\].clip_uid: Expected `str`, got `int`"),
+    (lambda c: c[1].update(video_end_sec=None), "clip b doesn't tell its times"),
+    (lambda c: c[1].update(video_end_sec=0.0), "clip b lasts from 0.0 to 0.0 s of its video"),
+    (lambda c: c[1]["annotations"][0]["language_queries"][0].update(query=["What?"]), "query: Expected `str . null`"),
+])
+def test_what_is_wrong_with_a_clip_is_named(tmp_path: Path, change: Callable[[Any], object], message: str) -> None:
+    clips = [clip(name, [row("What?", 1, 2)]) for name in ("a", "b")]
+    change(clips)
+    with pytest.raises(ValueError, match=f"bad.json.*{message}"):
+        list(read_queries(write_official(tmp_path / "bad.json", *clips)))
+
+
+def test_a_query_of_vslnet_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    entry = {"fps": 1.0, "num_frames": 9, "annotation_uids": ["u", "u"], "query_idx": [3, 3], "sentences": ["a", "b"],
+             "exact_times": [[0, 1], [0, 1]]}
+    (tmp_path / "bad.json").write_text(json.dumps({"a": entry}))
+    with pytest.raises(ValueError, match=r"bad.json: clip a, sentences\[1\]: the query of annotation 'u 3' is"):
         list(read_queries(tmp_path / "bad.json"))
 
 
 def test_unreadable_annotations_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"gone.json can't be read \(No such file or directory\): set data.init_args"):
+    with pytest.raises(ValueError, match="gone.json can't be read: No such file or directory"):
         list(read_queries(tmp_path / "gone.json"))
-    for content in (b'{"videos": [', b"\xff\xfe"):
+    for content, message in ((b'{"videos": [', "no JSON"), (b"\xff\xfe", "the file is UTF-16")):
         (tmp_path / "bad.json").write_bytes(content)
-        with pytest.raises(ValueError, match="bad.json is no JSON: "):
+        with pytest.raises(ValueError, match=f"bad.json, line 1.*: {message}"):
             list(read_queries(tmp_path / "bad.json"))
 
 

@@ -314,21 +314,23 @@ ORACLE = "Oracle_Summaries/P01/Baby_Car_oracle.txt"
     (ORACLE, "-3\n", "line 1: there is no shot -3"),
     (ORACLE, "9\n\n10\n", "Baby_Car_oracle.txt, line 3: there is no shot 10; the tags are of shots 1 to 9"),
     (ORACLE, "1\nfour\n", "Baby_Car_oracle.txt, line 2: 'four' is not the number of a shot"),
+    (ORACLE, "1\n1_0\n", "line 2: '1_0' is not the number"), (ORACLE, "9" * 5000, "line 1: '999.* is not the number"),
     (ORACLE, "1\n2.0\n", "line 2: '2.0' is not the number"),
     (ORACLE, "5\n7\n5\n", "Baby_Car_oracle.txt, line 3: shot 5 is there twice, first in line 1"),
     (ORACLE, "\n\n", "Baby_Car_oracle.txt names no shots"),
-    (ORACLE, b"1\n\xff\n", "Baby_Car_oracle.txt is no text"),
+    (ORACLE, b"1\n\xff\n", "Baby_Car_oracle.txt, line 2: the file is not UTF-8"),
     ("Oracle_Summaries/P01/Baby_Dog_oracle.txt", "1\n", "Baby_Dog_oracle.txt: 'Dog' is none of the 5 concepts"),
     ("Oracle_Summaries/P01/Baby_oracle.txt", "1\n", "Baby_oracle.txt: an oracle summary should be named like Car_Tree"),
     ("Oracle_Summaries/P01/Baby_Car.txt", "1\n", "Baby_Car.txt: an oracle summary should be named like Car_Tree"),
     ("Oracle_Summaries/P01/A_B_C_oracle.txt", "1\n", "A_B_C_oracle.txt: an oracle summary should be named"),
     ("Dense_per_shot_tags/P01/P01.txt", "Baby\n\nCar,Dog\n", "P01.txt, line 3: 'Dog' is none of the 5 concepts"),
+    ("Dense_per_shot_tags/P01/P01.txt", "Baby\n".encode("utf-16"), "P01.txt, line 1: the file is UTF-16"),
     ("Dense_per_shot_tags/P01/P01.txt", "Baby,\n", "P01.txt, line 1: '' is none of the 5 concepts"),
     ("Dense_per_shot_tags/P01/P01.txt", "", "P01.txt has 0 shots of P01"),
-    ("Dense_per_shot_tags/P01/P01.txt", None, "P01.txt can't be read .No such file.*: set data.init_args.root"),
+    ("Dense_per_shot_tags/P01/P01.txt", None, "There is no file .*P01.txt: set data.init_args.root"),
     ("Dense_per_shot_tags/Dictionary.txt", "", "Dictionary.txt should name each concept once.*0 lines"),
     ("Dense_per_shot_tags/Dictionary.txt", "'Car'\nCar\n", "Dictionary.txt should name each .*2 lines and 1 different"),
-    ("Dense_per_shot_tags/Dictionary.txt", None, "Dictionary.txt can't be read"),
+    ("Dense_per_shot_tags/Dictionary.txt", None, "There is no file .*Dictionary.txt"),
 ])
 def test_bad_annotations_are_named(root: Path, file: str, content: str | bytes | None, message: str) -> None:
     if content is None:
@@ -479,11 +481,11 @@ data:
 
 @pytest.mark.parametrize(("config", "message"), [
     ("data: {class_path: egovlpv2.data_modules.mq.MQDataModule, init_args: {root: a}}", "without a QFVSDataModule: gi"),
-    ("seed_everything: 1", "data.class_path is None there"), ("[1]", "can't be read as configs"),
-    ("a: [", "can't be read as configs"),
+    ("seed_everything: 1", "data.class_path is None there"), ("[1]", "can't be read as a config"),
+    ("a: [", "can't be read as a config"),
     ("data: {class_path: QFVSDataModule, init_args: {root: '${oc.env:NO_SUCH_VARIABLE}'}}", "NO_SUCH_VARIABLE"),
     ("data: {class_path: QFVSDataModule, init_args: {root: a, features: b, sahre: 1}}", "c.yaml: .*'sahre'"),
-    (None, "c.yaml can't be read as configs: .*No such file")])
+    (None, "c.yaml can't be read: No such file")])
 def test_bad_configs_are_named(tmp_path: Path, config: str | None, message: str) -> None:
     if config is not None:
         (tmp_path / "c.yaml").write_text(config)

@@ -118,3 +118,19 @@ def test_other_pickles_are_named(tmp_path: Path, content: bytes, message: str) -
 def test_no_pickle(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="There is no file .*gone.pkl"):
         read_pickled_matrix(tmp_path / "gone.pkl", (1, 1))
+
+
+def test_a_pickle_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "relevancy.pkl").write_bytes(b"\x80\x04N" + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f.")
+    with pytest.raises(ValueError, match="relevancy.pkl is no pickled NumPy matrix: it has too many parts"):
+        read_pickled_matrix(tmp_path / "relevancy.pkl", (3, 3))
+
+
+@pytest.mark.parametrize("parts", [{"table": np.full((2, 2), np.nan, np.float32)}, {"table": np.eye(2)},
+                                   {"clip": np.array([0, 2])}, {"clip": np.array([[0, 1]])},
+                                   {"text": np.array([0.0, 1])}])
+def test_a_damaged_relevancy_is_named(tmp_path: Path, parts: dict[str, np.ndarray]) -> None:
+    good = {"table": np.eye(2, dtype=np.float32), "clip": np.arange(2), "text": np.arange(2), "labels": np.array("x")}
+    np.savez(tmp_path / "r.npz", **(good | parts))
+    with pytest.raises(ValueError, match="r.npz is no relevancy of ours"):
+        cached(tmp_path / "r.npz", [1, 2], [[1], [2]], [1, 2], [[1], [2]])

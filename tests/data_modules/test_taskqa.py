@@ -243,26 +243,28 @@ def test_what_is_wrong_with_a_question_is_named(root: Path) -> None:
             ({"answer_encode": 0}, "the answer 'knife' isn't '<UNK1>', which 'answer_encode' 0"),
             ({"answer_encode": 5}, "'answer_encode' is 5 and the answer set has 5 answers"),
             ({"answer_encode": -1}, "'answer_encode' is -1 and the answer set has 5 answers"),
-            ({"answer_encode": "3"}, "'answer_encode' should be int and is '3'"),
-            ({"answer_encode": True}, "'answer_encode' should be int and is True"),
-            ({"answer_encode": 3.0}, "'answer_encode' should be int and is 3.0"),
-            ({"question": " "}, "'question' is empty"),
-            ({"question": None}, "'question' should be str and is None"),
-            ({"interval": 7}, "'interval' should be str and is 7"),
-            ({"interval": " "}, "'interval' is empty"),
-            ({"answer": ["knife"]}, r"'answer' should be str and is \['knife'\]"),
-            ({"reasoning_type": ["object"]}, r"'reasoning_type' should be str and is \['object'\]"),
-            ({"template": ["a"]}, r"'template' should be str and is \['a'\]")):
+            ({"answer_encode": "3"}, "answer_encode: Expected `int`, got `str`"),
+            ({"answer_encode": True}, "answer_encode: Expected `int`, got `bool`"),
+            ({"answer_encode": 3.0}, "answer_encode: Expected `int`, got `float`"),
+            ({"question": " "}, "question: Expected a text that is not blank"),
+            ({"question": None}, "question: Expected `str`, got `null`"),
+            ({"interval": 7}, "interval: Expected `str`, got `int`"),
+            ({"interval": " "}, "interval: Expected a text that is not blank"),
+            ({"answer": ["knife"]}, "answer: Expected `str`, got `array`"),
+            ({"reasoning_type": ["object"]}, "reasoning_type: Expected `str`, got `array`"),
+            ({"template": ["a"]}, r"template: Expected `str . null`, got `array`"),
+            ({"question_id": "q0"}, "question_id 'q0' is there twice, first in question 0"),
+            ({"question_id": 1.5}, "question_id: Expected `int . str . null`, got `float`")):
         path = write(root, [row("desk", 0), row("desk", 1) | changes])
         with pytest.raises(ValueError, match=f"train_qas_encode.json, question 1: {problem}"):
             read_questions(path, ANSWERS)
     for name in ("interval", "question", "answer", "answer_encode", "reasoning_type"):
         lacking = {key: value for key, value in row("desk", 0).items() if key != name}
-        kind = "int" if name == "answer_encode" else "str"
-        with pytest.raises(ValueError, match=f"train_.*json, question 0: '{name}' should be {kind} and is None"):
+        with pytest.raises(ValueError, match=f"train_.*json, question 0: Object missing required field `{name}`"):
             read_questions(write(root, [lacking]), ANSWERS)
-    for content, problem in ((["what?"], "question 0: 'what\\?' is no question with keys"),
-                             ({"a": 1}, "should be a list of questions, not dict"), ("[{", "is no JSON")):
+    for content, problem in ((["what?"], "question 0: Expected `object`, got `str`"),
+                             ({"a": 1}, "which should be a list of questions: Expected `array`"),
+                             ("[{", "line 1, column 3: no JSON")):
         with pytest.raises(ValueError, match=f"train_qas_encode.json,? {problem}"):
             read_questions(write(root, content), ANSWERS)
 
@@ -312,12 +314,14 @@ def test_answer_sets(make: Callable[..., TaskQADataModule], root: Path) -> None:
     path = root / "qa" / "direct" / "answer_set.txt"
     path.write_text("yes \r\n\r\nno\r\n")
     assert read_answers(path) == ["yes", "no"]
+    path.write_bytes("yes\rno\r".encode("utf-8-sig"))
+    assert read_answers(path) == ["yes", "no"]
     for content, problem in (("a\nb\na\n", "answer_set.txt lists 'a' twice"), (" \n", "answer_set.txt lists no answ")):
         path.write_text(content)
         with pytest.raises(ValueError, match=problem):
             make().val_dataloader()
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="answer_set.txt can't be read .*one a line"):
+    with pytest.raises(ValueError, match="answer_set.txt, line 1: the file is UTF-16.*one a line"):
         read_answers(path)
     path.unlink()
     with pytest.raises(ValueError, match="There is no .*qa/direct/answer_set.txt or .*qa/answer_set.txt or .*/answer_"):

@@ -130,7 +130,7 @@ def write(path: Path, content: Any) -> str:
 
 
 def official(*texts: str | None) -> dict[str, Any]:
-    queries = [{"query": text, "clip_start_sec": 0.0} for text in texts]
+    queries = [{"query": text, "clip_start_sec": 0.0, "clip_end_sec": 1.0} for text in texts]
     clips = [{"clip_uid": "clip", "annotations": [{"language_queries": queries}]}, {"clip_uid": "bare"}]
     return {"version": "1", "videos": [{"video_uid": "video", "clips": clips}]}
 
@@ -148,11 +148,22 @@ def test_queries_of_an_official_file_count_its_empty_ones(tmp_path: Path, capsys
     assert f"{path}: 3 empty queries skipped" in capsys.readouterr().err
 
 
+def test_queries_of_vslnet_count_its_empty_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "train.json", {"a": {"sentences": ["Where?", ""]}, "b": {"sentences": ["What?"]}})
+    assert read_queries([path]) == {"a": ["Where?"], "b": ["What?"]}
+    assert f"{path}: 1 empty queries skipped" in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_is_not_part_of_the_queries(tmp_path: Path) -> None:
+    (tmp_path / "q.json").write_bytes(b'\xef\xbb\xbf{"001": ["Where?"]}')
+    assert read_queries([str(tmp_path / "q.json")]) == {"001": ["Where?"]}
+
+
 @pytest.mark.parametrize("content", [
     {"a": [""]}, {"a": ["fine", "  "]}, {"a": [None]}, {"a": "Where?"}, {"a": {"query": "x"}}, ["a"], "a", 3])
 def test_wrong_queries_are_refused(tmp_path: Path, content: Any) -> None:
     path = write(tmp_path / "q.json", content)
-    with pytest.raises(ValueError, match="q.json: the queries .*should be"):
+    with pytest.raises(ValueError, match="q.json(: the queries should be|, which should be)"):
         read_queries([path])
 
 
@@ -160,14 +171,14 @@ def test_wrong_queries_are_refused(tmp_path: Path, content: Any) -> None:
     {"videos": [{"video_uid": "v"}]}, {"videos": ["v"]}, {"videos": [{"clips": [{}]}]},
     {"videos": [{"video_uid": "v", "clips": [{"clip_uid": "c", "annotations": [{}]}]}]}])
 def test_other_official_files_are_refused(tmp_path: Path, content: Any) -> None:
-    with pytest.raises(ValueError, match=r"q.json: not of the form of an official nlq_\*.json"):
+    with pytest.raises(ValueError, match=r"q.json, which should be an official nlq_\*.json: videos\[0\]"):
         read_queries([write(tmp_path / "q.json", content)])
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe{}", b""])
 def test_queries_that_cant_be_read_are_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "q.json").write_bytes(content)
-    with pytest.raises(ValueError, match="q.json: the queries can't be read"):
+    with pytest.raises(ValueError, match="q.json, line 1"):
         read_queries([os.fspath(tmp_path / "q.json")])
-    with pytest.raises(ValueError, match="none.json: the queries can't be read"):
+    with pytest.raises(ValueError, match="none.json can't be read: No such file"):
         read_queries([os.fspath(tmp_path / "none.json")])

@@ -1,0 +1,98 @@
+"""Columns of millions of rows as a few flat tensors.
+
+They hold no Python object per row, so that workers share them: forked ones their pages, since there are no reference
+counts to write into them, spawned ones by shared memory.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_ID_LIST = re.compile(r"\s*\[\s*(?:[0-9]{1,9}\s*(?:,\s*[0-9]{1,9}\s*)*)?\]\s*")
+
+
+@dataclass(frozen=True)
+class Strings:
+    """N texts in one tensor.
+
+    Args:
+        blob: The texts as UTF-8, a line feed between two, uint8.
+        ends: Where each text ends in the blob, (N,) int64.
+    """
+
+    blob: Tensor
+    ends: Tensor
+
+    def __getitem__(self, index: int) -> str:
+        begin = int(self.ends[index - 1]) + 1 if index else 0
+        text = self.blob[begin : int(self.ends[index])].numpy().tobytes().decode()
+        if len(text) > 1 and text[0] == text[-1] == '"':  # a CSV writer quotes a text that has quotes in it
+            return text[1:-1].replace('""', '"')
+        return text
+
+    @classmethod
+    def pack(cls, texts: list[str]) -> "Strings":
+        """Lay texts behind one another; a line feed inside a text becomes a space."""
+        joined = "\n".join(texts)
+        if joined.count("\n") >= max(1, len(texts)):
+            joined = "\n".join(text.replace("\n", " ") for text in texts)
+        blob = np.frombuffer((joined + "\n" if texts else "").encode(), dtype=np.uint8)
+        return cls(torch.from_numpy(blob.copy()), torch.from_numpy(np.flatnonzero(blob == ord("\n"))))
+
+    @classmethod
+    def join(cls, parts: list["Strings"]) -> "Strings":
+        """Lay the texts of several tables behind one another."""
+        begins = np.cumsum([0, *(len(part.blob) for part in parts[:-1])])
+        ends = torch.cat([part.ends + int(begin) for part, begin in zip(parts, begins, strict=True)])
+        return cls(torch.cat([part.blob for part in parts]), ends)
+
+
+@dataclass(frozen=True)
+class IdLists:
+    """N lists of class ids, each distinct list kept once.
+
+    Args:
+        codes: The list of each row, (N,) int32.
+        ids, ends: The distinct lists behind one another, int16, and where each ends, int64.
+    """
+
+    codes: Tensor
+    ids: Tensor
+    ends: Tensor
+
+    def __getitem__(self, index: int) -> Tensor:
+        code = int(self.codes[index])
+        begin = int(self.ends[code - 1]) if code else 0
+        return self.ids[begin : int(self.ends[code])].long()
+
+
+class IdListParser:
+    """Gives every distinct list literal a code; -1 if it isn't a list of ids below `num_classes`."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.lists: list[list[int]] = []
+        self.codes: dict[str, int] = {}
+
+    def code(self, literal: str) -> int:
+        if literal not in self.codes:
+            self.codes[literal] = self._parse(literal)
+        return self.codes[literal]
+
+    def _parse(self, literal: str) -> int:
+        if not _ID_LIST.fullmatch(literal):
+            return -1
+        ids = [int(number) for number in re.findall("[0-9]+", literal)]
+        if max(ids, default=0) >= self.num_classes:
+            return -1
+        self.lists.append(ids)
+        return len(self.lists) - 1
+
+    def pack(self, codes: Tensor) -> IdLists:
+        """Join the rows' codes, (N,) int32, with the distinct lists seen so far."""
+        ids = np.fromiter((number for ids in self.lists for number in ids), dtype=np.int16)
+        ends = np.cumsum([len(ids) for ids in self.lists], dtype=np.int64)
+        return IdLists(codes, torch.from_numpy(ids), torch.from_numpy(ends))

@@ -1,0 +1,24 @@
+"""Configurations in YAML: one error that names the file for all that can be wrong with them."""
+
+from io import StringIO
+from pathlib import Path
+
+from egovlpv2.schema import read_text
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+
+def read_yaml(path: Path) -> DictConfig:
+    """The keys and values of a YAML file, whose interpolations are not yet resolved.
+
+    Raises:
+        ValueError: The file can't be read, is not YAML, or doesn't hold keys and values.
+    """
+    try:
+        content = OmegaConf.load(StringIO(read_text(path)))
+    except (OSError, YAMLError, OmegaConfBaseException, RecursionError) as error:
+        raise ValueError(f"{path} can't be read as a configuration: {' '.join(str(error).split())}") from error
+    if not isinstance(content, DictConfig):
+        raise ValueError(f"{path} can't be read as a configuration: it should hold keys and values")
+    return content
