@@ -1,11 +1,11 @@
 """The command `egovlpv2`: fit, validate, test and predict by Lightning, and the project's own commands beside them."""
 
-import os
-import re
 import sys
-from argparse import ArgumentError
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
+
+from egovlpv2.border import STOPS, Border
 
 # Own commands, imported only when called; `main(argv)` of each module runs it.
 COMMANDS = {
@@ -28,7 +28,6 @@ COMMANDS = {
     "complexity": ("egovlpv2.complexity", "parameters and GMACs of a model, by part and by objective"),
     "bench": ("egovlpv2.bench", "time the hot paths against their bounds, as ratios"),
 }
-_NOISE = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value|$")
 TRAINER_COMMANDS = {
     "fit": "train, validating as it goes, and test the best checkpoint",
     "validate": "evaluate on the validation set",
@@ -38,40 +37,34 @@ TRAINER_COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs a command; what a user got wrong ends in one line, the rest in a traceback."""
+    """Run a command.
+
+    Raises:
+        SystemExit: As `Border` says: an error of the user, a file or the machine is one line; ours are a traceback.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help"):
-        print(usage())
-        return
-    if args[0] not in COMMANDS and args[0] not in TRAINER_COMMANDS:
-        sys.exit(f"egovlpv2: there is no command `{args[0]}`\n{usage()}")
-    try:
-        if args[0] in COMMANDS:
-            import_module(COMMANDS[args[0]][0]).main(args[1:])
-        else:
+    name = args[0] if args else "--help"
+    with Border(f"egovlpv2 {name}" if name in COMMANDS or name in TRAINER_COMMANDS else "egovlpv2",
+                stops=() if name in TRAINER_COMMANDS else STOPS):  # Lightning handles its own
+        if name in ("-h", "--help"):
+            print(usage())
+        elif name in COMMANDS:
+            import_module(COMMANDS[name][0]).main(args[1:])
+        elif name in TRAINER_COMMANDS:
             import_module("egovlpv2.trainer_cli").run(args)
-    except (ValueError, FileNotFoundError, ArgumentError) as error:
-        if os.environ.get("EGOVLPV2_DEBUG"):
-            raise
-        message = str(error)
-        if message.startswith("Caught "):  # in a worker of a loader, whose whole traceback is the message
-            message = message.strip().splitlines()[-1].partition(": ")[2]
-        sys.exit(f"egovlpv2 {args[0]}: error: {_without_types(message)}\n(EGOVLPV2_DEBUG=1 shows where)")
-
-
-def _without_types(message: str) -> str:
-    """What jsonargparse says of a wrong option, less the types it tried and the whole value that it was given."""
-    if "Does not validate against" not in message:
-        return message
-    lines = (line.strip().removeprefix("- ") for line in message.splitlines())
-    return " ".join(line for line in lines if not _NOISE.match(line))
+        else:
+            near = get_close_matches(name, [*COMMANDS, *TRAINER_COMMANDS], 1)
+            raise ValueError(f"there is no command `{name}`{f', did you mean `{near[0]}`?' if near else ''} "
+                             "(`egovlpv2 --help` lists them)")
 
 
 def usage() -> str:
+    """The list of all commands."""
     rows = [*TRAINER_COMMANDS.items(), *((name, text) for name, (_, text) in COMMANDS.items())]
+    width = max(len(name) for name, _ in rows) + 2
     return "\n".join([
         "usage: egovlpv2 COMMAND [OPTIONS]   (egovlpv2 COMMAND --help lists the options)\n",
-        *(f"  {name:<14}{text}" for name, text in rows),
+        *(f"  {name:<{width}}{text}" for name, text in rows),
         "\nfirst run: make pretrain (it prints the command that it runs)",
     ])
 

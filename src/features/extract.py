@@ -5,15 +5,18 @@ flat: features go to the file as they come.
 """
 
 import argparse
+import errno
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import av
 import torch
 import torch.nn.functional as F
+from egovlpv2.border import CommandParser, describe, one_line
 from egovlpv2.features.asked import ask, look
 from egovlpv2.features.claims import Claim, claim, remove_left
 from egovlpv2.features.files import PER_QUERY, SUFFIX, FeatureWriter, Recipe
@@ -37,6 +40,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 KINDS = ("dual", "projected", "unit", *PER_QUERY, "trunk")
+# A disk or a file system on which no other video's features can be written either.
+_STOPS_ALL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE))
 
 
 class Block(NamedTuple):
@@ -66,7 +71,7 @@ class Blocks(Dataset[Read]):
     def __getitem__(self, block: Block) -> Read:
         try:
             return Read(block, self.windows.read(block.source, block.duration, block.first, block.count), "")
-        except VideoError as error:
+        except (VideoError, OSError, av.FFmpegError) as error:
             return Read(block, None, str(error))
 
 
@@ -95,58 +100,87 @@ class Extraction(Sampler[Block]):
         self.claims: dict[str, Claim] = {}
         self.failures: dict[str, str] = {}
         self.done = 0
+        for source in sources:
+            if problem := _problem(source, self._path(source)):
+                self.failures[source.name] = problem
 
     @cached_property
     def tokenizer(self):  # noqa: ANN201 (transformers is imported when it is needed)
         return load_fitting_tokenizer(self.tokenizer_name, self.backbone.text_tower)
 
+    @property
+    def left(self) -> list[Source]:
+        """The videos that haven't failed."""
+        return [source for source in self.sources if source.name not in self.failures]
+
     def __iter__(self) -> Iterator[Block]:
-        for source in self.sources:
-            taken = claim(self.out / f"{source.name}{SUFFIX}")
+        for source in self.left:
+            yield from self._blocks(source)
+
+    def _blocks(self, source: Source) -> Iterator[Block]:
+        """Take a video that nobody has, and give its blocks until it fails."""
+        try:
+            taken = claim(self._path(source))
             if taken is None:
                 self._advance(source, 1.0)  # by another process
-                continue
-            self.claims[source.name] = taken
-            try:
-                duration = source.duration(self.windows.chunk_seconds)
-            except VideoError as error:
-                self._fail(source, str(error), 1.0)
-                continue
-            count = self.windows.count(duration)
-            for first in range(0, count, self.batch_size):
-                if source.name in self.failures:
-                    break
-                yield Block(source, duration, first, min(self.batch_size, count - first), count)
+                return
+        except OSError as error:
+            self._fail(source, error, 1.0)
+            return
+        self.claims[source.name] = taken
+        try:
+            duration = source.duration(self.windows.chunk_seconds)
+        except (VideoError, OSError, av.FFmpegError) as error:
+            self._fail(source, VideoError(error), 1.0)
+            return
+        count = self.windows.count(duration)
+        for first in range(0, count, self.batch_size):
+            if source.name in self.failures:
+                return
+            yield Block(source, duration, first, min(self.batch_size, count - first), count)
+
+    def _path(self, source: Source) -> Path:
+        return self.out / f"{source.name}{SUFFIX}"
 
     def run(self, num_workers: int) -> None:
-        """Writes what is not there yet; whatever stops it, nothing half-written stays."""
+        """Write what is not there yet; whatever stops it, nothing half-written stays.
+
+        Raises:
+            OSError: The disk is full, or nothing more can be written to it for another reason.
+        """
         loader = DataLoader(Blocks(self.windows), batch_size=None, sampler=self, num_workers=num_workers,
                             prefetch_factor=2 if num_workers else None)
-        self.sizes = {source.name: source.num_bytes for source in self.sources
-                      if not (self.out / f"{source.name}{SUFFIX}").exists()}
+        self.sizes = {source.name: source.num_bytes for source in self.left if not self._path(source).exists()}
         total = sum(self.sizes.values())
         try:
             with tqdm(total=total, unit="B", unit_scale=True, desc="extracting", mininterval=1) as self.bar:
                 for read in loader:
-                    self._write(read)
+                    self._take(read)
         finally:
             for taken in self.claims.values():
                 taken.drop()
 
+    def _take(self, read: Read) -> None:
+        """Write the features of a block, or give its video up."""
+        block = read.block
+        if block.source.name in self.failures:
+            return
+        try:
+            if read.frames is None:
+                raise VideoError(read.reason)
+            self._write(block, read.frames)
+        except (ValueError, OSError) as error:  # such as features that aren't finite, or a file that is too large
+            self._fail(block.source, error, 1 - block.first / block.of)
+
     @torch.inference_mode()
-    def _write(self, read: Read) -> None:
-        block, name = read.block, read.block.source.name
-        if name in self.failures:
-            return
-        if read.frames is None:
-            self._fail(block.source, read.reason, 1 - block.first / block.of)
-            return
+    def _write(self, block: Block, frames: Tensor) -> None:
+        name = block.source.name
         with self.precision:
             if block.first == 0:
                 texts = self.queries.get(name, [])
                 self.asked = ask(self.backbone, self.tokenizer, texts, self.max_words) if texts else None
                 self.writer = self._start(block)
-            self.writer.append(self._encode(read.frames.to(self.backbone.device)))
+            self.writer.append(self._encode(frames.to(self.backbone.device)))
         if block.first + block.count == block.of:
             self.writer.finish()
             self.claims[name].finish()
@@ -161,12 +195,19 @@ class Extraction(Sampler[Block]):
             return FeatureWriter(draft, self.recipe, block.duration, block.of, num_tokens=tokens)
         return FeatureWriter(draft, self.recipe, block.duration, block.of, asked.texts, asked.words, asked.mask)
 
-    def _fail(self, source: Source, reason: str, share: float) -> None:
-        """Gives a video up, with the share of it that is left."""
-        self.claims.pop(source.name).drop()
+    def _fail(self, source: Source, error: Exception, share: float) -> None:
+        """Give a video up, with the share of it that is left; what would stop all others too is raised."""
+        if taken := self.claims.pop(source.name, None):
+            taken.drop()
+        if isinstance(error, OSError) and error.errno in _STOPS_ALL:
+            error.filename = error.filename or str(self._path(source))
+            raise error
+        reason = str(describe(error))
+        if source.name not in reason:
+            reason = f"{source.files[0]}: {reason}"
         self.failures[source.name] = reason
         self._advance(source, share)
-        tqdm.write(f"not readable: {reason}", file=sys.stderr)
+        tqdm.write(f"failed: {reason}", file=sys.stderr)
 
     def _advance(self, source: Source, share: float) -> None:
         self.bar.update(round(self.sizes.get(source.name, 0) * share))
@@ -184,6 +225,21 @@ class Extraction(Sampler[Block]):
         if kind == "trunk":
             return trunk.float()
         return look(self.backbone, self.asked, trunk, video.shape[1], kind == "transformed")
+
+
+def _problem(source: Source, path: Path) -> str:
+    """Tell from its names and its files alone why nothing can come of a video; empty if something can."""
+    first = source.files[0]
+    try:
+        str(first).encode()
+        source.num_bytes  # noqa: B018 (an error if a file is not there any more)
+        with suppress(FileNotFoundError):
+            path.with_name(f"{path.name}.partial").stat()
+    except UnicodeEncodeError:
+        return one_line(f"{first}: the name is not UTF-8: rename it")
+    except OSError as error:
+        return f"{first}: {describe(error)}"
+    return ""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -259,8 +315,8 @@ def _asked_of(sources: list[Source], queries: dict[str, list[str]]) -> list[Sour
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="egovlpv2 extract", description="Writes one feature file for each video.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = CommandParser(prog="egovlpv2 extract", description="Writes one feature file for each video.",
+                           formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--kind", choices=KINDS, default="dual", help="CLS with the gate closed, after the projector, "
                         "that of length one, with the gate open for each query, that transformed, or the trunk's "

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.max_words > (most := extraction.backbone.text_tower.max_words):
         raise ValueError(f"--max-words {args.max_words}: the text tower of {args.weights} takes {most} at most")
     weights, tokenizer = str(Path(args.weights).absolute()), _place(extraction.tokenizer_name)
-    add(args.out, Catalogue(weights, tokenizer, args.max_words, {}), sources, args.chunk_seconds)
+    add(args.out, Catalogue(weights, tokenizer, args.max_words, {}), extraction.left, args.chunk_seconds)
     extraction.run(args.num_workers)
     report(extraction, "index")
     if not any(args.out.glob(f"*{SUFFIX}")):

@@ -1,0 +1,237 @@
+"""The border of the program: exit codes and one-line errors for what a user, a file or the machine did.
+
+A mistake of ours (an `AssertionError`, a `TypeError`, ...) stays a traceback.
+"""
+
+import argparse
+import errno
+import io
+import os
+import re
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType, TracebackType
+from typing import NoReturn, TextIO
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SAME_STOP = 2.0  # seconds: terminals, `make` and `srun` may send a signal twice, which shall not break the tidying up
+_HINTS = {
+    errno.ENOSPC: "free some space, or write elsewhere", errno.EDQUOT: "free some space, or write elsewhere",
+    errno.EROFS: "write elsewhere", errno.EACCES: "change its permissions, or give another path",
+    errno.EPERM: "change its permissions, or give another path", errno.ENAMETOOLONG: "give a shorter name",
+    errno.EMFILE: "raise the limit (`ulimit -n`), or give fewer --num-workers", errno.EISDIR: "give the name of a file",
+    errno.ENOENT: "check the path", errno.ENOTDIR: "check the path", errno.EFBIG: "raise the limit (`ulimit -f`), or "
+    "write elsewhere",
+}
+_NO_MEMORY = ("the memory doesn't suffice: give a smaller --batch-size, fewer --num-workers, or smaller pictures, or "
+              "stop other programs")
+_KILLED = ("a helper process was killed, mostly because memory doesn't suffice: give fewer processes (--num-workers or "
+           "--workers) or a smaller --batch-size")
+_RUNTIME = ((re.compile(r"can't allocate memory|out of memory|bad_alloc", re.IGNORECASE), _NO_MEMORY),
+            (re.compile(r"DataLoader worker|process pool was terminated abruptly"), _KILLED))
+# Errors that aren't Python's own and stand for what a file or the machine did; looked up only where imported.
+_FOREIGN = (("av", "FFmpegError"), ("safetensors", "SafetensorError"), ("msgspec", "MsgspecError"),
+            ("torch", "OutOfMemoryError"))
+_NOISE = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value|$")
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks the program to end; libraries tidy up as they do for Ctrl-C.
+
+    Args:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Border:
+    """A context for a command: what goes wrong in it for no mistake of ours ends the program in one line.
+
+    Exit codes: 1 for an error, 128 + n for signal n (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP), 141 where nobody reads what
+    is printed any more.
+
+    Args:
+        command: What messages begin with, such as `egovlpv2 extract`.
+        stops: Signals that end the command; others are handled as they were.
+    """
+
+    _open = 0  # borders that this process is within
+
+    def __init__(self, command: str, stops: Iterable[int] = STOPS) -> None:
+        self.command, self.stops = command, tuple(stops)
+        self.stopped, self.when = 0, 0.0
+        self.before: dict[int, object] = {}
+
+    def __enter__(self) -> None:
+        _mend_streams()
+        Border._open += 1
+        if threading.current_thread() is threading.main_thread():  # others can't
+            for number in self.stops:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup`, or in the background of a script
+                    self.before[number] = signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        now, last, self.when = time.monotonic(), self.when, time.monotonic()
+        if not self.stopped or now - last > _SAME_STOP:
+            self.stopped = self.stopped or number
+            raise Stopped(number)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        Border._open -= 1
+        for number, handler in self.before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        try:
+            sys.stdout.flush()
+        except OSError as problem:
+            if error is None or isinstance(error, SystemExit):
+                problem.filename, error = "standard output", problem
+        if error is not None:
+            self._end(error)
+
+    def _end(self, error: BaseException) -> None:
+        """Ends the program for an error that is not our mistake; returns for others."""
+        if self.stopped or isinstance(error, KeyboardInterrupt):  # libraries may turn a stop into an error of theirs
+            number = self.stopped or getattr(error, "number", signal.SIGINT)
+            name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+            self._say(128 + number, f"stopped by {name}; what is finished stays", error)
+        gone = _reader_is_gone(sys.stdout) or _reader_is_gone(sys.stderr)
+        if isinstance(error, BrokenPipeError) and gone:
+            self._say(128 + signal.SIGPIPE, "", error)
+        if isinstance(error, SystemExit) or os.environ.get("EGOVLPV2_DEBUG"):
+            return
+        line = describe(error)
+        if line is not None:
+            _silence_if_stuck(sys.stdout)
+            raise SystemExit(f"{self.command}: error: {line}\n(EGOVLPV2_DEBUG=1 shows where)") from error
+
+    def _say(self, code: int, text: str, error: BaseException) -> NoReturn:
+        if text:
+            with suppress(OSError):
+                print(f"{self.command}: {text}", file=sys.stderr, flush=True)
+        for stream in (sys.stdout, sys.stderr):
+            _silence_if_stuck(stream)
+        raise SystemExit(code) from error
+
+    @classmethod
+    def leave_signals_to_the_parent(cls) -> None:
+        """In a forked process, such as a loader's worker: Ctrl-C reaches it too, and the command tells of it."""
+        if cls._open:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=Border.leave_signals_to_the_parent)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """A context to start fresh (not forked) processes in: Ctrl-C doesn't reach them, and reaches this one later."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def describe(error: BaseException) -> str | None:
+    """One line for what a user, a file or the machine did; None for a mistake of ours."""
+    kind, message = type(error), str(error)
+    if message.startswith("Caught "):  # in a worker of a loader, whose whole traceback is the message
+        kind, message = _in_worker(kind, message)
+    if issubclass(kind, RuntimeError):
+        for pattern, words in _RUNTIME:
+            if pattern.search(message):
+                return words
+    foreign = (getattr(sys.modules.get(module), name, None) for module, name in _FOREIGN)
+    if not issubclass(kind, (ValueError, OSError, argparse.ArgumentError, RecursionError, MemoryError,
+                             *(of for of in foreign if of is not None))):
+        return None
+    if issubclass(kind, MemoryError):
+        return _NO_MEMORY
+    if issubclass(kind, RecursionError):
+        return "something that was given is nested too deeply, a JSON file or an option's value: simplify it"
+    if isinstance(error, OSError) and error.errno is not None and not message.startswith("Caught "):
+        message = _of_system(error)
+    return one_line(_without_types(message)) or kind.__name__
+
+
+def one_line(text: str) -> str:
+    """A text without line ends and other control characters, which a file's name may bring along."""
+    joined = "; ".join(line.strip() for line in text.splitlines() if line.strip())
+    return "".join(letter if letter.isprintable() or letter == " " or "\ud800" <= letter <= "\udfff"
+                   else ascii(letter)[1:-1] for letter in joined)
+
+
+def _in_worker(kind: type[BaseException], message: str) -> tuple[type[BaseException], str]:
+    """The type and the text of an error in a worker; torch passes those on as `RuntimeError` that it can't build."""
+    lines = message.rpartition("Traceback (most recent call last):\n")[2].rstrip().splitlines()
+    start = next((i for i, line in enumerate(lines) if line[:1].strip()), len(lines) - 1)
+    name, _, first = lines[start].partition(": ")
+    module, _, plain = name.rpartition(".")
+    found = getattr(sys.modules.get(module or "builtins"), plain, None)
+    if isinstance(found, type) and issubclass(found, BaseException):
+        kind = found
+    return kind, "\n".join([first, *lines[start + 1:]])
+
+
+def _of_system(error: OSError) -> str:
+    """The system's error with the file first and what to do last."""
+    name = error.filename2 or error.filename
+    where = f"{os.fsdecode(name)}: " if isinstance(name, (str, bytes, os.PathLike)) else ""
+    hint = _HINTS.get(error.errno)
+    return f"{where}{error.strerror or error}" + (f": {hint}" if hint else "")
+
+
+def _without_types(message: str) -> str:
+    """What jsonargparse says of a wrong option, less the types it tried and the whole value that it was given."""
+    if "Does not validate against" not in message:
+        return message
+    lines = (line.strip().removeprefix("- ") for line in message.splitlines())
+    return " ".join(line for line in lines if not _NOISE.match(line))
+
+
+def _mend_streams() -> None:
+    """Makes the streams print any text on any terminal, `\\udce9` for what it has no sign for."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller (`>&-`)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open to the end)
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _reader_is_gone(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nobody reads any more."""
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), 0)
+    except (ValueError, OSError):  # not a file of the system
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _silence_if_stuck(stream: TextIO) -> None:
+    """Keeps what can't be written from being tried again, with a message, when the interpreter ends."""
+    try:
+        stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all others of a command."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (`{self.prog} --help` lists the options)")
