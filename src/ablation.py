@@ -1,6 +1,5 @@
 """`egovlpv2 ablation-fusion`: the paper's Table 7 again, fusion in the backbone against layers stacked on it."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 from egovlpv2.callbacks import write_json
 from egovlpv2.collect import collect, save_plot, without_gaps
+from egovlpv2.command_line import CommandParser
 from egovlpv2.complexity import complexity, read_model_config
 from egovlpv2.model.backbone import BackboneConfig
 
@@ -52,7 +52,7 @@ def accuracies(runs: Path) -> pd.DataFrame:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("egovlpv2 ablation-fusion", description=__doc__)
+    parser = CommandParser("egovlpv2 ablation-fusion", description=__doc__)
     parser.add_argument("--config", default="conf/model/base.yaml",
                         help="the model whose cost is counted (default: %(default)s)")
     parser.add_argument("--runs", type=Path, help="the folder of the toy runs; without it, only the cost")

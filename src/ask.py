@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from egovlpv2.command_line import CommandParser, require_text
 from egovlpv2.features.asked import tell_of_a_cut
 from egovlpv2.features.options import add_model_options, open_backbone, precision_of, require_positive
 from egovlpv2.grounding.answers import AnswerHead, read_answers
@@ -35,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     require_positive(args, "top")
     question = args.question.strip().lower()
-    if not question:
-        raise ValueError("--question is empty: ask something")
+    require_text("--question", question, "ask something")
     answerer = open_answerer(args)
     backbone, device = answerer.backbone, answerer.backbone.device
     tokenizer = load_fitting_tokenizer(args.tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
@@ -91,8 +91,8 @@ def _answers(path: Path | None, facts: dict[str, Any], count: int) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="egovlpv2 ask", description="Answers a question about a video.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = CommandParser(prog="egovlpv2 ask", description="Answers a question about a video.",
+                           formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("video", type=Path, help="any video")
     parser.add_argument("--question", required=True)
     parser.add_argument("--start", type=float, default=0.0, help="seconds; where to look from")

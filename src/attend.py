@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from egovlpv2.command_line import CommandParser, require_text
 from egovlpv2.features.asked import tell_of_a_cut
 from egovlpv2.features.options import add_model_options, make_folder_of, open_backbone, precision_of, require_positive
+from egovlpv2.figures import png
 from egovlpv2.files import whole
 from egovlpv2.model.attention_maps import Attention, Words, attend_words, read_words, text_layers
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.checkpoint import resize_frames
 from egovlpv2.model.fusion import CrossAttention
-from egovlpv2.pictures import Strip, draw_attention, png
 from egovlpv2.text import load_fitting_tokenizer
+from egovlpv2.pictures import Strip, draw_attention
 from egovlpv2.video.decode import Clip, VideoInfo, read_frames, video_info
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import CropBox, EvalTransform
@@ -40,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     args = _parser().parse_args(argv)
     require_positive(args, "frames", "max_words", *(["size"] if args.size is not None else []))
-    if not args.text.strip():
-        raise ValueError("--text is empty: say what is seen")
+    require_text("--text", args.text, "say what is seen")
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out {args.out}: the picture is a .png, so give it such a name")
     make_folder_of(args.out)
@@ -180,8 +181,8 @@ def _gate(layer: CrossAttention) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="egovlpv2 attend", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                                     description="Draws what the words of a text look at in the frames of a video.")
+    parser = CommandParser(prog="egovlpv2 attend", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                           description="Draws what the words of a text look at in the frames of a video.")
     parser.add_argument("video", type=Path, help="any video")
     parser.add_argument("--text", required=True, help='what is seen, such as "#C C opens the jar"')
     parser.add_argument("--start", type=float, default=0.0, help="seconds; where to look from")

@@ -228,10 +228,3 @@ def _silence_if_stuck(stream: TextIO) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-
-
-class CommandParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all others of a command."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message} (`{self.prog} --help` lists the options)")

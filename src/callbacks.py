@@ -3,6 +3,7 @@
 import json
 import time
 from itertools import chain
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def write_metrics(path: Path, metrics: dict[str, float], protocol: dict[str, Any
     width = max((len(name) for name in metrics), default=0)
     print("\n" + "\n".join(f"  {name:<{width}}  {value:10.4f}" for name, value in sorted(metrics.items())) + "\n")
     print("  " + ", ".join(f"{name} {value}" for name, value in protocol.items()) + "\n")
-    write_json(path, {"metrics": metrics, "protocol": protocol})
+    numbers = {name: value if isfinite(value) else None for name, value in metrics.items()}  # JSON has no NaN
+    write_json(path, {"metrics": numbers, "protocol": protocol})
 
 
 def write_json(path: Path, content: Any) -> None:

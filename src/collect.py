@@ -1,16 +1,23 @@
 """`egovlpv2 collect`: the numbers of several runs side by side, and their mean."""
 
-import argparse
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 from egovlpv2.callbacks import write_json
+from egovlpv2.command_line import CommandParser
+from egovlpv2.figures import drawable, png
 from egovlpv2.files import whole
+from egovlpv2.schema import read_json
 from matplotlib.figure import Figure
+
+
+class Report(TypedDict):
+    """What is read of a run's `metrics.json`."""
+
+    metrics: dict[str, float | None]
 
 
 def collect(runs: Sequence[Path], pattern: str) -> pd.DataFrame:
@@ -32,10 +39,7 @@ def collect(runs: Sequence[Path], pattern: str) -> pd.DataFrame:
         path = run / "metrics.json"
         if not path.is_file():
             raise ValueError(f"{path} is missing: the run has not ended, or it is no run's folder")
-        try:
-            rows[str(run)] = json.loads(path.read_text(encoding="utf-8"))["metrics"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no report of a run ({error!r})") from error
+        rows[str(run)] = read_json(path, Report)["metrics"]
     table = pd.DataFrame.from_dict(rows, orient="index").filter(regex=pattern)
     if table.empty:
         raise ValueError(f"no metric of these runs is named like {pattern!r}; {runs[0]} has "
@@ -45,7 +49,7 @@ def collect(runs: Sequence[Path], pattern: str) -> pd.DataFrame:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="egovlpv2 collect", description="Numbers of several runs, and their mean.")
+    parser = CommandParser(prog="egovlpv2 collect", description="Numbers of several runs, and their mean.")
     parser.add_argument("runs", nargs="+", type=Path, help="folders with a metrics.json")
     parser.add_argument("--metrics", default="^test/", help="which, by a regular expression (default: %(default)s)")
     parser.add_argument("--no-mean", action="store_true", help="where a mean of the runs says nothing")
@@ -73,9 +77,9 @@ def save_plot(table: pd.DataFrame, path: Path) -> None:
     axes = figure.subplots()
     for i, (name, values) in enumerate(table.items()):
         axes.plot(values, range(len(table)), "os^Dv<>p*h"[i % 10], label=name)
-    axes.set_yticks(range(len(table)), [str(name) for name in table.index])
+    axes.set_yticks(range(len(table)), [drawable(str(name)) for name in table.index])
     axes.invert_yaxis()
     axes.grid(alpha=0.3)
     axes.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
     with whole(path) as draft:
-        figure.savefig(draft, format="png", dpi=110)
+        draft.write_bytes(png(figure))

@@ -1,6 +1,5 @@
 """What a model costs: parameters and multiply-accumulates, by part and by objective, counted on the meta device."""
 
-import argparse
 import json
 import math
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 from egovlpv2.batch import Text
+from egovlpv2.command_line import CommandParser, at_least
 from egovlpv2.model.backbone import Backbone, BackboneConfig, Top, Trunk
 from jsonargparse import ArgumentParser
 from torch import Tensor
@@ -123,10 +123,10 @@ def complexity(config: BackboneConfig, num_frames: int = 4, words: int = 15) -> 
 
 def main(argv: list[str] | None = None) -> None:
     """`egovlpv2 complexity --config conf/model/base.yaml`."""
-    parser = argparse.ArgumentParser("egovlpv2 complexity", description="Parameters and GMACs of a model.")
+    parser = CommandParser("egovlpv2 complexity", description="Parameters and GMACs of a model.")
     parser.add_argument("--config", required=True, help="a conf/model/*.yaml")
-    parser.add_argument("--num-frames", type=int, default=4)
-    parser.add_argument("--words", type=int, default=15)
+    parser.add_argument("--num-frames", type=at_least(1), default=4)
+    parser.add_argument("--words", type=at_least(1), default=15)
     parser.add_argument("--text-attends-to", choices=["current", "previous"], help="instead of the file's")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args(argv)

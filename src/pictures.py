@@ -3,13 +3,13 @@
 import logging
 import textwrap
 from collections.abc import Sequence
-from io import BytesIO
 from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch.nn.functional as F
 from egovlpv2.batch import ChoiceBatch
+from egovlpv2.figures import DPI, show_on_board
 from egovlpv2.model.attention_maps import attend_words, read_words, text_layers
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 NUM_FRAMES = 12  # of a strip
 _TRUE, _FOUND, _SEGMENT = "#2a7f62", "#c8553d", "#8a9aa8"
-_DPI = 110
 _HEAT, _OPAQUE, _DIMMED = "inferno", 0.8, 0.7  # colours of attention, how much the strongest hides of a darkened frame
 _LEGEND = ("A word's attention over all patches of all frames and the video's CLS token sums to 100 %: each frame's "
            "share is written on it, that of CLS above. Colours go from none to the strongest patch of the strip, whose "
@@ -130,15 +129,15 @@ def draw_attention(title: str, frames: Tensor, times: Sequence[float] | None, st
     legend = textwrap.fill(_LEGEND, int(across * 17))
     head, foot = 0.15 + 0.2 * title.count("\n") + 0.2, 0.5 + 0.14 * legend.count("\n")
     size = across, head + ceil(len(strips) / per_row) * (height + above) + foot
-    figure = Figure(figsize=size, dpi=_DPI)
+    figure = Figure(figsize=size, dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.text(gap, 0.08, title, fontsize=11, va="top", parse_math=False)
+    axes.text(gap, 0.08, title, fontsize=11, va="top")
     places = [(i % per_row * len(frames) * (width + gap) + gap, head + i // per_row * (height + above) + above)
               for i in range(len(strips))]
     for strip, (left, top) in zip(strips, places, strict=True):
         numbers = f"CLS {strip.cls:.0%}, peak {strip.peak:.3g} × even"
         label = f"{strip.label}\n{numbers}" if alone else f"{strip.label}   ({numbers})"
-        axes.text(left, top - 0.05, label, fontsize=8, parse_math=False)
+        axes.text(left, top - 0.05, label, fontsize=8)
         lefts = [left + t * (width + gap) for t in range(len(frames))]
         _draw_heat(axes, strip.patches, frames, times, [(x, x + width, top + height, top) for x in lefts])
     _draw_legend(axes, legend, gap, size[1] - foot + 0.12)
@@ -151,7 +150,7 @@ def _draw_heat(axes: Axes, patches: Tensor, frames: Tensor, times: Sequence[floa
                boxes: Sequence[tuple[float, float, float, float]]) -> None:
     """Draws the frames of a strip, with their shares, into boxes (left, right, bottom, top) in inches."""
     left, right, bottom, top = boxes[0]
-    size = [ceil(round(side * _DPI, 2)) for side in (bottom - top, right - left)]  # pixels
+    size = [ceil(round(side * DPI, 2)) for side in (bottom - top, right - left)]  # pixels
     shown = overlay(frames, patches / patches.max().clamp(min=1e-12), tuple(size))
     for t, (box, picture) in enumerate(zip(boxes, shown, strict=True)):
         axes.imshow(picture, extent=box)
@@ -220,13 +219,6 @@ def _lanes(spans: Sequence[Span]) -> list[int]:
     return places
 
 
-def png(figure: Figure) -> bytes:
-    """The picture as a PNG file's content."""
-    file = BytesIO()
-    figure.savefig(file, format="png", dpi=_DPI)
-    return file.getvalue()
-
-
 class Pictures(Callback):
     """Writes pictures of the first clips of each validation to TensorBoard.
 
@@ -255,7 +247,7 @@ class Pictures(Callback):
         drawings: Sequence[Drawing] = pl_module.drawings(batch, self.count)
         for i, (row, drawing) in enumerate(zip(batch["index"][: self.count].tolist(), drawings, strict=True)):
             frames = self._frames(trainer, row)
-            board.add_figure(f"val/{i}", draw(drawing, frames), trainer.global_step)
+            show_on_board(board, f"val/{i}", draw(drawing, frames), trainer.global_step)
 
 
 class AttentionPictures(Callback):
@@ -280,7 +272,7 @@ class AttentionPictures(Callback):
         strips = list(map(Strip, words.labels, seen.cls[:, 0].tolist(), seen.patches[:, 0]))
         title = f"{text}: layer {last}, mean of all heads, match {seen.match:.2f}"
         figure = draw_attention(title, clip.cpu(), None, strips, across=5)
-        board.add_figure("val/attention", figure, trainer.global_step)
+        show_on_board(board, "val/attention", figure, trainer.global_step)
 
 
 def _board(trainer: Trainer) -> SummaryWriter | None:

@@ -7,8 +7,11 @@ from typing import Any
 
 import jsonargparse
 import torch
+from egovlpv2.command_line import CommandParser
+from egovlpv2.features.options import make_folder_of
+from egovlpv2.figures import png
 from egovlpv2.files import whole
-from egovlpv2.pictures import NUM_FRAMES, draw, png
+from egovlpv2.pictures import NUM_FRAMES, draw
 from lightning import LightningDataModule, LightningModule
 from omegaconf import OmegaConf
 
@@ -16,6 +19,7 @@ from omegaconf import OmegaConf
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     args = _parser().parse_args(argv)
+    make_folder_of(args.out)
     config, weights = args.run / "config.yaml", args.run / "checkpoints" / "best.ckpt"
     for path in (config, weights):
         if not path.is_file():
@@ -46,7 +50,7 @@ def _load(config: Path, weights: str, options: dict[str, Any]) -> tuple[Lightnin
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="egovlpv2 show-nlq|show-mq", description="Draws what a trained head finds.")
+    parser = CommandParser(prog="egovlpv2 show-nlq|show-mq", description="Draws what a trained head finds.")
     parser.add_argument("run", type=Path, help="a run's folder, such as runs/finetune-nlq-pretrain-tiny-toy")
     parser.add_argument("--row", type=int, default=0, help="which query of NLQ, or clip of MQ, in its file's order")
     parser.add_argument("--split", choices=("val", "test"), default="val")

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from egovlpv2.command_line import CommandParser, require_text
 from egovlpv2.features.asked import ask, tell_of_a_cut, unfused
-from egovlpv2.features.extract import Block, Blocks, Read
+from egovlpv2.features.blocks import Block, Blocks, Read
 from egovlpv2.features.options import (
     add_model_options,
     add_video_options,
@@ -24,14 +25,15 @@ from egovlpv2.features.options import (
     require_positive,
 )
 from egovlpv2.features.videos import Source, Windows, find_videos
+from egovlpv2.figures import png
 from egovlpv2.files import whole
 from egovlpv2.grounding.segmentation import segments
 from egovlpv2.grounding.summary import SummaryHead
 from egovlpv2.metrics.summary import select
 from egovlpv2.model.backbone import Backbone, Trunk
 from egovlpv2.model.head_weights import read_summary_head
-from egovlpv2.pictures import draw_summary, png
 from egovlpv2.text import load_fitting_tokenizer
+from egovlpv2.pictures import draw_summary
 from egovlpv2.video.decode import VideoError
 from egovlpv2.video.excerpt import write_excerpt
 from numpy.typing import NDArray
@@ -121,8 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         require_positive(args, "image_fps")
     if args.share > 1:
         raise ValueError(f"--share {args.share}: give a share of the shots of up to 1")
-    if not args.query.strip():
-        raise ValueError("--query is empty: say what the summary should show")
+    require_text("--query", args.query, "say what the summary should show")
     source = _only(find_videos([args.video], args.image_fps))
     _check_out(args.out, source)
     backbone = open_backbone(args, _SHOT_FRAMES)
@@ -146,11 +147,10 @@ def _write(args: argparse.Namespace, source: Source, duration: float, scores: ND
            bounds: Sequence[int], chosen: list[tuple[float, float]]) -> None:
     picture = args.out.with_suffix(".png")
     figure = draw_summary(f"{source.name}: {args.query}", duration, SHOT_SECONDS, scores, bounds, chosen)
-    with tqdm(total=round(sum(end - start for start, end in chosen)), unit="s", desc="writing") as bar:
-        write_excerpt(source, args.chunk_seconds, chosen, args.out, args.fps, args.short_side, bar.update)
-    with whole(picture) as draft:
-        draft.write_bytes(png(figure))
     seconds = sum(end - start for start, end in chosen)
+    with whole(picture) as draft, tqdm(total=round(seconds), unit="s", desc="writing") as bar:
+        draft.write_bytes(png(figure))  # first: it gets its name when the video is whole, so both are there or neither
+        write_excerpt(source, args.chunk_seconds, chosen, args.out, args.fps, args.short_side, bar.update)
     print(f"{len(chosen)} parts, {seconds:.0f} of {duration:.0f} s, out of {len(bounds) - 1} segments:")
     for start, end in chosen:
         best = scores[int(start) // SHOT_SECONDS : ceil(end / SHOT_SECONDS)].max()
@@ -190,8 +190,8 @@ def _open_head(args: argparse.Namespace, backbone: Backbone) -> tuple[SummaryHea
 def _parser() -> argparse.ArgumentParser:
     description = ("Writes the shots of 5 s that fit a query best; what is left at the end and fills no shot is not "
                    "looked at.")
-    parser = argparse.ArgumentParser(prog="egovlpv2 summarize", description=description,
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = CommandParser(prog="egovlpv2 summarize", description=description,
+                           formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("video", help="any video, or a folder of its chunks 0.mp4, 1.mp4, ...")
     parser.add_argument("--query", required=True, help='what to show, such as "There is a cup and a ball"')
     parser.add_argument("--head", type=Path, help="a checkpoint of `make finetune-qfvs`, trained on features of "

@@ -13,11 +13,12 @@ import torch
 from egovlpv2 import load_backbone
 from egovlpv2.attend import pick_rows, pool
 from egovlpv2.cli import main as cli
+from egovlpv2.figures import png
 from egovlpv2.model.attention_maps import Attention, Words, attend_words, read_words, text_layers
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.checkpoint import resize_frames, save_backbone
 from egovlpv2.optim import OptimizerConfig
-from egovlpv2.pictures import AttentionPictures, Strip, draw_attention, overlay, png
+from egovlpv2.pictures import AttentionPictures, Strip, draw_attention, overlay
 from egovlpv2.tasks.pretrain import Pretrain
 from egovlpv2.text import load_tokenizer, tokenize
 from egovlpv2.video.decode import read_clip, read_frames

@@ -5,7 +5,8 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from egovlpv2.pictures import Drawing, Span, draw, png
+from egovlpv2.figures import png
+from egovlpv2.pictures import Drawing, Span, draw
 from PIL import Image
 
 

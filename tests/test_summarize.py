@@ -306,11 +306,11 @@ def test_a_stop_while_it_writes_leaves_nothing(weights: Path, video: Path, tmp_p
     def stop(self: Source, times: Any, crop: Any, chunk_seconds: float) -> Any:
         crops.append(type(crop).__name__)
         if crops.count("WholePicture") == 3:
-            assert [path.suffix for path in out.iterdir()] == [".tmp"]
+            assert {path.suffix for path in out.iterdir()} == {".tmp"}
             raise problem
         return read(self, times, crop, chunk_seconds)
 
     monkeypatch.setattr(Source, "read", stop)
-    with pytest.raises(SystemExit if isinstance(problem, VideoError) else KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="damaged there" if isinstance(problem, VideoError) else "^130$"):
         cli(command(video, weights, "--out", out / "a.mp4", "--share", 1))
     assert crops.count("EvalTransform") == 3 and os.listdir(out) == []

@@ -3,14 +3,17 @@
 python -m egovlpv2.data_modules.toy_world.write --out data/toy
 """
 
-import argparse
 import json
 import multiprocessing
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from egovlpv2.border import interrupts_held
+from egovlpv2.command_line import CommandParser, at_least
 from egovlpv2.cores import usable_cores
 from egovlpv2.data_modules.toy_world.formats import egoclip_csv, egomcq_json
 from egovlpv2.data_modules.toy_world.grounding_formats import write_grounding
@@ -22,10 +25,14 @@ from egovlpv2.data_modules.toy_world.sheet import contact_sheet
 from egovlpv2.data_modules.toy_world.summary_formats import write_qfvs
 from egovlpv2.data_modules.toy_world.words import write_tokenizer
 from egovlpv2.files import whole
+from egovlpv2.schema import read_json, read_text
 from tqdm import tqdm
 
 VERSION = 6
 """Raise it when the same parameters no longer give the same world."""
+_LEAST: dict[str, int | float] = {  # of the parameters; a question needs five videos, or five events of one
+    "train_videos": 1, "val_videos": 5, "test_videos": 5, "val_questions": 1, "test_questions": 1,
+    "shortest_video": 5.0, "longest_video": 5.0, "chunk_seconds": 1, "fps": 1}
 
 
 @dataclass(frozen=True)
@@ -89,9 +96,15 @@ def _write_videos(videos: list[Video], root: Path, world: World, workers: int) -
             job(video)
         return
     # Fresh processes: a fork of one that already runs threads, as torch does, may hang.
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for _ in progress(pool.imap_unordered(job, videos)):
-            pass
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        try:
+            with interrupts_held():
+                jobs = [pool.submit(job, video) for video in videos]
+            for done in progress(as_completed(jobs)):
+                done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _write_annotations(videos: list[Video], root: Path, world: World) -> None:
@@ -109,14 +122,14 @@ def _write_annotations(videos: list[Video], root: Path, world: World) -> None:
 def is_written(root: Path, world: World) -> bool:
     """Whether this very world already lies in a folder, complete."""
     label = root / "world.json"
-    return label.is_file() and label.read_text(encoding="utf-8") == world.label()
+    return label.is_file() and read_text(label) == world.label()
 
 
 def _refuse_another(root: Path, world: World) -> None:
     """Someone's own world is not lost to a call with other parameters; an older version of this one makes way."""
     label = root / "world.json"
     if label.is_file():
-        there = json.loads(label.read_text(encoding="utf-8"))
+        there = read_json(label, dict[str, Any])
         others = [f"{name}: {there.get(name)} there, {value} asked for"
                   for name, value in asdict(world).items() if there.get(name) != value]
         if others:
@@ -156,13 +169,17 @@ def generate(root: str | Path, *, workers: int | None = None, **parameters: floa
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: `--out` and the parameters of `World`."""
-    parser = argparse.ArgumentParser(prog="egovlpv2 toy-data", description="Writes the toy world.")
+    parser = CommandParser(prog="egovlpv2 toy-data", description="Writes the toy world.")
     parser.add_argument("--out", type=Path, default=Path("data/toy"), help="the folder to write to")
-    parser.add_argument("--workers", type=int, help="processes; as many as there are cores if not given")
+    parser.add_argument("--workers", type=at_least(1), help="processes; as many as there are cores if not given")
     for parameter in fields(World):
         name = "--" + parameter.name.replace("_", "-")
-        parser.add_argument(name, type=type(parameter.default), default=parameter.default)
+        kind = at_least(_LEAST[parameter.name]) if parameter.name in _LEAST else int
+        parser.add_argument(name, type=kind, default=parameter.default)
     arguments = vars(parser.parse_args(argv))
+    if arguments["shortest_video"] > arguments["longest_video"]:
+        raise ValueError(f"--shortest-video {arguments['shortest_video']:g} is more than --longest-video "
+                         f"{arguments['longest_video']:g}: swap them")
     generate(arguments.pop("out"), **arguments)
 
 

@@ -8,17 +8,18 @@ import argparse
 import errno
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import torch
 import torch.nn.functional as F
-from egovlpv2.border import CommandParser, describe, one_line
+from egovlpv2.border import describe
+from egovlpv2.command_line import CommandParser
 from egovlpv2.features.asked import ask, look
 from egovlpv2.features.claims import Claim, claim, remove_left
+from egovlpv2.features.blocks import Block, Blocks, Read, find_problem
 from egovlpv2.features.files import PER_QUERY, SUFFIX, FeatureWriter, Recipe
 from egovlpv2.features.options import (
     add_model_options,
@@ -36,43 +37,12 @@ from egovlpv2.model.backbone import Backbone
 from egovlpv2.text import load_fitting_tokenizer
 from egovlpv2.video.decode import VideoError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 KINDS = ("dual", "projected", "unit", *PER_QUERY, "trunk")
 # A disk or a file system on which no other video's features can be written either.
 _STOPS_ALL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE))
-
-
-class Block(NamedTuple):
-    """Some windows of a video that is being written."""
-
-    source: Source
-    duration: float  # seconds
-    first: int
-    count: int
-    of: int  # windows of the video
-
-
-class Read(NamedTuple):
-    """The frames of a block, or why there are none."""
-
-    block: Block
-    frames: Tensor | None  # (n, T, 3, H, W) uint8
-    reason: str
-
-
-class Blocks(Dataset[Read]):
-    """Reads the frames of a block."""
-
-    def __init__(self, windows: Windows) -> None:
-        self.windows = windows
-
-    def __getitem__(self, block: Block) -> Read:
-        try:
-            return Read(block, self.windows.read(block.source, block.duration, block.first, block.count), "")
-        except (VideoError, OSError, av.FFmpegError) as error:
-            return Read(block, None, str(error))
 
 
 class Extraction(Sampler[Block]):
@@ -101,7 +71,7 @@ class Extraction(Sampler[Block]):
         self.failures: dict[str, str] = {}
         self.done = 0
         for source in sources:
-            if problem := _problem(source, self._path(source)):
+            if problem := find_problem(source, self._path(source)):
                 self.failures[source.name] = problem
 
     @cached_property
@@ -225,21 +195,6 @@ class Extraction(Sampler[Block]):
         if kind == "trunk":
             return trunk.float()
         return look(self.backbone, self.asked, trunk, video.shape[1], kind == "transformed")
-
-
-def _problem(source: Source, path: Path) -> str:
-    """Tell from its names and its files alone why nothing can come of a video; empty if something can."""
-    first = source.files[0]
-    try:
-        str(first).encode()
-        source.num_bytes  # noqa: B018 (an error if a file is not there any more)
-        with suppress(FileNotFoundError):
-            path.with_name(f"{path.name}.partial").stat()
-    except UnicodeEncodeError:
-        return one_line(f"{first}: the name is not UTF-8: rename it")
-    except OSError as error:
-        return f"{first}: {describe(error)}"
-    return ""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

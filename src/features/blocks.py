@@ -1,0 +1,58 @@
+"""Windows of videos in blocks, as a loader's workers read them, and videos of which nothing can be read or written."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+from egovlpv2.border import describe, one_line
+from egovlpv2.features.videos import Source, Windows
+from egovlpv2.video.decode import VideoError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class Block(NamedTuple):
+    """Some windows of a video that is being written."""
+
+    source: Source
+    duration: float  # seconds
+    first: int
+    count: int
+    of: int  # windows of the video
+
+
+class Read(NamedTuple):
+    """The frames of a block, or why there are none."""
+
+    block: Block
+    frames: Tensor | None  # (n, T, 3, H, W) uint8
+    reason: str
+
+
+class Blocks(Dataset[Read]):
+    """Reads the frames of a block."""
+
+    def __init__(self, windows: Windows) -> None:
+        self.windows = windows
+
+    def __getitem__(self, block: Block) -> Read:
+        try:
+            return Read(block, self.windows.read(block.source, block.duration, block.first, block.count), "")
+        except (VideoError, OSError, av.FFmpegError) as error:
+            return Read(block, None, str(error))
+
+
+def find_problem(source: Source, path: Path) -> str:
+    """Tell from its names and its files alone why nothing can come of a video; empty if something can."""
+    first = source.files[0]
+    try:
+        str(first).encode()
+        source.num_bytes  # noqa: B018 (an error if a file is not there any more)
+        with suppress(FileNotFoundError):
+            path.with_name(f"{path.name}.partial").stat()
+    except UnicodeEncodeError:
+        return one_line(f"{first}: the name is not UTF-8: rename it")
+    except OSError as error:
+        return f"{first}: {describe(error)}"
+    return ""

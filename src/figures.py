@@ -1,0 +1,42 @@
+"""Figures as PNG files and on TensorBoard, whatever their titles and labels hold."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from torch.utils.tensorboard import SummaryWriter
+
+DPI = 110
+
+
+def png(figure: Figure) -> bytes:
+    """The picture as a PNG file's content."""
+    file = BytesIO()
+    with _any_letters(figure):
+        figure.savefig(file, format="png", dpi=DPI)
+    return file.getvalue()
+
+
+def show_on_board(board: SummaryWriter, name: str, figure: Figure, step: int) -> None:
+    """Write a picture to TensorBoard."""
+    with _any_letters(figure):
+        board.add_figure(name, figure, step)
+
+
+def drawable(text: str) -> str:
+    """A text that can be drawn: bytes of a file's name that are not UTF-8 become `\\udce9`."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+@contextmanager
+def _any_letters(figure: Figure) -> Iterator[None]:
+    """A context in which a figure is drawn: `$` begins no formula, and a sign that the font lacks is an empty box."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(drawable(text.get_text()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ ", UserWarning)
+        yield
