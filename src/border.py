@@ -32,7 +32,8 @@ _NO_MEMORY = ("the memory doesn't suffice: give a smaller --batch-size, fewer --
               "stop other programs")
 _KILLED = ("a helper process was killed, mostly because memory doesn't suffice: give fewer processes (--num-workers or "
            "--workers) or a smaller --batch-size")
-_RUNTIME = ((re.compile(r"can't allocate memory|out of memory|bad_alloc", re.IGNORECASE), _NO_MEMORY),
+_RUNTIME = ((re.compile("can't allocate memory|out of memory|bad_alloc|(calculation|multiplication) overflow",
+                        re.IGNORECASE), _NO_MEMORY),
             (re.compile(r"DataLoader worker|process pool was terminated abruptly"), _KILLED))
 # Errors that aren't Python's own and stand for what a file or the machine did; looked up only where imported.
 _FOREIGN = (("av", "FFmpegError"), ("safetensors", "SafetensorError"), ("msgspec", "MsgspecError"),
@@ -123,9 +124,12 @@ class Border:
 
     @classmethod
     def leave_signals_to_the_parent(cls) -> None:
-        """In a forked process, such as a loader's worker: Ctrl-C reaches it too, and the command tells of it."""
+        """In a forked process, such as a loader's worker: Ctrl-C reaches it too, and the command tells of it.
+
+        It ends as if its work was done: torch raises an error in the command, and so in its tidying up, for others.
+        """
         if cls._open:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, lambda number, frame: os._exit(0))
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
 
@@ -135,7 +139,7 @@ os.register_at_fork(after_in_child=Border.leave_signals_to_the_parent)
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """A context to start fresh (not forked) processes in: Ctrl-C doesn't reach them, and reaches this one later."""
+    """A context to start fresh (not forked) processes in: Ctrl-C doesn't reach them, and this one tells of it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
     try:
         yield

@@ -1,7 +1,8 @@
 """What the options of all commands share: errors of one line, and checks of numbers and texts."""
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import NoReturn, TypeVar
 
@@ -9,7 +10,21 @@ N = TypeVar("N", int, float)
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all others of a command."""
+    """A parser whose errors are one line, as all others of a command; it takes no empty values."""
+
+    def parse_args(self, args: Sequence[str] | None = None,  # type: ignore[override]
+                   namespace: argparse.Namespace | None = None) -> argparse.Namespace:
+        """Read the options.
+
+        Raises:
+            ValueError: One is wrong, or empty: an unset variable of the shell is mostly why.
+        """
+        given = list(sys.argv[1:] if args is None else args)
+        for before, value in zip(["", *given], given, strict=False):
+            name, equals, rest = value.partition("=") if value.startswith("--") else (before, "=", value)
+            if equals and not rest:
+                raise ValueError(f"{name if name.startswith('--') else 'an argument'} is empty: give a value")
+        return super().parse_args(given, namespace)
 
     def error(self, message: str) -> NoReturn:
         """End the parsing.

@@ -156,7 +156,7 @@ def generate(root: str | Path, *, workers: int | None = None, **parameters: floa
             old.unlink()
         videos = world.script()
         _write_annotations(videos, root, world)
-        _write_videos(videos, root, world, workers or usable_cores())
+        _write_videos(videos, root, world, min(workers or usable_cores(), len(videos)))
         write_ek100(videos, root / "ek100", root, world.chunk_seconds, write_text)  # these link to the videos
         write_charades_ego(videos, root / "charades_ego", root, world.chunk_seconds, write_text)
         write_grounding(videos, root, world.chunk_seconds, write_text)
