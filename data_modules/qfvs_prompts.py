@@ -1,11 +1,11 @@
 """`egovlpv2 prompts-qfvs`: what to fuse the videos of QFVS with, for `egovlpv2 fuse --queries`."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from egovlpv2.command_line import CommandParser
 from egovlpv2.data_modules.qfvs import QFVSDataModule
 from egovlpv2.files import whole
 from omegaconf import OmegaConf
@@ -33,7 +33,7 @@ def read_arguments(configs: Sequence[Path]) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="egovlpv2 prompts-qfvs", description="Writes the prompts of each video.")
+    parser = CommandParser(prog="egovlpv2 prompts-qfvs", description="Writes the prompts of each video.")
     parser.add_argument("--config", type=Path, action="append", required=True,
                         help="of the run that reads the features, conf/qfvs.yaml; several, as for `egovlpv2 fit`")
     parser.add_argument("--out", type=Path, required=True, help='JSON to write: {"P01": ["There is a Car", ...], ...}')

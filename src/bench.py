@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
+from egovlpv2.command_line import CommandParser
 from egovlpv2.cores import usable_cores
 from tqdm import tqdm
 
@@ -232,7 +233,7 @@ def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     parts = "\n".join(f"  {name:<11}{text}" for name, (_, text) in PARTS.items())
     all_parts = f"Hot paths against their bounds. All parts, or one, named first:\n\n{parts}"
     one = names[0] if len(names) == 1 else ""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         f"egovlpv2 bench {one or '[PART]'}", formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"{PARTS[one][1]}." if one else all_parts)
     parser.add_argument("--out", type=Path, default=Path("runs", f"bench-{one}.json" if one else "bench.json"),

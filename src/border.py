@@ -110,6 +110,8 @@ class Border:
         if isinstance(error, SystemExit) or os.environ.get("EGOVLPV2_DEBUG"):
             return
         line = describe(error)
+        if isinstance(error, argparse.ArgumentError):  # jsonargparse's; `CommandParser` says so itself
+            line = f"{line} (`{self.command} --help` lists the options)"
         if line is not None:
             _silence_if_stuck(sys.stdout)
             raise SystemExit(f"{self.command}: error: {line}\n(EGOVLPV2_DEBUG=1 shows where)") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from egovlpv2.bench import PEAK_TFLOPS, UTILISATION, training_flops
+from egovlpv2.command_line import CommandParser
 from egovlpv2.complexity import complexity, read_model_config
 from egovlpv2.video.bench import OPENED, READ, STORED
 
@@ -181,7 +182,7 @@ def table(report: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`egovlpv2 cost`."""
-    parser = argparse.ArgumentParser("egovlpv2 cost", description="What the full pre-training run takes, on paper.")
+    parser = CommandParser("egovlpv2 cost", description="What the full pre-training run takes, on paper.")
     parser.add_argument("--config", type=Path, default=Path("conf/model/base.yaml"),
                         help="the model (default: %(default)s)")
     parser.add_argument("--gpus", type=int, nargs="+", default=[8, 32], help="numbers of GPUs (default: 8 32)")

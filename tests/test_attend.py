@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +25,7 @@ from egovlpv2.text import load_tokenizer, tokenize
 from egovlpv2.video.decode import read_clip, read_frames
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import CropBox
+from forked import run
 from helpers import make_clips
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -183,6 +185,17 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, video: Path, tmp_path
         assert str(end.value).startswith("egovlpv2 attend: error: ") and os.listdir(out) == []
     with pytest.raises(SystemExit, match=r"none.mp4"):
         cli(command(tmp_path / "none.mp4", weights, "--out", out / "a.png"))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_any_text_is_drawn_and_printed(weights: Path, video: Path, tmp_path: Path, encoding: str) -> None:
+    name = video.with_name(os.fsdecode("料理 $x^ caf".encode() + b"\xe9.mp4"))
+    name.write_bytes(video.read_bytes())
+    code, printed = run(["attend", name, "--text", "w1 🍳 \x01 $5^ w2", "--weights", weights, "--out",
+                         tmp_path / "a.png"], tmp_path / "log",
+                        lambda: [stream.reconfigure(encoding=encoding) for stream in (sys.stdout, sys.stderr)])
+    assert code == 0 and "Warning" not in printed and "written: " in printed
+    assert Image.open(tmp_path / "a.png").size[0] > 500
 
 
 def test_a_text_of_which_no_word_is_left_is_refused(weights: Path, video: Path, tmp_path: Path,

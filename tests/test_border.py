@@ -38,7 +38,7 @@ def ended(error: BaseException) -> BaseException:
     (OSError(errno.ENAMETOOLONG, "File name too long", b"caf\xe9"),
      "caf\udce9: File name too long: give a shorter name"),
     (FileNotFoundError("there is no a.mp4"), "there is no a.mp4"),
-    (ArgumentError(None, "no --fbs"), "no --fbs"),
+    (ArgumentError(None, "no --fbs"), "no --fbs (`egovlpv2 x --help` lists the options)"),
     (SafetensorError("a header too large"), "a header too large"),
     (RecursionError("maximum recursion depth exceeded"),
      "something that was given is nested too deeply, a JSON file or an option's value: simplify it"),

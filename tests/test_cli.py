@@ -1,10 +1,11 @@
 """The command line, as a newcomer meets it."""
 
+import re
 import subprocess
 import sys
 
 import pytest
-from egovlpv2.cli import COMMANDS, TRAINER_COMMANDS
+from egovlpv2.cli import COMMANDS, TRAINER_COMMANDS, usage
 from egovlpv2.cli import main as cli
 
 
@@ -17,8 +18,8 @@ def test_help_is_quick_and_names_every_command(capsys: pytest.CaptureFixture[str
 
 
 def test_unknown_commands_are_named() -> None:
-    with pytest.raises(SystemExit, match="there is no command `train`"):
-        cli(["train"])
+    with pytest.raises(SystemExit, match="^egovlpv2: error: there is no command `indx`, did you mean `index`."):
+        cli(["indx"])
 
 
 def test_a_users_mistake_is_one_line(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,6 +28,20 @@ def test_a_users_mistake_is_one_line(tmp_path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("EGOVLPV2_DEBUG", "1")
     with pytest.raises(ValueError, match="no such weights file"):
         cli(["convert", str(tmp_path / "a.pth"), str(tmp_path / "b.safetensors")])
+
+
+def test_the_list_of_commands_has_two_columns() -> None:
+    rows = [line for line in usage().splitlines() if line.startswith("  ")]
+    starts = {len(re.match(r"  \S+ +", row)[0]) for row in rows}
+    assert len(rows) == len(COMMANDS) + len(TRAINER_COMMANDS) and len(starts) == 1
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *TRAINER_COMMANDS])
+def test_an_unknown_option_is_one_line(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli([command, "--no-such-option=1"])
+    assert re.fullmatch(rf"egovlpv2 {command}: error: [^\n]+\n\(EGOVLPV2_DEBUG=1 shows where\)", str(end.value.code))
+    assert "--help" in str(end.value.code) and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [*COMMANDS])

@@ -1,5 +1,6 @@
 """`egovlpv2 summarize`: the shots that fit best, played in order, and a picture of the choice."""
 
+import errno
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -296,6 +297,16 @@ def test_a_broken_video_leaves_nothing(weights: Path, tmp_path: Path, workers: i
     for name in ("no", "cut"):
         refused(command(tmp_path / f"{name}.mp4", weights, "--out", tmp_path / "a.mp4", "--num-workers", workers),
                 f"{name}.mp4", tmp_path)
+
+
+@pytest.mark.parametrize("step", ["png", "write_excerpt"])
+def test_on_a_full_disk_there_is_neither_video_nor_picture(weights: Path, video: Path, tmp_path: Path, step: str,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(summarize, step, fail)
+    refused(command(video, weights, "--out", tmp_path / "a.mp4"), "No space left on device: free some", tmp_path)
 
 
 @pytest.mark.parametrize("problem", [VideoError("film.mp4 is damaged there"), KeyboardInterrupt()])

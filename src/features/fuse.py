@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from egovlpv2.command_line import CommandParser
 from egovlpv2.features.asked import ask, look, unfused
 from egovlpv2.features.claims import Claim, claim, remove_left
 from egovlpv2.features.files import PER_QUERY, SUFFIX, FeatureFolder, FeatureWriter
@@ -104,8 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="egovlpv2 fuse", description="Looks at stored trunks with queries.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = CommandParser(prog="egovlpv2 fuse", description="Looks at stored trunks with queries.",
+                           formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("trunks", type=Path, help="folder that `egovlpv2 extract --kind trunk` wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--queries", nargs="+", required=True, help='JSON files: {"video": ["query", ...]}')

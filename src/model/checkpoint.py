@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from egovlpv2.command_line import CommandParser
 from egovlpv2.files import whole
 from egovlpv2.model.backbone import Backbone, BackboneConfig
 from egovlpv2.model.released import State, convert, read_released, released_config, under
@@ -146,9 +147,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], State]:
 
 def main(argv: list[str] | None = None) -> None:
     """`egovlpv2 convert SOURCE TARGET.safetensors`."""
-    import argparse
-
-    parser = argparse.ArgumentParser("egovlpv2 convert", description="Any checkpoint to a .safetensors of ours.")
+    parser = CommandParser("egovlpv2 convert", description="Any checkpoint to a .safetensors of ours.")
     parser.add_argument("source", help="a released .pth, an own .ckpt or .safetensors")
     parser.add_argument("target", help="the .safetensors to write")
     parser.add_argument("--num-frames", type=int, help="interpolate the temporal embedding (default: as in the file)")

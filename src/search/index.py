@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from egovlpv2.command_line import CommandParser
 from egovlpv2.features.extract import add_options, prepare, report
 from egovlpv2.features.files import SUFFIX
 from egovlpv2.features.options import require_positive
@@ -56,8 +57,8 @@ def _place(tokenizer: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="egovlpv2 index", description="Makes videos searchable by text.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = CommandParser(prog="egovlpv2 index", description="Makes videos searchable by text.",
+                           formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("index"), help="the index's folder; what is in it stays")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a window")
     parser.add_argument("--every", type=float, default=1.0, help="seconds from one window's start to the next")

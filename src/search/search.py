@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from egovlpv2.batch import Text
+from egovlpv2.command_line import CommandParser
 from egovlpv2.features.asked import tell_of_a_cut
 from egovlpv2.features.options import fingerprint, make_folder_of, pick_device, precision_of, require_positive
 from egovlpv2.features.videos import Windows
@@ -177,8 +178,8 @@ def table(cards: Sequence[Card]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="egovlpv2 search", description="Finds moments by a text.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = CommandParser(prog="egovlpv2 search", description="Finds moments by a text.",
+                           formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("query", help="what happens, as narrations say it: '#C C opens the jar'")
     parser.add_argument("--index", type=Path, default=Path("index"), help="folder that `egovlpv2 index` wrote")
     parser.add_argument("--top", type=int, default=10, help="moments to show")

@@ -1,5 +1,6 @@
 """`egovlpv2 extract`: the features are the model's, and neither stops nor bad videos leave anything half done."""
 
+import errno
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 import torch
 from egovlpv2.batch import Text
 from egovlpv2.cli import main as cli
-from egovlpv2.features import FeatureFolder, read_features
+from egovlpv2.features import FeatureFolder, extract, read_features
 from egovlpv2.features.claims import Claim, claim
 from egovlpv2.features.extract import main
 from egovlpv2.features.files import FeatureWriter
@@ -319,6 +320,80 @@ def test_two_processes_share_the_videos(weights: Path, tmp_path: Path, monkeypat
     assert "00x" not in mine and mine
     assert FeatureFolder(tmp_path / "out").names == {f"{i:02}x" for i in range(12)}
     assert len(os.listdir(tmp_path / "out")) == 12
+
+
+def names_in_the_way(folder: Path) -> Path:
+    """A folder with a good video and two whose names stand in the way: too long with a suffix, and not UTF-8."""
+    good = write(folder / "good.mp4")
+    for name in ("料" * 80 + "abc.mp4", os.fsdecode(b"caf\xe9.mp4")):
+        (folder / name).write_bytes(good.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("command", ["extract", "index"])
+def test_a_name_that_cant_be_written_fails_alone(weights: Path, tokenizer: str, tmp_path: Path, command: str) -> None:
+    out, windows = tmp_path / "out", WINDOWS if command == "extract" else ()
+    with pytest.raises(SystemExit) as end:
+        cli([command, str(names_in_the_way(tmp_path / "in")), "--weights", str(weights), "--out", str(out),
+             "--tokenizer", tokenizer, "--num-workers", "0", *windows])
+    first, *failures = str(end.value.code).splitlines()
+    assert first == f"egovlpv2 {command}: 2 of 3 videos failed:" and len(failures) == 2
+    assert any(re.search(r"caf\udce9.mp4: the name is not UTF-8: rename it", line) for line in failures)
+    assert any(re.search(r"料abc.mp4: .*: File name too long: give a shorter name", line) for line in failures)
+    assert sorted(path.name for path in out.glob("*.safetensors")) == ["good.safetensors"]
+
+
+def test_a_file_that_vanishes_fails_alone(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "ab":
+        write(tmp_path / "in" / f"{name}.mp4")
+    find = extract.find_videos
+
+    def find_and_lose(*args: object) -> object:
+        found = find(*args)
+        (tmp_path / "in" / "a.mp4").unlink()
+        return found
+
+    monkeypatch.setattr(extract, "find_videos", find_and_lose)
+    with pytest.raises(SystemExit, match=r"1 of 2 videos failed:\n  .*a.mp4: .*No such file"):
+        cli(["extract", str(tmp_path / "in"), *options(weights, tmp_path / "out")])
+    assert os.listdir(tmp_path / "out") == ["b.safetensors"]
+
+
+@pytest.mark.parametrize("problem", [ValueError("window 4: features are not finite"),
+                                     OSError(errno.EFBIG, "File too large")])
+def test_features_that_cant_be_written_fail_alone(weights: Path, tmp_path: Path, problem: Exception,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        write(tmp_path / "in" / f"{name}.mp4")
+    append = FeatureWriter.append
+
+    def fail(self: FeatureWriter, values: torch.Tensor) -> None:
+        if "b.safetensors" in self.file.name:
+            raise problem
+        append(self, values)
+
+    monkeypatch.setattr(FeatureWriter, "append", fail)
+    with pytest.raises(SystemExit, match=r"1 of 3 videos failed:\n  .*b.mp4: (window 4: features|File too large)"):
+        cli(["extract", str(tmp_path / "in"), *options(weights, tmp_path / "out")])
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.safetensors", "c.safetensors"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_stops_all_in_one_line(weights: Path, tmp_path: Path, workers: int,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        write(tmp_path / "in" / f"{name}.mp4")
+    finish = FeatureWriter.finish
+
+    def fail(self: FeatureWriter, unfused: torch.Tensor | None = None) -> None:
+        if "b.safetensors" in self.file.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finish(self, unfused)
+
+    monkeypatch.setattr(FeatureWriter, "finish", fail)
+    refused([str(tmp_path / "in"), *options(weights, tmp_path / "out", "--num-workers", workers)],
+            r"error: [^\n]*out/b.safetensors: No space left on device: free some space, or write elsewhere\n\(EGO")
+    assert os.listdir(tmp_path / "out") == ["a.safetensors"]
 
 
 def refused(command: list[str], match: str) -> None:
