@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from egovlpv2.command_line import CommandParser
+from egovlpv2.border import CommandParser
 from egovlpv2.data_modules.qfvs import QFVSDataModule
 from egovlpv2.files import whole
 from omegaconf import OmegaConf

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+from egovlpv2.border import CommandParser
 from egovlpv2.callbacks import write_json
 from egovlpv2.collect import collect, save_plot, without_gaps
-from egovlpv2.command_line import CommandParser
 from egovlpv2.complexity import complexity, read_model_config
 from egovlpv2.model.backbone import BackboneConfig
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from egovlpv2.command_line import CommandParser, require_text
+from egovlpv2.border import CommandParser
+from egovlpv2.command_line import require_text
 from egovlpv2.features.asked import tell_of_a_cut
 from egovlpv2.features.options import add_model_options, open_backbone, precision_of, require_positive
 from egovlpv2.grounding.answers import AnswerHead, read_answers

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from egovlpv2.command_line import CommandParser, require_text
+from egovlpv2.border import CommandParser
+from egovlpv2.command_line import require_text
 from egovlpv2.features.asked import tell_of_a_cut
 from egovlpv2.features.options import add_model_options, make_folder_of, open_backbone, precision_of, require_positive
 from egovlpv2.figures import png

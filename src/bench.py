@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
-from egovlpv2.command_line import CommandParser
+from egovlpv2.border import CommandParser
 from egovlpv2.cores import usable_cores
 from tqdm import tqdm
 

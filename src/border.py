@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import NoReturn, TextIO
@@ -234,3 +234,29 @@ def _silence_if_stuck(stream: TextIO) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all others of a command; it takes no empty values."""
+
+    def parse_args(self, args: Sequence[str] | None = None,  # type: ignore[override]
+                   namespace: argparse.Namespace | None = None) -> argparse.Namespace:
+        """Read the options.
+
+        Raises:
+            ValueError: One is wrong, or empty: an unset variable of the shell is mostly why.
+        """
+        given = list(sys.argv[1:] if args is None else args)
+        for before, value in zip(["", *given], given, strict=False):
+            name, equals, rest = value.partition("=") if value.startswith("--") else (before, "=", value)
+            if equals and not rest:
+                raise ValueError(f"{name if name.startswith('--') else 'an argument'} is empty: give a value")
+        return super().parse_args(given, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """End the parsing.
+
+        Raises:
+            ValueError: Always; says what is wrong and where the options are listed.
+        """
+        raise ValueError(f"{message.removeprefix('argument ')} (`{self.prog} --help` lists the options)")

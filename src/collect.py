@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import pandas as pd
+from egovlpv2.border import CommandParser
 from egovlpv2.callbacks import write_json
-from egovlpv2.command_line import CommandParser
 from egovlpv2.figures import drawable, png
 from egovlpv2.files import whole
 from egovlpv2.schema import read_json

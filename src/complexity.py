@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from egovlpv2.batch import Text
-from egovlpv2.command_line import CommandParser, at_least
+from egovlpv2.border import CommandParser
+from egovlpv2.command_line import at_least
 from egovlpv2.model.backbone import Backbone, BackboneConfig, Top, Trunk
 from jsonargparse import ArgumentParser
 from torch import Tensor

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from egovlpv2.bench import PEAK_TFLOPS, UTILISATION, training_flops
-from egovlpv2.command_line import CommandParser
+from egovlpv2.border import CommandParser
 from egovlpv2.complexity import complexity, read_model_config
 from egovlpv2.video.bench import OPENED, READ, STORED
 

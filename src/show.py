@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonargparse
 import torch
-from egovlpv2.command_line import CommandParser
+from egovlpv2.border import CommandParser
 from egovlpv2.features.options import make_folder_of
 from egovlpv2.figures import png
 from egovlpv2.files import whole

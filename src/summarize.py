@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from egovlpv2.command_line import CommandParser, require_text
+from egovlpv2.border import CommandParser
+from egovlpv2.command_line import require_text
 from egovlpv2.features.asked import ask, tell_of_a_cut, unfused
 from egovlpv2.features.blocks import Block, Blocks, Read
 from egovlpv2.features.options import (

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from egovlpv2.border import Border, describe, interrupts_held, one_line
-from egovlpv2.command_line import CommandParser, at_least, require_text
+from egovlpv2.border import Border, CommandParser, describe, interrupts_held, one_line
+from egovlpv2.command_line import at_least, require_text
 from egovlpv2.features.videos import Windows
 from egovlpv2.video.decode import VideoError
 from features.test_extract import options, write

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from egovlpv2.border import interrupts_held
-from egovlpv2.command_line import CommandParser, at_least
+from egovlpv2.border import CommandParser, interrupts_held
+from egovlpv2.command_line import at_least
 from egovlpv2.cores import usable_cores
 from egovlpv2.data_modules.toy_world.formats import egoclip_csv, egomcq_json
 from egovlpv2.data_modules.toy_world.grounding_formats import write_grounding

@@ -15,8 +15,7 @@ from pathlib import Path
 import av
 import torch
 import torch.nn.functional as F
-from egovlpv2.border import describe
-from egovlpv2.command_line import CommandParser
+from egovlpv2.border import CommandParser, describe
 from egovlpv2.features.asked import ask, look
 from egovlpv2.features.claims import Claim, claim, remove_left
 from egovlpv2.features.blocks import Block, Blocks, Read, find_problem

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from egovlpv2.command_line import CommandParser
+from egovlpv2.border import CommandParser
 from egovlpv2.features.asked import ask, look, unfused
 from egovlpv2.features.claims import Claim, claim, remove_left
 from egovlpv2.features.files import PER_QUERY, SUFFIX, FeatureFolder, FeatureWriter

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from egovlpv2.command_line import CommandParser
+from egovlpv2.border import CommandParser
 from egovlpv2.files import whole
 from egovlpv2.model.backbone import Backbone, BackboneConfig
 from egovlpv2.model.released import State, convert, read_released, released_config, under

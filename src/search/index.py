@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from egovlpv2.command_line import CommandParser
+from egovlpv2.border import CommandParser
 from egovlpv2.features.extract import add_options, prepare, report
 from egovlpv2.features.files import SUFFIX
 from egovlpv2.features.options import require_positive

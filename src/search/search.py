@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from egovlpv2.batch import Text
-from egovlpv2.command_line import CommandParser
+from egovlpv2.border import CommandParser
 from egovlpv2.features.asked import tell_of_a_cut
 from egovlpv2.features.options import fingerprint, make_folder_of, pick_device, precision_of, require_positive
 from egovlpv2.features.videos import Windows
