@@ -21,8 +21,8 @@ from egovlpv2.model.attention_maps import Attention, Words, attend_words, read_w
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.checkpoint import resize_frames
 from egovlpv2.model.fusion import CrossAttention
-from egovlpv2.text import load_fitting_tokenizer
 from egovlpv2.pictures import Strip, draw_attention
+from egovlpv2.text import load_fitting_tokenizer
 from egovlpv2.video.decode import Clip, VideoInfo, read_frames, video_info
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import CropBox, EvalTransform

@@ -33,8 +33,8 @@ from egovlpv2.grounding.summary import SummaryHead
 from egovlpv2.metrics.summary import select
 from egovlpv2.model.backbone import Backbone, Trunk
 from egovlpv2.model.head_weights import read_summary_head
-from egovlpv2.text import load_fitting_tokenizer
 from egovlpv2.pictures import draw_summary
+from egovlpv2.text import load_fitting_tokenizer
 from egovlpv2.video.decode import VideoError
 from egovlpv2.video.excerpt import write_excerpt
 from numpy.typing import NDArray

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from egovlpv2.border import CommandParser, describe
 from egovlpv2.features.asked import ask, look
-from egovlpv2.features.claims import Claim, claim, remove_left
 from egovlpv2.features.blocks import Block, Blocks, Read, find_problem
+from egovlpv2.features.claims import Claim, claim, remove_left
 from egovlpv2.features.files import PER_QUERY, SUFFIX, FeatureWriter, Recipe
 from egovlpv2.features.options import (
     add_model_options,

@@ -70,7 +70,7 @@ def fingerprint(path: str) -> str:
 def require_positive(args: argparse.Namespace, *names: str) -> None:
     """Refuses options that are zero, below, or no number."""
     for name in names:
-        if not getattr(args, name) > 0:  # also refuses NaN
+        if not 0 < getattr(args, name) < float("inf"):  # also refuses NaN
             raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: give more than 0")
 
 
