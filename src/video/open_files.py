@@ -5,7 +5,8 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
-from egovlpv2.video.reader import VideoError, VideoFile
+from egovlpv2.video.container import stat_file
+from egovlpv2.video.reader import VideoFile
 
 VIDEO_SUFFIXES = frozenset(f".{name}" for name in (
     "mp4 m4v mov mkv webm avi mpg mpeg mts m2ts ts wmv flv 3gp ogv".split()))
@@ -36,12 +37,7 @@ def open_file(path: Path) -> VideoFile:
     """
     if _kept.owner != os.getpid():  # a forked process shares the file positions of its parent
         _kept.owner, _kept.files = os.getpid(), OrderedDict()
-    try:
-        state = os.stat(path)
-    except OSError as error:
-        raise VideoError(f"{path} is missing: check the data root, or fetch the video") from error
-    if not state.st_size:
-        raise VideoError(f"{path} is empty (0 bytes): fetch it again")
+    state = stat_file(path)
     key = (str(path), state.st_mtime_ns, state.st_size)
     if key not in _kept.files:
         _kept.files[key] = VideoFile(path)

@@ -11,18 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
-from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
+from egovlpv2.video.container import VideoError, open_video, reason_of
 
 _EPSILON = 5e-4  # seconds; this or half a tick, whichever is less, absorbs the rounding of times
 TAIL_SECONDS = 1.0  # a time up to so long after the end still shows the last frame
 _SEEK_GAP = 1.0  # seconds ahead up to which packets are read on instead of asking the index
 _LATE_FRAMES = 2  # frames after the wanted one that may come out before it
-
-
-class VideoError(ValueError):
-    """A video that can't be shown: one line with the file, what is wrong and what to do."""
 
 
 class VideoFile:
@@ -51,16 +47,8 @@ class VideoFile:
 
     def _open(self) -> None:
         """Opens the container and its first video stream, to be decoded in one thread: workers are many."""
-        try:
-            self._container: InputContainer = av.open(str(self.path), metadata_errors="ignore")
-        except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"{self.path} can't be opened ({_reason(error)}): fetch or encode it again") from error
-        if not self._container.streams.video:
-            raise VideoError(f"{self.path} has no video stream: give the file that holds the pictures")
-        self._stream = self._container.streams.video[0]
-        self._stream.thread_type = "NONE"
+        self._container, self._stream = open_video(self.path)
         self._codec = self._stream.codec_context
-        self._codec.thread_count = 1
 
     def close(self) -> None:
         """Closes the file."""
@@ -83,7 +71,7 @@ class VideoFile:
         try:
             return self._decode_to(self._locate(tick))
         except av.FFmpegError as error:
-            raise self._broken(seconds, _reason(error)) from error
+            raise self._broken(seconds, reason_of(error)) from error
 
     def _broken(self, seconds: float, reason: str) -> VideoError:
         return VideoError(f"{self.path} can't be decoded at {seconds:.3f} s ({reason}): fetch or encode it again")
@@ -145,7 +133,7 @@ class VideoFile:
                 self._pull()
                 self._queue.clear()
         except av.FFmpegError as error:
-            raise self._broken(0.0, _reason(error)) from error
+            raise self._broken(0.0, reason_of(error)) from error
         seconds = (self._end - self._origin) * self._tick
         self._reset()
         return seconds or (self._container.duration or 0) / av.time_base
@@ -237,7 +225,3 @@ class VideoFile:
 def _stamp(item: Packet | VideoFrame) -> int | None:
     """Presentation time in ticks; decoding time where the container holds no other."""
     return item.dts if item.pts is None else item.pts
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,122 @@
+"""The one way in which this project opens a video to read it: as a file, at its first moving stream."""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+from stat import S_ISREG
+from typing import Protocol
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+# Before av 19, text in a file that is not UTF-8 fails unless told otherwise; since 19 it never does.
+_LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+_ENOUGH = 256  # pictures of one stream after which another that has shown a single one is a still
+_STILL = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
+
+
+class VideoError(ValueError):
+    """A video that can't be shown: one line with the file, what is wrong and what to do."""
+
+
+class Rational(Protocol):
+    """A ratio of two integers: a `Fraction`, or since av 19 an `AVRational`, which may be 0/0."""
+
+    @property
+    def numerator(self) -> int: ...
+    @property
+    def denominator(self) -> int: ...
+
+
+def as_fraction(ratio: Rational | None) -> Fraction | None:
+    """A rate or time base of any version of av as a fraction; None if it is unknown (absent, zero or undefined)."""
+    return Fraction(ratio.numerator, ratio.denominator) if ratio else None
+
+
+def reason_of(error: Exception) -> str:
+    """What FFmpeg or the system says of an error, without the file's name."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def stat_file(path: Path) -> os.stat_result:
+    """Size and time of change of a file.
+
+    Raises:
+        VideoError: It is missing, empty, can't be reached, or is not a regular file.
+    """
+    try:
+        state = os.stat(path)
+    except FileNotFoundError as error:
+        raise VideoError(f"{path} is missing: check the data root, or fetch the video") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise VideoError(f"{path} can't be opened ({reason_of(error)}): check its name and permissions") from error
+    if not S_ISREG(state.st_mode):
+        raise VideoError(f"{path} is not a file: give the file that holds the pictures")
+    if not state.st_size:
+        raise VideoError(f"{path} is empty (0 bytes): fetch it again")
+    return state
+
+
+def open_container(path: Path) -> InputContainer:
+    """Opens a media file for reading.
+
+    Args:
+        path: A file; its name is never taken for a protocol or a network address, whatever characters it has.
+
+    Raises:
+        VideoError: As `stat_file`, or the file can't be read, or is nothing that FFmpeg knows.
+    """
+    stat_file(path)
+    try:
+        # A playlist is a file too, and could name others.
+        return av.open(f"file:{os.path.abspath(path)}", container_options={"protocol_whitelist": "file"}, **_LENIENT)
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(f"{path} can't be opened ({reason_of(error)}): fetch or encode it again") from error
+
+
+def open_video(path: Path, threads: int = 1) -> tuple[InputContainer, VideoStream]:
+    """Opens a media file and its first moving video stream, ready to be decoded.
+
+    Args:
+        path: As for `open_container`.
+        threads: Of the decoder.
+
+    Raises:
+        VideoError: As for `open_container`; or the file has no video stream, or one in an unknown codec.
+    """
+    container = open_container(path)
+    streams = [stream for stream in container.streams.video if not stream.disposition & _STILL]
+    if len(streams) > 1:
+        index = _first_moving(container, streams)
+        if index is None:
+            index = streams[0].index
+        container.close()  # its packets were read
+        container = open_container(path)
+        streams = [stream for stream in container.streams.video if stream.index == index]
+    if not (streams := streams or list(container.streams.video)):
+        container.close()
+        raise VideoError(f"{path} has no video stream: give the file that holds the pictures")
+    stream = streams[0]
+    if stream.codec_context is None:
+        container.close()
+        raise VideoError(f"{path} is in a codec that FFmpeg can't decode here: encode it again, as H.264 for example")
+    stream.thread_type = "AUTO" if threads > 1 else "NONE"
+    stream.codec_context.thread_count = threads
+    return container, stream
+
+
+def _first_moving(container: InputContainer, streams: list[VideoStream]) -> int | None:
+    """The index of the first stream with more than one picture: by the header, or else by reading packets."""
+    counts = {stream.index: stream.frames for stream in streams}  # pictures; 0 where the header doesn't tell
+    unknown = {index for index, count in counts.items() if not count}
+    try:
+        for packet in container.demux(*streams) if unknown and streams[0].frames < 2 else ():
+            if packet.stream.index in unknown and packet.size:
+                counts[packet.stream.index] += 1
+            if counts[streams[0].index] > 1 or max(counts[index] for index in unknown) > _ENOUGH:
+                break
+    except av.FFmpegError:
+        pass  # what was read up to the damage decides
+    return next((index for index, count in counts.items() if count > 1), None)
