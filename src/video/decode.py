@@ -4,7 +4,9 @@ Letters: `T` frames, `H` and `W` pixels. Times are in seconds from the stream's 
 is the last that is presented at or before it; before the first frame it is the first. Rotated videos come upright.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, overload
 
@@ -22,7 +24,9 @@ from torch import Tensor
 __all__ = ["Clip", "Crop", "VideoError", "VideoInfo", "read_chunks", "read_clip", "read_frames", "video_info"]
 
 Crop = CropBox | Callable[[int, int], CropBox] | None
-"""A box, a function of the upright picture's height and width that gives one, or None for the whole picture."""
+"""A box of the first picture, a function of an upright picture's height and width that gives one, or None for the whole
+picture. A video whose pictures change their size is shown at the size of the first; a function is asked for each size.
+"""
 
 
 class Clip(NamedTuple):
@@ -97,7 +101,7 @@ def read_clip(
     duration = open_file(path).duration
     first = max(start or 0.0, 0.0)
     last = duration if end is None else end
-    if last < first:
+    if not last >= first:  # also refuses NaN
         raise VideoError(f"clip {first}-{last} s of {path} ends before it begins: swap its times")
     if first >= duration:
         raise VideoError(f"clip {first}-{last} s begins after the end of {path} ({duration:.1f} s): check its times")
@@ -120,7 +124,7 @@ def read_frames(path: str | Path, times: Sequence[float] | NDArray[np.float64], 
     Raises:
         VideoError: The file is missing, empty or damaged, or a time lies past its end.
     """
-    return _read([(Path(path), float(time)) for time in times], crop)
+    return _read([(Path(path), time) for time in _finite(path, times)], crop)
 
 
 def read_chunks(
@@ -143,9 +147,17 @@ def read_chunks(
     Raises:
         VideoError: As `read_frames`. A chunk that lacks is an error too, but for up to a second past the last one.
     """
-    places = [_chunk(Path(folder), float(time), chunk_seconds) for time in times]
+    places = [_chunk(Path(folder), time, chunk_seconds) for time in _finite(folder, times)]
     clip = _read([(path, time - offset) for path, time, offset in places], crop)
     return Clip(clip.frames, clip.times + np.array([offset for _, _, offset in places]))
+
+
+def _finite(path: str | Path, times: Sequence[float] | NDArray[np.float64]) -> list[float]:
+    """The times as floats."""
+    numbers = [float(time) for time in times]
+    if wrong := [time for time in numbers if not math.isfinite(time)]:
+        raise VideoError(f"no frame of {path} is shown at {wrong[0]} s: give finite times")
+    return numbers
 
 
 def _chunk(folder: Path, time: float, chunk_seconds: float) -> tuple[Path, float, float]:
@@ -164,7 +176,7 @@ def _read(places: list[tuple[Path, float]], crop: Crop) -> Clip:
         raise VideoError("no times were given: ask for at least one frame")
     first = open_file(places[0][0])
     size = (first.height, first.width)
-    painter = Painter(crop(*size) if callable(crop) else crop, *size)
+    painter = Painter(partial(_box, crop, size), *size)
     frames = torch.empty(len(places), 3, *painter.size, dtype=torch.uint8)  # (T, 3, H, W)
     shown = np.empty(len(places))  # (T,)
     for i, (path, time) in enumerate(places):
@@ -175,11 +187,24 @@ def _read(places: list[tuple[Path, float]], crop: Crop) -> Clip:
     return Clip(frames, shown)
 
 
+def _box(crop: Crop, first: tuple[int, int], height: int, width: int) -> CropBox:
+    """The part to show of a picture of `height` x `width` pixels; a fixed box grows and shrinks with the picture."""
+    if callable(crop):
+        return crop(height, width)
+    box = crop or CropBox(0, 0, *first, *first)
+    if (height, width) == first:
+        return box
+    down, across = height / first[0], width / first[1]
+    top, left = min(round(box.top * down), height - 1), min(round(box.left * across), width - 1)
+    tall, wide = max(round(box.height * down), 1), max(round(box.width * across), 1)
+    return box._replace(top=top, left=left, height=min(tall, height - top), width=min(wide, width - left))
+
+
 def _show(path: Path, video: VideoFile, time: float, painter: Painter, out: NDArray[np.uint8]) -> float:
     """Paints one frame into `out` `(3, H, W)` and returns its time; a file that fails is not kept open."""
     try:
         frame = video.frame_at(time)
-        painter.paint(frame, video.rotation, out)
+        painter.paint(frame, out)
         return video.seconds(frame)
     except av.FFmpegError as error:
         raise VideoError(f"{path} can't be converted to RGB ({error}): encode it again") from error

@@ -1,6 +1,8 @@
 """A video that is stored as pictures, one file a frame, as some data sets are published."""
 
 import re
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,8 +11,13 @@ import torch
 from egovlpv2.video.decode import Clip, VideoError
 from egovlpv2.video.transforms import CropBox
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
+_UPRIGHT = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp"))
 
 
@@ -55,8 +62,38 @@ def read_images(files: Sequence[Path], fps: float, times: Sequence[float] | NDAr
 
 
 def _open(path: Path) -> Image.Image:
+    """A picture in 8-bit RGB, upright."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise VideoError(f"{path} can't be read as a picture ({error}): fetch it again") from error
+            turn = _UPRIGHT.get(_orientation(image))
+            picture = _to_rgb(image)
+    except (OSError, ValueError, OverflowError, SyntaxError, EOFError, struct.error, zlib.error,
+            Image.DecompressionBombError) as error:
+        raise VideoError(f"{path} can't be read as a picture ({_line(error)}): fetch it again") from error
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _line(error: Exception) -> str:
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held, by the EXIF data: 1 to 8; 1 where there is none that can be read."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (OSError, ValueError, KeyError, TypeError, SyntaxError, EOFError, struct.error):
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Scales pictures of more than 8 bits; what is transparent shows the colour that is stored."""
+    if image.mode == "F":  # 1 is white by convention; some count to 255
+        levels = np.nan_to_num(np.asarray(image))  # (H, W)
+        return _grey(levels if levels.max() > 1 else levels * 255)
+    if image.mode.startswith("I"):  # of 16 bits, also where they are held as 32
+        return _grey(np.asarray(image).astype(np.float32) / 257)
+    return image.convert("RGB")
+
+
+def _grey(levels: NDArray[np.float32]) -> Image.Image:
+    return Image.fromarray(np.rint(levels.clip(0, 255)).astype(np.uint8)).convert("RGB")

@@ -45,4 +45,6 @@ def _times(start: float, end: float, num_frames: int, places: NDArray[np.float64
         raise ValueError(f"a clip needs at least 1 frame, not {num_frames}")
     if not end >= start:  # also refuses NaN
         raise ValueError(f"a clip can't end ({end} s) before it begins ({start} s)")
+    if not np.isfinite(end - start):
+        raise ValueError(f"a clip can't last from {start} to {end} s: give finite times")
     return start + (np.arange(num_frames) + places) * ((end - start) / num_frames)  # (T,)

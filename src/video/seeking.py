@@ -1,0 +1,267 @@
+"""The quick way to a frame: seeks to the keyframe before it and decodes on, as long as the file can be relied on.
+
+The packets ahead are read without decoding them, up to the first that can only hold later frames: that tells exactly
+which frame a time shows, at any frame rate and in any order.
+"""
+
+import math
+from bisect import bisect_right, insort
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from egovlpv2.video.container import as_fraction, open_video, reason_of
+from egovlpv2.video.survey import Survey
+
+_SEEK_GAP = 1.0  # seconds ahead up to which packets are read on instead of asking the index
+_LATE_FRAMES = 2  # frames after the wanted one that may come out before it
+
+
+class Doubt(Exception):
+    """The frame of a time can't be told, or not be made, from where the decoder began."""
+
+
+class Unreliable(Doubt):
+    """The file's times are not those of its frames: nothing that was found by seeking holds."""
+
+
+class Damage(Doubt):
+    """FFmpeg can't decode what is there; the text says why."""
+
+
+class SeekingDecoder:
+    """An open file and the place where its decoder stands.
+
+    Args:
+        path: Any file that FFmpeg opens.
+        packets: All packets of the stream, where the container has no index; what is read is compared with them.
+
+    Raises:
+        VideoError: As `open_video`.
+    """
+
+    def __init__(self, path: Path, packets: Survey | None = None) -> None:
+        self.path, self._survey = path, packets
+        self._open()
+        self.tick = float(as_fraction(self.stream.time_base) or 1)  # seconds
+        self.origin = self.stream.start_time or 0  # ticks
+        self.can_skip = False  # whether frames that no other refers to may be passed over
+        self._reset(self._container.demux(self.stream))
+
+    def _open(self) -> None:
+        """Opens the file, to be decoded in one thread: workers are many."""
+        self._container, self.stream = open_video(self.path)
+        self.codec = self.stream.codec_context
+
+    @property
+    def format_name(self) -> str:
+        """FFmpeg's names of the container, with commas between them."""
+        return self._container.format.name
+
+    @property
+    def header_seconds(self) -> float:
+        """Length of the whole file as its header says, in seconds; 0 if it doesn't."""
+        return (self._container.duration or 0) / av.time_base
+
+    def looks_reordered(self, by_dts: bool) -> bool:
+        """Whether frames are shown in another order than decoded, but the first packet's times don't tell.
+
+        Args:
+            by_dts: Whether a container that is known to store presentation times alone has told a decoding time.
+        """
+        if not self.codec.has_b_frames:
+            return False
+        try:
+            while not self._queue and not self._ended:
+                self._pull()
+        except av.FFmpegError as error:
+            raise Damage(reason_of(error)) from error
+        first = self._queue[0] if self._queue else None
+        return first is not None and first.dts is not None and (first.pts == first.dts or by_dts)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._container.close()
+
+    def _reset(self, packets: Iterator[Packet] | None = None) -> None:
+        """Forgets all packets and frames, to read on from where the container stands."""
+        self._packets = packets
+        self._queue: deque[Packet] = deque()  # demuxed, not yet decoded
+        self._stamps: list[int] = []  # sorted; of all packets since the last jump, in ticks
+        self._ready: dict[int, VideoFrame] = {}  # decoded, later than what was wanted
+        self._best: VideoFrame | None = None  # the frame shown last
+        self._horizon: float = -math.inf  # frames not demuxed yet are presented after it, in ticks
+        self._end = self.origin  # end of the latest frame demuxed, in ticks
+        self._floor: float = -math.inf  # frames before it lack what they refer to, in ticks
+        self._latest: int | None = None  # stamp of the frame that came out last
+        self._sound = False  # whether all frames from the floor on have come out
+        self._ended = self._drained = False
+
+    def _seek(self, tick: int) -> None:
+        """Moves the container to the keyframe that it holds for a tick, or to its start where it can't seek."""
+        try:
+            self._container.seek(tick, stream=self.stream)  # also empties the decoder
+        except av.FFmpegError:
+            self._container.close()
+            self._open()
+        self._reset(self._container.demux(self.stream))
+
+    def _pull(self) -> None:
+        """Demuxes one packet into the queue, from the first keyframe on, or notes the end."""
+        packet = next(self._packets, None) if self._packets else None
+        if packet is None:
+            self._ended = True
+        elif packet.size:
+            stamp = packet.pts
+            if stamp is None:
+                raise Unreliable
+            if not self._queue and not self._stamps and packet.is_keyframe:
+                self._floor = stamp
+            if self._floor > -math.inf:
+                if self._survey and not self._survey.holds(stamp, packet.size):
+                    raise Unreliable
+                self._take(packet, stamp)
+
+    def _take(self, packet: Packet, stamp: int) -> None:
+        self._queue.append(packet)
+        if packet.dts is not None:
+            self._horizon = max(self._horizon, packet.dts)
+        if stamp >= self._floor and not packet.is_discard:
+            insort(self._stamps, stamp)
+            self._end = max(self._end, stamp + (packet.duration or 0))
+
+    def _demux_past(self, tick: int) -> None:
+        while self._horizon <= tick and not self._ended:
+            self._pull()
+
+    def find_end(self) -> int:
+        """The end of the last packet, in ticks; reads the last packets, or all where the file can't seek."""
+        try:
+            self._seek(self.origin + int((self._container.duration or 0) / av.time_base / self.tick))
+            while not self._ended:
+                self._pull()
+                self._queue.clear()
+        except av.FFmpegError as error:
+            raise Damage(reason_of(error)) from error
+        end = self._end
+        self._reset()
+        return end
+
+    def _is_ahead(self, tick: int) -> bool:
+        """Whether to reach a tick by reading on: not when it is behind, or after a keyframe far ahead."""
+        if not self._stamps or tick < (self._stamps[0] if self._best is None else self._best.pts):
+            return False
+        if tick - self._horizon <= _SEEK_GAP / self.tick:
+            return True
+        index = self.stream.index_entries
+        place = index.search_timestamp(tick)  # the keyframe before it; below 0: unknown
+        return place < 0 or index[place].timestamp <= self._horizon
+
+    def _seek_before(self, tick: int) -> None:
+        """Moves to a keyframe that is presented at or before a tick; to the file's first if there is none."""
+        lowest = self.origin - math.ceil(1 / self.tick)  # decoding begins somewhat before the first frame is shown
+        place, step = max(tick, lowest), math.ceil(0.1 / self.tick)
+        while True:
+            self._seek(place)
+            self._demux_past(tick)
+            if (self._stamps and self._stamps[0] <= tick) or place == lowest:
+                return
+            first = self._queue[0].dts if self._queue else None  # the container chose a keyframe that is shown later
+            place = max(min(place - step, place if first is None else first - 1), lowest)
+            step *= 4
+
+    def _locate(self, tick: int, back: float | None) -> int:
+        """The stamp of the frame shown at a tick; leaves the packets up to it in the queue."""
+        if back is not None:
+            self._seek_before(tick)
+            self._seek_before((self._stamps[0] if self._stamps else tick) - max(int(back / self.tick), 1))
+            self._demux_past(tick)
+        elif self._is_ahead(tick):
+            self._demux_past(tick)
+        else:
+            self._seek_before(tick)
+        if not self._stamps or self._stamps[0] > tick:
+            raise Doubt
+        target = self._stamps[bisect_right(self._stamps, tick) - 1]
+        if back is None:
+            self._jump(target)
+        return target
+
+    def _jump(self, target: int) -> None:
+        """Drops the packets before the last keyframe that leads to the target."""
+        keys = [i for i, packet in enumerate(self._queue) if packet.is_keyframe and packet.pts <= target]
+        if keys and keys[-1] > 0:
+            for _ in range(keys[-1]):
+                self._queue.popleft()
+            self.codec.flush_buffers()
+            self._floor = self._queue[0].pts
+            self._stamps = [stamp for stamp in self._stamps if stamp >= self._floor]
+            self._ready.clear()
+            self._best = self._latest = None
+            self._sound = False
+
+    def at(self, tick: int, back: float | None = None) -> tuple[VideoFrame, int | None]:
+        """The frame shown at a tick, and the end of the stream in ticks if it was reached on the way.
+
+        Args:
+            tick: At or after the first frame.
+            back: Where given, decoding begins at another keyframe, at least so many seconds before the usual one.
+
+        Raises:
+            Doubt: The frame can't be told or made that way.
+        """
+        try:
+            target = self._locate(tick, back)
+            return self._decode_to(target), self._end if self._ended else None
+        except av.FFmpegError as error:
+            self._reset()
+            raise Damage(reason_of(error)) from error
+        except Doubt:
+            self._reset()
+            raise
+
+    def _decode_to(self, target: int) -> VideoFrame:
+        """Decodes on until the frame of that stamp is out, which it remembers and returns."""
+        while True:
+            for stamp in sorted(stamp for stamp in self._ready if stamp <= target):
+                self._best = self._ready.pop(stamp)
+            found = self._best is not None and self._best.pts == target
+            if found or self._drained or len(self._ready) > _LATE_FRAMES:
+                break
+            self._feed(target)
+        # A packet may give no frame of its own; the frame before is then shown on, unless it was passed over.
+        if self._best is None or not (found or (self._sound and not self.can_skip)):
+            raise Doubt
+        return self._best
+
+    def _feed(self, target: int) -> None:
+        """Decodes the next packet; before the target, frames that no other refers to are passed over."""
+        if not self._queue and not self._ended:
+            self._pull()
+        packet = self._queue.popleft() if self._queue else None
+        if packet is None and not self._ended:
+            return
+        if packet is not None and self.can_skip:
+            self.codec.skip_frame = "NONREF" if packet.pts < target else "DEFAULT"
+        self._drained = packet is None
+        for frame in self.codec.decode(packet):
+            stamp = frame.pts
+            if stamp is None or (self._latest is not None and stamp <= self._latest):
+                raise Unreliable
+            if stamp < self._floor:
+                continue
+            if frame.is_corrupt or (packet is not None and packet.is_corrupt):
+                raise Damage("the frame is damaged")
+            if self._latest is None:
+                self._begin(frame)
+            self._latest = stamp
+            self._ready[stamp] = frame
+
+    def _begin(self, frame: VideoFrame) -> None:
+        """Looks at the first frame that comes out since the last jump."""
+        if not frame.key_frame and self.codec.name != "h264":
+            raise Doubt  # the container called a frame a keyframe that refers to others
+        self._sound = frame.pts <= self._stamps[0]
