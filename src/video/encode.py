@@ -14,6 +14,7 @@ from av.filter import Graph
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 from egovlpv2.files import whole
+from egovlpv2.video.orientation import Turn, swaps_sides, upright
 from egovlpv2.video.source import ROUNDING, TICK, Shown, Source, cut
 
 _FINEST_TICK = Fraction(1, 1_000_000)  # seconds
@@ -50,7 +51,7 @@ class Scaler:
     """Makes pictures upright and small, in one graph of FFmpeg's filters.
 
     Args:
-        source: The video, which tells size and rotation.
+        source: The video, which tells the size.
         short_side: Pixels, at most.
     """
 
@@ -59,25 +60,25 @@ class Scaler:
         # Even, as 4:2:0 colours need it; rounded down, so that nothing is enlarged.
         self.height, self.width = (max(int(side * scale / 2 + (scale < 1) * Fraction(1, 2)) * 2, 2)
                                    for side in (source.height, source.width))
-        self._turns = -source.rotation // 90 % 4  # clockwise
-        self._graphs: dict[tuple[int | str, ...], Graph] = {}
+        self._graphs: dict[tuple[int | str | Turn, ...], Graph] = {}
 
     def __call__(self, frame: VideoFrame) -> VideoFrame:
         """The small picture of a decoded frame."""
-        key = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range))
+        key = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range),
+               upright(frame))
         if key not in self._graphs:
             self._graphs[key] = self._graph(*key)
         self._graphs[key].push(frame)
         return self._graphs[key].pull()
 
-    def _graph(self, width: int, height: int, pixels: str, colours: int, span: int) -> Graph:
+    def _graph(self, width: int, height: int, pixels: str, colours: int, span: int, turn: Turn) -> Graph:
         """The filters for frames of one kind; their times are set after them."""
         graph = Graph()
         graph.threads = 1
         source = f"width={width}:height={height}:pix_fmt={pixels}:time_base=1/1:colorspace={colours}:range={span}"
         steps = [
             ("buffer", source),
-            *[("transpose", "clock")] * self._turns,
+            *turn,
             ("scale", f"{self.width}:{self.height}:flags=bicubic+accurate_rnd"),
             ("format", "yuv420p"),
             ("buffersink", ""),
@@ -129,7 +130,7 @@ def _add_stream(out: OutputContainer, picture: VideoFrame, source: Source, setti
     for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
         setattr(codec, name, int(getattr(picture, name)))
     if shape := source.stream.sample_aspect_ratio:  # of a pixel; None or 0 if unknown
-        codec.sample_aspect_ratio = 1 / shape if source.rotation % 180 else shape
+        codec.sample_aspect_ratio = 1 / shape if swaps_sides(source.turn) else shape
     return stream
 
 

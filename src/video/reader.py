@@ -33,7 +33,10 @@ class VideoFile:
 
     Attributes:
         height, width: Of the upright picture that comes first, in pixels.
+        turn: The filters that turn it upright.
         duration: In seconds.
+        origin: Where time begins, in ticks.
+        counting: How frames get their times in a sequential decode; None: from their presentation times.
 
     Raises:
         VideoError: The file holds no picture that can be decoded, or several videos behind one another.
@@ -43,16 +46,16 @@ class VideoFile:
         self.path = path
         self._level = 0  # of `_BACK`, from which on this file's frames come out
         self._sequence: SequentialDecoder | None = None
-        self._counting: Counting | None = None
+        self.counting: Counting | None = None
         self._seeking, packets = self._open()
         self._tick = self._seeking.tick  # seconds
         self._is_sequential = self._needs_sequence(packets)
         first = self._first_frame()
         self.duration = self._find_duration(packets)  # seconds
         self._seeking.can_skip = self._seeking.codec.name == "h264" and not first.interlaced_frame
-        self.rotation = round(first.rotation / 90) * 90 % 360  # degrees counterclockwise
+        self.turn = upright(first)
         self.height, self.width = size = (first.height, first.width)
-        if swaps_sides(upright(first)):
+        if swaps_sides(self.turn):
             self.width, self.height = size
 
     def _open(self) -> tuple[SeekingDecoder, Survey | None]:
@@ -71,18 +74,18 @@ class VideoFile:
         """Whether the file's times can't be those of its frames; also learns how to count them."""
         is_avi = "avi" in self._format
         if packets is not None and not packets.complete:
-            self._counting = probe(self.path, is_avi)
+            self.counting = probe(self.path, is_avi)
             return True
         try:
             doubtful = packets is not None and is_avi or self._seeking.looks_reordered("matroska" in self._format)
         except Doubt:
             doubtful = True
-        self._counting = probe(self.path, is_avi) if doubtful else None
-        return self._counting is not None
+        self.counting = probe(self.path, is_avi) if doubtful else None
+        return self.counting is not None
 
     def _first_frame(self) -> VideoFrame:
         """The first frame that can be decoded; also finds where time begins."""
-        start = self._origin = self._seeking.stream.start_time or 0  # ticks
+        start = self.origin = self._seeking.stream.start_time or 0  # ticks
         try:
             first = None if self._is_sequential else self._seeking.at(start)[0]
         except Unreliable:
@@ -93,12 +96,12 @@ class VideoFile:
         shown = Timed(first.pts, first.pts, first) if first else self._from_beginning().first
         assert shown.frame is not None, "a sequence begins with a frame"
         stamp = shown.stamp
-        if "avi" in self._format or (self._counting and self._counting.by_dts):
+        if "avi" in self._format or (self.counting and self.counting.by_dts):
             # Times are of decoding, where the first to be shown need not be the first.
             stamp = stamp if shown.frame.dts is None else shown.frame.dts
             start = None if abs(stamp - start) * self._tick < TAIL_SECONDS else start
         if self._seeking.stream.start_time is None or start is None:
-            self._origin = stamp
+            self.origin = stamp
         return shown.frame
 
     def _find_duration(self, packets: Survey | None) -> float:
@@ -110,7 +113,7 @@ class VideoFile:
             end = self._seeking.find_end() if packets is None else packets.end
         except Doubt:
             end = 0
-        return max(end - self._origin, 0) * self._tick or self._seeking.header_seconds
+        return max(end - self.origin, 0) * self._tick or self._seeking.header_seconds
 
     def close(self) -> None:
         """Closes the file."""
@@ -120,7 +123,7 @@ class VideoFile:
 
     def seconds(self, frame: VideoFrame) -> float:
         """When a frame is presented, in seconds from the beginning of the stream."""
-        return (frame.pts - self._origin) * self._tick
+        return (frame.pts - self.origin) * self._tick
 
     def frame_at(self, seconds: float) -> VideoFrame:
         """The frame shown at a time: the last that is presented at or before it, or else the first of all.
@@ -146,21 +149,21 @@ class VideoFile:
 
     def _tick_at(self, seconds: float) -> int:
         ticks = min(max(seconds, 0.0) / self._tick + min(0.5, _EPSILON / self._tick), _FARTHEST)
-        return self._origin + math.floor(ticks)
+        return self.origin + math.floor(ticks)
 
     def _broken(self, seconds: float, reason: str) -> VideoError:
         return VideoError(f"{self.path} can't be decoded at {seconds:.3f} s ({reason}): fetch or encode it again")
 
     def _distrust(self) -> None:
         """Goes over to decoding from the beginning, for good."""
-        self._is_sequential, self._counting = True, probe(self.path, "avi" in self._format)
+        self._is_sequential, self.counting = True, probe(self.path, "avi" in self._format)
         if self._sequence:
             self._sequence.close()
             self._sequence = None
 
     def _from_beginning(self) -> SequentialDecoder:
         if self._sequence is None:
-            self._sequence = SequentialDecoder(self.path, self._counting)
+            self._sequence = SequentialDecoder(self.path, self.counting)
         return self._sequence
 
     def _quickly(self, tick: int) -> VideoFrame:
@@ -195,12 +198,12 @@ class VideoFile:
 
     def _check_begin(self, tick: int, shown: Timed) -> None:
         if (shown.stamp - tick) * self._tick > TAIL_SECONDS:
-            asked, begin = ((x - self._origin) * self._tick for x in (tick, shown.stamp))
+            asked, begin = ((x - self.origin) * self._tick for x in (tick, shown.stamp))
             raise VideoError(f"{self.path} shows nothing at {asked:.3f} s: the first frame that can be decoded comes "
                              f"at {begin:.3f} s: cut the clip, or fetch the file again")
 
     def _check_end(self, tick: int, last: int) -> None:
         if (tick - last) * self._tick > TAIL_SECONDS:
-            asked, end = ((x - self._origin) * self._tick for x in (tick, last))
+            asked, end = ((x - self.origin) * self._tick for x in (tick, last))
             raise VideoError(f"{self.path} ends at {end:.3f} s, before {asked:.3f} s: cut the clip, fetch it "
                              "again, or set data.init_args.chunk_seconds to the length of your files")

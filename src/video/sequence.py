@@ -3,12 +3,11 @@
 It is the arbiter: the reader's quick way shows what this shows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import av
-from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -33,10 +32,10 @@ class Timed(NamedTuple):
     reason: str = ""
 
 
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet | str | None]:
-    """The packets of a stream, what breaks it if something does, and None at the end."""
+def _packets(packets: Iterable[Packet]) -> Iterator[Packet | str | None]:
+    """The packets that hold something, what breaks their reading if something does, and None at the end."""
     try:
-        for packet in container.demux(stream):
+        for packet in packets:
             if packet.size:  # else a dropped frame, or the end
                 yield packet
     except av.FFmpegError as error:
@@ -44,8 +43,8 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet 
     yield None
 
 
-def frames_of(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame | str]:
-    """All frames that a decoder makes of a stream, in its order, and for each damage what FFmpeg says of it.
+def _frames(packets: Iterable[Packet], stream: VideoStream) -> Iterator[VideoFrame | str]:
+    """All frames that a decoder makes of a stream's packets, in its order, and for each damage what FFmpeg says of it.
 
     What can't be decoded before the first frame is passed over, and so are frames that lack what they refer to: those
     before the first that needs no other, at the beginning and after a damage.
@@ -54,7 +53,7 @@ def frames_of(container: InputContainer, stream: VideoStream) -> Iterator[VideoF
     started = False
     trusts: bool | None = None  # whether the first frame may be one that refers to others
     whole = False
-    for packet in _packets(container, stream):
+    for packet in _packets(packets):
         damage = packet if isinstance(packet, str) else ""
         frames: list[VideoFrame] = []
         if not damage:
@@ -92,7 +91,7 @@ def probe(path: Path, stores_dts: bool = False) -> Counting | None:
     tick = as_fraction(stream.time_base) or 1
     period = max(float(1 / (as_fraction(stream.average_rate) or 25) / tick), 1.0)
     pairs: list[tuple[int | None, int | None]] = []
-    for frame in frames_of(container, stream):
+    for frame in _frames(container.demux(stream), stream):
         if isinstance(frame, str) or len(pairs) == _PROBED:
             break
         pairs.append((frame.pts, frame.dts))
@@ -108,19 +107,19 @@ def _ascend(stamps: list[int | None]) -> bool:
     return None not in stamps and all(a < b for a, b in zip(stamps, stamps[1:], strict=False))
 
 
-def timed(container: InputContainer, stream: VideoStream, counting: Counting | None) -> Iterator[Timed]:
+def timed(packets: Iterable[Packet], stream: VideoStream, counting: Counting | None) -> Iterator[Timed]:
     """The frames of a stream in the order of showing, each later than the one before.
 
     Args:
-        container: Just opened.
-        stream: Its stream.
+        packets: All of the stream, from its beginning.
+        stream: Decodes them.
         counting: As `probe` says.
     """
     tick = as_fraction(stream.time_base) or 1
     period = counting.period if counting else max(float(1 / (as_fraction(stream.average_rate) or 25) / tick), 1.0)
     anchor, since = stream.start_time or 0, 0.0  # the last time that the file tells, and what has passed since, ticks
     last: int | None = None
-    for item in frames_of(container, stream):
+    for item in _frames(packets, stream):
         if isinstance(item, str):
             yield Timed(round(anchor + since), round(anchor + since), None, item)
             continue
@@ -150,7 +149,7 @@ class SequentialDecoder:
 
     def _start(self) -> None:
         self._container, stream = open_video(self._path)
-        self._frames = timed(self._container, stream, self._counting)
+        self._frames = timed(self._container.demux(stream), stream, self._counting)
         first = next(self._frames, None)
         if first is None or first.frame is None:
             self.close()

@@ -1,6 +1,5 @@
 """A whole video, decoded once: each frame and when it is shown, also within chunks."""
 
-import heapq
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -8,12 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
+from av.packet import Packet
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
+from egovlpv2.video.container import VideoError, as_fraction, open_video
 from egovlpv2.video.open_files import open_file
-from egovlpv2.video.reader import TAIL_SECONDS, VideoError
+from egovlpv2.video.reader import TAIL_SECONDS
+from egovlpv2.video.sequence import timed
 
-_LATE_FRAMES = 4  # frames that may come out before one that is shown earlier
 ROUNDING = Fraction(1, 1000)  # seconds; Matroska rounds its times so
 _MAY_LACK = 0.5  # seconds at the end of what the header says
 TICK = Fraction(1, 90_000)  # seconds
@@ -41,74 +41,42 @@ class Source:
 
     def __init__(self, path: Path, threads: int = 1) -> None:
         video = open_file(path)  # refuses what the reader would
-        self.path, self.rotation = path, video.rotation  # degrees counterclockwise
+        self.path, self.turn = path, video.turn  # the filters that turn the first picture upright
         self.height, self.width, self.duration = video.height, video.width, video.duration  # upright pixels; seconds
-        self._container = av.open(str(path), metadata_errors="ignore")
-        self.stream: VideoStream = self._container.streams.video[0]
-        self.stream.thread_type = "AUTO" if threads > 1 else "NONE"
-        self.stream.codec_context.thread_count = threads
-        self.tick = self.stream.time_base or Fraction(1)  # seconds
-        self.rate = min(self.stream.average_rate or Fraction(30), Fraction(240))  # frames a second
+        self._origin, self._counting = video.origin, video.counting
+        self._container, self.stream = open_video(path, threads)
+        self.tick = as_fraction(self.stream.time_base) or Fraction(1)  # seconds
+        self.rate = min(as_fraction(self.stream.average_rate) or Fraction(30), Fraction(240))  # frames a second
+        self._end = 0.0  # of all streams' packets so far, in seconds
         self.seconds = Fraction(0)  # up to which it is decoded
 
     def frames(self) -> Iterator[Shown]:
-        """All frames, ascending in time; one that comes out far too late, or twice, is left out.
+        """All frames, ascending in time, as a sequential decode shows them.
 
         Raises:
             VideoError: The video can't be decoded unharmed to its end; says at which time.
         """
-        waiting: list[tuple[Fraction, int, Shown]] = []
-        last = Fraction(-(10**9))
-        for number, item in enumerate(self._decode()):
-            heapq.heappush(waiting, (item.start, number, item))
-            if item.start < last - 1:
-                raise self._broken(f"its times go back to {float(item.start):.3f} s: remux it to mp4")
-            first = heapq.heappop(waiting)[2] if len(waiting) > _LATE_FRAMES else None
-            if first and first.start > last:
-                last = first.start
-                yield first
-        for start, _, item in sorted(waiting):
-            if start > last:
-                last = start
-                yield item
+        for item in timed(self._packets(), self.stream, self._counting):
+            if item.frame is None:
+                raise self._broken(item.reason)
+            start = (item.stamp - self._origin) * self.tick
+            if not self.seconds and start > TAIL_SECONDS:
+                raise self._broken(f"the first frame that can be decoded comes at {float(start):.3f} s")
+            if start > self.duration + TAIL_SECONDS:
+                raise self._broken(f"a frame's time, {float(start):.3f} s, is past its end: remux it to mp4")
+            end = start + ((item.end - item.stamp) * self.tick or 1 / self.rate)
+            self.seconds = max(self.seconds, end)
+            yield Shown(start, end, item.frame)
+        self._check_end(self._end)
 
-    def _decode(self) -> Iterator[Shown]:
-        """The frames as the decoder gives them."""
-        end = 0.0  # of all streams' packets, in seconds
-        origin, floor = self.stream.start_time or 0, None
-        try:
-            for packet in self._container.demux():
-                begins = packet.dts if packet.pts is None else packet.pts
-                if packet.size and begins is not None:
-                    end = max(end, float((begins + (packet.duration or 0)) * packet.time_base))
-                if packet.stream is not self.stream:
-                    continue
-                if floor is None and packet.is_keyframe and packet.size:
-                    floor = begins  # frames before it lack what they refer to
-                if floor is None:
-                    continue
-                for frame in packet.decode():
-                    if item := self._shown(frame, origin, floor, packet.is_corrupt):
-                        yield item
-        except av.FFmpegError as error:
-            raise self._broken(error.strerror or str(error)) from error
-        self._check_end(end)
-
-    def _shown(self, frame: VideoFrame, origin: int, floor: int, is_corrupt: bool) -> Shown | None:
-        """When a frame is shown; None for one that is not."""
-        stamp = frame.dts if frame.pts is None else frame.pts
-        if stamp is None:
-            raise VideoError(f"{self.path} doesn't say when its pictures are shown: remux it to mp4")
-        if stamp < floor:
-            return None
-        if frame.is_corrupt or is_corrupt:
-            raise self._broken("a frame is damaged")
-        start = (stamp - origin) * self.tick
-        if start > self.duration + TAIL_SECONDS:
-            raise self._broken(f"a frame's time, {float(start):.3f} s, is past its end: remux it to mp4")
-        end = start + (frame.duration * self.tick or 1 / self.rate)
-        self.seconds = max(self.seconds, end)
-        return Shown(start, end, frame)
+    def _packets(self) -> Iterator[Packet]:
+        """The stream's packets; notes where those of all streams end."""
+        for packet in self._container.demux():
+            begins = packet.dts if packet.pts is None else packet.pts
+            if packet.size and begins is not None:
+                self._end = max(self._end, float((begins + (packet.duration or 0)) * packet.time_base))
+            if packet.stream is self.stream:
+                yield packet
 
     def _check_end(self, end: float) -> None:
         """Refuses a video that is shorter than it says; `end` is where its last packet ends, whatever it holds."""
