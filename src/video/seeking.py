@@ -116,7 +116,7 @@ class SeekingDecoder:
             self._ended = True
         elif packet.size:
             stamp = packet.pts
-            if stamp is None:
+            if stamp is None or (packet.dts is not None and packet.dts > stamp):
                 raise Unreliable
             if not self._queue and not self._stamps and packet.is_keyframe:
                 self._floor = stamp
@@ -186,6 +186,8 @@ class SeekingDecoder:
         if not self._stamps or self._stamps[0] > tick:
             raise Doubt
         target = self._stamps[bisect_right(self._stamps, tick) - 1]
+        if self._survey and target != self._survey.before(tick):
+            raise Unreliable
         if back is None:
             self._jump(target)
         return target
@@ -249,7 +251,7 @@ class SeekingDecoder:
         self._drained = packet is None
         for frame in self.codec.decode(packet):
             stamp = frame.pts
-            if stamp is None or (self._latest is not None and stamp <= self._latest):
+            if stamp is None or (self._latest is not None and stamp < self._latest):
                 raise Unreliable
             if stamp < self._floor:
                 continue

@@ -108,7 +108,7 @@ def _ascend(stamps: list[int | None]) -> bool:
 
 
 def timed(packets: Iterable[Packet], stream: VideoStream, counting: Counting | None) -> Iterator[Timed]:
-    """The frames of a stream in the order of showing, each later than the one before.
+    """The frames of a stream in the order of showing; none is earlier than the one before.
 
     Args:
         packets: All of the stream, from its beginning.
@@ -117,18 +117,31 @@ def timed(packets: Iterable[Packet], stream: VideoStream, counting: Counting | N
     """
     tick = as_fraction(stream.time_base) or 1
     period = counting.period if counting else max(float(1 / (as_fraction(stream.average_rate) or 25) / tick), 1.0)
-    anchor, since = stream.start_time or 0, 0.0  # the last time that the file tells, and what has passed since, ticks
-    last: int | None = None
+    anchor = before = stream.start_time or 0  # the last time that the file tells, and the end of what was given out
+    since = 0.0  # what has passed since the anchor, in ticks
+    held: Timed | None = None  # until the next proves its time right
     for item in _frames(packets, stream):
         if isinstance(item, str):
-            yield Timed(round(anchor + since), round(anchor + since), None, item)
+            if held:
+                yield held
+            held = Timed(round(anchor + since), round(anchor + since), None, item)
             continue
         stamp = item.dts if counting and counting.by_dts else item.pts
-        if stamp is not None and (last is None or stamp > last):
+        if stamp is not None and held and held.frame and stamp < held.stamp:
+            if counting is None:
+                held = held._replace(stamp=before, end=before, frame=None, reason="its times go back")
+                break
+            stamp = None
+        if held:
+            yield held
+            before = held.end
+        if stamp is not None:
             anchor, since = stamp, 0.0
-        last = round(anchor + since)
+        begin = round(anchor + since)
         since += item.duration or period
-        yield Timed(last, round(anchor + since), item)
+        held = Timed(begin, round(anchor + since), item)
+    if held:
+        yield held
 
 
 class SequentialDecoder:

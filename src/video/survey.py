@@ -21,6 +21,11 @@ class Survey(NamedTuple):
     complete: bool  # whether each packet has a presentation time of its own
     end: int  # of the last packet, in ticks
 
+    def before(self, tick: int) -> int | None:
+        """The presentation time of the last packet that is shown at or before a tick."""
+        place = int(np.searchsorted(self.stamps, tick, "right"))
+        return int(self.stamps[place - 1]) if place else None
+
     def holds(self, stamp: int, size: int) -> bool:
         """Whether there is a packet of that presentation time and size."""
         place = int(np.searchsorted(self.stamps, stamp))
