@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,7 +191,7 @@ def test_what_is_prepared_is_skipped_and_what_changed_is_done_again(
 
     assert statuses(settings) == ["done", "done"]
     stamp = (out / "a" / "0.mp4").stat().st_mtime_ns
-    (out / "a" / "0.mp4.123.tmp").touch()  # as a killed run leaves it
+    (out / "a" / f"0.mp4.{'0' * 32}.tmp").touch()  # as a killed run leaves it
     os.utime(paths[1], (1, 1))
     assert statuses(settings) == ["skipped", "done"]
     assert "b.mp4 is done again: source changed" in capsys.readouterr().out
@@ -270,8 +271,12 @@ def test_files_of_others_are_neither_overwritten_nor_read_twice(tmp_path: Path) 
     (tmp_path / "a").mkdir()
     theirs = write_video(tmp_path / "a" / "0.mp4", count=2)
     path = write_video(tmp_path / "a.mp4", count=2)
-    with pytest.raises(ValueError, match="holds videos that this command did not write"):
-        prepare([path], tmp_path, Settings())
+    other = write_video(tmp_path / "c.mp4", count=2)
+    rows = prepare([path, other], tmp_path, Settings(), workers=1)["videos"]
+    assert [row["status"] for row in rows] == ["failed", "done"]
+    assert "holds videos that this command did not write: choose another --out" in rows[0]["reason"]
+    shutil.rmtree(tmp_path / "c")
+    other.unlink()
     theirs.rename(tmp_path / "b.mp4")
     for status in ("done", "skipped"):  # what is prepared lies among the originals, and is none of them
         rows = prepare([tmp_path, path], tmp_path, Settings(), workers=1)["videos"]
