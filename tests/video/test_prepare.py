@@ -20,8 +20,8 @@ from egovlpv2.video.prepare import Settings, main, prepare, prepare_all, prepare
 from egovlpv2.video.transforms import EvalTransform
 from numbered_videos import HEIGHT, WIDTH, numbers, write_video
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
-ODD = sorted([*DATA.glob("odd_videos/*"), *DATA.glob("real_egoclip/videos/cmuafrica/0.mp4")])  # which holds timecodes
+TEST_DATA = Path(os.environ.get("EGOVLPV2_TEST_DATA", "/nonexistent"))
+ODD = sorted([*TEST_DATA.rglob("odd_videos/*"), *TEST_DATA.rglob("cmuafrica/0.mp4")])  # which holds timecodes
 SECONDS = 1.0  # of a chunk
 
 
@@ -283,7 +283,7 @@ def test_files_of_others_are_neither_overwritten_nor_read_twice(tmp_path: Path) 
         assert [(row["video"], row["status"]) for row in rows] == [("a", status), ("b", status)]
 
 
-@pytest.mark.skipif(not ODD, reason="no odd videos in ../shared/data")
+@pytest.mark.skipif(not ODD, reason="EGOVLPV2_TEST_DATA names no folder of odd videos")
 def test_odd_videos(tmp_path: Path) -> None:
     for path in ODD:
         if path.stem == "corrupted":
