@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from egovlpv2.video.decode import Clip, Crop, VideoError, read_chunks, read_frames, video_info
+from egovlpv2.video.find import Listing, kind_of, numbers_of, refuse_first_seconds, search_folder, video_name
 from egovlpv2.video.images import find_images, read_images
-from egovlpv2.video.open_files import VIDEO_SUFFIXES, is_video
+from egovlpv2.video.open_files import VIDEO_SUFFIXES
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
 from numpy.typing import NDArray
@@ -27,12 +28,14 @@ class Source:
         files: Its file, its chunks in order, or the folder of its pictures.
         chunked: Whether it is more than one chunk; a single one may be of any length.
         image_fps: Of pictures, how many make a second; None: they are videos.
+        problem: Why it can't be read, where its names alone tell.
     """
 
     name: str
     files: tuple[Path, ...]
     chunked: bool
     image_fps: float | None = None
+    problem: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -61,6 +64,8 @@ class Source:
         Raises:
             VideoError: The video can't be read, or its chunks are of another length.
         """
+        if self.problem:
+            raise VideoError(self.problem)
         if self.image_fps is not None:
             return len(self._images) / self.image_fps
         last = video_info(self.files[-1]).duration
@@ -79,42 +84,75 @@ _listed = lru_cache(find_images)
 def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> list[Source]:
     """The videos among files and in folders, sorted by name.
 
+    A folder in a folder that can't be searched, and chunks of which one is missing, come as a video with a `problem`,
+    so that all others can be read.
+
     Args:
         paths: Files and folders.
         image_fps: How many pictures make a second, where a video is a folder of pictures.
 
     Raises:
-        ValueError: A path doesn't exist or holds no video, or two videos have one name, or there are pictures without
-            their rate.
+        ValueError: A path doesn't exist, can't be read or holds no video; or two videos have one name, or there are
+            pictures without their rate, or chunks that are named by their first second.
     """
     found: dict[str, Source] = {}
     for path in map(Path, map(os.path.abspath, paths)):  # `.` and `..` have no name
-        if not path.exists():
+        if not os.path.lexists(path):
             raise ValueError(f"{path}: there is no such file or folder")
-        sources = [Source(path.stem, (path,), False)] if path.is_file() else _in_folder(path, image_fps)
+        sources = [Source(path.stem, (path,), False)] if kind_of(path) == "file" else _in_folder(path, image_fps)
         if not sources:
             raise ValueError(f"{path} holds no videos ({' '.join(sorted(VIDEO_SUFFIXES))})")
         for source in sources:
-            if source.name in found and found[source.name] != source:
-                raise ValueError(f"{found[source.name].files[0]} and {source.files[0]} would write one feature file: "
-                                 "rename one of them")
-            found[source.name] = source
+            other = found.setdefault(source.name, source)
+            if other != source:
+                raise ValueError(f"{other.files[0]} and {source.files[0]} would write one feature file: rename one of "
+                                 "them")
     return [found[name] for name in sorted(found)]
 
 
-def _in_folder(folder: Path, image_fps: float | None) -> list[Source]:
-    files = sorted(filter(is_video, folder.iterdir()))
-    chunks = [folder / f"{i}.mp4" for i in range(len(files))]
-    if files and set(chunks) == set(files):
-        return [Source(folder.name, tuple(chunks), len(chunks) > 1)]
-    inside = [source for child in sorted(folder.iterdir()) if child.is_dir()
-              for source in _in_folder(child, image_fps)]
-    found = [*(Source(path.stem, (path,), False) for path in files), *inside]
-    if found or not (images := find_images(folder)):
-        return found
-    if image_fps is None:
+def _in_folder(root: Path, image_fps: float | None) -> list[Source]:
+    """The videos in a folder and all folders in it; its pictures are one if nothing else is further in."""
+    sources: list[Source] = []
+    holding: set[Path] = set()  # folders that hold videos, or folders with some
+    listings = search_folder(root)
+    for listing in listings:
+        refuse_first_seconds(listing)
+    for listing in reversed(listings):
+        folder = listing.folder
+        found = _among(listing)
+        if not found and folder not in holding:
+            found = _of_pictures(folder, image_fps)
+        if found or folder in holding:
+            holding |= {folder, folder.parent}
+        sources += found
+    return sorted(sources, key=lambda source: source.files)
+
+
+def _among(listing: Listing) -> list[Source]:
+    """The videos that lie in one folder: its files, or the one whose chunks they are."""
+    if listing.reason:
+        return [Source(str(listing.folder), (listing.folder,), False, problem=listing.reason)]
+    numbers = numbers_of(listing.videos)
+    if not numbers or numbers[0] != 0:
+        return [Source(path.stem, (path,), False) for path in listing.videos]
+    chunks = tuple(listing.folder / f"{number}.mp4" for number in numbers)
+    missing = min(set(range(len(numbers))).difference(numbers), default=None)
+    problem = "" if missing is None else (
+        f"{listing.folder} holds chunks of a video, 0.mp4 to {chunks[-1].name}, but not {missing}.mp4: fetch it, "
+        "or rename the files if they are videos of their own")
+    return [Source(video_name(listing.folder), chunks, len(chunks) > 1, problem=problem)]
+
+
+def _of_pictures(folder: Path, image_fps: float | None) -> list[Source]:
+    """The pictures of a folder as a video, if there are any."""
+    try:
+        images = find_images(folder)
+    except OSError as error:
+        problem = f"{folder} can't be searched for pictures ({error.strerror}): change its permissions, or leave it out"
+        return [Source(str(folder), (folder,), False, problem=problem)]
+    if images and image_fps is None:
         raise ValueError(f"{folder} holds {len(images)} pictures: --image-fps says how many of them make a second")
-    return [Source(folder.name, (folder,), False, image_fps)]
+    return [Source(folder.name, (folder,), False, image_fps)] if images else []
 
 
 @dataclass(frozen=True)

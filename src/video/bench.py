@@ -144,7 +144,7 @@ def _panned(seed: int, seconds: int) -> Iterator[av.VideoFrame]:
 def write_originals(videos: Path | None, folder: Path) -> list[Path]:
     """Videos as cameras and archives give them: a folder's, or two of 20 s that are drawn."""
     paths = []
-    for i, source in enumerate(find_videos([videos]) if videos else (None, None)):
+    for i, source in enumerate(find_videos([videos]).videos if videos else (None, None)):
         paths.append(folder / f"original_{i}.mp4")
         if source is None:
             _encode(paths[-1], _panned(i, seconds=20), Fraction(_FPS))

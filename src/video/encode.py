@@ -1,6 +1,7 @@
 """One video to chunks that are quick to read: small upright pictures, frequent keyframes."""
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,8 +19,12 @@ from egovlpv2.video.orientation import Turn, swaps_sides, upright
 from egovlpv2.video.source import ROUNDING, TICK, Shown, Source, cut
 
 _FINEST_TICK = Fraction(1, 1_000_000)  # seconds
+# The code of x264 for AVX-512 that weighs blocks by their later use ("mbtree") reads memory beyond a row of blocks:
+# with it, one file in a hundred differs from run to run.
+REPRODUCIBLE = {"mbtree": "0"}
 # No frame waits for a later one (bf), keyframes come where they are asked for and nothing refers across them.
-_ENCODER = {"preset": "veryfast", "tune": "fastdecode", "bf": "0", "g": "99999", "sc_threshold": "0", "forced-idr": "1"}
+_ENCODER = {"preset": "veryfast", "tune": "fastdecode", "bf": "0", "g": "99999", "sc_threshold": "0", "forced-idr": "1",
+            **REPRODUCIBLE}
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,21 @@ class Settings:
             raise ValueError("give an even short_side of 16 px or more and a crf from 0 to 51")
 
 
+def open_mp4(path: Path, options: dict[str, str] | None = None) -> OutputContainer:
+    """Open an mp4 to write, quick to start when read.
+
+    Args:
+        path: An absolute path.
+        options: More options of FFmpeg's muxer.
+    """
+    assert path.is_absolute(), "FFmpeg could take another name for a protocol"
+    return av.open(str(path), "w", format="mp4", options={"movflags": "+faststart", **(options or {})})
+
+
 class Scaler:
     """Makes pictures upright and small, in one graph of FFmpeg's filters.
+
+    All come out at the size that the first picture of the video has then, as the reader shows them.
 
     Args:
         source: The video, which tells the size.
@@ -94,8 +112,8 @@ def write_chunk(path: Path, frames: Iterator[Shown], source: Source, settings: S
     key_at = last = Fraction(0)
     stream: VideoStream | None = None
     # With its own unit of time a file rounds times as the original does.
-    options = {"movflags": "+faststart", "video_track_timescale": str(tick.denominator)}
-    with whole(path) as draft, av.open(str(draft), "w", format="mp4", options=options) as out:
+    options = {"video_track_timescale": str(tick.denominator)}
+    with whole(Path(os.path.abspath(path))) as draft, open_mp4(draft, options) as out:
         for item in frames:
             picture = scale(item.frame)
             picture.pts, picture.time_base, last = round(item.start / tick), tick, item.end - item.start
@@ -103,7 +121,7 @@ def write_chunk(path: Path, frames: Iterator[Shown], source: Source, settings: S
             picture.pict_type = PictureType.I if item.start + ROUNDING >= key_at else PictureType.NONE
             if picture.pict_type == PictureType.I:
                 key_at = item.start + Fraction(settings.keyframe_seconds)
-            stream = stream or _add_stream(out, picture, source, settings)
+            stream = stream or _add_stream(out, picture, source, settings, tick)
             out.mux(stream.encode(picture))
         assert stream is not None, "a chunk has a frame"
         *packets, final = stream.encode(None)
@@ -121,12 +139,13 @@ def _seconds(number: float) -> Fraction:
     return Fraction(str(number))  # as it is written: 0.7 is 7/10
 
 
-def _add_stream(out: OutputContainer, picture: VideoFrame, source: Source, settings: Settings) -> VideoStream:
+def _add_stream(out: OutputContainer, picture: VideoFrame, source: Source, settings: Settings, tick: Fraction
+                ) -> VideoStream:
     """An encoder for pictures like this one. A single thread: more would change the files with their number."""
     stream = out.add_stream("libx264", source.rate, options={**_ENCODER, "crf": str(settings.crf)})
     stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
     codec = stream.codec_context
-    codec.time_base, codec.thread_count = picture.time_base, 1
+    codec.time_base, codec.thread_count = tick, 1
     for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
         setattr(codec, name, int(getattr(picture, name)))
     if shape := source.stream.sample_aspect_ratio:  # of a pixel; None or 0 if unknown

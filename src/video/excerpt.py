@@ -1,5 +1,6 @@
 """Parts of a video as a video of their own."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -8,6 +9,7 @@ import av
 import numpy as np
 from egovlpv2.features.videos import Source
 from egovlpv2.files import whole
+from egovlpv2.video.encode import REPRODUCIBLE, open_mp4
 from egovlpv2.video.transforms import WholePicture
 from torch import Tensor
 
@@ -32,8 +34,8 @@ def write_excerpt(source: Source, chunk_seconds: float, spans: Sequence[tuple[fl
         VideoError: The video can't be read there.
     """
     rate = Fraction(fps).limit_denominator(1001)
-    with whole(path) as draft, av.open(str(draft), "w", format="mp4", options={"movflags": "+faststart"}) as out:
-        stream = out.add_stream("libx264", rate=rate, options={"crf": "21", "preset": "veryfast"})
+    with whole(Path(os.path.abspath(path))) as draft, open_mp4(draft) as out:
+        stream = out.add_stream("libx264", rate=rate, options={"crf": "21", "preset": "veryfast", **REPRODUCIBLE})
         stream.pix_fmt = "yuv420p"
         for frames in _frames(source, chunk_seconds, spans, float(rate), WholePicture(short_side)):
             if not stream.codec_context.is_open:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,8 +20,8 @@ from egovlpv2.video.prepare import Settings, main, prepare, prepare_all, prepare
 from egovlpv2.video.transforms import EvalTransform
 from numbered_videos import HEIGHT, WIDTH, numbers, write_video
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
-ODD = sorted([*DATA.glob("odd_videos/*"), *DATA.glob("real_egoclip/videos/cmuafrica/0.mp4")])  # which holds timecodes
+TEST_DATA = Path(os.environ.get("EGOVLPV2_TEST_DATA", "/nonexistent"))
+ODD = sorted([*TEST_DATA.rglob("odd_videos/*"), *TEST_DATA.rglob("cmuafrica/0.mp4")])  # which holds timecodes
 SECONDS = 1.0  # of a chunk
 
 
@@ -190,7 +191,7 @@ def test_what_is_prepared_is_skipped_and_what_changed_is_done_again(
 
     assert statuses(settings) == ["done", "done"]
     stamp = (out / "a" / "0.mp4").stat().st_mtime_ns
-    (out / "a" / "0.mp4.123.tmp").touch()  # as a killed run leaves it
+    (out / "a" / f"0.mp4.{'0' * 32}.tmp").touch()  # as a killed run leaves it
     os.utime(paths[1], (1, 1))
     assert statuses(settings) == ["skipped", "done"]
     assert "b.mp4 is done again: source changed" in capsys.readouterr().out
@@ -270,15 +271,19 @@ def test_files_of_others_are_neither_overwritten_nor_read_twice(tmp_path: Path) 
     (tmp_path / "a").mkdir()
     theirs = write_video(tmp_path / "a" / "0.mp4", count=2)
     path = write_video(tmp_path / "a.mp4", count=2)
-    with pytest.raises(ValueError, match="holds videos that this command did not write"):
-        prepare([path], tmp_path, Settings())
+    other = write_video(tmp_path / "c.mp4", count=2)
+    rows = prepare([path, other], tmp_path, Settings(), workers=1)["videos"]
+    assert [row["status"] for row in rows] == ["failed", "done"]
+    assert "holds videos that this command did not write: choose another --out" in rows[0]["reason"]
+    shutil.rmtree(tmp_path / "c")
+    other.unlink()
     theirs.rename(tmp_path / "b.mp4")
     for status in ("done", "skipped"):  # what is prepared lies among the originals, and is none of them
         rows = prepare([tmp_path, path], tmp_path, Settings(), workers=1)["videos"]
         assert [(row["video"], row["status"]) for row in rows] == [("a", status), ("b", status)]
 
 
-@pytest.mark.skipif(not ODD, reason="no odd videos in ../shared/data")
+@pytest.mark.skipif(not ODD, reason="EGOVLPV2_TEST_DATA names no folder of odd videos")
 def test_odd_videos(tmp_path: Path) -> None:
     for path in ODD:
         if path.stem == "corrupted":
