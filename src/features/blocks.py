@@ -45,6 +45,8 @@ class Blocks(Dataset[Read]):
 
 def find_problem(source: Source, path: Path) -> str:
     """Tell from its names and its files alone why nothing can come of a video; empty if something can."""
+    if source.problem:
+        return source.problem
     first = source.files[0]
     try:
         str(first).encode()

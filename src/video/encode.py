@@ -15,6 +15,7 @@ from av.filter import Graph
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 from egovlpv2.files import whole
+from egovlpv2.video.container import as_fraction
 from egovlpv2.video.orientation import Turn, swaps_sides, upright
 from egovlpv2.video.source import ROUNDING, TICK, Shown, Source, cut
 
@@ -69,7 +70,7 @@ class Scaler:
     All come out at the size that the first picture of the video has then, as the reader shows them.
 
     Args:
-        source: The video, which tells the size.
+        source: The video, which tells the first picture's size.
         short_side: Pixels, at most.
     """
 
@@ -82,8 +83,8 @@ class Scaler:
 
     def __call__(self, frame: VideoFrame) -> VideoFrame:
         """The small picture of a decoded frame."""
-        key = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range),
-               upright(frame))
+        turn = upright(frame)
+        key = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range), turn)
         if key not in self._graphs:
             self._graphs[key] = self._graph(*key)
         self._graphs[key].push(frame)
@@ -148,7 +149,7 @@ def _add_stream(out: OutputContainer, picture: VideoFrame, source: Source, setti
     codec.time_base, codec.thread_count = tick, 1
     for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
         setattr(codec, name, int(getattr(picture, name)))
-    if shape := source.stream.sample_aspect_ratio:  # of a pixel; None or 0 if unknown
+    if shape := as_fraction(source.stream.sample_aspect_ratio):  # of a pixel
         codec.sample_aspect_ratio = 1 / shape if swaps_sides(source.turn) else shape
     return stream
 
