@@ -2,7 +2,7 @@
 
 The operators are mutmut's (https://github.com/boxed/mutmut), applied to decorated functions and class bodies too, and
 a few more: negated conditions, statements and results left out, integers one lower. Texts of errors and of log lines,
-annotations, decorators, assertions and imports stay as they are.
+annotations, decorators, assertions, imports and docstrings stay as they are.
 """
 
 import difflib
@@ -18,6 +18,7 @@ from mutmut.mutation.mutators import mutation_operators, operator_string
 
 _LEFT_ALONE = (cst.Annotation, cst.Decorator, cst.Raise, cst.Assert, cst.Import, cst.ImportFrom)
 _LOG_LINE = m.Call(func=m.Attribute(value=m.Name("log") | m.Name("warnings")))
+_SAYS_NOTHING = m.Expr(value=m.SimpleString()) | _LOG_LINE | m.Subscript(value=m.Name("Literal"))
 _PASS = cst.SimpleStatementLine([cst.Pass()])
 
 
@@ -68,16 +69,15 @@ class _Collector(cst.CSTVisitor):
         self.changes: list[tuple[int, cst.CSTNode, cst.CSTNode]] = []
 
     def on_visit(self, node: cst.CSTNode) -> bool:
+        if isinstance(node, _LEFT_ALONE) or m.matches(node, _SAYS_NOTHING):
+            return False
         line = self.get_metadata(PositionProvider, node, None)
         if line is not None:
             self.changes += [(line.start.line, node, changed) for changed in _changes(node)]
-        is_docstring = m.matches(node, m.Expr(value=m.SimpleString()))
-        return not isinstance(node, _LEFT_ALONE) and not is_docstring and not m.matches(node, _LOG_LINE)
+        return True
 
 
 def _changes(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    if isinstance(node, _LEFT_ALONE):
-        return
     for kind, operator in mutation_operators:
         if isinstance(node, kind):
             changed = list(operator(node))

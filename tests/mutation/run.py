@@ -161,7 +161,8 @@ def try_module(path: str, size: int, seed: int, scratch: Path) -> dict[str, Any]
             print(f"{path}:{mutant.line}\n{mutant.change}", flush=True)
     killed = ends["failed"] + ends["crashed"] + ends["timeout"]
     share = killed / max(len(chosen) - ends["equivalent"], 1)
-    print(f"{path}: {killed} killed, {ends['equivalent']} equivalent, {ends['survived']} survived: {share:.1%}", flush=True)
+    print(f"{path}: {killed} killed, {ends['equivalent']} equivalent, {ends['survived']} survived: {share:.1%}",
+          flush=True)
     return {"mutants": len(mutants), "tried": len(chosen), "killed": killed, **ends, "share": round(share, 4),
             "survivors": survivors}
 
