@@ -18,7 +18,8 @@ from mutmut.mutation.mutators import mutation_operators, operator_string
 
 _LEFT_ALONE = (cst.Annotation, cst.Decorator, cst.Raise, cst.Assert, cst.Import, cst.ImportFrom)
 _LOG_LINE = m.Call(func=m.Attribute(value=m.Name("log") | m.Name("warnings")))
-_SAYS_NOTHING = m.Expr(value=m.SimpleString()) | _LOG_LINE | m.Subscript(value=m.Name("Literal"))
+_LITERAL = m.Subscript(value=m.Name("Literal"))
+_SAYS_NOTHING = m.Expr(value=m.SimpleString()) | _LOG_LINE | _LITERAL | m.Assign(value=_LITERAL)
 _PASS = cst.SimpleStatementLine([cst.Pass()])
 
 
