@@ -95,7 +95,8 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path}: not a readable weights file: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or "it ends too early").splitlines()[0]  # EOFError says nothing
+        raise ValueError(f"{path}: not a readable weights file: {reason}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds no weights by name")
     return content
