@@ -12,7 +12,7 @@ from egovlpv2.model.backbone import Backbone
 from helpers import make_text
 from torch import Tensor, nn
 
-FRAMES, PATCHES, SIDE, PATCH = 4, 4, 32, 16
+FRAMES, PATCHES, SIDE, PATCH = 3, 4, 32, 16
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
@@ -121,7 +121,7 @@ def expected(backbone: Backbone, video: Tensor, text: Text, gate: bool, attends_
 @pytest.mark.parametrize("cls", ["shared", "own"])
 @pytest.mark.parametrize("gate", [True, False])
 def test_layers_follow_the_paper(make_backbone, attends_to: str, cls: str, gate: bool) -> None:
-    backbone = make_backbone(text_attends_to=attends_to, fusion_cls=cls)
+    backbone = make_backbone(frames=FRAMES, text_attends_to=attends_to, fusion_cls=cls)
     video, text = torch.randn(2, FRAMES, 3, SIDE, SIDE), make_text(2)
     video_states, text_states = expected(backbone, video, text, gate, attends_to, cls == "own")
     top = backbone.top(backbone.trunk(video, text, gate), FRAMES, gate)
@@ -131,7 +131,7 @@ def test_layers_follow_the_paper(make_backbone, attends_to: str, cls: str, gate:
 
 @torch.no_grad()
 def test_the_text_of_the_default_attends_to_the_current_video_layer(make_backbone) -> None:
-    backbone = make_backbone()
+    backbone = make_backbone(frames=FRAMES)
     video, text = torch.randn(2, FRAMES, 3, SIDE, SIDE), make_text(2)
     text_states = backbone.top(backbone.trunk(video, text, True), FRAMES, True).text
     current, previous = (expected(backbone, video, text, True, layer, False)[1] for layer in ("current", "previous"))
@@ -142,7 +142,7 @@ def test_the_text_of_the_default_attends_to_the_current_video_layer(make_backbon
 @torch.no_grad()
 def test_heads_follow_the_paper(make_backbone) -> None:
     """Matching reads both CLS states, masked tokens are told from the text's, retrieval compares projections."""
-    backbone = make_backbone()
+    backbone = make_backbone(frames=FRAMES)
     video, text = torch.randn(2, FRAMES, 3, SIDE, SIDE), make_text(2)
     video_states, text_states = expected(backbone, video, text, True, "current", False)
     of_video = linear(video_states[:, 0], backbone.fused_video_transform)
@@ -160,7 +160,7 @@ def test_heads_follow_the_paper(make_backbone) -> None:
 @torch.no_grad()
 def test_projections_follow_the_paper(make_backbone) -> None:
     """Three linear layers with ReLU between them, the first without bias, on the closed gate's CLS states."""
-    backbone = make_backbone()
+    backbone = make_backbone(frames=FRAMES)
     video, text = torch.randn(2, FRAMES, 3, SIDE, SIDE), make_text(2)
     states = expected(backbone, video, text, False, "current", False)
     projectors = (backbone.video_projector, backbone.text_projector)
