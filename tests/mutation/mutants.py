@@ -41,25 +41,25 @@ class Mutant:
     source: str
 
 
-def make_mutants(path: Path) -> list[Mutant]:
-    """All mutants of a module that compile, in the order of their lines, each once."""
+def make_mutants(path: Path, size: int, seed: int) -> tuple[list[Mutant], int]:
+    """Makes `size` of a module's mutants, drawn by seed, or all if there are fewer; each compiles.
+
+    Returns:
+        The mutants in the order of their lines, and how many changes there are to draw from.
+    """
     wrapper = MetadataWrapper(cst.parse_module(path.read_text()))
     collector = _Collector()
     wrapper.visit(collector)
-    original = wrapper.module.code
-    mutants = {}
-    for line, node, changed in collector.changes:
+    original, changes = wrapper.module.code, collector.changes
+    random.Random(seed).shuffle(changes)
+    mutants: dict[str, Mutant] = {}
+    for line, node, changed in changes:
+        if len(mutants) == size:
+            break
         source = wrapper.module.deep_replace(node, changed).code
         if _STRICT.sub("", source) != _STRICT.sub("", original) and _compiles(source):
             mutants[source] = Mutant(line, _change(original, source), source)
-    return sorted(mutants.values(), key=lambda mutant: (mutant.line, mutant.change))
-
-
-def sample(mutants: list[Mutant], size: int, seed: int) -> list[Mutant]:
-    """`size` of them, the same for the same seed, in their order."""
-    if size >= len(mutants):
-        return mutants
-    return [mutants[i] for i in sorted(random.Random(seed).sample(range(len(mutants)), size))]
+    return sorted(mutants.values(), key=lambda mutant: (mutant.line, mutant.change)), len(changes)
 
 
 class _Collector(cst.CSTVisitor):
