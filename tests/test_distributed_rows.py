@@ -62,21 +62,28 @@ class Group:
         out.copy_(torch.cat(rows))
 
 
-@pytest.fixture
-def on_all(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], Any]], list[Any]]:
-    """A function that runs another on all processes, with their rank, and returns the results."""
-    group = Group(PROCESSES)
+Run = Callable[[Callable[[int], Any]], list[Any]]
+
+
+def start(size: int, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A function that runs another on all processes of a group, with their rank, and returns the results."""
+    group = Group(size)
     monkeypatch.setattr(distributed, "dist", group)
 
     def run(job: Callable[[int], Any]) -> list[Any]:
-        def start(number: int) -> Any:
+        def on_one(number: int) -> Any:
             group.here.rank = number
             return job(number)
 
-        with ThreadPoolExecutor(PROCESSES) as pool:
-            return list(pool.map(start, range(PROCESSES)))
+        with ThreadPoolExecutor(size) as pool:
+            return list(pool.map(on_one, range(size)))
 
     return run
+
+
+@pytest.fixture
+def on_all(monkeypatch: pytest.MonkeyPatch) -> Run:
+    return start(PROCESSES, monkeypatch)
 
 
 def test_every_process_knows_its_place(on_all) -> None:
@@ -99,6 +106,24 @@ def test_a_group_of_one_is_a_process_alone(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(distributed, "dist", group)
     x = torch.arange(4.0)
     assert (rank(), world_size()) == (0, 1) and gather(x) is x and total(2, x.device) == 2
+
+
+def test_two_processes_are_enough_to_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, asked = torch.arange(8.0).view(4, 2), torch.tensor([3, 0, 1, 2])
+
+    def job(r: int) -> tuple[Any, ...]:
+        mine = rows[2 * r : 2 * r + 2]
+        return (rank(), world_size(), total(r + 1, torch.device("cpu")), from_first(torch.tensor([r + 5])).item(),
+                gather(mine).tolist(), local(rows).tolist(), fetch_rows(mine, asked).tolist())
+
+    for r, found in enumerate(start(2, monkeypatch)(job)):
+        share = slice(2 * r, 2 * r + 2)
+        assert found == (r, 2, 3, 5, rows.tolist(), rows[share].tolist(), rows[asked][share].tolist())
+
+
+def test_a_sum_is_made_on_the_device_that_is_named() -> None:
+    with torch.device("meta"):  # where whatever is made without a device lands
+        assert total(4, torch.device("cpu")) == 4
 
 
 def test_sums_and_the_first_processes_values(on_all) -> None:
