@@ -144,14 +144,25 @@ def tests_of(path: str) -> list[str]:
     return plan[max(entries, key=len)]
 
 
-def try_module(path: str, size: int, seed: int, scratch: Path) -> dict[str, Any]:
-    """Tries a module's mutants: counts of each end, and the survivors."""
+def try_module(path: str, size: int, seed: int, scratch: Path, earlier: dict[str, Any] | None = None
+               ) -> dict[str, Any]:
+    """Tries a module's mutants: counts of each end, and the survivors.
+
+    Args:
+        path: The module, from the repository's root.
+        size: How many mutants to draw at most.
+        seed: Of the drawing.
+        scratch: Folder for temporary files.
+        earlier: What this has returned before for the same module, size and seed: only its survivors are tried again.
+    """
     tests = tests_of(path)
     reasons = json.loads((HERE / "equivalents.json").read_text()).get(path, {})
     seconds = warm_up(tests, scratch)
-    chosen, possible = make_mutants(ROOT / path, size, seed)
+    drawn, possible = make_mutants(ROOT / path, size, seed)
+    again = None if earlier is None else {survivor["change"] for survivor in earlier["survivors"]}
+    chosen = [mutant for mutant in drawn if again is None or mutant.change in again]
     print(f"{path}: {len(chosen)} of {possible} mutants; the tests take {seconds:.1f} s", flush=True)
-    ends: Counter[str] = Counter()
+    ends: Counter[str] = Counter({} if earlier is None else earlier["ends"] | {"survived": 0})
     survivors = []
     for mutant in chosen:
         end = "equivalent" if mutant.change in reasons else try_mutant(path, mutant, tests, 20 + 5 * seconds, scratch)
@@ -160,10 +171,10 @@ def try_module(path: str, size: int, seed: int, scratch: Path) -> dict[str, Any]
             survivors.append({"line": mutant.line, "change": mutant.change})
             print(f"{path}:{mutant.line}\n{mutant.change}", flush=True)
     killed = ends["failed"] + ends["crashed"] + ends["timeout"]
-    share = killed / max(len(chosen) - ends["equivalent"], 1)
+    share = round(killed / max(killed + ends["survived"], 1), 4)
     print(f"{path}: {killed} killed, {ends['equivalent']} equivalent, {ends['survived']} survived: {share:.1%}",
           flush=True)
-    return {"mutants": possible, "tried": len(chosen), "killed": killed, **ends, "share": round(share, 4),
+    return {"possible": possible, "tried": ends.total(), "killed": killed, "share": share, "ends": dict(ends),
             "survivors": survivors}
 
 
@@ -180,7 +191,8 @@ def main() -> None:
     parser.add_argument("modules", nargs="+", help="paths from the repository's root, such as src/losses.py")
     parser.add_argument("--sample", type=int, default=1_000_000, help="mutants of each module; default: all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--out", type=Path, help="JSON file for the results; modules that are in it already stay")
+    parser.add_argument("--out", type=Path, help="JSON file for the results; other modules that are in it stay")
+    parser.add_argument("--again", action="store_true", help="try only the survivors in --out, with its sample and seed")
     args = parser.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT / "tests"))
@@ -188,7 +200,8 @@ def main() -> None:
     results = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
     with tempfile.TemporaryDirectory() as scratch:
         for path in args.modules:
-            results[path] = try_module(path, args.sample, args.seed, Path(scratch))
+            earlier = results[path] if args.again else None
+            results[path] = try_module(path, args.sample, args.seed, Path(scratch), earlier)
             if args.out:
                 args.out.write_text(json.dumps(results, indent=1) + "\n")
 
