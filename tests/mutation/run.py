@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=1_000_000, help="mutants of each module; default: all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--out", type=Path, help="JSON file for the results; other modules that are in it stay")
-    parser.add_argument("--again", action="store_true", help="try only the survivors in --out, with its sample and seed")
+    parser.add_argument("--again", action="store_true", help="try the survivors in --out alone, same sample and seed")
     args = parser.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT / "tests"))
