@@ -90,3 +90,10 @@ def test_a_head_that_answers_is_new() -> None:
     groups = {group["name"]: group["params"] for group in parameter_groups(Model(), OptimizerConfig())}
     assert {name: [p.shape for p in params] for name, params in groups.items()} == {
         "backbone": [(2, 3)], "backbone, no decay": [(2,)], "new layers": [(2, 2)], "new layers, no decay": [(2,)]}
+
+
+def test_defaults_are_the_papers() -> None:
+    """Table D.1."""
+    config = OptimizerConfig()
+    assert (config.lr, config.end_lr, config.warmup_epochs, config.decay) == (3e-5, 1e-7, 2.0, "linear")
+    assert (config.new_layer_factor, config.gate_factor, config.weight_decay) == (4.0, 4.0, 0.01)
