@@ -116,6 +116,48 @@ def test_texts_of_a_video_share_its_first_fused_layer(make_backbone, fused: int,
     torch.testing.assert_close(found, whole)
 
 
+@torch.no_grad()
+def test_stacked_layers_stand_on_both_whole_towers(make_backbone) -> None:
+    backbone = make_backbone(fusion="stacked")
+    assert backbone.video_tower.num_fused == backbone.text_tower.num_fused == 0
+    assert len(backbone.stack.video) == len(backbone.stack.text) == 2
+    video_layer, text_layer = backbone.stack.video[0], backbone.stack.text[0]
+    assert (video_layer.attn.num_heads, text_layer.attn.num_heads) == (2, 4)  # those of the towers
+    assert (video_layer.norm1.eps, text_layer.norm1.eps) == (1e-12, 1e-12)
+    assert (video_layer.attn.dropout.p, text_layer.attn.dropout.p) == (0.0, 0.1)
+    trunk = backbone.trunk(torch.randn(2, 4, 3, 32, 32), make_text(2), True)
+    normed = backbone.video_tower.norm(trunk.video)
+    cls, words = backbone.stack(normed, trunk.text, trunk.mask, True, True)
+    top = backbone.top(trunk, 4, True)
+    torch.testing.assert_close(top.video, torch.cat([cls, normed[:, 1:]], dim=1))
+    torch.testing.assert_close(top.text, words)
+    closed = backbone.top(trunk, 4, False)
+    torch.testing.assert_close(closed.video, normed)
+    torch.testing.assert_close(closed.text, trunk.text)
+    for reads in ("cls", "none"):
+        top = backbone.top(trunk, 4, True, reads, text_reads=False)
+        assert top.text is None and (top.video is None) == (reads == "none")
+        if reads == "cls":
+            torch.testing.assert_close(top.video, cls)
+
+
+def test_blocks_are_recomputed_in_the_backward_pass_if_so_configured(make_backbone) -> None:
+    text, video, runs = make_text(2), torch.randn(2, 4, 3, 32, 32), []
+    for again in (False, True):
+        backbone = make_backbone(gradient_checkpointing=again)
+        ran: list[int] = []
+        backbone.text_tower.blocks[1].query.register_forward_hook(lambda *_, ran=ran: ran.append(1))
+        backbone.eval()
+        backbone.match(video, text).sum().backward()
+        backbone.train()
+        with torch.no_grad():
+            backbone.match(video, text)
+        assert len(ran) == 2  # neither in evaluation nor without gradients
+        backbone.match(video, text).sum().backward()
+        runs.append(len(ran))
+    assert runs == [3, 4]
+
+
 # ---- what is frozen ----
 
 
