@@ -103,12 +103,16 @@ def test_what_is_not_read_is_not_computed(make_backbone, attends_to: str, gate: 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("fused, first_tokens", [(0, 1), (1, 1), (2, 17), (3, 17)])
-def test_texts_of_a_video_share_its_first_fused_layer(make_backbone, fused: int, first_tokens: int) -> None:
-    backbone = make_backbone(num_fused_layers=fused)
+@pytest.mark.parametrize("kind, tokens, first_tokens", [
+    ({"num_fused_layers": 0}, 1, 1), ({"num_fused_layers": 1}, 1, 1), ({"num_fused_layers": 2}, 17, 17),
+    ({"num_fused_layers": 3}, 17, 17), ({"fusion": "stacked"}, 17, 1),
+])
+def test_texts_of_a_video_share_its_first_fused_layer(make_backbone, kind: dict, tokens: int,
+                                                      first_tokens: int) -> None:
+    backbone = make_backbone(**kind)
     video, text = torch.randn(2, 4, 3, 32, 32), make_text(4)
     attended = backbone.attend_first(backbone.trunk_video(video, gate=True), 4)
-    assert attended.first.shape[1] == first_tokens
+    assert (attended.video.shape[1], attended.first.shape[1]) == (tokens, first_tokens)
     index = torch.tensor([1, 0, 1, 1])
     found = backbone.fused_cls(attended.of(index), 4, *backbone.trunk_text(text))
     torch.testing.assert_close(found, backbone.fused_features(video[index], text))

@@ -64,6 +64,18 @@ def test_stochastic_depth_rises_to_the_last_block_and_falls_on_all_that_a_block_
     assert 0 < changed.sum() < 40  # a clip goes through untouched with 0.9 ** 2
 
 
+@torch.no_grad()
+def test_a_block_gives_the_cls_token_alone_where_nothing_else_is_read() -> None:
+    block, x, text = video_tower(1).blocks[-1].eval(), torch.randn(2, 1 + 2 * 4, 24), torch.randn(2, 5, 16)
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    for given in ((), (text,), (text, torch.tensor([[True] * 4 + [False], [True] * 5]))):
+        alone = block(x, 2, *given, *[None] * (2 - len(given)), True)
+        assert alone.shape == (2, 1, 24)
+        torch.testing.assert_close(alone, block(x, 2, *given)[:, :1])
+        torch.testing.assert_close(block.join(x, block.attend(x, 2), *given), block(x, 2, *given))
+
+
 @pytest.mark.parametrize("mean, std", [(None, None), ([0.1, 0.2, 0.3], None), (None, [0.5, 0.25, 1.0]),
                                        ([0.1, 0.2, 0.3], [0.5, 0.25, 1.0])])
 def test_bytes_are_normalised_with_the_pixels_of_the_configuration_or_of_timm(
