@@ -144,3 +144,12 @@ def test_timms_own_weights_are_fetched_by_name(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ValueError, match=r"no weights of vit_tiny_patch16_224 from the Hugging Face hub \(no route\)"):
         video_tower(init="timm")
     assert asked == [("vit_tiny_patch16_224", False, False), ("vit_tiny_patch16_224", True, False)]
+
+
+def test_a_file_that_is_missing_and_a_model_that_is_not_a_plain_vit_are_named() -> None:
+    with pytest.raises(ValueError, match="video.init: missing.bin"):
+        video_tower(init="missing.bin")
+    for overrides in ({"class_token": False, "global_pool": "avg"}, {"reg_tokens": 2}, {"no_embed_class": True},
+                      {"pos_embed": "none"}):
+        with pytest.raises(ValueError, match="vit_tiny_patch16_224"):
+            video_tower(overrides=VIT | overrides)
