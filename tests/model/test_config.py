@@ -1,0 +1,40 @@
+"""A configuration has the paper's defaults and survives the way through a checkpoint."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+from egovlpv2.model.config import BackboneConfig
+from egovlpv2.model.text_tower import TextTowerConfig
+from egovlpv2.model.video_tower import VideoTowerConfig
+
+
+def test_defaults_are_the_papers() -> None:
+    config = BackboneConfig()
+    assert (config.fusion, config.num_fused_layers, config.alpha) == ("backbone", 6, None)
+    assert (config.text_attends_to, config.fusion_cls, config.projector) == ("current", "shared", [4096] * 3)
+    assert config.gradient_checkpointing is False
+    assert config.video == VideoTowerConfig() and config.text == TextTowerConfig()
+    config.projector.append(1)
+    assert BackboneConfig().projector == [4096] * 3  # not shared between configurations
+
+
+def test_a_checkpoint_keeps_all_but_where_first_weights_came_from() -> None:
+    video = VideoTowerConfig("vit_small_patch16_224", {"depth": 3}, "vit.pth", 8, 1e-6, 0.1, [0.1] * 3, [0.2] * 3)
+    text = TextTowerConfig({"model_type": "bert", "hidden_size": 8}, "folder", "tokens")
+    config = BackboneConfig(video, text, "backbone", 2, 0.5, "previous", "own", [16], True)
+    plain = config.to_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["video"]["init"] is None and plain["text"]["init"] is None
+    assert (config.video.init, config.text.init) == ("vit.pth", "folder")  # as it was
+    again = BackboneConfig.from_dict(plain)
+    video.init = text.init = None
+    assert again == config and asdict(again) == plain
+
+
+@pytest.mark.parametrize("impossible", [{"alpha": 0.5}, {"alpha": 0.0}, {"fusion_cls": "own"}])
+def test_a_stack_has_no_gates(impossible: dict) -> None:
+    with pytest.raises(ValueError, match="stacked has neither gates nor a CLS token"):
+        BackboneConfig(fusion="stacked", **impossible)
+    BackboneConfig(**impossible)
+    assert BackboneConfig(fusion="stacked", fusion_cls="shared").alpha is None

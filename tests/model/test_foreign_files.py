@@ -1,0 +1,87 @@
+"""Files that were written on a GPU are read without one, and no code of a file runs, whatever is read from it."""
+
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from egovlpv2.grounding.answers import AnswerHead
+from egovlpv2.grounding.summary import SummaryHead
+from egovlpv2.model.checkpoint import read_weights
+from egovlpv2.model.head_weights import read_answer_head, read_head, read_summary_head
+from egovlpv2.model.released import read_released
+from torch import nn
+
+SIZES = {"dim": 12, "num_layers": 1, "num_heads": 2}
+FACTS = {"backbone": {}, "qfvs": {**SIZES, "kind": "fused", "checkpoint": "abc"}}
+
+
+def content() -> dict[str, Any]:
+    parts = {"answer_head.": AnswerHead(4, 3), "head.": SummaryHead(**SIZES)}
+    state = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.state_dict().items()}
+    return {"state_dict": state, "egovlpv2": FACTS}
+
+
+def read_any_head(path: Path) -> None:
+    read_head(SummaryHead(**SIZES), "vslnet", path)
+
+
+READERS = [(read_answer_head, ".ckpt"), (read_summary_head, ".ckpt"), (read_any_head, ".ckpt"),
+           (read_weights, ".ckpt"), (read_released, ".pth")]
+
+
+def move_to_gpu(path: Path) -> None:
+    """Changes the place that the file names for its tensors, `cpu`, as torch.save would have on a GPU."""
+    with zipfile.ZipFile(path) as file:
+        parts = {info.filename: file.read(info) for info in file.infolist()}
+    (name,) = (name for name in parts if name.endswith("data.pkl"))
+    cpu, gpu = b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"  # how pickle writes a short text
+    assert cpu in parts[name]
+    parts[name] = parts[name].replace(cpu, gpu)
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in parts.items():
+            file.writestr(name, data)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here a GPU would take them")
+@pytest.mark.parametrize("read, suffix", READERS)
+def test_what_was_saved_on_a_gpu_is_read_without_one(tmp_path: Path, read: Callable[[Path], Any], suffix: str) -> None:
+    path = tmp_path / f"file{suffix}"
+    torch.save(content(), path)
+    move_to_gpu(path)
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(path, weights_only=True)
+    read(path)
+
+
+class Payload:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("read, suffix", READERS)
+def test_no_code_of_a_file_runs(tmp_path: Path, read: Callable[[Path], Any], suffix: str) -> None:
+    path, trace = tmp_path / f"file{suffix}", tmp_path / "trace"
+    torch.save(content() | {"more": Payload(trace)}, path)
+    try:
+        read(path)
+    except (ValueError, pickle.UnpicklingError):
+        pass  # what is read decides whether it is refused or passed over
+    assert not trace.exists()
+    torch.load(path, weights_only=False)
+    assert trace.exists()  # so it would have worked
+
+
+def test_a_state_of_tensors_alone_is_enough_for_a_head(tmp_path: Path) -> None:
+    head, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    torch.save({f"head.{name}": tensor for name, tensor in head.state_dict().items()}, tmp_path / "head.ckpt")
+    read_head(other, "vslnet", tmp_path / "head.ckpt")
+    assert torch.equal(head.weight, other.weight)
