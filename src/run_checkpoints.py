@@ -99,7 +99,7 @@ class LastCheckpoint(Checkpoint):
         self.stop.saving = True
         for logger in trainer.loggers:  # what was logged up to here is never logged again
             logger.save()
-        trainer.save_checkpoint(self.path, weights_only=False)
+        trainer.save_checkpoint(self.path)
         self._saved, self.stop.saving = state, False
 
     def _save_and_stop(self, trainer: Trainer) -> NoReturn:
