@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from egovlpv2.annotations import Once, check_times
 from egovlpv2.data_modules.grounding import Place, place_within
-from egovlpv2.schema import Seconds, Words, check, check_entries, read_json, shown
+from egovlpv2.schema import Seconds, Words, check, check_entries, plain, read_json, shown
 
 _SUBSETS = ("train", "val", "test")
 
@@ -91,7 +91,7 @@ def read_moments(path: Path) -> Iterator[Moments]:
     official = isinstance(content.get("videos"), list)
     for clip in _official(content, str(path)) if official else _clip_annotations(content, str(path)):
         for label, start, end in clip.instances:
-            check_times(f"{path}: clip {clip.place.clip}: {label}", start, end, clip.place.duration)
+            check_times(f"{path}: clip {plain(clip.place.clip)}: {plain(label)}", start, end, clip.place.duration)
         yield clip
 
 
@@ -101,7 +101,7 @@ def _official(content: dict[str, Any], source: str) -> Iterator[Moments]:
     for i, video in enumerate(videos):
         for j, clip in enumerate(video.clips):
             once.add(clip.clip_uid, f"videos[{i}].clips[{j}]")
-            where = f"{source}: clip {clip.clip_uid}"
+            where = f"{source}: clip {plain(clip.clip_uid)}"
             place = place_within(clip.clip_uid, video.video_uid, clip.video_start_sec, clip.video_end_sec, where)
             yield Moments(place, "", [instance for annotation in clip.annotations
                                       for n, row in enumerate(annotation.labels)
@@ -119,7 +119,7 @@ def _primary(row: dict[str, Any], where: str) -> list[Instance]:
 def _clip_annotations(content: dict[str, Any], source: str) -> Iterator[Moments]:
     entries = check_entries(content, _AnnotatedClip, f"{source}, which should be a clip_annotations.json: clip")
     for clip, entry in entries.items():
-        where = f"{source}: clip {clip}"
+        where = f"{source}: clip {plain(clip)}"
         if entry.clip_id not in (clip, None):
             raise ValueError(f"{where} has the clip_id {shown(entry.clip_id)}: give it one name")
         if entry.subset not in _SUBSETS:

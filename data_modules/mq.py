@@ -11,6 +11,7 @@ from egovlpv2.data_modules.grounding import FeatureDataModule, FeatureRows, Plac
 from egovlpv2.data_modules.loaders import ResumableDataLoader
 from egovlpv2.data_modules.moments import Moments, read_classes, read_moments
 from egovlpv2.features import Features
+from egovlpv2.schema import plain, shown
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -136,8 +137,8 @@ class MQDataModule(FeatureDataModule):
         for clip in found:
             for label, *_ in clip.instances:
                 if label not in self.classes:
-                    raise ValueError(f"{path}: clip {clip.place.clip}: {label!r} is none of the {len(self.classes)} "
-                                     f"labels of {self.root / self.classes_file}")
+                    raise ValueError(f"{path}: clip {plain(clip.place.clip)}: {shown(label)} is none of the "
+                                     f"{len(self.classes)} labels of {self.root / self.classes_file}")
         if not found:
             raise ValueError(f"{self.features} has features of none of the {len(told)} {split} clips of {path}: "
                              f"extract them with `egovlpv2 extract VIDEOS --out {self.features}`")

@@ -11,7 +11,7 @@ from egovlpv2.data_modules.grounding import FeatureDataModule, FeatureRows, Plac
 from egovlpv2.data_modules.loaders import ResumableDataLoader
 from egovlpv2.features import Features
 from egovlpv2.features.nlq import AskedClip, AskedQuery, read_nlq
-from egovlpv2.schema import shown
+from egovlpv2.schema import plain, shown
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -203,12 +203,13 @@ def read_queries(path: Path) -> Iterator[list[Query]]:
             its clip.
     """
     for clip in read_nlq(path):
-        place = _place(clip, f"{path}: clip {clip.clip}")
-        queries = [Query(place, _annotation(query, f"{path}: clip {clip.clip}"), query.index, query.text, query.window)
+        where = f"{path}: clip {plain(clip.clip)}"
+        place = _place(clip, where)
+        queries = [Query(place, _annotation(query, where), query.index, query.text, query.window)
                    for query in clip.queries]
         for query in queries:
             if query.window is not None:
-                check_times(f"{path}: query {query.key}", *query.window, query.place.duration)
+                check_times(f"{path}: query {plain(query.key)}", *query.window, query.place.duration)
         yield queries
 
 

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from egovlpv2.data_modules.mat_file import read_variable
 from egovlpv2.features import FeatureFolder
 from egovlpv2.features.files import PER_QUERY, SUFFIX, read_plain
 from egovlpv2.grounding.segmentation import segments
 from egovlpv2.schema import read_lines, shown
 from numpy.typing import NDArray
-from scipy.io import loadmat
 from torch import Tensor
 
 Template = tuple[str, str]  # a prompt of one concept, "There is a {}", and one of two, "There is a {} and a {}"
@@ -121,15 +121,20 @@ def _mat_tags(path: Path, video: str) -> NDArray[np.float32]:
     if number is None:
         raise ValueError(f"{path} holds videos named P01, P02 and so on, and {video!r} is none: give it a text file, "
                          f"{_TAGS}/{video}/{video}.txt")
+    remedy = f"download it again, or give {_TAGS}/{video}/{video}.txt"
     try:
-        cells = loadmat(str(path), variable_names=["Tags"])["Tags"]["Bin_Vecs"].ravel()
-        tags = np.concatenate([np.atleast_2d(cell) for cell in cells[int(number[1]) - 1].ravel()])
-    except Exception as error:  # SciPy says what it can't read by errors of many types
-        raise ValueError(f"{path} has no tags of {video} in the form of the official file ({error!r}): download it "
-                         f"again, or give {_TAGS}/{video}/{video}.txt") from error
-    if tags.ndim != 2 or not np.isin(tags, (0, 1)).all():
+        videos = read_variable(path, "Tags")
+    except ValueError as error:
+        raise ValueError(f"{error}: {remedy}") from error
+    place = int(number[1]) - 1
+    entry = videos[place] if isinstance(videos, list) and place < len(videos) else None
+    shots = entry.get("Bin_Vecs") if isinstance(entry, dict) else None
+    if not isinstance(shots, list):
+        raise ValueError(f"{path} has no tags of {video} in the form of the official file: {remedy}")
+    if not all(isinstance(shot, np.ndarray) and np.isin(shot, (0, 1)).all() for shot in shots) or len(
+            {shot.size for shot in shots}) != 1:
         raise ValueError(f"{path}: the tags of {video} should be rows of 0 and 1")
-    return tags.astype(np.float32)
+    return np.stack([shot.ravel() for shot in shots]).astype(np.float32)
 
 
 def read_oracles(root: Path, video: str, dictionary: list[str], num_shots: int) -> list[SummaryQuery]:

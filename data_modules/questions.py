@@ -61,7 +61,7 @@ def _question(where: str, place: int, row: _Row, answers: Sequence[str]) -> Ques
     if not 0 <= number < len(answers):
         raise ValueError(f"{where}: 'answer_encode' is {shown(number)} and the answer set has {len(answers)} answers")
     if answers[number] not in (answer, UNKNOWN) or (answers[number] != answer and answer in answers):
-        raise ValueError(f"{where}: the answer {shown(answer)} isn't {answers[number]!r}, which 'answer_encode' "
+        raise ValueError(f"{where}: the answer {shown(answer)} isn't {shown(answers[number])}, which 'answer_encode' "
                          f"{number} is in the answer set: take the answer set that belongs to these questions")
     text = row.question.strip().lower()
     kinds = ("binary" if answer in _BINARY else "open", *filter(None, row.reasoning_type.split("$")))

@@ -143,6 +143,11 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
+def plain(name: str) -> str:
+    """A name for an error message: without quotes, on one line and not too long."""
+    return repr(name)[1:-1][:_SHOWN]
+
+
 def _in_words(message: str) -> str:
     """msgspec's message with the place in front: `$.videos[3].clips` becomes `videos[3].clips`."""
     message = message.replace("Expected `str` matching regex '\\\\S'", "Expected a text that is not blank")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from egovlpv2.annotations import Once
-from egovlpv2.schema import Seconds, Words, check, check_entries, read_json, shown
+from egovlpv2.schema import Seconds, Words, check, check_entries, plain, read_json, shown
 from msgspec import Meta
 
 Window = tuple[float, float]  # start and end in seconds of the clip
@@ -114,7 +114,7 @@ def official_clips(content: Any, source: str) -> list[AskedClip]:
 def vslnet_clips(content: dict[str, Any], source: str) -> list[AskedClip]:
     """The clips of VSLNet's JSON; see `read_nlq`."""
     entries = check_entries(content, _VSLNetClip, f"{source}, which should be VSLNet's: clip")
-    return [_vslnet_clip(clip, entry, f"{source}: clip {clip}") for clip, entry in entries.items()]
+    return [_vslnet_clip(clip, entry, f"{source}: clip {plain(clip)}") for clip, entry in entries.items()]
 
 
 def _vslnet_clip(clip: str, entry: _VSLNetClip, where: str) -> AskedClip:
