@@ -3,10 +3,12 @@
     pytest -m slow -s tests/campaign/test_mutated_files.py
 """
 
+import io
 import json
 import random
 import signal
 import struct
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -128,6 +130,16 @@ def mutate_archive(raw: bytes, draw: random.Random) -> bytes:
     return flip(raw, draw, raw.rindex(b"PK\x01\x02")) if how == "end" else (flip if how == "flip" else cut)(raw, draw)
 
 
+def mutate_pickle(raw: bytes, draw: random.Random) -> bytes:
+    """An archive whose pickle is damaged and whose checksums fit."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive, zipfile.ZipFile(out, "w") as damaged:
+        for name in archive.namelist():
+            content = archive.read(name)
+            damaged.writestr(name, draw.choice([flip, flip, cut])(content, draw) if name.endswith(".pkl") else content)
+    return out.getvalue()
+
+
 def campaign(path: Path, mutate: Callable[[bytes, random.Random], bytes], readers: list[Callable[[], Any]],
              same: Callable[[Any, Any], bool], count: int) -> Counter[str]:
     """Damage a file again and again, and open it with each reader.
@@ -189,14 +201,15 @@ def test_damaged_feature_files_are_named(tmp_path: Path, kind: str) -> None:
     print(kind, dict(campaign(path, mutate_safetensors, readers, sound, COUNT // 3 + 1)))
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".pth"])
-def test_damaged_weight_files_are_named(make_backbone: Callable[..., Backbone], tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("suffix, mutate", [
+    (".safetensors", mutate_safetensors), (".ckpt", mutate_archive), (".ckpt", mutate_pickle), (".pth", mutate_archive),
+    (".pth", mutate_pickle)])
+def test_damaged_weight_files_are_named(make_backbone: Callable[..., Backbone], tmp_path: Path, suffix: str,
+                                        mutate: Callable[[bytes, random.Random], bytes]) -> None:
     backbone, path = make_backbone(), tmp_path / f"mutated{suffix}"
     if suffix == ".safetensors":
         save_backbone(backbone, path)
-        mutate: Callable[[bytes, random.Random], bytes] = mutate_safetensors
     else:
-        mutate = mutate_archive
         state = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
         content = {"state_dict": state, "epoch": 3, "egovlpv2": {"backbone": backbone.config.to_dict()}}
         torch.save(content if suffix == ".ckpt" else {"state_dict": released()}, path)
@@ -212,9 +225,9 @@ def test_damaged_weight_files_are_named(make_backbone: Callable[..., Backbone], 
     def sound(found: Any, whole: Any) -> bool:
         if isinstance(found, tuple | str):
             return True
-        if suffix == ".ckpt":  # the archive's checksums tell each changed bit of a tensor
+        if mutate is mutate_archive:  # the archive's checksums tell each changed bit of a tensor
             return all(torch.equal(found[name], tensor) for name, tensor in whole.items())
         return all(bool(found[name].isfinite().all()) for name in whole)
 
     readers = [read] if suffix == ".pth" else [read, lambda: read_answer_head(path)]
-    print(suffix, dict(campaign(path, mutate, readers, sound, COUNT // 3 + 1)))
+    print(suffix, mutate.__name__, dict(campaign(path, mutate, readers, sound, COUNT // 5)))
