@@ -116,9 +116,8 @@ class BackboneTask(Task):
 
     def setup(self, stage: str) -> None:
         """Refuse a data module whose tokenizer doesn't fit the weights."""
-        data = self.trainer.datamodule
-        if tokenizer := getattr(data, "tokenizer", None):
-            check_tokenizer(tokenizer, self.backbone.text_tower, data.tokenizer_name)
+        if tokenizer := getattr(self.trainer.datamodule, "tokenizer", None):
+            check_tokenizer(tokenizer, self.backbone.text_tower, tokenizer.name_or_path)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -3,6 +3,7 @@
 import pickle
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +46,29 @@ def _check_archive(path: Path) -> None:
     """Refuse what isn't a whole archive of `torch.save`; reads it once, at the speed of CRC-32 (2 GB a second)."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no such weights file (`make pretrain` leaves some in runs/)")
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            begin = file.read(len(_OLD))
-        said = ("it is empty" if not begin else
-                "it was saved by a torch before 1.6: save it again with a newer one" if begin == _OLD else
-                "it is not an archive of torch.save, or was cut short")
-        raise ValueError(f"{path}: not a readable weights file: {said}")
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path}: not a readable weights file: {_what_it_is(path)}")
         with zipfile.ZipFile(path) as archive:
             if not any(name.endswith("/data.pkl") for name in archive.namelist()):
                 raise ValueError(f"{path} holds no EgoVLPv2 weights: it is a .zip that torch.save did not write")
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error, RuntimeError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError, LookupError, struct.error, OSError, zlib.error) as error:
         raise ValueError(f"{path}: not a readable weights file: {error}") from error
     if damaged:
-        raise ValueError(f"{path}: not a readable weights file: the checksum of {damaged} in it does not fit: copy or "
-                         "download it again")
+        raise ValueError(f"{path}: not a readable weights file: the checksum of {damaged!r:.60} in it does not fit: "
+                         "copy or download it again")
+
+
+def _what_it_is(path: Path) -> str:
+    """What a file is that is no archive."""
+    with path.open("rb") as file:
+        begin = file.read(len(_OLD))
+    if not begin:
+        return "it is empty"
+    if begin == _OLD:
+        return "it was saved by a torch before 1.6: save it again with a newer one"
+    return "it is not an archive of torch.save, or was cut short"
 
 
 def check_tensors(state: Any, source: str) -> State:

@@ -81,7 +81,7 @@ def released(**more: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("more, message", [
     ({}, r"does not fit the model.*missing video_tower.cls_token \(1, 1, 64\)"),
-    ({"extra.weight": zeros(1)}, "holds no whole EgoVLPv2 weights: extra.weight is not a key of a released EgoVLPv2"),
+    ({"extra.weight": zeros(1)}, "holds no whole EgoVLPv2 weights: extra.weight is no key of a released EgoVLPv2"),
     ({"text_model.encoder.layer.0.crossattention_t2i.self.key.weight": zeros(4, 4)}, "has no values beside its keys"),
     ({"video_model.blocks.1000000000.norm1.bias": zeros(4)}, "depth: Expected `int` <= 1000"),
     ({"video_model.pos_embed": zeros(1, 0, 64)}, "img_size: Expected `int` >= 1"),
@@ -109,7 +109,7 @@ def test_files_that_torch_save_did_not_write_are_named(tmp_path: Path, suffix: s
     raw = bytearray(path.read_bytes())
     raw[raw.index(torch.ones(3).numpy().tobytes()) + 900] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(ValueError, match=f"a{suffix}: not a readable weights file: the checksum of a/data/0 in it"):
+    with pytest.raises(ValueError, match=f"a{suffix}: not a readable weights file: the checksum of 'a/data/0' in it"):
         load_backbone(path)
     path.unlink()
     path.mkdir()

@@ -1,0 +1,160 @@
+"""Towers compute what the library computes with the same model, or the model is refused by name."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.text_tower import TextTower, TextTowerConfig
+from egovlpv2.model.video_tower import VideoTower, VideoTowerConfig
+from torch import Tensor, nn
+from transformers import AutoModel
+
+SMALL_VIT = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+SMALL_BERT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 64,
+              "vocab_size": 90}
+PLAIN = ["vit_base_patch16_224", "vit_tiny_patch16_384", "deit_small_patch16_224", "vit_base_patch14_dinov2",
+         "vit_base_patch16_plus_240", "vit_small_patch16_36x1_224"]
+TEXT = ["bert", "roberta", "xlm-roberta", "camembert", "ernie", "data2vec-text", "markuplm", "splinter", "visual_bert",
+        "bert-generation", "electra", pytest.param("roc_bert", marks=pytest.mark.slow)]  # with large embeddings
+REFUSED = {
+    "vit_base_patch16_clip_224": "norm_pre.weight, norm_pre.bias of timm's model would be left out",
+    "vit_base_patch16_clip_quickgelu_224": "norm_pre.weight",
+    "vit_so150m2_patch16_reg1_gap_256": "not a plain ViT of timm with one class token",
+    "vit_base_patch14_reg4_dinov2": "not a plain ViT", "vit_base_patch16_siglip_224": "not a plain ViT",
+    "eva02_base_patch14_224": "not a plain ViT", "vit_base_patch16_dinov3": "not a plain ViT",
+    "vit_intern300m_patch14_448": "has another structure", "vit_base_patch16_18x2_224": "has another structure",
+    "beit3_base_patch16_224": "attn.norm.weight", "eva_large_patch14_196": "fc_norm.weight, fc_norm.bias",
+}
+
+
+def draw(model: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        nn.init.normal_(parameter, mean=float(parameter.ndim == 1 and name.endswith("weight")),
+                        std=(parameter.numel() / len(parameter)) ** -0.5 if parameter.ndim > 1 else 0.3)
+    return model.eval()
+
+
+def vit_and_tower(name: str, **overrides: Any) -> tuple[nn.Module, VideoTower]:
+    """timm's model with drawn parameters, and our tower with the same ones and no part in time."""
+    config = VideoTowerConfig(name, SMALL_VIT | overrides, norm_eps=1e-6)
+    tower = VideoTower(config, 0, 8).eval()
+    theirs = draw(timm.create_model(name, num_classes=0, **SMALL_VIT, **overrides))
+    ours = {key: value for key, value in tower.state_dict().items() if "time" in key or "temporal" in key}
+    tower.load_state_dict({**theirs.state_dict(), **{key: value * 0 for key, value in ours.items()}})
+    return theirs, tower
+
+
+@torch.no_grad()
+def differs(theirs: nn.Module, tower: VideoTower) -> float:
+    video = torch.randn(2, 3, *tower.patch_embed.img_size)
+    x = tower.embed(video[:, None], tower.cls_token)
+    for block in tower.blocks:
+        x = block(x, 1)
+    return float((theirs.forward_features(video) - tower.norm(x)).abs().max() + (theirs(video) - tower.norm(x)[:, 0]
+                                                                                 ).abs().max())
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_one_frame_is_timms_image(name: str) -> None:
+    assert differs(*vit_and_tower(name)) < 1e-4
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_vit_with_parts_that_are_not_used_is_refused_by_name(name: str) -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match=f"{name}.*{REFUSED[name]}"):
+        VideoTower(VideoTowerConfig(name, dict(SMALL_VIT)), 0, 8)
+
+
+@pytest.mark.parametrize("overrides, message", [
+    ({"pre_norm": True}, "norm_pre.weight, norm_pre.bias"), ({"global_pool": "avg"}, "fc_norm.weight|something else"),
+    ({"global_pool": "avg", "fc_norm": False}, "something else"), ({"reg_tokens": 4}, "not a plain ViT"),
+    ({"class_token": False, "global_pool": "avg"}, "not a plain ViT"), ({"scale_attn_norm": True}, "attn.norm.weight"),
+    ({"proj_drop_rate": 0.1}, r"attn.proj_drop \(rate 0.1\)"), ({"pos_drop_rate": 0.2}, r"pos_drop \(rate 0.2\)"),
+    ({"attn_drop_rate": 0.1}, r"attn.attn_drop \(rate 0.1\)"), ({"patch_drop_rate": 0.5}, r"patch_drop \(rate 0.5\)"),
+    ({"dynamic_img_size": True}, "has another structure"),
+])
+def test_an_override_that_is_not_used_is_refused_by_name(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"vit_tiny_patch16_224.*{message}"):
+        VideoTower(VideoTowerConfig("vit_tiny_patch16_224", SMALL_VIT | overrides), 0, 8)
+
+
+@pytest.mark.parametrize("overrides", [{"qk_norm": True}, {"init_values": 1e-5}, {"qkv_bias": False},
+                                       {"mlp_ratio": 2.5}, {"scale_mlp_norm": True}, {"final_norm": False}])
+def test_parts_that_are_used_are_taken(overrides: dict[str, Any]) -> None:
+    assert differs(*vit_and_tower("vit_tiny_patch16_224", img_size=32, **overrides)) < 1e-4
+
+
+def encoder_and_tower(kind: str, **more: Any) -> tuple[nn.Module, TextTower]:
+    config = TextTowerConfig({"model_type": kind, **SMALL_BERT, **more})
+    theirs = draw(AutoModel.from_config(config.resolve()))
+    TextTower(config, 0, 8)  # which compares
+    return theirs, TextTower(config, 0, 8, theirs).eval()
+
+
+@pytest.mark.parametrize("kind", TEXT)
+@torch.no_grad()
+def test_words_are_transformers_words(kind: str) -> None:
+    more = {"embedding_size": 48} if kind == "electra" else {}
+    theirs, tower = encoder_and_tower(kind, **more)
+    ids, mask = torch.randint(5, 90, (2, 8)), torch.ones(2, 8, dtype=torch.long)
+    ids[1, 6:], mask[1, 6:] = theirs.config.pad_token_id or 0, 0
+    x = tower.embed(ids)
+    for block in tower.blocks:
+        x = block(x, mask.bool())
+    expected = theirs(input_ids=ids, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(x[mask.bool()], expected[mask.bool()], atol=1e-4, rtol=0)
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("kind, more, message", [
+    ("roformer", {"embedding_size": 48}, "something else"),
+    ("rembert", {"input_embedding_size": 48}, "embedding_hidden_mapping_in.weight"),
+    ("nystromformer", {}, "attention.self.conv.weight"), ("mra", {}, "something else"),
+    ("yoso", {}, "something else"), ("deberta-v2", {}, "another structure"),
+    ("megatron-bert", {}, "another structure"), ("mpnet", {}, "another structure"), ("longformer", {}, "structure"),
+    ("electra", {"embedding_size": 24}, "embeddings_project.weight|another structure"),
+    ("bert", {"is_decoder": True}, "something else"), ("modernbert", {"pad_token_id": 0}, "has not BERT's layers"),
+    ("gpt2", {}, "intermediate_size is not an argument"),
+    pytest.param("git", {}, "something else", marks=SLOW),
+    pytest.param("siglip_text_model", {}, "transformers can't build it", marks=SLOW),
+])
+def test_an_encoder_that_is_not_berts_is_refused_by_name(kind: str, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"text.arch: .*({message})") as found:
+        TextTower(TextTowerConfig({"model_type": kind, **SMALL_BERT, **more}), 0, 8)
+    assert "\n" not in str(found.value)
+
+
+def test_comparing_leaves_the_random_numbers_and_the_settings_alone(small_config: Callable[..., Any]) -> None:
+    first: list[Tensor] = []
+    for arch in ({}, {"attention_probs_dropout_prob": 0.123}):  # compared anew, and in the second round not
+        for _ in range(2):
+            config = small_config()
+            config.text.arch |= arch
+            torch.manual_seed(7)
+            first.append(Backbone(config).video_tower.pos_embed.detach())
+    assert all(torch.equal(one, first[0]) for one in first)
+    config = small_config()
+    config.text.arch["hidden_dropout_prob"] = 0.0421
+    with torch.inference_mode(), torch.device("meta"), torch.autocast("cpu"):
+        assert Backbone(config).text_tower.blocks[0].query.weight.is_meta
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in timm.list_models()
+                                  if name.startswith(("vit_", "deit", "beit", "eva", "flexivit", "naflex", "samvit"))])
+def test_every_vit_of_timm_is_refused_or_computed_as_timm_does(name: str) -> None:
+    warnings.simplefilter("ignore")
+    try:
+        with torch.device("meta"):
+            VideoTower(VideoTowerConfig(name, dict(SMALL_VIT), norm_eps=1e-6), 0, 8)
+    except ValueError as error:
+        assert name in str(error) and "\n" not in str(error)
+    else:
+        assert differs(*vit_and_tower(name)) < 1e-4
