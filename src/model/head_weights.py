@@ -118,7 +118,9 @@ def read_head(head: nn.Module, kind: str, path: Path) -> None:
 
 
 def _state_of(file: dict[str, Any], path: Path) -> State:
-    return check_tensors(file.get("state_dict"), f"{path}, state_dict")
+    if "state_dict" not in file:
+        raise ValueError(f"{path} has no state_dict: it is not the checkpoint of a task")
+    return check_tensors(file["state_dict"], f"{path}, state_dict")
 
 
 def _facts(file: dict[str, Any], task: str) -> dict[str, Any]:
