@@ -39,7 +39,8 @@ def collect(runs: Sequence[Path], pattern: str) -> pd.DataFrame:
         path = run / "metrics.json"
         if not path.is_file():
             raise ValueError(f"{path} is missing: the run has not ended, or it is no run's folder")
-        rows[str(run)] = read_json(path, Report)["metrics"]
+        rows[str(run)] = {name: float("nan") if value is None else value
+                          for name, value in read_json(path, Report)["metrics"].items()}
     table = pd.DataFrame.from_dict(rows, orient="index").filter(regex=pattern)
     if table.empty:
         raise ValueError(f"no metric of these runs is named like {pattern!r}; {runs[0]} has "

@@ -56,6 +56,19 @@ class Forked:
         """Send a signal to it, or to its group."""
         (os.killpg if self.group else os.kill)(self.pid, number)
 
+    def wait_until(self, reached: Callable[[], bool], seconds: float = 60.0) -> None:
+        """Wait for something that the command does.
+
+        Raises:
+            TimeoutError: It does not come, or the command has ended without.
+        """
+        deadline = time.monotonic() + seconds
+        while not reached():
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) or time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+                raise TimeoutError(f"it did not come to that:\n{self.printed}")
+            time.sleep(0.002)
+
     def wait(self, seconds: float = 60.0) -> int:
         """Wait for its end: the exit code, or the number of the signal that killed it, negative.
 

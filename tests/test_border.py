@@ -237,8 +237,7 @@ def test_a_stopped_extraction_is_one_line_and_leaves_what_is_finished(
     monkeypatch.setattr(Windows, "read", wait)
     command = ["extract", tmp_path / "in", *options(weights, tmp_path / "out", "--num-workers", workers)]
     stopped = Forked(command, tmp_path / "log", group=True)
-    while not (tmp_path / "there").exists() or not (tmp_path / "out" / "a.safetensors").exists():
-        time.sleep(0.01)
+    stopped.wait_until(lambda: (tmp_path / "there").exists() and (tmp_path / "out" / "a.safetensors").exists())
     stopped.send(number)
     assert stopped.wait() == 128 + number
     lines = [line for line in stopped.printed.replace("\r", "\n").splitlines() if line and "%|" not in line]

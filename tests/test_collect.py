@@ -7,7 +7,7 @@ import pytest
 from egovlpv2.cli import main as cli
 
 
-def run(folder: Path, **metrics: float) -> str:
+def run(folder: Path, **metrics: float | None) -> str:
     folder.mkdir(parents=True)
     content = {"metrics": {name.replace("__", "/"): value for name, value in metrics.items()}, "protocol": {"seed": 0}}
     (folder / "metrics.json").write_text(json.dumps(content))
@@ -43,6 +43,12 @@ def test_metrics_are_picked_and_written(runs: list[str], tmp_path: Path, capsys:
                                 runs[1]: {"test/qfvs/recall": 20.0, "val/loss": 2.0},
                                 runs[2]: {"test/qfvs/recall": None, "val/loss": 3.0}},
                        "mean": {"val/loss": 2.0}}
+
+
+def test_a_metric_without_a_value_is_a_gap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli(["collect", run(tmp_path / "a", test__f1=40.0, test__map=None), run(tmp_path / "b", test__f1=1, test__map=3.0)])
+    printed = rows(capsys.readouterr().out)
+    assert printed[str(tmp_path / "a")] == ["40.0", "-"] and printed["mean"] == ["20.5", "-"]
 
 
 def test_what_a_user_gets_wrong_is_one_line(runs: list[str], tmp_path: Path) -> None:
