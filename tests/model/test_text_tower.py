@@ -60,9 +60,9 @@ def test_texts_may_be_as_long_as_there_are_positions(model_type: str, most: int)
 
 
 def test_dropout_of_a_text_layer_is_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = text_tower(attention_probs_dropout_prob=0.25, hidden_dropout_prob=0.5).blocks[0]
     asked, attend = [], module.attend
     monkeypatch.setattr(module, "attend", lambda *args: asked.append(args[5]) or attend(*args[:5]))
-    block = text_tower(attention_probs_dropout_prob=0.25, hidden_dropout_prob=0.5).blocks[0]
     x, mask = torch.randn(4, 6, 16), torch.ones(4, 6, dtype=torch.bool)
     assert torch.equal(block.eval()(x, mask), block(x, mask))
     once, again = block.train()(x, mask), block(x, mask)
