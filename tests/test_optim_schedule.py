@@ -97,3 +97,55 @@ def test_defaults_are_the_papers() -> None:
     config = OptimizerConfig()
     assert (config.lr, config.end_lr, config.warmup_epochs, config.decay) == (3e-5, 1e-7, 2.0, "linear")
     assert (config.new_layer_factor, config.gate_factor, config.weight_decay) == (4.0, 4.0, 0.01)
+
+
+def run(config: OptimizerConfig, steps: int, state: dict | None = None) -> tuple[nn.Module, dict, torch.Tensor]:
+    """Trains `steps` steps of ten, from the beginning or a stored state: the model, its state, and the rates."""
+    torch.manual_seed(0)
+    model = Model()
+    made = make_optimizer(model, config, 10, 2, "tower")
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+    found = []
+    for _ in range(steps):
+        found.append([group["lr"] for group in optimizer.param_groups])
+        for i, parameter in enumerate(model.parameters()):
+            parameter.grad = torch.full_like(parameter, 0.1 * (i + 1) + len(found) % 2)
+        optimizer.step()
+        schedule.step()
+    stored = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+    found.append([group["lr"] for group in optimizer.param_groups])
+    assert schedule.get_last_lr() == found[-1]
+    return model, stored, torch.tensor(found)
+
+
+def test_a_run_goes_on_where_it_was_with_the_moments_of_then() -> None:
+    config = OptimizerConfig(lr=0.1, warmup_epochs=0.4)
+    whole, _, rates_of_whole = run(config, 10)
+    _, stored, _ = run(config, 4)
+    resumed, _, rates_of_rest = run(config, 6, stored)
+    torch.testing.assert_close(rates_of_rest, rates_of_whole[4:])
+    for name, parameter in resumed.named_parameters():
+        torch.testing.assert_close(parameter, whole.get_parameter(name))
+
+
+def test_a_run_that_goes_on_follows_its_present_settings() -> None:
+    _, stored, _ = run(OptimizerConfig(lr=0.1), 4)
+    config = OptimizerConfig(lr=0.02, warmup_epochs=0.4, decay="cosine", weight_decay=0.2,
+                             betas=(0.5, 0.6), new_layer_factor=1.0)
+    _, after, found = run(config, 6, stored)
+    _, _, from_the_start = run(config, 10)
+    torch.testing.assert_close(found, from_the_start[4:])
+    groups = after["optimizer"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.2, 0.0, 0.2, 0.0]
+    assert all(tuple(group["betas"]) == (0.5, 0.6) for group in groups)
+
+
+def test_a_state_of_other_groups_is_refused() -> None:
+    _, stored, _ = run(OptimizerConfig(), 1)
+    other = nn.ModuleDict({"tower": nn.Linear(3, 2)})
+    with pytest.raises(ValueError, match=r"other groups of parameters .*\[1, 1, 1, 1\] tensors then, \[1, 1\] now"):
+        make_optimizer(other, OptimizerConfig(), 10, 2)["optimizer"].load_state_dict(stored["optimizer"])

@@ -37,6 +37,9 @@ def test_a_head_that_answers_comes_with_what_it_was_trained_with(tmp_path: Path)
 def test_a_checkpoint_without_a_head_that_answers_has_none(tmp_path: Path) -> None:
     content = {"state_dict": {"backbone.weight": torch.zeros(1)}, "egovlpv2": {"taskqa": FACTS}}
     assert read_answer_head(save(tmp_path / "pretrain.ckpt", content)) == (None, {})
+    for other in ({"egovlpv2": {}}, {}):
+        with pytest.raises(ValueError, match="pretrain.ckpt"):
+            read_answer_head(save(tmp_path / "pretrain.ckpt", other))
 
 
 @pytest.mark.parametrize("content", [{"egovlpv2": {}}, {}])
