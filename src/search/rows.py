@@ -32,8 +32,9 @@ class Rows:
             raise ValueError(f"{folder} has no finished videos: run `egovlpv2 index VIDEOS --out {folder}`")
         files = FeatureFolder(folder)
         if files.recipe.kind != KIND:
-            raise ValueError(f"{folder} holds features of kind {files.recipe.kind} and no index: `egovlpv2 index "
-                             "VIDEOS --out FOLDER` makes one, in a folder of its own")
+            first = folder / f"{min(files.names)}{SUFFIX}"
+            raise ValueError(f"{first} holds features of kind {files.recipe.kind} and no index: `egovlpv2 index VIDEOS "
+                             "--out FOLDER` makes one, in a folder of its own")
         self.recipe = files.recipe
         self.names = sorted(files.names)
         features = [files.read(name) for name in self.names]
