@@ -238,7 +238,7 @@ def test_what_does_not_go_together_is_refused(made: Made, tmp_path: Path) -> Non
             "fused holds features of kind fused: `egovlpv2 extract --kind trunk` writes")
     refused(command(made._replace(trunks=tmp_path / "none"), out), "none holds no feature files")
     refused(command(made, made.trunks), r"another recipe \(there and here: kind trunk and transformed\)")
-    refused(command(made, out, "--queries", tmp_path / "none.json"), "none.json: the queries can't be read")
+    refused(command(made, out, "--queries", tmp_path / "none.json"), "none.json can't be read")
     for name in ("batch-size", "max-words"):
         refused(command(made, out, f"--{name}", 0), f"--{name} 0: give more than 0")
     made.queries.write_text('{"elsewhere": ["w1"]}')
