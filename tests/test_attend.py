@@ -272,7 +272,7 @@ class Data(LightningDataModule):
 
     def __init__(self, folder: str, asked: int = 2) -> None:
         super().__init__()
-        self.tokenizer, self.asked = load_tokenizer(folder), asked
+        self.tokenizer, self.tokenizer_name, self.asked = load_tokenizer(folder), folder, asked
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader([make_clips(4)] * 2, batch_size=None)

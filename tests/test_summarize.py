@@ -208,7 +208,7 @@ def test_heads_that_do_not_fit_are_named(weights: Path, video: Path, tmp_path: P
     torch.save({"state_dict": {}, "egovlpv2": {"backbone": {}, "taskqa": {"answers": []}}}, tmp_path / "taskqa.ckpt")
     (tmp_path / "broken.ckpt").write_bytes(b"no weights")
     for name, problem in (("theirs", r"theirs.ckpt was trained on features of the weights \w{16}, and .*weights.safe"),
-                          ("nlq", "nlq.ckpt is no checkpoint of QFVS: `make finetune-qfvs` leaves some"),
+                          ("nlq", "nlq.ckpt is no checkpoint of QFVS .*: `make finetune-qfvs` leaves some"),
                           ("taskqa", "taskqa.ckpt is no checkpoint of QFVS"),
                           ("broken", "broken.ckpt: not a readable weights file"),
                           ("none", "none.ckpt: there is no such weights file")):
