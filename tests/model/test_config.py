@@ -38,3 +38,22 @@ def test_a_stack_has_no_gates(impossible: dict) -> None:
         BackboneConfig(fusion="stacked", **impossible)
     BackboneConfig(**impossible)
     assert BackboneConfig(fusion="stacked", fusion_cls="shared").alpha is None
+
+
+@pytest.mark.parametrize("key, value, said", [
+    ("num_fused_layers", -1, "give 0 or more"), ("alpha", float("inf"), "give null or a finite number"),
+    ("alpha", float("nan"), "give null or a finite number"), ("projector", [], "give one width or more"),
+    ("projector", [16, 0], "from 1 to"), ("projector", [-1], "from 1 to"), ("projector", [1 << 40], "from 1 to"),
+])
+def test_values_out_of_bounds_are_named_with_their_key(key: str, value: object, said: str) -> None:
+    with pytest.raises(ValueError) as error:
+        BackboneConfig(**{key: value})
+    assert key in str(error.value) and str(value) in str(error.value) and said in str(error.value)
+
+
+def test_values_at_their_bounds_are_taken() -> None:
+    config = BackboneConfig(num_fused_layers=0, alpha=0.0, projector=[1])
+    assert (config.num_fused_layers, config.alpha, config.projector) == (0, 0.0, [1])
+    assert BackboneConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(ValueError, match="weights.ckpt.*num_fused"):
+        BackboneConfig.from_dict(config.to_dict() | {"num_fused": 2}, "weights.ckpt")

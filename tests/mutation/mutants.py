@@ -21,7 +21,7 @@ _LEFT_ALONE = (cst.Annotation, cst.Decorator, cst.Raise, cst.Assert, cst.Import,
 _LOG_LINE = m.Call(func=m.Attribute(value=m.Name("log") | m.Name("warnings")))
 _LITERAL = m.Subscript(value=m.Name("Literal"))
 _SAYS_NOTHING = m.Expr(value=m.SimpleString()) | _LOG_LINE | _LITERAL | m.Assign(value=_LITERAL)
-_STRICT = re.compile(r",?\s*\bstrict=\w*")  # zip's is an assertion
+_STRICT = re.compile(r"\s*\bstrict=\w*|,\s*(?=\))|,(?=\s*strict=)")  # zip's is an assertion
 _PASS = cst.SimpleStatementLine([cst.Pass()])
 
 

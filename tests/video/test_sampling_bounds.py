@@ -24,7 +24,8 @@ def test_a_clip_without_frames_is_refused_whatever_chooses_its_times(count: int)
         jittered_times(0.0, 1.0, count, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("start, end", [(0.0, float("inf")), (float("-inf"), 1.0), (float("-inf"), float("inf"))])
+@pytest.mark.parametrize("start, end", [(0.0, float("inf")), (float("-inf"), 1.0), (float("-inf"), float("inf")),
+                                        (-1.7e308, 1.7e308)])
 def test_a_clip_without_an_end_is_refused(start: float, end: float) -> None:
     with pytest.raises(ValueError, match="give finite times"):
         uniform_times(start, end, 4)
