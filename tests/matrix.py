@@ -92,14 +92,16 @@ def main() -> None:
     """Check every environment that was asked for, and say how each ended."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(VERSIONS)} or {LOWEST}; all if not given")
-    names, pythons = parser.parse_args().names, find_pythons()
+    parser.add_argument("--found", action="store_true", help="pass over a Python that isn't there")
+    args = parser.parse_args()
+    names, pythons = args.names, find_pythons()
     if unknown := set(names).difference(VERSIONS, [LOWEST]):
         parser.error(f"{min(unknown)!r} is not one of {', '.join(VERSIONS)}, {LOWEST}")
     print("interpreters:", ", ".join(f"{version} ({path})" for version, path in pythons.items()) or "none")
     print("not found:", ", ".join(version for version in VERSIONS if version not in pythons) or "none", flush=True)
     if low := next((version for version in LOWEST_ON if version in pythons), None):
         pythons[LOWEST] = pythons[low]
-    failed = [name for name in names if name not in pythons]
+    failed = [name for name in names if name not in pythons and not args.found]
     for name in names or list(pythons):
         if name not in pythons:
             continue
