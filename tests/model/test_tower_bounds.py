@@ -61,6 +61,16 @@ def test_sizes_of_the_text_tower_have_bounds(key: str, value: Any) -> None:
         TextTowerConfig({"model_type": "roberta", key: value})
 
 
+@pytest.mark.parametrize("values", [
+    {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.999}, {"hidden_dropout_prob": 0.5},
+    {"vocab_size": 1, "hidden_size": 1, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 1},
+    {"vocab_size": 1 << 24, "hidden_size": 1 << 20, "num_hidden_layers": 1000, "pad_token_id": 0},
+    {"max_position_embeddings": 1, "type_vocab_size": 1, "initializer_range": 0.0, "pad_token_id": None},
+])
+def test_sizes_of_the_text_tower_at_their_bounds_are_taken(values: dict[str, Any]) -> None:
+    assert TextTowerConfig({"model_type": "roberta", **values}).arch == {"model_type": "roberta", **values}
+
+
 @pytest.mark.parametrize("arch, message", [
     ({"model_type": "no-such-model"}, "transformers knows no such configuration: .*no-such-model"),
     ({"model_type": "bert", "hiden_size": 8}, "hiden_size is not an argument of bert"),
