@@ -77,9 +77,12 @@ def run_counted(backbone: Backbone, gate: bool, video_reads: str, text_reads: bo
         for side in ("video", "text") for i, block in enumerate(getattr(backbone, f"{side}_tower").blocks)]
     trunk = backbone.trunk(torch.randn(2, 4, 3, 32, 32), make_text(2), gate)
     ran.clear()
-    backbone.top(trunk, 4, gate, video_reads, text_reads)
+    top = backbone.top(trunk, 4, gate, video_reads, text_reads)
     for handle in handles:
         handle.remove()
+    shapes = [None if part is None else tuple(part.shape) for part in top]
+    assert shapes == [{"all": (2, 17, 24), "cls": (2, 1, 24), "none": None}[video_reads],
+                      (2, 7, 32) if text_reads else None]
     return ran
 
 

@@ -12,7 +12,7 @@ from egovlpv2.model.backbone import Backbone
 from helpers import make_text
 from torch import Tensor, nn
 
-FRAMES, PATCHES, SIDE, PATCH = 3, 4, 32, 16
+FRAMES, PATCHES, SIDE, PATCH = 5, 4, 32, 16  # no other side is 5 long
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
