@@ -95,3 +95,71 @@ def test_a_state_of_tensors_alone_is_enough_for_a_head(tmp_path: Path) -> None:
     torch.save({f"head.{name}": tensor for name, tensor in head.state_dict().items()}, tmp_path / "head.ckpt")
     read_head(other, "vslnet", tmp_path / "head.ckpt")
     assert torch.equal(head.weight, other.weight)
+
+
+class Settings:
+    """An object of somebody else's package, with arguments and a state."""
+
+    def __init__(self, name: str, size: int = 3) -> None:
+        self.name, self.size = name, size
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Settings, (self.name, self.size), {"name": self.name}
+
+
+def test_objects_of_others_are_replaced_where_they_may_be_and_refused_elsewhere(tmp_path: Path) -> None:
+    path, made = tmp_path / "theirs.pth", content()
+    torch.save({**made, "config": Settings("x"), "more": [Settings("y", 7), 5]}, path)
+    found = read_torch_file(path, stubs=True)
+    assert found.keys() == {*made, "config", "more"} and found["more"][1] == 5
+    assert type(found["config"]).__name__ == "Stub" and not vars(found["config"])
+    for name, tensor in made["state_dict"].items():
+        assert torch.equal(found["state_dict"][name], tensor)
+    with pytest.raises(ValueError, match="theirs.pth: not a readable weights file"):
+        read_torch_file(path)
+    torch.save({**{f"head.{name}": tensor for name, tensor in SummaryHead(**SIZES).state_dict().items()}}, path)
+    read_any_head(path)
+    torch.save({"state_dict": {name: tensor for name, tensor in made["state_dict"].items() if name.startswith("head.")},
+                "config": Settings("z")}, path)
+    read_any_head(path)
+
+
+def test_an_archive_without_a_pickle_in_it_says_what_failed(tmp_path: Path) -> None:
+    path = tmp_path / "empty.ckpt"
+    torch.save(content(), path)
+    with zipfile.ZipFile(path) as file:
+        parts = {info.filename: file.read(info) for info in file.infolist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in parts.items():
+            file.writestr(name, b"" if name.endswith("data.pkl") else data)
+    with pytest.raises(ValueError, match="empty.ckpt: not a readable weights file: [A-Za-z]"):
+        read_torch_file(path)
+
+
+@pytest.mark.parametrize("key", ["max_words", "num_frames"])
+def test_counts_of_a_head_that_answers_have_bounds(tmp_path: Path, key: str) -> None:
+    state = {f"answer_head.{name}": tensor for name, tensor in AnswerHead(4, 3).state_dict().items()}
+    for count, fits in ((1, True), (1 << 20, True), (0, False), ((1 << 20) + 1, False), ("4", False)):
+        torch.save({"state_dict": state, "egovlpv2": {"taskqa": {key: count}}}, tmp_path / "taskqa.ckpt")
+        if fits:
+            assert read_answer_head(tmp_path / "taskqa.ckpt")[1] == {key: count}
+        else:
+            with pytest.raises(ValueError, match=f"taskqa.ckpt.*{key}"):
+                read_answer_head(tmp_path / "taskqa.ckpt")
+
+
+@pytest.mark.parametrize("kind, said", [
+    ("missing", "there is no such weights file (`make pretrain` leaves some in runs/)"),
+    ("empty", "not a readable weights file: it is empty"),
+    ("old", "not a readable weights file: it was saved by a torch before 1.6: save it again with a newer one"),
+    ("text", "not a readable weights file: it is not an archive of torch.save, or was cut short"),
+])
+def test_what_is_not_an_archive_is_told(tmp_path: Path, kind: str, said: str) -> None:
+    path = tmp_path / "file.ckpt"
+    if kind == "old":
+        torch.save(content(), path, _use_new_zipfile_serialization=False)
+    elif kind != "missing":
+        path.write_bytes({"empty": b"", "text": b"weights"}[kind])
+    with pytest.raises(ValueError) as error:
+        read_torch_file(path)
+    assert str(error.value) == f"{path}: {said}"
