@@ -132,7 +132,7 @@ def test_an_archive_without_a_pickle_in_it_says_what_failed(tmp_path: Path) -> N
     with zipfile.ZipFile(path, "w") as file:
         for name, data in parts.items():
             file.writestr(name, b"" if name.endswith("data.pkl") else data)
-    with pytest.raises(ValueError, match="empty.ckpt: not a readable weights file: [A-Za-z]"):
+    with pytest.raises(ValueError, match="empty.ckpt: not a readable weights file: EOFError"):
         read_torch_file(path)
 
 
