@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from egovlpv2.cli import main as cli
-from runs.test_kills import arguments
+from runs.test_killed_fits import arguments
 
 
 def fit(toy: Path, folder: Path, *more: str) -> None:
