@@ -1,7 +1,7 @@
 """Run `egovlpv2 fit` again and again, kill it at random moments, and let it go on until it has ended.
 
-A process of its own, started by `test_killed_fits.py`: it imports everything once and forks each run from there, which spares
-the seconds that a start takes.
+A process of its own, started by `test_killed_fits.py`: it imports everything once and forks each run from there, which
+spares the seconds that a start takes.
 
     python killed_runs.py FOLDER SEED KILLS ARGUMENT...     prints the moments of the kills as JSON
 """
