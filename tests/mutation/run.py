@@ -122,7 +122,8 @@ def warm_up(tests: list[str], scratch: Path) -> float:
         began = time.monotonic()
         end = in_a_fork(lambda: run_tests(tests, scratch, loaded=scratch / "loaded.json"), limit=1200)
         if end != "passed":
-            raise ValueError(f"without a mutant the tests {' '.join(tests)} {end}: {scratch / 'output.txt'}")
+            last = "\n".join((scratch / "output.txt").read_text().splitlines()[-15:])
+            raise ValueError(f"without a mutant the tests {' '.join(tests)} {end}:\n{last}")
         if first:
             for name in json.loads((scratch / "loaded.json").read_text()):
                 if not name.startswith(OWN):
