@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from egovlpv2.video.decode import read_clip, read_frames, video_info
+from egovlpv2.video.decode import _box, read_clip, read_frames, video_info
 from egovlpv2.video.transforms import CropBox, EvalTransform, TrainTransform
 from numbered_videos import write_video
 
@@ -132,3 +132,15 @@ def test_the_pixel_format_may_change(tmp_path: Path) -> None:
                 container.mux(packet)
     frames = read_frames(path, [0.05, 0.25]).frames.float()
     assert (frames - torch.from_numpy(SCENE).permute(2, 0, 1)).abs().mean() < 4
+
+
+@pytest.mark.parametrize(("size", "expected"), [
+    ((48, 128), (12, 40, 6, 20)),
+    ((96, 256), (24, 80, 12, 40)),
+    ((24, 256), (6, 80, 3, 40)),
+    ((4, 8), (1, 2, 1, 1)),  # never thinner than a pixel
+    ((1, 2), (0, 1, 1, 1)),  # and within the picture
+])
+def test_a_fixed_box_grows_and_shrinks_with_the_picture(size: tuple[int, int], expected: tuple[int, ...]) -> None:
+    box = CropBox(12, 40, 6, 20, 8, 9, True)
+    assert _box(box, (48, 128), *size) == CropBox(*expected, 8, 9, True)
