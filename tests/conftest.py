@@ -1,5 +1,6 @@
 """What tests of several folders need: a small toy world, a small model, the tokenizer between them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from helpers import WORDS, draw_parameters, make_config
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Processes beside each other on few cores would wait for each other's threads."""
-    torch.set_num_threads(1)
+    """Processes beside each other on few cores would wait for each other's threads; OMP_NUM_THREADS asks for more."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(scope="session")
