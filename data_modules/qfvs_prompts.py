@@ -1,13 +1,12 @@
 """`egovlpv2 prompts-qfvs`: what to fuse the videos of QFVS with, for `egovlpv2 fuse --queries`."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from egovlpv2.border import CommandParser
 from egovlpv2.data_modules.qfvs import QFVSDataModule
-from egovlpv2.files import whole
+from egovlpv2.files import write_json
 from egovlpv2.yaml_files import read_yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -43,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except TypeError as error:  # an argument that it doesn't have
         raise ValueError(f"data.init_args of {', '.join(map(str, args.config))}: {error}") from error
     found = data.prompts()
-    with whole(args.out) as draft:
-        draft.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    write_json(args.out, found)
     print(f"{args.out}: {', '.join(f'{len(texts)} prompts of {video}' for video, texts in found.items())}")
 
 

@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import NoReturn, TextIO
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_SAME_STOP = 2.0  # seconds: terminals, `make` and `srun` may send a signal twice, which shall not break the tidying up
+from egovlpv2.stops import SAME_STOP, STOPS
+
 _HINTS = {
     errno.ENOSPC: "free some space, or write elsewhere", errno.EDQUOT: "free some space, or write elsewhere",
     errno.EROFS: "write elsewhere", errno.EACCES: "change its permissions, or give another path",
@@ -84,7 +84,7 @@ class Border:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         now, last, self.when = time.monotonic(), self.when, time.monotonic()
-        if not self.stopped or now - last > _SAME_STOP:
+        if not self.stopped or now - last > SAME_STOP:
             self.stopped = self.stopped or number
             raise Stopped(number)
 

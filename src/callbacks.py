@@ -1,19 +1,16 @@
 """The end of a run: its final numbers with the protocol behind them, as `metrics.json` and as a table."""
 
-import json
 import math
 import time
 from itertools import chain
-from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from egovlpv2.files import whole
+from egovlpv2 import files
 from egovlpv2.schema import check
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
-from typing_extensions import TypedDict
 
 
 class FinalReport(Callback):
@@ -92,8 +89,7 @@ def write_metrics(path: Path, metrics: dict[str, float], protocol: dict[str, Any
     width = max((len(name) for name in metrics), default=0)
     print("\n" + "\n".join(f"  {name:<{width}}  {value:10.4f}" for name, value in sorted(metrics.items())) + "\n")
     print("  " + ", ".join(f"{name} {value}" for name, value in protocol.items()) + "\n")
-    numbers = {name: value if isfinite(value) else None for name, value in metrics.items()}  # JSON has no NaN
-    write_json(path, {"metrics": numbers, "protocol": protocol})
+    write_json(path, {"metrics": metrics, "protocol": protocol})
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -103,8 +99,7 @@ def write_json(path: Path, content: Any) -> None:
         path: The file.
         content: Plain values. JSON has no NaN and nothing infinite: they become null.
     """
-    with whole(path) as draft:
-        draft.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    files.write_json(path, finite(content))
     print(f"written: {path}")
 
 

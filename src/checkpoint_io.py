@@ -1,22 +1,13 @@
 """Reading and writing of Lightning's checkpoints: a file is whole or stays as it was, and none of its code runs."""
 
-import errno
-import lzma
-import pickle
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from egovlpv2.files import whole
+from egovlpv2.model.torch_files import load
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-
-# What torch's reader of tensors and plain values raises for bytes that it didn't write.
-_UNREADABLE = (RuntimeError, EOFError, pickle.UnpicklingError, LookupError, AttributeError, TypeError, ValueError,
-               AssertionError, struct.error, zipfile.BadZipFile, NotImplementedError, OverflowError, RecursionError)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -53,53 +44,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such checkpoint")
-    kind = describe_file(path)
-    if kind != _CHECKPOINT:
-        raise ValueError(f"{path} is not a checkpoint of a run: it looks like {kind}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"{path} is not a checkpoint of a run: it looks like a file with code or objects in it, which "
-                         f"are not loaded ({reason[:200]})") from error
+    refusal = f"{path} is not a checkpoint of a run"
+    content = load(path, refusal)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or "loops" not in content:
-        raise ValueError(f"{path} is not a checkpoint of a run: it looks like {_describe_content(content)}")
+        raise ValueError(f"{refusal}: it looks like {_describe_content(content)}")
     return content
-
-
-_CHECKPOINT = "a file of torch.save"
-
-
-def describe_file(path: Path) -> str:
-    """A file's format, as its bytes tell it."""
-    with path.open("rb") as file:
-        head = file.read(512)
-    if not head:
-        return "an empty file"
-    if head.startswith(b"PK"):
-        return _describe_zip(path)
-    if head[:1] == b"\x80":
-        return "a pickle, or a checkpoint of torch before 1.6"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
-        return "a .safetensors file (weights go to --model.init_args.weights)"
-    if head.startswith(b"\x89HDF"):
-        return "an HDF5 file"
-    return "a text" if all(byte >= 32 or byte in b"\t\n\r" for byte in head) else "none of the formats known here"
-
-
-def _describe_zip(path: Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names, damaged = archive.namelist(), archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, struct.error, ValueError, EOFError):
-        return "a part of a file of torch.save, or a damaged one"
-    except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # those are of a damaged list of contents
-            raise
-        return "a part of a file of torch.save, or a damaged one"
-    if damaged is not None:
-        return f"a damaged file of torch.save ({damaged} differs from its check sum)"
-    return _CHECKPOINT if any(name.endswith("/data.pkl") for name in names) else "a zip archive of something else"
 
 
 def _describe_content(content: Any) -> str:

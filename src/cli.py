@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
-from egovlpv2.border import STOPS, Border
+from egovlpv2.border import Border
+from egovlpv2.stops import STOPS
 
 # Own commands, imported only when called; `main(argv)` of each module runs it.
 COMMANDS = {

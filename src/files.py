@@ -2,12 +2,13 @@
 
 import errno
 import fcntl
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 _DRAFT = re.compile(r".+\.[0-9a-f]{32}\.tmp", re.DOTALL)
@@ -46,6 +47,12 @@ def whole(path: Path) -> Iterator[Path]:
     finally:
         draft.unlink(missing_ok=True)
         held.close()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values, all of whose numbers are finite, as a JSON file, whole or not at all."""
+    with whole(path) as draft:
+        draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _open_draft(path: Path) -> BinaryIO:

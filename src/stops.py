@@ -11,7 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_SAME_STOP = 2.0  # seconds: a terminal, `make` or `srun` may send a signal twice
+SAME_STOP = 2.0  # seconds: a terminal, `make` or `srun` may send a signal twice, which shall break nothing off
 
 
 class StopRequest:
@@ -49,7 +49,7 @@ class StopRequest:
             self.number, self._since = number, time.monotonic()
             # The same signal may have ended a worker of the loader: torch would raise an error in the midst of a step.
             self._before.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, _nothing))
-        elif not self.saving and time.monotonic() - self._since > _SAME_STOP:
+        elif not self.saving and time.monotonic() - self._since > SAME_STOP:
             end(number, "stopped at once, without another checkpoint")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from egovlpv2.batch import Text
-from egovlpv2.schema import read_json, read_text
+from egovlpv2.schema import read_json, read_lines
 
 if TYPE_CHECKING:
     from egovlpv2.model.text_tower import TextTower
@@ -105,7 +105,7 @@ def _check_files(folder: Path) -> None:
     if not ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
         return
     words = read_json(folder / "vocab.json", dict[str, int])
-    for number, line in enumerate(read_text(folder / "merges.txt").splitlines(), 1):
+    for number, line in enumerate(read_lines(folder / "merges.txt"), 1):
         pair = line.split(" ")
         if not line.startswith("#version") and line and (len(pair) != 2 or not {*pair, "".join(pair)} <= words.keys()):
             raise ValueError(f"{folder / 'merges.txt'}, line {number}: not two words of vocab.json that make a third")

@@ -75,19 +75,34 @@ class EgoCLI(LightningCLI):
             log.warning("%s", line)
 
     def before_validate(self) -> None:
-        self._take_folder()
+        self._take_folder_to_evaluate()
         self.config_init["validate"]["verbose"] = False  # the numbers are printed once, by FinalReport
 
     def before_test(self) -> None:
-        self._take_folder()
+        self._take_folder_to_evaluate()
         self.config_init["test"]["verbose"] = False
 
     def before_predict(self) -> None:
-        self._take_folder()
+        self._take_folder_to_evaluate()
 
     @property
     def _folder(self) -> Path:
         return Path(self.trainer.log_dir or ".")
+
+    def _take_folder_to_evaluate(self) -> None:
+        """Claim the folder of an evaluation.
+
+        Raises:
+            ValueError: `--ckpt_path` is not a file, where Lightning would go on with the first weights, or lies in the
+                folder, which would be set aside with it.
+        """
+        if (path := self.config[self.subcommand].ckpt_path) is not None:
+            if not Path(path).is_file():
+                raise ValueError(f"--ckpt_path {path}: there is no such checkpoint; give the path of a file")
+            if Path(path).resolve().is_relative_to(self._folder.resolve()):
+                raise ValueError(f"--ckpt_path {path} lies in {self._folder}, where this evaluation would write: give "
+                                 "it another trainer.logger.init_args.name")
+        self._take_folder()
 
     def _take_folder(self, keep: bool = False) -> None:
         logger, folder = self.trainer.logger, self._folder

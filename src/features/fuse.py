@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     make_folder(args.out)
     remove_left(args.out)
     refuse_a_mix(args.out, replace(recipe, kind=args.kind), queries)
-    done = 0
+    done, failures = 0, []
     for name in names:
         taken = claim(args.out / f"{name}{SUFFIX}")
         if taken is None:
@@ -96,12 +96,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             fuse_file(backbone, tokenizer, folder, name, taken, queries[name], args,
                       precision_of(args.precision, backbone.device))
-        except BaseException:
+        except BaseException as error:
             taken.drop()
-            raise
-        done += 1
-    print(f"{done} of {len(names)} videos written to {args.out}, {len(names) - done} were there or are another "
-          "process's")
+            if not isinstance(error, ValueError):
+                raise
+            failures.append(str(error))  # such as a damaged trunk: the others are fused
+        else:
+            done += 1
+    print(f"{done} of {len(names)} videos written to {args.out}, {len(names) - done - len(failures)} were there or are "
+          "another process's")
+    if failures:
+        raise SystemExit(f"egovlpv2 fuse: {len(failures)} of {len(names)} videos failed:\n  " + "\n  ".join(failures))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,9 +1,8 @@
 """What scoring Ego4D NLQ and MQ costs: `egovlpv2 bench moments`."""
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ from egovlpv2.bench import Figure, in_turn
 from egovlpv2.metrics.functional import moment_map, nlq_recall
 from egovlpv2.metrics.moments import MQ_MAP_TIOUS, NLQ_THRESHOLDS, NLQ_TOPK
 from egovlpv2.metrics.temporal import temporal_iou
+from egovlpv2.schema import read_json
 
 QUERIES = 3875  # of the official validation set
 CLIPS, LABELS, DETECTIONS = 40, 20, 2244  # as many as in the reference figures
@@ -129,16 +129,39 @@ def _lean_precision(told: dict[str, list[tuple[float, float]]], rows: list[tuple
     return area / sum(map(len, told.values()))
 
 
+class _Told(TypedDict):
+    label: str
+    start_time: float
+    end_time: float
+
+
+class _Truth(TypedDict):
+    annotations: list[_Told]
+
+
+class _Detected(TypedDict):
+    label: str
+    score: float
+    segment: tuple[float, float]
+
+
+class _Scored(TypedDict):
+    """What is read of a file to score."""
+
+    predictions: dict[str, list[_Detected]]
+    ground_truth: dict[str, _Truth]
+
+
 def _read(path: Path) -> tuple[Table, Table]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        truth = {clip: {"annotations": [{"label": row["label"], "segment": [row["start_time"], row["end_time"]]}
-                                        for row in entry["annotations"]]}
-                 for clip, entry in content["ground_truth"].items()}
-        return content["predictions"], truth
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"--file {path} can't be scored ({error!r}): give a JSON with MQ's `predictions` and "
+        content = read_json(path, _Scored)
+    except ValueError as error:
+        raise ValueError(f"--file {path} can't be scored ({error}): give a JSON with MQ's `predictions` and "
                          "`ground_truth`") from error
+    truth = {clip: {"annotations": [{"label": row["label"], "segment": [row["start_time"], row["end_time"]]}
+                                    for row in entry["annotations"]]}
+             for clip, entry in content["ground_truth"].items()}
+    return content["predictions"], truth
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,7 @@
 """Files of `torch.save`, read so that no code in them runs, and that what is damaged or of another kind is named."""
 
+import errno
+import lzma
 import pickle
 import struct
 import zipfile
@@ -12,63 +14,91 @@ from torch import Tensor
 
 State = dict[str, Tensor]
 
+_ARCHIVE = "a file of torch.save"
 # How a file of `torch.save` before torch 1.6 begins: a pickled number.
 _OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 # A pickle is a program for a small machine, and a damaged one fails in as many ways as a program can.
 _DAMAGED = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, LookupError, TypeError,
             AttributeError, ValueError, ArithmeticError, AssertionError, ImportError, OSError, MemoryError)
+_TORN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, struct.error, ValueError, EOFError, LookupError)
 
 
 def read_torch_file(path: Path, stubs: bool = False) -> dict[str, Any]:
-    """The content of a file of `torch.save`: a dict of tensors, containers, numbers and texts.
+    """The content of a file of weights that `torch.save` wrote: a dict of tensors, containers, numbers and texts.
 
     Args:
         path: The file.
-        stubs: Whether objects of other classes are replaced by ones that do nothing; without, they are an error.
+        stubs: As for `load`.
 
     Raises:
         ValueError: The file is missing, damaged or of another kind.
     """
-    _check_archive(path)
-    try:
-        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path) if stubs else []
-        with torch.serialization.safe_globals([(type("Stub", (_Stub,), {}), name) for name in unknown]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except _DAMAGED as error:
-        said = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{path}: not a readable weights file: {said[:200]}") from error
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such weights file (`make pretrain` leaves some in runs/)")
+    content = load(path, f"{path}: not a readable weights file", stubs, mmap=True)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no EgoVLPv2 weights: it is a {type(content).__name__}, not a dict of tensors")
     return content
 
 
-def _check_archive(path: Path) -> None:
-    """Refuse what isn't a whole archive of `torch.save`; reads it once, at the speed of CRC-32 (2 GB a second)."""
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such weights file (`make pretrain` leaves some in runs/)")
+def load(path: Path, refusal: str, stubs: bool = False, mmap: bool = False) -> Any:
+    """What a file of `torch.save` holds, on the CPU.
+
+    Args:
+        path: The file, which is there.
+        refusal: What error messages begin with; what the file looks like follows.
+        stubs: Whether objects of other classes are replaced by ones that do nothing; without, they are an error.
+        mmap: Whether tensors are read from the file when they are used.
+
+    Raises:
+        ValueError: The file is damaged, of another kind, or holds code.
+    """
+    if (kind := describe_file(path)) != _ARCHIVE:
+        raise ValueError(f"{refusal}: it looks like {kind}")
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f"{path}: not a readable weights file: {_what_it_is(path)}")
-        with zipfile.ZipFile(path) as archive:
-            if not any(name.endswith("/data.pkl") for name in archive.namelist()):
-                raise ValueError(f"{path} holds no EgoVLPv2 weights: it is a .zip that torch.save did not write")
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, RuntimeError, LookupError, struct.error, OSError, zlib.error) as error:
-        raise ValueError(f"{path}: not a readable weights file: {error}") from error
-    if damaged:
-        raise ValueError(f"{path}: not a readable weights file: the checksum of {damaged!r:.60} in it does not fit: "
-                         "copy or download it again")
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path) if stubs else []
+        with torch.serialization.safe_globals([(type("Stub", (_Stub,), {}), name) for name in unknown]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except _DAMAGED as error:
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f"{refusal}: it looks like a file with code or objects in it, which are not loaded "
+                         f"({said[:200]})") from error
 
 
-def _what_it_is(path: Path) -> str:
-    """What a file is that is no archive."""
+def describe_file(path: Path) -> str:
+    """A file's format, as its bytes tell it."""
     with path.open("rb") as file:
-        begin = file.read(len(_OLD))
-    if not begin:
-        return "it is empty"
-    if begin == _OLD:
-        return "it was saved by a torch before 1.6: save it again with a newer one"
-    return "it is not an archive of torch.save, or was cut short"
+        head = file.read(512)
+    if not head:
+        return "an empty file"
+    if head.startswith(b"PK"):
+        return _describe_zip(path)
+    if head.startswith(_OLD):
+        return "a file of a torch before 1.6: save it again with a newer one"
+    if head[:1] == b"\x80":
+        return "a pickle"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return "a .safetensors file (give it that suffix; weights go to --model.init_args.weights)"
+    if head.startswith(b"\x89HDF"):
+        return "an HDF5 file"
+    return "a text" if all(byte >= 32 or byte in b"\t\n\r" for byte in head) else "none of the formats known here"
+
+
+def _describe_zip(path: Path) -> str:
+    """The kind of an archive, and whether it is whole: reads it once, at the speed of CRC-32 (2 GB a second)."""
+    torn = "a part of a file of torch.save, or a damaged one: copy or download it again"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names, damaged = archive.namelist(), archive.testzip()
+    except _TORN:
+        return torn
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # those are of a damaged list of contents
+            raise
+        return torn
+    if damaged is not None:
+        return f"a damaged file of torch.save (the checksum of {damaged!r:.60} does not fit): copy or download it again"
+    return _ARCHIVE if any(name.endswith("/data.pkl") for name in names) else "a zip archive of something else"
 
 
 def check_tensors(state: Any, source: str) -> State:

@@ -1,7 +1,6 @@
 """What an index knows of its videos beside their embeddings: `index.json` in its folder."""
 
 import fcntl
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -10,7 +9,7 @@ from typing import Annotated
 
 from egovlpv2.features.files import SUFFIX
 from egovlpv2.features.videos import Source
-from egovlpv2.files import whole
+from egovlpv2.files import write_json
 from egovlpv2.schema import read_json
 from msgspec import Meta
 
@@ -122,8 +121,7 @@ def add(folder: Path, made_with: Catalogue, sources: Sequence[Source], chunk_sec
             if not there[name].fits(new[name]):
                 (folder / f"{name}{SUFFIX}").unlink(missing_ok=True)
         merged = replace(made_with, videos=dict(sorted({**there, **new}.items())))
-        with whole(folder / FILE) as draft:
-            draft.write_text(json.dumps(asdict(merged), indent=1) + "\n", encoding="utf-8")
+        write_json(folder / FILE, asdict(merged))
 
 
 def _refuse_another(name: str, there: Listed, new: Listed) -> None:

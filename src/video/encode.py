@@ -47,8 +47,10 @@ class Settings:
     crf: int = 23
 
     def __post_init__(self) -> None:
-        if not (1 <= self.chunk_seconds < math.inf and self.keyframe_seconds > 0 and 0 <= self.fps < math.inf):
-            raise ValueError("give chunk_seconds of 1 or more, keyframe_seconds above 0 and fps of 0 or more")
+        if not (1 <= self.chunk_seconds < math.inf and 0 < self.keyframe_seconds < math.inf and 0 <= self.fps < math.inf
+                ):
+            raise ValueError("give chunk_seconds of 1 or more, keyframe_seconds above 0 and fps of 0 or more, and no "
+                             "infinite numbers")
         if self.short_side < 16 or self.short_side % 2 or not 0 <= self.crf <= 51:
             raise ValueError("give an even short_side of 16 px or more and a crf from 0 to 51")
 

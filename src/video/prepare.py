@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import av
 from egovlpv2.border import CommandParser
 from egovlpv2.cores import usable_cores
+from egovlpv2.files import write_json
 from egovlpv2.video.container import VideoError, open_container
 from egovlpv2.video.encode import Settings
 from egovlpv2.video.find import Listing, kind_of, refuse_first_seconds, search_folder
@@ -32,7 +33,6 @@ from egovlpv2.video.prepared import (
     prepare_video,
     read_label,
     remove_left,
-    write_json,
 )
 from tqdm import tqdm
 

@@ -5,7 +5,6 @@ once all are there. Nothing is removed from a folder without a label, or with on
 """
 
 import fcntl
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Annotated, Any, BinaryIO
 
 import av
 import msgspec
-from egovlpv2.files import is_at, whole
+from egovlpv2.files import is_at, write_json
 from egovlpv2.schema import read_json
 from egovlpv2.video.container import VideoError, stat_file
 from egovlpv2.video.encode import Settings, encode_video
@@ -70,12 +69,6 @@ class Prepared(Label):
 def as_text(name: str) -> str:
     """A file's name as text that JSON can hold: `\\xe9` for bytes that are not UTF-8."""
     return os.fsencode(name).decode(errors="backslashreplace")
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    with whole(path) as draft:
-        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_label(folder: Path) -> Label | None:

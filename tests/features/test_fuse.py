@@ -264,4 +264,12 @@ def test_finished_files_that_lack_a_query_are_refused(made: Made, tmp_path: Path
 def test_a_trunk_cut_short_is_named(made: Made, tmp_path: Path) -> None:
     path = made.trunks / "b.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    refused(command(made, tmp_path / "out"), "b.safetensors is cut short or is no feature file")
+    refused(command(made, tmp_path / "out"), "b.safetensors is cut short or is not a feature file")
+
+
+def test_a_damaged_trunk_stops_no_other(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = made.trunks / "a.safetensors", tmp_path / "out"
+    path.write_bytes(path.read_bytes()[:-2] + np.array(np.nan, dtype="<f2").tobytes())
+    with pytest.raises(SystemExit, match="1 of 2 videos failed:\n.*a.safetensors: the feature of window 5"):
+        cli(command(made, out))
+    assert os.listdir(out) == ["b.safetensors"] and "1 of 2 videos written" in capsys.readouterr().out

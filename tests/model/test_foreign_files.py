@@ -132,7 +132,7 @@ def test_an_archive_without_a_pickle_in_it_says_what_failed(tmp_path: Path) -> N
     with zipfile.ZipFile(path, "w") as file:
         for name, data in parts.items():
             file.writestr(name, b"" if name.endswith("data.pkl") else data)
-    with pytest.raises(ValueError, match="empty.ckpt: not a readable weights file: EOFError"):
+    with pytest.raises(ValueError, match="empty.ckpt: not a readable weights file: .*EOFError"):
         read_torch_file(path)
 
 
@@ -150,9 +150,9 @@ def test_counts_of_a_head_that_answers_have_bounds(tmp_path: Path, key: str) -> 
 
 @pytest.mark.parametrize("kind, said", [
     ("missing", "there is no such weights file (`make pretrain` leaves some in runs/)"),
-    ("empty", "not a readable weights file: it is empty"),
-    ("old", "not a readable weights file: it was saved by a torch before 1.6: save it again with a newer one"),
-    ("text", "not a readable weights file: it is not an archive of torch.save, or was cut short"),
+    ("empty", "not a readable weights file: it looks like an empty file"),
+    ("old", "not a readable weights file: it looks like a file of a torch before 1.6: save it again with a newer one"),
+    ("text", "not a readable weights file: it looks like a text"),
 ])
 def test_what_is_not_an_archive_is_told(tmp_path: Path, kind: str, said: str) -> None:
     path = tmp_path / "file.ckpt"

@@ -99,17 +99,17 @@ def test_released_weights_that_are_not_whole_are_named(tmp_path: Path, more: dic
 def test_files_that_torch_save_did_not_write_are_named(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     torch.save({"state_dict": {}}, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(ValueError, match=f"a{suffix}: not a readable .*saved by a torch before 1.6: save it again"):
+    with pytest.raises(ValueError, match=f"a{suffix}: not a readable .*file of a torch before 1.6: save it again"):
         load_backbone(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.txt", "text")
-    with pytest.raises(ValueError, match=f"a{suffix} holds no EgoVLPv2 weights: it is a .zip that torch.save did not"):
+    with pytest.raises(ValueError, match=f"a{suffix}: not a readable weights file: it looks like a zip archive"):
         load_backbone(path)
     torch.save({"state_dict": {"a": torch.ones(1000)}}, path)
     raw = bytearray(path.read_bytes())
     raw[raw.index(torch.ones(3).numpy().tobytes()) + 900] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(ValueError, match=f"a{suffix}: not a readable weights file: the checksum of 'a/data/0' in it"):
+    with pytest.raises(ValueError, match=f"a{suffix}: not a readable weights file: .*the checksum of 'a/data/0'"):
         load_backbone(path)
     path.unlink()
     path.mkdir()

@@ -32,6 +32,21 @@ def test_what_is_no_checkpoint_ends_in_one_line(toy: Path, tmp_path: Path) -> No
         fit(toy, tmp_path / "run", "--ckpt_path=last")
 
 
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_an_evaluation_takes_an_existing_checkpoint_of_another_folder(toy: Path, tmp_path: Path, command: str) -> None:
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    best.parent.mkdir(parents=True)
+    best.write_text("kept")
+    options = [option for option in arguments(toy, 2)[1:] if "callbacks" not in option]
+    options += [f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.logger.init_args.name=run"]
+    for path, problem in ((str(best), "lies in .*run, where this evaluation would write"),
+                          ("last", "last: there is no such checkpoint"),
+                          (str(tmp_path / "no.ckpt"), "no.ckpt: there is no such checkpoint")):
+        with pytest.raises(SystemExit, match=problem):
+            cli([command, *options, f"--ckpt_path={path}"])
+    assert best.read_text() == "kept"
+
+
 def test_hints_are_where_they_belong(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(SystemExit, match="TRAINER=cpu"):

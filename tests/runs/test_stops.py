@@ -67,7 +67,7 @@ def test_more_signals_while_it_saves_tear_nothing(tmp_path: Path, monkeypatch: p
 
     def interrupted(self: WholeCheckpointIO, checkpoint: dict[str, Any], path: str, storage_options: Any = None
                     ) -> None:
-        monkeypatch.setattr("egovlpv2.stops._SAME_STOP", -1.0)  # as if seconds had passed
+        monkeypatch.setattr("egovlpv2.stops.SAME_STOP", -1.0)  # as if seconds had passed
         for number in (signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)
         save(self, checkpoint, path, storage_options)
@@ -81,7 +81,7 @@ def test_more_signals_while_it_saves_tear_nothing(tmp_path: Path, monkeypatch: p
 
 def test_a_second_signal_seconds_later_ends_a_run_within_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                                                                   ) -> None:
-    monkeypatch.setattr("egovlpv2.stops._SAME_STOP", -1.0)
+    monkeypatch.setattr("egovlpv2.stops.SAME_STOP", -1.0)
     with pytest.raises(SystemExit) as caught:
         fit(tmp_path / "run", 2, Send("on_train_batch_start", 4, signal.SIGINT),
             Send("on_train_batch_start", 4, signal.SIGINT))

@@ -1,6 +1,7 @@
 """Preparing videos: same moments, small upright pictures, and nothing lost or half done by stops and bad input."""
 
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -262,7 +263,8 @@ def test_names_and_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="gone is missing"):
         prepare([tmp_path / "gone"], tmp_path / "out", Settings())
     assert not (tmp_path / "out").exists()
-    for wrong in ({"chunk_seconds": 0.0}, {"keyframe_seconds": 0.0}, {"fps": -1.0}, {"short_side": 255}, {"crf": 99}):
+    for wrong in ({"chunk_seconds": 0.0}, {"keyframe_seconds": 0.0}, {"keyframe_seconds": math.inf}, {"fps": -1.0},
+                  {"short_side": 255}, {"crf": 99}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Settings(**wrong)  # type: ignore[arg-type]
 
