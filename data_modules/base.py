@@ -156,6 +156,16 @@ class VideoDataModule(LoaderDataModule):
         self.size, self.max_failed_share = size, max_failed_share
         self._logged: dict[str, str] = {}  # of a video: why
 
+    def setup(self, stage: str) -> None:
+        """Look at what a fit validates and tests with before hours of training, not after."""
+        if stage != "fit":
+            return
+        counts = dict(self.counts)
+        self.val_dataloader()
+        if self.has_test_data:
+            self.test_dataloader()
+        self.counts = counts  # each evaluation counts its own
+
     @property
     def protocol(self) -> dict[str, Any]:
         """What a reader of the numbers must know of the data."""

@@ -56,5 +56,11 @@ def find_problem(source: Source, path: Path) -> str:
     except UnicodeEncodeError:
         return one_line(f"{first}: the name is not UTF-8: rename it")
     except OSError as error:
-        return f"{first}: {describe(error)}"
+        return named(error, str(first), str(first))
     return ""
+
+
+def named(error: Exception, name: str, path: str) -> str:
+    """One line that says what an error is, with the path in front unless it tells the name itself."""
+    reason = str(describe(error))
+    return reason if one_line(name) in reason else f"{one_line(path)}: {reason}"

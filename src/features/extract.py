@@ -15,9 +15,9 @@ from pathlib import Path
 import av
 import torch
 import torch.nn.functional as F
-from egovlpv2.border import CommandParser, describe
+from egovlpv2.border import CommandParser
 from egovlpv2.features.asked import ask, look
-from egovlpv2.features.blocks import Block, Blocks, Read, find_problem
+from egovlpv2.features.blocks import Block, Blocks, Read, find_problem, named
 from egovlpv2.features.claims import Claim, claim, remove_left
 from egovlpv2.features.files import PER_QUERY, SUFFIX, FeatureWriter, Recipe
 from egovlpv2.features.options import (
@@ -171,10 +171,7 @@ class Extraction(Sampler[Block]):
         if isinstance(error, OSError) and error.errno in _STOPS_ALL:
             error.filename = error.filename or str(self._path(source))
             raise error
-        reason = str(describe(error))
-        if source.name not in reason:
-            reason = f"{source.files[0]}: {reason}"
-        self.failures[source.name] = reason
+        self.failures[source.name] = reason = named(error, source.name, str(source.files[0]))
         self._advance(source, share)
         tqdm.write(f"failed: {reason}", file=sys.stderr)
 

@@ -36,7 +36,7 @@ def load_backbone(path: str | os.PathLike[str], num_frames: int = 4,
             its numbers are not sound, or patches don't fill a frame of `img_size`.
     """
     plain, state = read_weights(path)
-    config = BackboneConfig.from_dict(plain, str(path))
+    config = _stored_config(plain, path)
     config.video.num_frames = num_frames
     outline = _outline(config, path)  # takes no memory, whatever sizes the file tells of
     _refuse_differences(outline, _in_time(outline, state), path)
@@ -68,6 +68,17 @@ def resize_frames(backbone: Backbone, size: tuple[int, int]) -> None:
     positions = resample_abs_pos_embed(tower.pos_embed.detach(), list(patches.grid_size), old)
     tower.pos_embed = nn.Parameter(positions)  # (1, 1 + N, D)
     backbone.config.video.overrides = {**backbone.config.video.overrides, "img_size": list(size)}
+
+
+def _stored_config(plain: dict[str, Any], source: str | os.PathLike[str]) -> BackboneConfig:
+    """The configuration that came with weights; refuses one that would fetch or open anything beside them."""
+    config = BackboneConfig.from_dict(plain, str(source))
+    for key, init in (("video.init", config.video.init), ("text.init", config.text.init)):
+        if init is not None:
+            raise ValueError(f"{source}: {key}: expected null, got {init!r}: the weights are in the file itself")
+    if ":" in config.video.name:  # timm's `hf-hub:` and `local-dir:`
+        raise ValueError(f"{source}: video.name: expected the name of a timm model, got {config.video.name!r}, a place")
+    return config
 
 
 def _outline(config: BackboneConfig, source: str | os.PathLike[str]) -> Backbone:
@@ -125,7 +136,7 @@ def check_traits(backbone: Backbone, plain: dict[str, Any], source: str | os.Pat
         plain: The configuration that came with them.
         source: Their file.
     """
-    trained = _outline(BackboneConfig.from_dict(plain, str(source)), source).traits
+    trained = _outline(_stored_config(plain, source), source).traits
     wrong = [f"{name}: {trained[name]} in the file, {value} in your config"
              for name, value in backbone.traits.items() if trained[name] != value]
     if wrong:
@@ -147,7 +158,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
 
 def num_frames_of(path: str | os.PathLike[str]) -> int:
     """How many frames the weights of a file were trained with; errors as `read_weights`."""
-    return BackboneConfig.from_dict(read_weights(path)[0], str(path)).video.num_frames
+    return _stored_config(read_weights(path)[0], path).video.num_frames
 
 
 def save_backbone(backbone: Backbone, path: str | os.PathLike[str]) -> None:

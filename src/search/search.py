@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from egovlpv2.batch import Text
-from egovlpv2.border import CommandParser
+from egovlpv2.border import CommandParser, one_line
 from egovlpv2.features.asked import tell_of_a_cut
 from egovlpv2.features.options import fingerprint, make_folder_of, pick_device, precision_of, require_positive
 from egovlpv2.features.videos import Windows
@@ -167,11 +167,12 @@ def _card(index: Index, moment: Moment) -> Card:
 
 def table(cards: Sequence[Card]) -> str:
     """The moments as rows of text; under them, what is wrong with their videos."""
-    width = max([len("video"), *(len(card.moment.video) for card in cards)])
+    names = [one_line(card.moment.video) for card in cards]
+    width = max(map(len, ["video", *names]))
     lines = [f"rank   score  cosine   match  {'video':<{width}}  from - to"]
-    for rank, (moment, _, _) in enumerate(cards, 1):
+    for rank, ((moment, _, _), name) in enumerate(zip(cards, names, strict=True), 1):
         match = "      -" if moment.match is None else f"{moment.match:7.3f}"
-        lines.append(f"{rank:4}{moment.score:8.3f}{moment.cosine:8.3f} {match}  {moment.video:<{width}}  "
+        lines.append(f"{rank:4}{moment.score:8.3f}{moment.cosine:8.3f} {match}  {name:<{width}}  "
                      f"{clock(moment.start)} - {clock(moment.end)}")
     problems = dict.fromkeys(card.problem for card in cards if card.problem)
     return "\n".join([*lines, *(f"no pictures: {problem}" for problem in problems)])

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import av
-from egovlpv2.border import describe, interrupts_held
+from egovlpv2.border import describe, interrupts_held, one_line
 from egovlpv2.cores import usable_cores
 from egovlpv2.video.encode import Settings
 from egovlpv2.video.prepared import BusyError, clear, hold, prepare_video
@@ -139,8 +139,9 @@ def _outcome(path: Path, folder: Path, settings: Settings, threads: int, on_prog
 
 def as_reason(error: Exception, path: Path) -> str:
     """What an error says, with the video's name alone in it."""
-    reason = str(describe(error)).replace(str(path), path.name)
-    return reason if path.name in reason else f"{path.name}: {reason}"
+    name = one_line(path.name)
+    reason = str(describe(error)).replace(one_line(str(path)), name)
+    return reason if name in reason else f"{name}: {reason}"
 
 
 def _exit(number: int, frame: FrameType | None) -> NoReturn:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
-from egovlpv2.border import CommandParser
+from egovlpv2.border import CommandParser, one_line
 from egovlpv2.cores import usable_cores
 from egovlpv2.files import write_json
 from egovlpv2.video.container import VideoError, open_container
@@ -166,7 +166,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         facts = row.get("reason") or (f"{row['seconds']:.1f} s in {row['chunks']} files, {row['bytes'] / 1e6:.2f} MB "
                                       f"of {row['file_bytes'] / 1e6:.2f}")
-        lines.append(f"  {row['status']:<8} {row['video']}  {facts}")
+        lines.append(f"  {row['status']:<8} {one_line(row['video'])}  {facts}")
     there = [row for row in rows if "bytes" in row]
     size, before = (sum(row[name] for row in there) / 1e6 for name in ("bytes", "file_bytes"))
     share = f", {size / before:.1%} of the originals' {before:.2f} MB" if before else ""

@@ -280,6 +280,16 @@ def test_resumed_training_sees_the_same_pixels(world: Path, options: dict[str, A
     assert len({tuple(batch) for batch in whole}) == 10
 
 
+@pytest.mark.parametrize("which", ["mcq_val", "mcq_test"])
+def test_a_fit_names_bad_questions_before_it_trains(world: Path, options: dict[str, Any], which: str) -> None:
+    (world / "bad.json").write_text('{"0": {"answer": 7}}')
+    data = EgoClipDataModule(str(world), **{"mcq_val": "egomcq.json", "mcq_test": "egomcq.json", which: "bad.json"},
+                             **options)
+    with pytest.raises(ValueError, match="bad.json, question"):
+        fit(data, world)
+    assert "train_clips" not in data.counts
+
+
 def test_training_ends_when_too_much_is_missing(
     world: Path, options: dict[str, Any], damage: Callable[[str], None]
 ) -> None:

@@ -343,6 +343,15 @@ def test_a_name_that_cant_be_written_fails_alone(weights: Path, tokenizer: str, 
     assert sorted(path.name for path in out.glob("*.safetensors")) == ["good.safetensors"]
 
 
+def test_a_video_with_a_line_end_in_its_name_is_told_of_in_one_line(weights: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "good.mp4")
+    (tmp_path / "in" / "two\nlines\x1b[31m.mp4").write_bytes(b"not a video")
+    with pytest.raises(SystemExit) as ended:
+        cli(["extract", str(tmp_path / "in"), *options(weights, tmp_path / "out")])
+    _, failure = str(ended.value).split("\n")
+    assert failure.startswith(f"  {tmp_path}/in/two; lines\\x1b[31m.mp4 can't be opened")
+
+
 def test_a_file_that_vanishes_fails_alone(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "ab":
         write(tmp_path / "in" / f"{name}.mp4")

@@ -1,5 +1,6 @@
 """Weights go in and out strictly, and no code of a file runs."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import pytest
 import torch
 from egovlpv2 import load_backbone
 from egovlpv2.cli import main as cli
-from egovlpv2.model.checkpoint import load_strictly, save_backbone
+from egovlpv2.model.checkpoint import load_strictly, num_frames_of, save_backbone
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.egomcq import EgoMCQ
 from helpers import make_clips
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 
 @pytest.fixture
@@ -98,6 +101,19 @@ def test_a_malicious_pickle_does_not_run(tmp_path: Path, suffix: str, function: 
     assert not trace.exists()
     pickle.loads(pickle.dumps(Malicious(Path.touch, trace)))
     assert trace.exists()  # so the payload would have worked
+
+
+@pytest.mark.parametrize(("part", "key", "value"), [
+    ("text", "init", "somebody/model"), ("video", "init", "timm"), ("video", "init", "other.safetensors"),
+    ("video", "name", "hf-hub:somebody/vit"), ("video", "name", "local-dir:/somewhere")])
+def test_a_weights_file_cant_have_anything_fetched_or_opened(saved: Path, part: str, key: str, value: str) -> None:
+    with safe_open(saved, "pt") as file:
+        plain, state = json.loads(file.metadata()["egovlpv2"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+    plain[part][key] = value
+    save_file(state, saved, {"egovlpv2": json.dumps(plain)})
+    for read in (load_backbone, num_frames_of):
+        with pytest.raises(ValueError, match=rf"small.safetensors: {part}.{key}: expected .*, got '{value}'"):
+            read(saved)
 
 
 def test_convert_command(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
