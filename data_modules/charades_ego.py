@@ -88,7 +88,7 @@ def read_actions(path: Path, names: dict[str, str]) -> tuple[pd.DataFrame, list[
     """The rows of a CharadesEgo CSV, and the actions of each."""
     rows = read_csv(path, ("id", "actions", "length"), "CharadesEgo's annotations")
     lengths = pd.to_numeric(rows["length"], errors="coerce").to_numpy()
-    refuse(path, rows, "length", ~((lengths > 0) & (lengths <= LONGEST)), "is no number of seconds above 0")
+    refuse(path, rows, "length", ~((lengths > 0) & (lengths <= LONGEST)), "is not a number of seconds above 0")
     refuse_blanks(path, rows, ("id",))
     refuse_repeats(path, rows, "id")
     places = {name: place for place, name in enumerate(names)}

@@ -61,7 +61,7 @@ def refuse(path: Path, frame: pd.DataFrame, column: str, bad: np.ndarray, reason
         frame: What `read_csv` has read of it.
         column: Where the mistake is.
         bad: (n,) bool.
-        reason: Follows the value: "is no ...".
+        reason: Follows the value: "is not a ...".
     """
     if bad.any():
         row = int(np.flatnonzero(bad)[0])

@@ -85,7 +85,7 @@ class EK100DataModule(RetrievalDataModule):
         refuse_blanks(path, rows, ("narration_id", "participant_id", "video_id", "narration"))
         refuse_repeats(path, rows, "narration_id")
         for name, column in (("start", "start_timestamp"), ("stop", "stop_timestamp")):
-            refuse(path, rows, column, ~rows[column].str.fullmatch(_TIMESTAMP).to_numpy(), "is no time hh:mm:ss.ss")
+            refuse(path, rows, column, ~rows[column].str.fullmatch(_TIMESTAMP).to_numpy(), "is not a time hh:mm:ss.ss")
             rows[name] = pd.to_timedelta(rows[column]).dt.total_seconds()
         refuse(path, rows, "stop_timestamp", (rows["stop"] < rows["start"]).to_numpy(), "is before the clip starts")
         return _labelled(path, rows, "all_noun_classes")
@@ -113,10 +113,10 @@ class EK100DataModule(RetrievalDataModule):
 
 def _labelled(path: Path, rows: pd.DataFrame, noun_column: str) -> Labelled:
     verbs = np.array([int(text) if re.fullmatch(_CLASS, text) else NUM_VERBS for text in rows["verb_class"]])
-    refuse(path, rows, "verb_class", verbs >= NUM_VERBS, f"is no verb class below {NUM_VERBS}")
+    refuse(path, rows, "verb_class", verbs >= NUM_VERBS, f"is not a verb class below {NUM_VERBS}")
     parser = IdListParser(NUM_NOUNS)
     codes = np.array([parser.code(literal) for literal in rows[noun_column]])
-    refuse(path, rows, noun_column, codes < 0, f"is no list of noun classes below {NUM_NOUNS}")
+    refuse(path, rows, noun_column, codes < 0, f"is not a list of noun classes below {NUM_NOUNS}")
     nouns = [parser.lists[code] for code in codes]
     refuse(path, rows, noun_column, np.array([not ids for ids in nouns]), "has no noun class")
     return Labelled(rows, verbs.tolist(), nouns)

@@ -131,7 +131,7 @@ def read_pickled_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
         matrix = content.build()
     except (pickle.UnpicklingError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError,
             ArithmeticError, MemoryError, RecursionError) as error:
-        raise ValueError(f"{path} is no pickled NumPy matrix: {' '.join(str(error).split())}.") from error
+        raise ValueError(f"{path} is not a pickled NumPy matrix: {' '.join(str(error).split())}.") from error
     _check_shape(path, matrix.shape, shape)
     if not (matrix.min() >= 0 and matrix.max() <= 1 + 1e-6):  # nan is neither
         raise ValueError(f"{path} has relevancies that are not between 0 and 1.")
@@ -217,7 +217,7 @@ def _read_npz(path: Path, shape: tuple[int, int], digest: str) -> Relevancy:
         _check_parts(table, clip, text)
     except (OSError, ValueError, LookupError, EOFError, TypeError, AttributeError, ArithmeticError, MemoryError,
             NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error) as error:
-        raise ValueError(f"{path} is no relevancy of ours ({' '.join(str(error).split())}): delete it to have it "
+        raise ValueError(f"{path} is not a relevancy of ours ({' '.join(str(error).split())}): delete it to have it "
                          "computed.") from error
     _check_shape(path, (len(clip), len(text)), shape)
     if str(made_of) != digest:

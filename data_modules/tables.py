@@ -21,12 +21,12 @@ MAX_MALFORMED = 0.01  # beyond this share of malformed rows, the file is taken f
 _COLUMNS = ("video_uid", "narration_time", "clip_start", "clip_end", "clip_text", "tag_verb", "tag_noun")
 _NUMBERS = {"narration_time": -1.0, "clip_start": -60.0, "clip_end": -60.0}  # the least of each, seconds
 _REASONS = {
-    "clip_end": " is no number of seconds at or after clip_start",
+    "clip_end": " is not a number of seconds at or after clip_start",
     "video_uid": " names no video",
-    "tag_verb": f" is no list of ids below {NUM_VERBS}",
-    "tag_noun": f" is no list of ids below {NUM_NOUNS}",
+    "tag_verb": f" is not a list of ids below {NUM_VERBS}",
+    "tag_noun": f" is not a list of ids below {NUM_NOUNS}",
     "clip_text": " is blank or not UTF-8",
-} | dict.fromkeys(("narration_time", "clip_start"), " is no number of seconds")
+} | dict.fromkeys(("narration_time", "clip_start"), " is not a number of seconds")
 _MAX_EXAMPLES = 5
 _CHUNK_ROWS = 400_000
 

@@ -33,12 +33,12 @@ def collect(runs: Sequence[Path], pattern: str) -> pd.DataFrame:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"--metrics {pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"--metrics {pattern!r} is not a regular expression: {error}") from error
     rows = {}
     for run in runs:
         path = run / "metrics.json"
         if not path.is_file():
-            raise ValueError(f"{path} is missing: the run has not ended, or it is no run's folder")
+            raise ValueError(f"{path} is missing: the run has not ended, or it is not the folder of a run")
         rows[str(run)] = {name: float("nan") if value is None else value
                           for name, value in read_json(path, Report)["metrics"].items()}
     table = pd.DataFrame.from_dict(rows, orient="index").filter(regex=pattern)

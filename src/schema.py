@@ -71,7 +71,7 @@ def read_json(path: Path, shape: type[T]) -> T:
     """The content of a JSON file as a value of a type; see `parse_json`.
 
     Raises:
-        ValueError: The file can't be read, is no JSON, or is not of that shape.
+        ValueError: The file can't be read, is not JSON, or is not of that shape.
     """
     return parse_json(read_text(path), shape, str(path))
 
@@ -87,19 +87,19 @@ def parse_json(text: str, shape: type[T], source: str) -> T:
         source: What error messages call it, such as a path.
 
     Raises:
-        ValueError: It is no JSON (names line and column), or not of that shape (names the key).
+        ValueError: It is not JSON (names line and column), or not of that shape (names the key).
     """
     try:
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite,
                            object_pairs_hook=_object_without_repeats)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{source}, line {error.lineno}, column {error.colno}: no JSON ({error.msg})") from error
+        raise ValueError(f"{source}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})") from error
     except RecursionError as error:
         raise ValueError(f"{source} is nested too deeply to be read") from error
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     if "\\u" in text and (bad := _find_surrogate(value)) is not None:
-        raise ValueError(f"{source}: {shown(bad)} holds half of a surrogate pair, which is no text")
+        raise ValueError(f"{source}: {shown(bad)} holds half of a surrogate pair, which is not a text")
     return check(value, shape, source)
 
 
@@ -169,7 +169,7 @@ def _refuse_unknown(value: Any, shape: Any, place: str) -> None:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _finite(literal: str) -> float:

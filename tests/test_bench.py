@@ -238,7 +238,7 @@ def test_a_prepared_file_opened_anew_is_slower_and_read_again(toy: Path, tmp_pat
     (["search", "--hours", "inf"], "--hours inf: give a number above 0"),
     (["search", "--widths", "8", "0"], "--widths 0: give a number above 0"),
     (["search", "--every", "0.0001"], "--every 0.0001: give a thousandth of a second at least"),
-    (["search", "--folder", "nowhere"], "--folder nowhere is no folder: give one that is there"),
+    (["search", "--folder", "nowhere"], "--folder nowhere is not a folder: give one that is there"),
     (["steps"], "no part `steps`: give one of reader, forward, step"),
     (["step", "--config", "nowhere.yaml", "--device", "cpu"], "--config nowhere.yaml is missing"),
     (["step", *TINY, "--batch-size", "0"], "--batch-size 0: give 1 clip or more"),

@@ -58,11 +58,11 @@ def test_what_a_user_gets_wrong_is_one_line(runs: list[str], tmp_path: Path) -> 
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "metrics.json").write_text('[1, 2]')
     for arguments, problem in (
-            ([*runs, tmp_path / "running"], "running/metrics.json is missing: the run has not ended, or it is no run"),
+            ([*runs, tmp_path / "running"], "running/metrics.json is missing: the run has not ended, or it is not"),
             ([tmp_path / "nowhere"], "nowhere/metrics.json is missing"),
             ([*runs, tmp_path / "cut"], "cut/metrics.json, line 1, column"),
             ([*runs, tmp_path / "other"], "other/metrics.json: .*bject"),
-            ([*runs, "--metrics", "(f1"], r"--metrics '\(f1' is no regular expression"),
+            ([*runs, "--metrics", "(f1"], r"--metrics '\(f1' is not a regular expression"),
             ([*runs, "--metrics", "^nlq/"], r"no metric of these runs is named like '\^nlq/'; .*p01 has test/qfvs/f"),
     ):
         with pytest.raises(SystemExit, match=problem) as end:

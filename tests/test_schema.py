@@ -29,12 +29,12 @@ def test_a_value_of_the_type() -> None:
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("", "x, line 1, column 1: no JSON"),
-    ('{"rate":\n 1,,}', "x, line 2, column 4: no JSON"),
+    ("", "x, line 1, column 1: not JSON"),
+    ('{"rate":\n 1,,}', "x, line 2, column 4: not JSON"),
     ("[" * 100_000, "x is nested too deeply"),
     ('{"rate": 1' + "0" * 5000 + "}", "x: Exceeds the limit"),
-    ('{"rate": NaN}', "x: NaN is no number"),
-    ('{"rate": -Infinity}', "x: -Infinity is no number"),
+    ('{"rate": NaN}', "x: NaN is not a number"),
+    ('{"rate": -Infinity}', "x: -Infinity is not a number"),
     ('{"rate": 1e999}', "x: the number 1e999 is too large"),
     ('{"rate": 1, "rate": 2}', "x: the key 'rate' is there twice"),
     ('{"rate": 1, "inner": {"count": 1}, "names": ["\\ud800"]}', "half of a surrogate pair"),

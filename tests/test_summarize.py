@@ -208,8 +208,8 @@ def test_heads_that_do_not_fit_are_named(weights: Path, video: Path, tmp_path: P
     torch.save({"state_dict": {}, "egovlpv2": {"backbone": {}, "taskqa": {"answers": []}}}, tmp_path / "taskqa.ckpt")
     (tmp_path / "broken.ckpt").write_bytes(b"no weights")
     for name, problem in (("theirs", r"theirs.ckpt was trained on features of the weights \w{16}, and .*weights.safe"),
-                          ("nlq", "nlq.ckpt is no checkpoint of QFVS .*: `make finetune-qfvs` leaves some"),
-                          ("taskqa", "taskqa.ckpt is no checkpoint of QFVS"),
+                          ("nlq", "nlq.ckpt is not a checkpoint of QFVS .*: `make finetune-qfvs` leaves some"),
+                          ("taskqa", "taskqa.ckpt is not a checkpoint of QFVS"),
                           ("broken", "broken.ckpt: not a readable weights file"),
                           ("none", "none.ckpt: there is no such weights file")):
         refused(command(video, weights, "--out", folder / "a.mp4", "--head", tmp_path / f"{name}.ckpt"), problem,

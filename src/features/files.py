@@ -198,7 +198,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Header]]:
             check_layout(header, {name: (one.get_dtype(), one.get_shape()) for name, one in slices.items()}, str(path))
             yield file, header
     except SafetensorError as error:
-        raise ValueError(f"{path} is cut short or is no feature file: move it and run `egovlpv2 extract`") from error
+        raise ValueError(f"{path} is cut short or is not a feature file: move it and run `egovlpv2 extract`") from error
 
 
 class FeatureFolder:

@@ -110,7 +110,7 @@ def check_layout(header: Header, tensors: Mapping[str, tuple[str, list[int]]], s
     """
     recipe, queries = header.recipe, len(header.queries)
     if "features" not in tensors:
-        raise ValueError(f"{source} holds no tensor `features`: it is no feature file of ours, or is damaged")
+        raise ValueError(f"{source} holds no tensor `features`: it is not a feature file of ours, or is damaged")
     shape = tensors["features"][1]
     windows = shape[0] if shape else 0
     tokens = shape[1] if len(shape) == 3 else 1

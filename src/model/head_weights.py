@@ -80,7 +80,7 @@ def read_summary_head(path: Path) -> tuple[SummaryHead, dict[str, Any]]:
     file = read_torch_file(path)
     facts = _facts(file, "qfvs")
     if not facts:
-        raise ValueError(f"{path} is no checkpoint of QFVS ({describe(file.get('state_dict') or file)}): `make "
+        raise ValueError(f"{path} is not a checkpoint of QFVS ({describe(file.get('state_dict') or file)}): `make "
                          "finetune-qfvs` leaves some")
     sizes = check(facts, _SummaryFacts, f"{path}, egovlpv2.qfvs")
     if sizes["dim"] % sizes["num_heads"]:
@@ -88,9 +88,9 @@ def read_summary_head(path: Path) -> tuple[SummaryHead, dict[str, Any]]:
     state = under(_state_of(file, path), _OURS)
     # A matrix of each layer is as wide as the head: sizes that the file doesn't have would take memory for nothing.
     if "summary.weight" not in state or state["summary.weight"].shape[-1:] != (sizes["dim"],):
-        raise ValueError(f"{path} is no whole checkpoint of QFVS: its summary.weight is not {sizes['dim']} wide")
+        raise ValueError(f"{path} is not a whole checkpoint of QFVS: its summary.weight is not {sizes['dim']} wide")
     head = SummaryHead(sizes["dim"], sizes["num_layers"], sizes["num_heads"])
-    _load_state(head, state, f"{path} is no whole checkpoint of QFVS")
+    _load_state(head, state, f"{path} is not a whole checkpoint of QFVS")
     return head, facts
 
 

@@ -112,7 +112,7 @@ def _rename(name: str) -> str:
         new, hits = re.subn(pattern, replacement, name)
         if hits:
             return new
-    raise ValueError(f"{name} is no key of a released EgoVLPv2 checkpoint")
+    raise ValueError(f"{name} is not a key of a released EgoVLPv2 checkpoint")
 
 
 def released_config(state: State) -> dict[str, Any]:

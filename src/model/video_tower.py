@@ -204,7 +204,7 @@ def _make_vit(config: VideoTowerConfig) -> VisionTransformer:
     }
     if config.init not in (None, "timm"):
         if not Path(config.init).is_file():
-            raise ValueError(f"video.init: {config.init} is no file; give `timm`, a file with timm weights, or null")
+            raise ValueError(f"video.init: {config.init} is not a file; give `timm`, a file with timm weights, or null")
         # Older versions of timm would read any file as the .npz that some of its models come from.
         kwargs["pretrained_cfg_overlay"] = {"file": config.init, "custom_load": config.init.endswith(".npz")}
     try:

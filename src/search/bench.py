@@ -101,7 +101,7 @@ def measure(args: argparse.Namespace) -> list[Figure]:
     if args.every < 0.001:
         raise ValueError(f"--every {args.every:g}: give a thousandth of a second at least")
     if args.folder is not None and not args.folder.is_dir():
-        raise ValueError(f"--folder {args.folder} is no folder: give one that is there")
+        raise ValueError(f"--folder {args.folder} is not a folder: give one that is there")
     figures = []
     for width in args.widths:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:

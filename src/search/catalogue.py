@@ -90,8 +90,8 @@ def read_catalogue(folder: Path) -> Catalogue:
     """
     path = folder / FILE
     if not path.is_file():
-        raise ValueError(f"{folder} is no index (it has no {FILE}): `egovlpv2 index VIDEOS --weights W --out {folder}` "
-                         "makes one")
+        raise ValueError(f"{folder} is not an index (it has no {FILE}): `egovlpv2 index VIDEOS --weights W --out "
+                         f"{folder}` makes one")
     try:
         return read_json(path, Catalogue)
     except ValueError as error:

@@ -42,7 +42,7 @@ class Index:
         precision: `bf16` or `32`; `bf16` on a GPU if not given.
 
     Raises:
-        ValueError: It is no index, it is empty, its weights are missing, or other ones are given.
+        ValueError: It is not an index, it is empty, its weights are missing, or other ones are given.
     """
 
     def __init__(self, folder: str | os.PathLike[str], weights: str | None = None, tokenizer: str | None = None,

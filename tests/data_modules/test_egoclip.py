@@ -51,25 +51,25 @@ def test_odd_but_good_rows(tmp_path: Path, make_row: MakeRow, write_csv: WriteCs
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"clip_start": "abc"}, "column clip_start: 'abc' is no number"),
-    ({"clip_end": ""}, "column clip_end: '' is no number"),
-    ({"narration_time": "inf"}, "column narration_time: .*inf.* is no number"),
-    ({"clip_end": 0.5}, r"column clip_end: '0.5' is no number of seconds at or after clip_start"),
-    ({"tag_verb": "[118]"}, r"column tag_verb: '\[118\]' is no list of ids below 118"),
-    ({"tag_noun": "[1, 582]"}, r"column tag_noun: '\[1, 582\]' is no list of ids below 582"),
-    ({"tag_noun": "[1"}, r"column tag_noun: '\[1' is no list"),
-    ({"tag_noun": "[-1]"}, r"column tag_noun: '\[-1\]' is no list"),
-    ({"tag_verb": "__import__('os')"}, "column tag_verb: .* is no list"),
-    ({"tag_noun": f"[{'9' * 5000}]"}, r"column tag_noun: '\[999.* is no list"),
-    ({"tag_noun": "7"}, "column tag_noun: '7' is no list"),
+    ({"clip_start": "abc"}, "column clip_start: 'abc' is not a number"),
+    ({"clip_end": ""}, "column clip_end: '' is not a number"),
+    ({"narration_time": "inf"}, "column narration_time: .*inf.* is not a number"),
+    ({"clip_end": 0.5}, r"column clip_end: '0.5' is not a number of seconds at or after clip_start"),
+    ({"tag_verb": "[118]"}, r"column tag_verb: '\[118\]' is not a list of ids below 118"),
+    ({"tag_noun": "[1, 582]"}, r"column tag_noun: '\[1, 582\]' is not a list of ids below 582"),
+    ({"tag_noun": "[1"}, r"column tag_noun: '\[1' is not a list"),
+    ({"tag_noun": "[-1]"}, r"column tag_noun: '\[-1\]' is not a list"),
+    ({"tag_verb": "__import__('os')"}, "column tag_verb: .* is not a list"),
+    ({"tag_noun": f"[{'9' * 5000}]"}, r"column tag_noun: '\[999.* is not a list"),
+    ({"tag_noun": "7"}, "column tag_noun: '7' is not a list"),
     ({"video_uid": ""}, "column video_uid: '' names no video"), ({"video_uid": " "}, "column video_uid: ' ' names no"),
-    ({"narration_time": -2}, "column narration_time: '-2.*' is no number of seconds"),
-    ({"narration_time": 1e300}, "column narration_time: '1e.300' is no number of seconds"),
-    ({"clip_start": -61}, "column clip_start: '-61.*' is no number of seconds"),
-    ({"clip_end": 1e7}, "column clip_end: '10000000.0' is no number of seconds"),
-    ({"clip_end": "9" * 400}, "column clip_end: .* is no number of seconds"),
+    ({"narration_time": -2}, "column narration_time: '-2.*' is not a number of seconds"),
+    ({"narration_time": 1e300}, "column narration_time: '1e.300' is not a number of seconds"),
+    ({"clip_start": -61}, "column clip_start: '-61.*' is not a number of seconds"),
+    ({"clip_end": 1e7}, "column clip_end: '10000000.0' is not a number of seconds"),
+    ({"clip_end": "9" * 400}, "column clip_end: .* is not a number of seconds"),
     ({"clip_text": ""}, "column clip_text: '' is blank"), ({"clip_text": " "}, "column clip_text: ' ' is blank"),
-    ({"clip_text": "a\ttab"}, "column tag_verb: 'tab' is no list"),
+    ({"clip_text": "a\ttab"}, "column tag_verb: 'tab' is not a list"),
 ]
 
 
@@ -99,7 +99,7 @@ def test_ids_that_look_like_numbers_are_texts(tmp_path: Path, make_row: MakeRow,
 
 def test_tags_that_are_bare_ids_are_named(tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv) -> None:
     path = write_csv(tmp_path / "a.csv", [make_row(i, "v", float(i), tag_verb=i) for i in range(3)])
-    with pytest.raises(ValueError, match="a.csv: 3 of 3 rows .* line 2, column tag_verb: '0' is no list of ids"):
+    with pytest.raises(ValueError, match="a.csv: 3 of 3 rows .* line 2, column tag_verb: '0' is not a list of ids"):
         read_clip_table(path)
 
 
@@ -142,7 +142,7 @@ def test_a_blank_line_is_not_a_row_and_half_a_line_is_malformed(world: Path) -> 
 def test_a_line_cut_short(world: Path) -> None:
     path = world / "egoclip.csv"
     path.write_text(path.read_text() + "20\tlong\t8.0\n")
-    with pytest.raises(ValueError, match="1 of 21 rows .* line 22, column narration_time: '' is no number"):
+    with pytest.raises(ValueError, match="1 of 21 rows .* line 22, column narration_time: '' is not a number"):
         read_clip_table(path)
 
 

@@ -110,7 +110,7 @@ def test_a_byte_order_mark_and_ids_that_look_like_numbers(world: Path, questions
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "bad.json, line 1, column 2: no JSON"), ('{"0": NaN}', "bad.json: NaN"),
+    [("{", "bad.json, line 1, column 2: not JSON"), ('{"0": NaN}', "bad.json: NaN"),
      ("[" * 9999, "nested too deeply"), ("[]", "an object of questions"), ("{}", "an object of")]
 )
 def test_no_questions(world: Path, content: str, message: str) -> None:

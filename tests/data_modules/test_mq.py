@@ -212,7 +212,7 @@ def test_epoch_keys_and_filler(make: Callable[..., MQDataModule], tmp_path: Path
 @pytest.mark.parametrize(
     ("told", "message"),
     [(row("wash", 3, 2), "bad.json: clip a: wash: 3.0-2.0 s ends before it begins"),
-     (row("wash", float("nan"), 2), "bad.json: NaN is no number"),
+     (row("wash", float("nan"), 2), "bad.json: NaN is not a number"),
      (row("wash", 22, 23), "lies outside its clip of 20.0 s"),
      (row("wash", -3, 1), r"bad.json: clip a: labels\[0\]: start_time: Expected `float` >= -1"),
      (row("wash", -0.5, -0.1), "lies outside its clip"), (row("wash", 1, 1e7), "end_time: Expected `float` <= 1000000"),

@@ -280,7 +280,7 @@ def test_both_forms_tell_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("times", "message"),
-    [((3, 2), "query a a-0 0: 3.0-2.0 s ends before it begins"), ((float("nan"), 2), "NaN is no number"),
+    [((3, 2), "query a a-0 0: 3.0-2.0 s ends before it begins"), ((float("nan"), 2), "NaN is not a number"),
      ((22, 23), "22.0-23.0 s lies outside its clip of 20.0 s"), ((-0.5, -0.1), "lies outside its clip"),
      ((-3, 1), "clip_start_sec: Expected `float` >= -1"), ((3, None), "has one of clip_start_sec and clip_end_sec"),
      ((1, 1e7), "clip_end_sec: Expected `float` <= 1000000")],
@@ -331,7 +331,7 @@ def test_a_query_of_vslnet_that_is_there_twice_is_named(tmp_path: Path) -> None:
 def test_unreadable_annotations_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="gone.json can't be read: No such file or directory"):
         list(read_queries(tmp_path / "gone.json"))
-    for content, message in ((b'{"videos": [', "no JSON"), (b"\xff\xfe", "the file is UTF-16")):
+    for content, message in ((b'{"videos": [', "not JSON"), (b"\xff\xfe", "the file is UTF-16")):
         (tmp_path / "bad.json").write_bytes(content)
         with pytest.raises(ValueError, match=f"bad.json, line 1.*: {message}"):
             list(read_queries(tmp_path / "bad.json"))

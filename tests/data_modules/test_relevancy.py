@@ -50,7 +50,7 @@ def test_the_npz_is_written_once_and_belongs_to_its_labels(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="relevancy.npz was computed from other labels: delete it"):
         cached(path, [0, 1, 0, 2], CLIPS[1], *SENTENCES)
     path.write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="relevancy.npz is no relevancy of ours"):
+    with pytest.raises(ValueError, match="relevancy.npz is not a relevancy of ours"):
         cached(path, *CLIPS, *SENTENCES)
     with pytest.raises(ValueError, match=r"relevancy is an .npz .* or the authors' .pkl"):
         cached(tmp_path / "relevancy.csv", *CLIPS, *SENTENCES)
@@ -84,7 +84,7 @@ def test_code_in_a_pickle_does_not_run(tmp_path: Path, inside: bool) -> None:
     payload = Malicious(os.mkdir, str(trace))
     content = pickle.dumps(np.array([[payload]], dtype=object) if inside else payload)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is no pickled NumPy matrix: it asks for .*mkdir"):
+    with pytest.raises(ValueError, match="is not a pickled NumPy matrix: it asks for .*mkdir"):
         read_pickled_matrix(path, (1, 1))
     assert not trace.exists()
     pickle.loads(content)
@@ -102,11 +102,11 @@ POINTER = (b"\x80\x02cnumpy\nndarray\ncnumpy\nndarray\nK\x01\x85X\x01\x00\x00\x0
     (pickle.dumps(np.ones((2, 2), dtype=int)), ".* holds no matrix of floats"),
     (pickle.dumps(np.ones((4, 3)) * 2), "has relevancies that are not between 0 and 1"),
     (pickle.dumps(np.full((4, 3), np.nan)), "has relevancies that are not between 0 and 1"),
-    (POINTER, "is no pickled NumPy matrix"),
+    (POINTER, "is not a pickled NumPy matrix"),
     (pickle.dumps(np.ones((2, 3))), "is for 2 clips and 3 sentences, the annotations have 4 and 3"),
-    (b"garbage", "is no pickled NumPy matrix"),
-    (b"", "is no pickled NumPy matrix"),
-    (pickle.dumps(np.ones((2, 3)))[:-9], "is no pickled NumPy matrix"),
+    (b"garbage", "is not a pickled NumPy matrix"),
+    (b"", "is not a pickled NumPy matrix"),
+    (pickle.dumps(np.ones((2, 3)))[:-9], "is not a pickled NumPy matrix"),
 ])  # fmt: skip
 def test_other_pickles_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "relevancy.pkl"
@@ -122,7 +122,7 @@ def test_no_pickle(tmp_path: Path) -> None:
 
 def test_a_pickle_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "relevancy.pkl").write_bytes(b"\x80\x04N" + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f.")
-    with pytest.raises(ValueError, match="relevancy.pkl is no pickled NumPy matrix: it has too many parts"):
+    with pytest.raises(ValueError, match="relevancy.pkl is not a pickled NumPy matrix: it has too many parts"):
         read_pickled_matrix(tmp_path / "relevancy.pkl", (3, 3))
 
 
@@ -132,5 +132,5 @@ def test_a_pickle_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_relevancy_is_named(tmp_path: Path, parts: dict[str, np.ndarray]) -> None:
     good = {"table": np.eye(2, dtype=np.float32), "clip": np.arange(2), "text": np.arange(2), "labels": np.array("x")}
     np.savez(tmp_path / "r.npz", **(good | parts))
-    with pytest.raises(ValueError, match="r.npz is no relevancy of ours"):
+    with pytest.raises(ValueError, match="r.npz is not a relevancy of ours"):
         cached(tmp_path / "r.npz", [1, 2], [[1], [2]], [1, 2], [[1], [2]])

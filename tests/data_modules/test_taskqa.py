@@ -264,7 +264,7 @@ def test_what_is_wrong_with_a_question_is_named(root: Path) -> None:
             read_questions(write(root, [lacking]), ANSWERS)
     for content, problem in ((["what?"], "question 0: Expected `object`, got `str`"),
                              ({"a": 1}, "which should be a list of questions: Expected `array`"),
-                             ("[{", "line 1, column 3: no JSON")):
+                             ("[{", "line 1, column 3: not JSON")):
         with pytest.raises(ValueError, match=f"train_qas_encode.json,? {problem}"):
             read_questions(write(root, content), ANSWERS)
 

@@ -72,7 +72,7 @@ def test_a_file_cut_short_is_named(tmp_path: Path, share: float) -> None:
     write(path, queries=2)
     path.write_bytes(path.read_bytes()[:int(path.stat().st_size * share)])
     for read in (read_features, read_recipe, lambda path: FeatureFolder(path.parent)):
-        with pytest.raises(ValueError, match="a.safetensors is cut short or is no feature file"):
+        with pytest.raises(ValueError, match="a.safetensors is cut short or is not a feature file"):
             read(path)
 
 
@@ -81,7 +81,7 @@ def test_other_files_are_named(tmp_path: Path, make_backbone) -> None:
 
     save_backbone(make_backbone(), tmp_path / "weights.safetensors")
     for read in (read_features, read_recipe):
-        with pytest.raises(ValueError, match="weights.safetensors is cut short or is no feature file"):
+        with pytest.raises(ValueError, match="weights.safetensors is cut short or is not a feature file"):
             read(tmp_path / "weights.safetensors")
         with pytest.raises(ValueError, match="b.safetensors: there is no such feature file"):
             read(tmp_path / "b.safetensors")
@@ -108,7 +108,7 @@ READERS = [read_features, read_recipe, lambda path: FeatureFolder(path.parent),
     ({"width": 0}, "recipe.width: Expected `int` >= 1"), ({"width": "6"}, "recipe.width: Expected `int`, got `str`"),
     ({"stride": 0}, "recipe.stride: Expected `int` >= 1"), ({"stride": 8.5}, "recipe.stride: Expected `int`"),
     ({"fps": "x"}, "recipe.fps: Expected `float`, got `str`"), ({"fps": 0}, "recipe.fps: Expected `float` > 0"),
-    ({"fps": float("nan")}, "NaN is no number of JSON"),
+    ({"fps": float("nan")}, "NaN is not a number of JSON"),
     ({"window": None}, "recipe.window: Expected `int`, got `null`"),
     ({"stride": 900}, "5 windows, one every 30 s, don't lie in a video of 2.5 s"),
     ({"checkpoint": 5}, "recipe.checkpoint: Expected `str`"), ({"kinds": "dual"}, "unknown key recipe.kinds"),
@@ -124,13 +124,13 @@ def test_a_recipe_that_is_none_is_named(tmp_path: Path, changes: dict[str, Any],
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda _, plain: plain.update(duration=float("nan")), "NaN is no number of JSON"),
+    (lambda _, plain: plain.update(duration=float("nan")), "NaN is not a number of JSON"),
     (lambda _, plain: plain.update(duration=-1), "duration: Expected `float` >= 0"),
     (lambda _, plain: plain.update(queries="all"), "queries: Expected `array`, got `str`"),
     (lambda _, plain: plain.update(queries=["a", 2]), r"queries\[1\]: Expected `str`, got `int`"),
     (lambda _, plain: plain["queries"].pop(), r"`features` is F16 \(5, 3, 6\) .*2 queries"),
     (lambda _, plain: plain.pop("recipe"), "missing required field `recipe`"),
-    (lambda _, plain: plain.clear(), "is cut short or is no feature file"),
+    (lambda _, plain: plain.clear(), "is cut short or is not a feature file"),
     (lambda header, _: header.update(more=header.pop("words")), "holds a tensor 'more'"),
     (lambda header, _: header["features"].update(dtype="BF16"), r"`features` is BF16 \(5, 3, 6\)"),
     (lambda header, _: header["features"].update(shape=[3, 5, 6]), r"`features` is F16 \(3, 5, 6\) .*\(3, 3, 6\)"),

@@ -81,7 +81,7 @@ def released(**more: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("more, message", [
     ({}, r"does not fit the model.*missing video_tower.cls_token \(1, 1, 64\)"),
-    ({"extra.weight": zeros(1)}, "holds no whole EgoVLPv2 weights: extra.weight is no key of a released EgoVLPv2"),
+    ({"extra.weight": zeros(1)}, "holds no whole EgoVLPv2 weights: extra.weight is not a key of a released EgoVLPv2"),
     ({"text_model.encoder.layer.0.crossattention_t2i.self.key.weight": zeros(4, 4)}, "has no values beside its keys"),
     ({"video_model.blocks.1000000000.norm1.bias": zeros(4)}, "depth: Expected `int` <= 1000"),
     ({"video_model.pos_embed": zeros(1, 0, 64)}, "img_size: Expected `int` >= 1"),
@@ -135,7 +135,7 @@ def change(make_backbone: Callable[..., Backbone], tmp_path: Path) -> Callable[.
 
 
 CONFIGURATIONS: list[tuple[Any, str]] = [
-    ("{,", "line 1, column 2: no JSON"), ("[]", "Expected `object`, got `array`"), ("", "no JSON"),
+    ("{,", "line 1, column 2: not JSON"), ("[]", "Expected `object`, got `array`"), ("", "not JSON"),
     ('{"video": ' * 5000, "nested too deeply"),
     (lambda c: c.update(gates=3), "unknown key gates"),
     (lambda c: c["text"].update(archh={}), "unknown key text.archh"),
@@ -147,7 +147,7 @@ CONFIGURATIONS: list[tuple[Any, str]] = [
     (lambda c: c.update(projector="256"), "projector: Expected `array`"),
     (lambda c: c.update(num_fused_layers=-1), "num_fused_layers is -1"),
     (lambda c: c.update(num_fused_layers=4), "num_fused_layers is 4, but .* has 3 blocks"),
-    (lambda c: c.update(alpha=float("inf")), "Infinity is no number"),
+    (lambda c: c.update(alpha=float("inf")), "Infinity is not a number"),
     (lambda c: c["video"].update(num_frames=0), "num_frames is 0"), (lambda c: c["video"].update(name=5), "video.name"),
     (lambda c: c["video"].update(name="vit_of_mine"), "timm can't build vit_of_mine"),
     (lambda c: c["video"].update(name="resnet18", overrides={}), "resnet18 is not a plain ViT"),
@@ -226,10 +226,10 @@ def test_keys_of_configurations_in_our_files_stay() -> None:
 
 
 @pytest.mark.parametrize("facts, message", [
-    (5, "is no checkpoint of QFVS"), ({"dim": "x"}, "egovlpv2.qfvs: .*dim: Expected `int`"),
+    (5, "is not a checkpoint of QFVS"), ({"dim": "x"}, "egovlpv2.qfvs: .*dim: Expected `int`"),
     ({"dim": 8}, "missing required field"), ({"num_heads": 3}, "num_heads 3 does not divide dim 8"),
     ({"dim": 1 << 20, "num_heads": 2}, "its summary.weight is not 1048576 wide"),
-    ({"kind": "dual"}, "kind: Invalid enum value 'dual'"), ({"num_layers": 2}, "no whole checkpoint of QFVS .*Missing"),
+    ({"kind": "dual"}, "kind: Invalid enum value 'dual'"), ({"num_layers": 2}, "whole checkpoint of QFVS .*Missing"),
 ])
 def test_damaged_heads_are_named(tmp_path: Path, facts: Any, message: str) -> None:
     from egovlpv2.grounding.summary import SummaryHead

@@ -144,7 +144,7 @@ def test_every_released_key_is_accounted_for(released: dict[str, Tensor], backbo
     converted = convert("egovlpv2", {f"module.{k}": v for k, v in released.items()})
     assert converted.keys() == backbone.state_dict().keys()
     assert sum(v.numel() for v in converted.values()) == sum(v.numel() for v in released.values())
-    with pytest.raises(ValueError, match="vid_proj_new.weight is no key"):
+    with pytest.raises(ValueError, match="vid_proj_new.weight is not a key"):
         convert("egovlpv2", {"vid_proj_new.weight": torch.zeros(1)})
 
 

@@ -237,9 +237,9 @@ def test_other_weights_are_refused(make_backbone: Callable[..., Backbone], weigh
 
 
 def test_what_a_user_gets_wrong_is_one_line(made: Path, tmp_path: Path) -> None:
-    refused(r"none is no index .*egovlpv2 index", tmp_path / "none")
+    refused(r"none is not an index .*egovlpv2 index", tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    refused("empty is no index", tmp_path / "empty")
+    refused("empty is not an index", tmp_path / "empty")
     refused("the query is empty", made, query="  ")
     refused("--top 0: give more than 0", made, "--top", 0)
     refused("--rerank -1: give 0 or more", made, "--rerank", -1)
@@ -252,7 +252,7 @@ def test_what_a_user_gets_wrong_is_one_line(made: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage, message", [
-    (b"{", "line 1, column 2"), (b"[]", "Expected `object`, got `array`"), (b"\xff\xfe{", "UTF-16"), (b"", "no JSON"),
+    (b"{", "line 1, column 2"), (b"[]", "Expected `object`, got `array`"), (b"\xff\xfe{", "UTF-16"), (b"", "not JSON"),
     ({"max_words": "12"}, "max_words: Expected `int`, got `str`"), ({"max_words": 0}, "max_words: Expected `int` >= 1"),
     ({"weights": None}, "weights: Expected `str`, got `null`"), ({"videos": []}, "videos: Expected `object`"),
     ({"videos": {"a": {"files": []}}}, "videos"), ({"videos": {"a": 5}}, "videos.*Expected `object`, got `int`"),
