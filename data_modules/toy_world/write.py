@@ -96,15 +96,14 @@ def _write_videos(videos: list[Video], root: Path, world: World, workers: int) -
             job(video)
         return
     # Fresh processes: a fork of one that already runs threads, as torch does, may hang.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        try:
-            with interrupts_held():
-                jobs = [pool.submit(job, video) for video in videos]
-            for done in progress(as_completed(jobs)):
-                done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        with interrupts_held():
+            jobs = [pool.submit(job, video) for video in videos]
+        for done in progress(as_completed(jobs)):
+            done.result()
+    finally:  # not `with`, whose own shutdown takes back that the futures are to be cancelled, if it comes first
+        pool.shutdown(cancel_futures=True)
 
 
 def _write_annotations(videos: list[Video], root: Path, world: World) -> None:

@@ -239,6 +239,26 @@ def test_an_interrupted_run_leaves_no_half_file_and_can_be_repeated(
     assert not list(tmp_path.rglob("*.tmp")) and len(list((tmp_path / "videos").rglob("*.mp4"))) == 2 * 12
 
 
+def test_a_stopped_run_takes_no_more_videos(tmp_path: Path, videos: list[Video],
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manager that looks late at what its pool was told must find that waiting videos are to be cancelled."""
+    told: list[bool] = []
+
+    class Late(write.ProcessPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            told.append(cancel_futures)
+            super().shutdown(wait, cancel_futures=cancel_futures)
+
+    def stop(jobs: list[Any]) -> Iterator[Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(write, "ProcessPoolExecutor", Late)
+    monkeypatch.setattr(write, "as_completed", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write._write_videos(videos * 4, tmp_path, write.World(), 2)
+    assert told[-1] and len(list(tmp_path.glob("videos/*"))) < len(videos)
+
+
 def test_a_finished_world_is_not_written_again(
     world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

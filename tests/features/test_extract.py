@@ -301,7 +301,7 @@ def test_two_processes_share_the_videos(weights: Path, tmp_path: Path, monkeypat
     command = [str(tmp_path / "in"), *options(weights, tmp_path / "out", "--stride", "1")]
     process, partial = start(command), tmp_path / "out" / "00x.safetensors.partial"
     deadline = time.monotonic() + 60
-    while not partial.exists():
+    while not (partial.exists() and partial.stat().st_size):  # it is locked by then
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.001)
     process.send_signal(signal.SIGSTOP)  # until this process has written one, too
