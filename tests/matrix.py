@@ -78,7 +78,7 @@ def check(name: str, python: str) -> None:
     versions = f"import importlib.metadata as m; print(*(f'{{p}} {{m.version(p)}}' for p in {SHOWN}), sep=', ')"
     call([str(tools / "python"), "-c", versions])
     call([str(tools / "ruff"), "check", "."])
-    call([str(tools / "pytest"), "-n", "2", *(f"tests/{part}" for part in CORE)])
+    call([str(tools / "pytest"), "-n", "2", "--disable-warnings", *(f"tests/{part}" for part in CORE)])
     toy, runs = HOME / name / "toy", HOME / name / "runs"
     call([str(tools / "egovlpv2"), "toy-data", "--out", str(toy), *SMALL_WORLD])
     configs = [f"--config=conf/{part}.yaml" for part in ("pretrain", "model/tiny", "data/toy", "trainer/cpu",

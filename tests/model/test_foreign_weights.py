@@ -136,7 +136,7 @@ def change(make_backbone: Callable[..., Backbone], tmp_path: Path) -> Callable[.
 
 CONFIGURATIONS: list[tuple[Any, str]] = [
     ("{,", "line 1, column 2: not JSON"), ("[]", "Expected `object`, got `array`"), ("", "not JSON"),
-    ('{"video": ' * 5000, "nested too deeply"),
+    ('{"video": ' * 100_000, "nested too deeply"),
     (lambda c: c.update(gates=3), "unknown key gates"),
     (lambda c: c["text"].update(archh={}), "unknown key text.archh"),
     (lambda c: c.update(video=None), "video: Expected `object`, got `null`"),
