@@ -4,6 +4,8 @@ Lightning 2.6 guesses that hook from its counters. For a checkpoint of an epoch'
 has ended: its validation never happens, and the next checkpoint counts the epoch twice. Here the counters are brought
 into one form when they are loaded: an epoch and how many of its batches are done. What follows a batch (validation
 where it is due, the step count of the loggers) follows after loading too, if the checkpoint was written before it.
+
+These loops build on private parts of Lightning: setup.cfg holds it below the next minor version.
 """
 
 from typing import Any, NamedTuple
