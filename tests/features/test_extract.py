@@ -1,6 +1,7 @@
 """`egovlpv2 extract`: the features are the model's, and neither stops nor bad videos leave anything half done."""
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -295,16 +296,36 @@ def test_killed_and_started_again_it_ends_with_the_same_files(slow_weights: Path
     assert (tmp_path / "out" / "a.safetensors").stat().st_mtime_ns == left["a.safetensors"]
 
 
+def stop_once_taken(process: subprocess.Popen[bytes], path: Path) -> None:
+    """Halt a process when it holds the right to write a file, or has written it."""
+    partial, deadline = path.with_name(f"{path.name}.partial"), time.monotonic() + 60
+    while True:
+        assert process.poll() is None and time.monotonic() < deadline
+        process.send_signal(signal.SIGSTOP)
+        if path.exists() or is_locked(partial):
+            return
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.002)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock on a file; without the file, none does."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+
+
 def test_two_processes_share_the_videos(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(12):
         write(tmp_path / "in" / f"{i:02}x.mp4", 7 * i, 60)
     command = [str(tmp_path / "in"), *options(weights, tmp_path / "out", "--stride", "1")]
-    process, partial = start(command), tmp_path / "out" / "00x.safetensors.partial"
-    deadline = time.monotonic() + 60
-    while not (partial.exists() and partial.stat().st_size):  # it is locked by then
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.001)
-    process.send_signal(signal.SIGSTOP)  # until this process has written one, too
+    process, first = start(command), tmp_path / "out" / "00x.safetensors"
+    stop_once_taken(process, first)  # until this process has written one, too
     finish, mine = Claim.finish, []
 
     def count(self: Claim) -> None:
