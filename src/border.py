@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from types import FrameType, TracebackType
 from typing import NoReturn, TextIO
 
@@ -260,7 +261,7 @@ class CommandParser(argparse.ArgumentParser):
             ValueError: One is wrong, or empty: an unset variable of the shell is mostly why.
         """
         given = list(sys.argv[1:] if args is None else args)
-        for before, value in zip(["", *given], given, strict=False):
+        for before, value in pairwise(["", *given]):
             name, equals, rest = value.partition("=") if value.startswith("--") else (before, "=", value)
             if equals and not rest:
                 raise ValueError(f"{name if name.startswith('--') else 'an argument'} is empty: give a value")

@@ -4,6 +4,7 @@ It is the arbiter: the reader's quick way shows what this shows.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,7 +105,7 @@ def probe(path: Path, stores_dts: bool = False) -> Counting | None:
 
 
 def _ascend(stamps: list[int | None]) -> bool:
-    return None not in stamps and all(a < b for a, b in zip(stamps, stamps[1:], strict=False))
+    return None not in stamps and all(a < b for a, b in pairwise(stamps))
 
 
 def timed(packets: Iterable[Packet], stream: VideoStream, counting: Counting | None) -> Iterator[Timed]:
