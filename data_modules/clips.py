@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 from egovlpv2.data_modules.base import Failure
+from egovlpv2.schema import shown
 from egovlpv2.video.decode import Clip, VideoError, read_chunks, read_frames, video_info
 from egovlpv2.video.sampling import jittered_times, uniform_times
 from egovlpv2.video.transforms import CropBox, EvalTransform, TrainTransform
@@ -79,26 +80,33 @@ class ClipReader:
 
     def train(self, video: str, start: float, end: float, rng: np.random.Generator) -> Tensor:
         """Frames at random times in a random part of the picture: (T, 3, H, W) uint8."""
-        with _named_failures(self.folder / video):
+        with _named_failures(self._path(video)):
             times = jittered_times(*self._span(video, start, end), self.num_frames, rng)
             return self._read(video, times, partial(TrainTransform(self.size), rng=rng)).frames
 
     def evaluate(self, video: str, start: float, end: float) -> Tensor:
         """Frames at even times in the middle of the picture: (T, 3, H, W) uint8."""
-        with _named_failures(self.folder / video):
+        with _named_failures(self._path(video)):
             times = uniform_times(*self._span(video, start, end), self.num_frames)
             return self._read(video, times, EvalTransform(self.size)).frames
 
+    def _path(self, video: str) -> Path:
+        """The place of a video, which an annotation file names: never outside the folder."""
+        if Path(video).is_absolute() or ".." in Path(video).parts:
+            raise VideoError(f"the video {shown(video)} of an annotation would lie outside {self.folder}: name it by "
+                             "its path in there")
+        return self.folder / video
+
     def _span(self, video: str, start: float, end: float) -> tuple[float, float]:
         """What of the clip lies in the video; an infinite end is the video's."""
-        path = self.folder / video
+        path = self._path(video)
         duration = video_info(path).duration
         if start >= duration:
             raise VideoError(f"{path} ends at {duration:.3f} s, before the clip {start:.3f}-{end:.3f} s begins")
         return start, min(end, duration)
 
     def _read(self, video: str, times: NDArray[np.float64], crop: Crop) -> Clip:
-        return read_frames(self.folder / video, times, crop)
+        return read_frames(self._path(video), times, crop)
 
 
 @dataclass(frozen=True)
@@ -118,4 +126,4 @@ class ChunkReader(ClipReader):
         return start, end
 
     def _read(self, video: str, times: NDArray[np.float64], crop: Crop) -> Clip:
-        return read_chunks(self.folder / video, times, crop, self.chunk_seconds)
+        return read_chunks(self._path(video), times, crop, self.chunk_seconds)

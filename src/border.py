@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
+from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
 from typing import NoReturn, TextIO
 
@@ -156,6 +157,7 @@ os.register_at_fork(before=Border.look_before_fork, after_in_child=Border.follow
 @contextmanager
 def interrupts_held() -> Iterator[None]:
     """A context to start fresh (not forked) processes in: Ctrl-C doesn't reach them, and this one tells of it."""
+    resource_tracker.ensure_running()  # else the first start does it, which lets interrupts through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
     try:
         yield

@@ -13,7 +13,8 @@ from uuid import uuid4
 
 _DRAFT = re.compile(r".+\.[0-9a-f]{32}\.tmp", re.DOTALL)
 _LONGEST_NAME = 255 - 37  # bytes that a draft's name may have in front of the part that is new each time
-_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # what is finished stays, and may be gone on with
+_OF_WRITING = NO_ROOM | {errno.EROFS, errno.EIO}
 
 
 @contextmanager
@@ -80,6 +81,20 @@ def remove_drafts(folder: Path, pattern: re.Pattern[str]) -> None:
             fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if is_at(left, draft):
                 draft.unlink()
+
+
+def try_lock(file: BinaryIO) -> bool:
+    """Lock a file opened to write, unless another process has; where a file system has no locks, it counts as locked.
+
+    The lock is the operating system's and ends with its process, even with a killed one.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks here
+        return True
+    return True
 
 
 def is_at(file: BinaryIO, path: Path) -> bool:

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from egovlpv2.run_checkpoints import LAST
 from egovlpv2.run_folder import take_folder
 from egovlpv2.settings import changed_settings
 from egovlpv2.stops import ending_on_signals
+from egovlpv2.yaml_files import read_yaml
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+CONFIG = ("--config", "-c")
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +142,15 @@ class SaveSettings(SaveConfigCallback):
                 draft.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
 
 
+def _check_configs(args: list[str]) -> None:
+    """Refuse a `--config` file that isn't YAML or has a key twice, by its name, which jsonargparse leaves out."""
+    for before, value in pairwise(["", *args]):
+        option, equals, given = value.partition("=")
+        path = given if equals and option in CONFIG else value if before in CONFIG else ""
+        if path and os.path.isfile(path):
+            read_yaml(Path(path))
+
+
 def run(args: list[str]) -> None:
     """Run `egovlpv2 fit|validate|test|predict`.
 
@@ -149,6 +162,7 @@ def run(args: list[str]) -> None:
     logging.getLogger("egovlpv2").setLevel(logging.INFO)
     torch.set_float32_matmul_precision("high")
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    _check_configs(args)
     with ending_on_signals("stopped; checkpoints that were written stay"):
         try:
             EgoCLI(

@@ -2,7 +2,8 @@
 
 `make test-matrix` runs it: `python tests/matrix.py [NAME ...]`. A name is a version such as `3.12`, which gets the
 newest dependencies, or `lowest`, which gets the lowest direct ones that setup.cfg allows (torch aside, for its size).
-Without names, all that it finds. It needs nothing but Python, and keeps the environments in `.venv-matrix/`.
+Without names, all that it finds. It needs nothing but Python, and keeps the environments, 6 GB each, in `.venv-matrix/`
+for the next time (not with `--discard`).
 """
 
 import argparse
@@ -93,6 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(VERSIONS)} or {LOWEST}; all if not given")
     parser.add_argument("--found", action="store_true", help="pass over a Python that isn't there")
+    parser.add_argument("--discard", action="store_true", help="remove each environment when it is checked")
     args = parser.parse_args()
     names, pythons = args.names, find_pythons()
     if unknown := set(names).difference(VERSIONS, [LOWEST]):
@@ -112,6 +114,8 @@ def main() -> None:
         except subprocess.CalledProcessError as error:
             print(f"== {name}: failed: {' '.join(map(str, error.cmd))}", flush=True)
             failed.append(name)
+        if args.discard:
+            shutil.rmtree(HOME / name, ignore_errors=True)
     if failed:
         sys.exit(f"failed, or no such Python here: {', '.join(failed)}")
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import av
 from egovlpv2.border import describe, one_line
 from egovlpv2.features.videos import Source, Windows
+from egovlpv2.video.container import NO_HANDLES
 from egovlpv2.video.decode import VideoError
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -40,6 +41,8 @@ class Blocks(Dataset[Read]):
         try:
             return Read(block, self.windows.read(block.source, block.duration, block.first, block.count), "")
         except (VideoError, OSError, av.FFmpegError) as error:
+            if getattr(error, "errno", None) in NO_HANDLES:
+                raise
             return Read(block, None, str(error))
 
 

@@ -3,7 +3,6 @@
 A lock of the operating system is tied to its process: `kill -9` frees it.
 """
 
-import fcntl
 import os
 import re
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from egovlpv2.features.files import SUFFIX
-from egovlpv2.files import is_at, remove_drafts, sync
+from egovlpv2.files import is_at, remove_drafts, sync, try_lock
 
 _DRAFT = re.compile(rf".+{re.escape(SUFFIX)}\.partial", re.DOTALL)
 
@@ -71,11 +70,9 @@ def claim(path: Path) -> Claim | None:
 def _lock(draft: BinaryIO) -> bool:
     """Lock a draft, unless another process writes it; one that only looks whether it is left over lets go at once."""
     for pause in (0.01, 0.0):
-        try:
-            fcntl.flock(draft, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if try_lock(draft):
             return True
-        except BlockingIOError:
-            time.sleep(pause)
+        time.sleep(pause)
     return False
 
 

@@ -34,6 +34,7 @@ from egovlpv2.features.queries import read_queries
 from egovlpv2.features.videos import Source, Windows, find_videos
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.text import load_fitting_tokenizer
+from egovlpv2.video.container import NO_HANDLES
 from egovlpv2.video.decode import VideoError
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
@@ -41,7 +42,7 @@ from tqdm import tqdm
 
 KINDS = ("dual", "projected", "unit", *PER_QUERY, "trunk")
 # A disk or a file system on which no other video's features can be written either.
-_STOPS_ALL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE))
+_STOPS_ALL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS)) | NO_HANDLES
 
 
 class Extraction(Sampler[Block]):
@@ -100,7 +101,8 @@ class Extraction(Sampler[Block]):
         try:
             duration = source.duration(self.windows.chunk_seconds)
         except (VideoError, OSError, av.FFmpegError) as error:
-            self._fail(source, VideoError(error), 1.0)
+            stops_all = getattr(error, "errno", None) in NO_HANDLES
+            self._fail(source, error if stops_all else VideoError(error), 1.0)
             return
         count = self.windows.count(duration)
         for first in range(0, count, self.batch_size):

@@ -1,5 +1,6 @@
 """The one way in which this project opens a video to read it: as a file, at its first moving stream."""
 
+import errno
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,7 @@ from av.video.stream import VideoStream
 
 # Before av 19, text in a file that is not UTF-8 fails unless told otherwise; since 19 it never does.
 _LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+NO_HANDLES = frozenset((errno.EMFILE, errno.ENFILE))  # limits of the machine, which no other file would pass either
 _ENOUGH = 256  # pictures of one stream after which another that has shown a single one is a still
 _STILL = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 
@@ -67,12 +69,15 @@ def open_container(path: Path) -> InputContainer:
 
     Raises:
         VideoError: As `stat_file`, or the file can't be read, or is nothing that FFmpeg knows.
+        OSError: This process may open no more files.
     """
     stat_file(path)
     try:
         # A playlist is a file too, and could name others.
         return av.open(f"file:{os.path.abspath(path)}", container_options={"protocol_whitelist": "file"}, **_LENIENT)
     except (av.FFmpegError, OSError) as error:
+        if error.errno in NO_HANDLES:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise VideoError(f"{path} can't be opened ({reason_of(error)}): fetch or encode it again") from error
 
 

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -76,7 +75,6 @@ def _start(path: Path, folder: Path, settings: Settings, threads: int, is_patien
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_child, args=(path, folder, settings, threads, is_patient, sender), daemon=True)
-    resource_tracker.ensure_running()  # else the first start does it, which lets interrupts through again
     with interrupts_held():  # Ctrl-C is the command's, which stops it
         process.start()
     sender.close()  # so that the end of the process ends the pipe

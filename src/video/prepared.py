@@ -4,7 +4,6 @@ At any time chunks lie beside the label that says from what and how they were ma
 once all are there. Nothing is removed from a folder without a label, or with one that can't be read.
 """
 
-import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from typing import Annotated, Any, BinaryIO
 
 import av
 import msgspec
-from egovlpv2.files import is_at, write_json
+from egovlpv2.files import NO_ROOM, is_at, try_lock, write_json
 from egovlpv2.schema import read_json
 from egovlpv2.video.container import VideoError, stat_file
 from egovlpv2.video.encode import Settings, encode_video
@@ -161,7 +160,7 @@ def _take(folder: Path, pause: Callable[[], None] | None) -> BinaryIO:
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # another process has just removed the empty folder
             lock = path.open("ab")
-            if not _lock(lock):
+            if not try_lock(lock):
                 lock.close()
                 if pause is None:
                     raise BusyError(f"another process writes to {folder}")
@@ -170,17 +169,6 @@ def _take(folder: Path, pause: Callable[[], None] | None) -> BinaryIO:
                 return lock
             else:
                 lock.close()  # another process has just removed it
-
-
-def _lock(file: BinaryIO) -> bool:
-    """Lock a file, unless another process has."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # this file system has no locks
-        return True
-    return True
 
 
 def make_label(path: Path, settings: Settings) -> Label:
@@ -214,7 +202,7 @@ def prepare_video(path: Path, folder: Path, settings: Settings, threads: int = 1
     Raises:
         VideoError: The video can't be decoded unharmed to its end. No chunk of it is left.
         ValueError: The folder holds files of others.
-        OSError: The folder can't be written to. No chunk is left.
+        OSError: The folder can't be written to. If the disk is full, the chunks that are finished stay.
         BusyError: As `hold`.
     """
     label = make_label(path, settings)
@@ -230,8 +218,8 @@ def prepare_video(path: Path, folder: Path, settings: Settings, threads: int = 1
                 os.replace(folder / PREPARED, folder / STARTED)
             clear(folder, drafts_only=old is not None and not differences(old, label))
             return _encode(path, folder, settings, label, threads, on_progress)
-        except (ValueError, OSError, av.FFmpegError):
-            clear(folder)
+        except (ValueError, OSError, av.FFmpegError) as error:
+            clear(folder, drafts_only=getattr(error, "errno", None) in NO_ROOM and has_chunks(folder))
             raise
 
 

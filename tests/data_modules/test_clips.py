@@ -9,6 +9,7 @@ import pytest
 from egovlpv2.data_modules import clips
 from egovlpv2.data_modules.clips import ChunkReader, ClipReader, read_or_replace
 from egovlpv2.video.decode import VideoError
+from video.numbered_videos import write_video
 
 
 @pytest.mark.parametrize("make", [lambda folder: ClipReader(folder, 2, 16),
@@ -31,3 +32,13 @@ def test_a_refused_file_is_replaced_and_named(tmp_path: Path, monkeypatch: pytes
                                           read=lambda i: good if i else reader.evaluate("v", 0, 1))
     assert row and read is good and {failure.video for failure in failures} == {"video 0"}
     assert failures[0].reason == f"{tmp_path / 'v'} can't be read (Permission denied): check its name and permissions"
+
+
+@pytest.mark.parametrize("video", ["../secret.mp4", "/etc/hostname", "a/../../secret.mp4"])
+def test_a_video_outside_the_folder_is_not_read(tmp_path: Path, video: str) -> None:
+    write_video(tmp_path / "secret.mp4", count=4)
+    reader = ClipReader(tmp_path / "videos", 2, 32)
+    with pytest.raises(VideoError, match="of an annotation would lie outside .*videos: name it by its path in there"):
+        reader.evaluate(video, 0, 0.2)
+    with pytest.raises(VideoError, match="would lie outside"):
+        ChunkReader(tmp_path / "videos", 2, 32, 8.0).evaluate(video, 0, 0.2)

@@ -11,7 +11,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -22,7 +25,7 @@ from egovlpv2.features.claims import Claim, claim
 from egovlpv2.features.extract import main
 from egovlpv2.features.files import FeatureWriter
 from egovlpv2.features.options import pick_device
-from egovlpv2.features.videos import Windows
+from egovlpv2.features.videos import Source, Windows
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.checkpoint import save_backbone
 from egovlpv2.text import load_tokenizer, tokenize
@@ -424,6 +427,26 @@ def test_a_full_disk_stops_all_in_one_line(weights: Path, tmp_path: Path, worker
     refused([str(tmp_path / "in"), *options(weights, tmp_path / "out", "--num-workers", workers)],
             r"error: [^\n]*out/b.safetensors: No space left on device: free some space, or write elsewhere\n\(EGO")
     assert os.listdir(tmp_path / "out") == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_where_no_file_can_be_opened_any_more_all_stops(weights: Path, tmp_path: Path, workers: int,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is the machine's: no video is called damaged for it."""
+    for name in "abc":
+        write(tmp_path / "in" / f"{name}.mp4")
+    read = Windows.read
+
+    def fail(self: Windows, source: Source, *where: Any) -> torch.Tensor:
+        if source.name == "b":
+            monkeypatch.setattr(av, "open", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+            return read_frames(tmp_path / "in" / "c.mp4", [0.0], EvalTransform(8)).frames
+        return read(self, source, *where)
+
+    monkeypatch.setattr(Windows, "read", fail)
+    refused([str(tmp_path / "in"), *options(weights, tmp_path / "out", "--num-workers", workers)],
+            r"error: [^\n]*Too many open files[^\n]*\n\(EGO")
+    assert "b.safetensors" not in os.listdir(tmp_path / "out")
 
 
 def refused(command: list[str], match: str) -> None:

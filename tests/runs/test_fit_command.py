@@ -32,6 +32,19 @@ def test_what_is_no_checkpoint_ends_in_one_line(toy: Path, tmp_path: Path) -> No
         fit(toy, tmp_path / "run", "--ckpt_path=last")
 
 
+@pytest.mark.parametrize(("text", "problem"), [
+    ("trainer:\n  max_epochs: 2\n  max_epochs: 3\n", "found duplicate key max_epochs .*line 3"),
+    ("trainer: {max_epochs: 2", "line 1"),
+    ("- trainer\n", "it should hold keys and values"),
+])
+def test_a_configuration_that_cannot_be_read_is_named(toy: Path, tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    for option in (["--config", str(tmp_path / "own.yaml")], [f"--config={tmp_path / 'own.yaml'}"]):
+        with pytest.raises(SystemExit, match=f"own.yaml can't be read as a configuration: .*{problem}"):
+            fit(toy, tmp_path / "run", *option)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_an_evaluation_takes_an_existing_checkpoint_of_another_folder(toy: Path, tmp_path: Path, command: str) -> None:
     best = tmp_path / "run" / "checkpoints" / "best.ckpt"

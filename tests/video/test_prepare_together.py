@@ -1,5 +1,6 @@
 """Several `egovlpv2 prepare` at once, stopped ones and killed ones: nothing is lost, half done or left over."""
 
+import errno
 import json
 import os
 import random
@@ -10,9 +11,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from egovlpv2.video import encode
 from egovlpv2.video.prepare import Settings, prepare, prepare_all, prepare_video
 from egovlpv2.video.prepared import BusyError, hold
 from video.numbered_videos import write_video
@@ -185,6 +188,29 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(raw: Path, tmp_path: Path) -
         assert row["status"] == "failed" and "File too large" in row["reason"]
         assert f"{row['video']}/0.mp4: " in row["reason"] and ".tmp" not in row["reason"]
     assert files(tmp_path / "out") == {}
+
+
+def test_on_a_full_disk_finished_chunks_stay(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Space was freed: the same command goes on where it stopped."""
+    settings = Settings(chunk_seconds=1.0)
+    written: list[str] = []
+
+    original = encode.write_chunk
+
+    def write_chunk(path: Path, *args: Any) -> None:
+        if is_full and path.name == "2.mp4":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        written.append(path.name)
+        original(path, *args)
+
+    is_full = True
+    monkeypatch.setattr(encode, "write_chunk", write_chunk)
+    with pytest.raises(OSError, match="No space left"):
+        prepare_video(raw / "a.mp4", tmp_path / "a", settings)
+    assert sorted(files(tmp_path)) == ["a/0.mp4", "a/1.mp4", "a/started.json"]
+    is_full = False
+    prepare_video(raw / "a.mp4", tmp_path / "a", settings)
+    assert written == ["0.mp4", "1.mp4", "2.mp4", "3.mp4"]
 
 
 @pytest.mark.slow
