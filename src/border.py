@@ -146,6 +146,7 @@ class Border:
                 ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
                 if os.getppid() != cls._parent:  # killed before
                     os._exit(0)
+            sys.excepthook = lambda *error: None  # of threads that serve tensors to a command which is being stopped
             signal.signal(signal.SIGINT, lambda number, frame: os._exit(0))
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)

@@ -1,6 +1,7 @@
 """What tests of several folders need: a small toy world, a small model, the tokenizer between them."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,14 @@ from helpers import WORDS, draw_parameters, make_config
 def one_thread() -> None:
     """Processes beside each other on few cores would wait for each other's threads; OMP_NUM_THREADS asks for more."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def usual_signals() -> None:
+    """The signals that a terminal sends end a process, also where the tests run under `nohup` or in the background."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

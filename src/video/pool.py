@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 _SIGN_OF_LIFE = 0.2  # seconds
 _MOST_THREADS = 4  # of a decoder
-_PATIENCE = 10.0  # seconds that a process has to end when it is told to
+_PATIENCE = 30.0  # seconds that a process has to end when it is told to
 _BUSY = "busy"  # status of a video that another command is at
 
 
