@@ -27,8 +27,13 @@ features-qfvs: VIDEOS = $(or $(EGO_TOY),data/toy)/qfvs/videos --chunk-seconds 20
 endif
 VIDEOS ?= $(if $(filter toy,$(DATA)),$(TOY_LONG),$(error VIDEOS=folder says where the videos are))
 FOLDER = $(or $(FEATURES),runs/$(RUN)/features/$(1))
+# Frames that the model sees of a window of 16: all, as in the paper. The toy world's few, for CPUs; the released code's
+# features for NLQ have four: FRAMES=4 FRAME_RULE=released.
+FRAMES ?= $(if $(filter toy,$(DATA)),4,16)
+FRAME_RULE ?= centre
 EXTRACT = $(BIN)/egovlpv2 extract $(VIDEOS) --weights $(WEIGHTS) --out $(call FOLDER,$(1)) \
 	$(BF16)
+WINDOWS = --frames $(FRAMES) --frame-rule $(FRAME_RULE)
 NLQ_FILES ?= $(if $(filter toy,$(DATA)),$(or $(EGO_TOY),data/toy)/nlq,$(or $(EGO_NLQ),data/nlq))/nlq_*.json
 HEAD = --config conf/$(1).yaml --config conf/trainer/$(TRAINER).yaml \
 	$(addprefix --config ,$(wildcard conf/$(DATA)/$(1).yaml)) --data.init_args.features=$(call FOLDER,$(1))
@@ -103,10 +108,10 @@ finetune-charades-ego: setup $(TOY)  ## fine-tune them on CharadesEgo
 	$(call FINETUNE,charades_ego)
 
 features-nlq: setup $(TOY)  ## features for NLQ of VIDEOS=folder with the weights of RUN: what is there stays
-	$(if $(FEATURES),,$(call EXTRACT,nlq) --kind fused --queries $(NLQ_FILES))
+	$(if $(FEATURES),,$(call EXTRACT,nlq) --kind fused --queries $(NLQ_FILES) $(WINDOWS))
 
 features-mq: setup $(TOY)  ## features for MQ, likewise
-	$(if $(FEATURES),,$(call EXTRACT,mq) --kind projected)
+	$(if $(FEATURES),,$(call EXTRACT,mq) --kind projected $(WINDOWS))
 
 finetune-nlq: features-nlq  ## train VSLNet for Ego4D NLQ on those features (or FEATURES=folder)
 	$(call FINETUNE_HEAD,nlq)

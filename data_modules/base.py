@@ -10,6 +10,7 @@ from egovlpv2.data_modules.loaders import ResumableDataLoader, ShareSampler
 from egovlpv2.distributed import total
 from egovlpv2.resume import find_place
 from egovlpv2.text import load_tokenizer
+from egovlpv2.video.frame_rules import FrameRuleName, find_rule
 from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _COUNTED_IN_TRAINING = ("train_clips", "replaced_clips")  # by each process of its own share
 _JUDGED_CLIPS = 1000  # up to so many clips, one failure more or less is chance
+_FRAMES_OF = {"centre": "frames at the centres of equal segments", "released": "frames by the released code's numbers"}
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class LoaderDataModule(LightningDataModule):
         self._place: dict[str, Any] | None = None  # where a resumed run goes on
         self._eval_rows = 0
         self._skipped: set[int] = set()
+        self._go_on: set[int] = set()
 
     @property
     def has_test_data(self) -> bool:
@@ -101,7 +104,7 @@ class LoaderDataModule(LightningDataModule):
     def eval_loader(self, dataset: Dataset, collate: Callable[[list[Any]], dict[str, Any]]) -> DataLoader:
         """Deal the rows of `dataset`, in order and each once, to all processes; see `ShareSampler`."""
         sampler = ShareSampler(dataset, *self._processes())
-        self._eval_rows, self._skipped = len(sampler), set()
+        self._eval_rows, self._skipped, self._go_on = len(sampler), set(), set()
         self.counts |= {self.evaluated: len(dataset)}
         return DataLoader(
             dataset, batch_size=self.eval_batch_size, sampler=sampler, collate_fn=collate, **self._workers()
@@ -121,18 +124,24 @@ class LoaderDataModule(LightningDataModule):
 class VideoDataModule(LoaderDataModule):
     """The arguments and counts of a data set of videos.
 
+    A subclass may have a `released_rule`, the `FrameRule` of the released code for its data set.
+
     The batches are dicts, with one entry more than the task sees: `failures`, a list of `Failure`. In training those
-    clips have been replaced by others, in evaluation their rows are left out.
+    clips have been replaced by others, in evaluation their rows are left out. In evaluation another entry, `go_on`, has
+    the rows with a clip that ends more than a second after its video.
 
     Args:
         batch_size: Rows of a training batch, on one device.
         eval_batch_size: Rows of a batch in validation and testing, on one device.
         num_workers: Processes that decode videos, for one device.
         tokenizer: The text tower's tokenizer: a folder, or a name on the Hugging Face hub.
-        max_words: Length of a text in tokens, the special ones included; longer ones are cut.
+        max_words: Length of a training text in tokens, the special ones included; longer ones are cut.
+        eval_max_words: Most tokens of a text in validation and testing; texts are padded to the longest of a batch.
         num_frames: Frames of a training clip.
         eval_num_frames: Frames of a clip in validation and testing; `null`: as many as in training.
         size: Height and width of the frames, pixels.
+        frame_rule: How the frames of a clip are chosen: `centre`, in the centres of equal segments in time, or
+            `released`, by frame numbers as the released code counts them.
         seed: Of the order of the rows and of all that is random in the training data.
         max_failed_share: The run fails when a larger share of the clips can't be read.
     """
@@ -144,16 +153,19 @@ class VideoDataModule(LoaderDataModule):
         num_workers: int = 4,
         tokenizer: str = "roberta-base",
         max_words: int = 30,
+        eval_max_words: int = 77,
         num_frames: int = 4,
         eval_num_frames: int | None = None,
         size: int = 224,
+        frame_rule: FrameRuleName = "centre",
         seed: int = 0,
         max_failed_share: float = 0.01,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, seed)
-        self.tokenizer_name, self.max_words = tokenizer, max_words
+        self.tokenizer_name, self.max_words, self.eval_max_words = tokenizer, max_words, eval_max_words
         self.num_frames, self.eval_num_frames = num_frames, eval_num_frames or num_frames
-        self.size, self.max_failed_share = size, max_failed_share
+        self.size, self.frame_rule, self.max_failed_share = size, frame_rule, max_failed_share
+        self.rule = find_rule(frame_rule, getattr(self, "released_rule", None))
         self._logged: dict[str, str] = {}  # of a video: why
 
     def setup(self, stage: str) -> None:
@@ -169,12 +181,15 @@ class VideoDataModule(LoaderDataModule):
     @property
     def protocol(self) -> dict[str, Any]:
         """What a reader of the numbers must know of the data."""
-        names = ("num_frames", "eval_num_frames", "size", "max_words")
-        return {name: getattr(self, name) for name in names} | {"counts": self._counts_of_all()}
+        names = ("num_frames", "eval_num_frames", "size", "max_words", "eval_max_words", "frame_rule")
+        return {name: getattr(self, name) for name in names} | {"evaluation": "the largest centred square, "
+                                                                + _FRAMES_OF[self.frame_rule],
+                                                                "counts": self._counts_of_all()}
 
     def _counts_of_all(self) -> dict[str, int]:
         """`counts`, with those that each process makes of its own share summed over the processes."""
-        sums = {name: self._total(name) for name in (*_COUNTED_IN_TRAINING, f"skipped_{self.evaluated}")}
+        sums = {name: self._total(name) for name in (*_COUNTED_IN_TRAINING, f"skipped_{self.evaluated}",
+                                                      f"{self.evaluated}_beyond_the_video")}
         return self.counts | {name: number for name, number in sums.items() if name in self.counts}
 
     @cached_property
@@ -190,6 +205,9 @@ class VideoDataModule(LoaderDataModule):
         """
         if "failures" not in batch:  # texts
             return batch
+        self._go_on.update(batch.pop("go_on", ()))
+        if self._go_on:
+            self.counts[f"{self.evaluated}_beyond_the_video"] = len(self._go_on)
         failures = batch.pop("failures")
         for failure in failures:
             if failure.video not in self._logged:

@@ -11,6 +11,7 @@ from egovlpv2.data_modules.csv_files import held_out, read_csv, refuse, refuse_b
 from egovlpv2.data_modules.relevancy import Relevancy
 from egovlpv2.data_modules.retrieval import RetrievalDataModule, RetrievalSet
 from egovlpv2.schema import LONGEST, read_lines, shown
+from egovlpv2.video.frame_rules import charades
 
 _ACTION = re.compile(r"(c[0-9]+) ([0-9]+(?:\.[0-9]+)?) ([0-9]+(?:\.[0-9]+)?)")
 _CLASS = re.compile(r"(c[0-9]+)\s+(\S.*)")
@@ -38,6 +39,7 @@ class CharadesEgoDataModule(RetrievalDataModule):
     """
 
     evaluated = "videos"
+    released_rule = staticmethod(charades)
 
     def __init__(self, root: str, videos: str = "CharadesEgo_v1_480", classes: str = "Charades_v1_classes.txt",
                  train: str = "CharadesEgo_v1_train_only1st.csv", val: str | None = None,

@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from egovlpv2.data_modules.base import Failure
 from egovlpv2.schema import shown
-from egovlpv2.video.decode import Clip, VideoError, read_chunks, read_frames, video_info
-from egovlpv2.video.sampling import jittered_times, uniform_times
+from egovlpv2.video.decode import Clip, VideoError, VideoInfo, read_chunks, read_frames, video_info
+from egovlpv2.video.frame_rules import FrameRule, Span, Times, centre
+from egovlpv2.video.reader import TAIL_SECONDS
 from egovlpv2.video.transforms import CropBox, EvalTransform, TrainTransform
-from numpy.typing import NDArray
 from torch import Tensor
 
 Crop = Callable[[int, int], CropBox]
@@ -64,6 +65,13 @@ def _named_failures(path: Path) -> Iterator[None]:
         raise VideoError(f"{path} can't be read ({error.strerror or error}): check its name and permissions") from error
 
 
+class Shown(NamedTuple):
+    """A clip in evaluation."""
+
+    frames: Tensor  # (T, 3, H, W) uint8
+    goes_on: bool  # it ends more than a second after its video, whose last frame fills it up
+
+
 @dataclass(frozen=True)
 class ClipReader:
     """Reads clips of videos that are one file each.
@@ -72,23 +80,31 @@ class ClipReader:
         folder: Where the videos are.
         num_frames: Frames of a clip.
         size: Their height and width, pixels.
+        rule: Of the times to show.
+        flip: How probable mirroring is in training, 0 to 1.
+        short_side: Of the evaluation's crop, see `EvalTransform`.
     """
 
     folder: Path
     num_frames: int
     size: int
+    rule: FrameRule = field(default=centre, kw_only=True)
+    flip: float = field(default=0.5, kw_only=True)
+    short_side: int = field(default=256, kw_only=True)
 
     def train(self, video: str, start: float, end: float, rng: np.random.Generator) -> Tensor:
         """Frames at random times in a random part of the picture: (T, 3, H, W) uint8."""
         with _named_failures(self._path(video)):
-            times = jittered_times(*self._span(video, start, end), self.num_frames, rng)
-            return self._read(video, times, partial(TrainTransform(self.size), rng=rng)).frames
+            times = self.rule(self._span(video, start, end), self.num_frames, rng)
+            return self._read(video, times, partial(TrainTransform(self.size, flip=self.flip), rng=rng)).frames
 
-    def evaluate(self, video: str, start: float, end: float) -> Tensor:
-        """Frames at even times in the middle of the picture: (T, 3, H, W) uint8."""
+    def evaluate(self, video: str, start: float, end: float, rng: np.random.Generator | None = None) -> Shown:
+        """Frames of the largest square, at times in the middle of segments, or at random ones drawn by `rng`."""
         with _named_failures(self._path(video)):
-            times = uniform_times(*self._span(video, start, end), self.num_frames)
-            return self._read(video, times, EvalTransform(self.size)).frames
+            span = self._span(video, start, end)
+            times, stop = self._until_the_end(video, span, self.rule(span, self.num_frames, rng))
+            frames = self._read(video, times, EvalTransform(self.size, self.short_side)).frames
+            return Shown(frames, stop + TAIL_SECONDS < end < inf)
 
     def _path(self, video: str) -> Path:
         """The place of a video, which an annotation file names: never outside the folder."""
@@ -97,15 +113,20 @@ class ClipReader:
                              "its path in there")
         return self.folder / video
 
-    def _span(self, video: str, start: float, end: float) -> tuple[float, float]:
-        """What of the clip lies in the video; an infinite end is the video's."""
+    def _span(self, video: str, start: float, end: float) -> Span:
+        """The clip; an infinite end is the video's."""
         path = self._path(video)
-        duration = video_info(path).duration
-        if start >= duration:
-            raise VideoError(f"{path} ends at {duration:.3f} s, before the clip {start:.3f}-{end:.3f} s begins")
-        return start, min(end, duration)
+        info = video_info(path)
+        if start >= info.duration:
+            raise VideoError(f"{path} ends at {info.duration:.3f} s, before the clip {start:.3f}-{end:.3f} s begins")
+        return Span(start, min(end, info.duration), end, lambda chunk: (0, info))
 
-    def _read(self, video: str, times: NDArray[np.float64], crop: Crop) -> Clip:
+    def _until_the_end(self, video: str, clip: Span, times: Times) -> tuple[Times, float]:
+        """The times, none beyond the video's end, and that end in seconds; infinite if it is far."""
+        stop = clip.info(0)[1].duration
+        return np.minimum(times, stop), stop
+
+    def _read(self, video: str, times: Times, crop: Crop) -> Clip:
         return read_frames(self._path(video), times, crop)
 
 
@@ -118,12 +139,32 @@ class ChunkReader(ClipReader):
         num_frames: Frames of a clip.
         size: Their height and width, pixels.
         chunk_seconds: Length of a video's files.
+        rule: Of the times to show.
+        flip: How probable mirroring is in training, 0 to 1.
     """
 
     chunk_seconds: float
 
-    def _span(self, video: str, start: float, end: float) -> tuple[float, float]:
-        return start, end
+    def _span(self, video: str, start: float, end: float) -> Span:
+        folder, first = self._path(video), int(max(start, 0.0) // self.chunk_seconds)
+        if start - first * self.chunk_seconds > TAIL_SECONDS:
+            video_info(folder / f"{first}.mp4")  # an error if it is not there: not fetched, or far beyond the video
+        return Span(start, end, end, partial(self._info, folder))
 
-    def _read(self, video: str, times: NDArray[np.float64], crop: Crop) -> Clip:
+    def _info(self, folder: Path, chunk: int) -> tuple[int, VideoInfo]:
+        """A chunk's number and facts; where only the one before it is there, that one's: the video ends there."""
+        there = chunk
+        if chunk and not (folder / f"{chunk}.mp4").exists() and not (folder / f"{chunk + 1}.mp4").exists() and (
+                folder / f"{chunk - 1}.mp4").exists():
+            there = chunk - 1
+        return there, video_info(folder / f"{there}.mp4")
+
+    def _until_the_end(self, video: str, clip: Span, times: Times) -> tuple[Times, float]:
+        last, info = clip.info(int(max(times[-1], 0.0) // self.chunk_seconds))
+        if (self._path(video) / f"{last + 1}.mp4").exists():
+            return times, inf
+        stop = last * self.chunk_seconds + info.duration
+        return np.minimum(times, stop), stop
+
+    def _read(self, video: str, times: Times, crop: Crop) -> Clip:
         return read_chunks(self._path(video), times, crop, self.chunk_seconds)

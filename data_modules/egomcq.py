@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import torch
 from egovlpv2.data_modules.base import Failure, VideoDataModule
-from egovlpv2.data_modules.clips import ChunkReader
+from egovlpv2.data_modules.clips import ChunkReader, Shown
 from egovlpv2.data_modules.loaders import FILLER
 from egovlpv2.data_modules.packed import Strings
 from egovlpv2.schema import Seconds, Start, Words, check_entries, read_json, shown
 from egovlpv2.text import tokenize
 from egovlpv2.video.decode import VideoError
+from egovlpv2.video.frame_rules import FrameRule, egoclip
 from msgspec import Meta
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -58,6 +59,8 @@ class Question(NamedTuple):
     answer: int
     kind: int
     failures: list[Failure]
+    row: int = FILLER
+    goes_on: bool = False  # a clip of it ends after its video
 
 
 class EgoMCQ(Dataset[Question]):
@@ -90,15 +93,17 @@ class EgoMCQ(Dataset[Question]):
     def __getitem__(self, index: int) -> Question:
         if index == FILLER:
             return Question("", None, "", 0, 0, [])
-        clips, failures = [], []
+        clips: list[Shown] = []
+        failures: list[Failure] = []
         for code, (start, end) in zip(self._video[index].tolist(), self._times[index].tolist(), strict=True):
             try:
                 clips.append(self.reader.evaluate(self.videos[code], start, end))
             except VideoError as error:
                 failures.append(Failure(index, self.videos[code], str(error)))
-        video = None if failures else torch.stack(clips)  # (5, T, 3, H, W)
+        video = None if failures else torch.stack([clip.frames for clip in clips])  # (5, T, 3, H, W)
         answer, kind = int(self._answers[index]), int(self._kinds[index])
-        return Question(self._keys[index], video, self._texts[index], answer, kind, failures)
+        return Question(self._keys[index], video, self._texts[index], answer, kind, failures, index,
+                        any(clip.goes_on for clip in clips))
 
     def collate(
         self, questions: list[Question], tokenizer: "PreTrainedTokenizerBase", max_words: int
@@ -110,10 +115,11 @@ class EgoMCQ(Dataset[Question]):
         return {
             "key": [question.key for question in asked],
             "video": torch.stack([question.video for question in asked]) if asked else none,  # (Q, 5, T, 3, H, W)
-            "text": tokenize(tokenizer, [question.text for question in asked], max_words),  # (Q, L)
+            "text": tokenize(tokenizer, [question.text for question in asked], max_words, "longest"),  # (Q, L)
             "answer": torch.tensor([question.answer for question in asked], dtype=torch.int64),
             "kind": torch.tensor([question.kind for question in asked], dtype=torch.int64),
             "failures": [failure for question in questions for failure in question.failures],
+            "go_on": [question.row for question in asked if question.goes_on],
         }
 
 
@@ -161,16 +167,20 @@ class EgoMCQDataModule(VideoDataModule):
         chunk_seconds: float = 600.0,
         **kwargs: Any,
     ) -> None:
+        self.chunk_seconds = chunk_seconds
         super().__init__(**kwargs)
         self.root, self.videos = Path(root), Path(root) / videos
-        self.mcq_val, self.mcq_test, self.chunk_seconds = mcq_val, mcq_test, chunk_seconds
+        self.mcq_val, self.mcq_test = mcq_val, mcq_test
 
     @property
     def protocol(self) -> dict[str, Any]:
         """What a reader of the numbers must know of the data."""
         files = {"val": self.mcq_val, "test": self.mcq_test}
-        crop = "short side to size * 256 / 224, centre crop, frames at the centres of equal segments"
-        return super().protocol | {k: str(self.root / v) for k, v in files.items() if v} | {"evaluation": crop}
+        return super().protocol | {k: str(self.root / v) for k, v in files.items() if v}
+
+    @property
+    def released_rule(self) -> FrameRule:
+        return partial(egoclip, chunk_seconds=self.chunk_seconds)
 
     @property
     def has_test_data(self) -> bool:
@@ -186,7 +196,7 @@ class EgoMCQDataModule(VideoDataModule):
         if not self.videos.is_dir():
             raise ValueError(f"There is no folder {self.videos}: it must hold <video_uid>/<k>.mp4. Set data.init_args."
                              "root (conf/data/ takes it from EGO_TOY, EGO_OWN or EGO_ROOT), or data.init_args.videos.")
-        return ChunkReader(self.videos, num_frames, self.size, self.chunk_seconds)
+        return ChunkReader(self.videos, num_frames, self.size, self.chunk_seconds, rule=self.rule)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Batches of `mcq_val`; none when training goes without."""
@@ -206,4 +216,5 @@ class EgoMCQDataModule(VideoDataModule):
         if path is None:
             raise ValueError(f"Set data.init_args.{name} to an egomcq.json in {self.root}: no questions to ask.")
         dataset = EgoMCQ(self.root / path, self.reader(self.eval_num_frames))
-        return self.eval_loader(dataset, partial(dataset.collate, tokenizer=self.tokenizer, max_words=self.max_words))
+        return self.eval_loader(dataset, partial(dataset.collate, tokenizer=self.tokenizer,
+                                                 max_words=self.eval_max_words))

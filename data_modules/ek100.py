@@ -11,6 +11,7 @@ from egovlpv2.data_modules.csv_files import held_out, read_csv, refuse, refuse_b
 from egovlpv2.data_modules.packed import IdListParser
 from egovlpv2.data_modules.relevancy import Relevancy, cached, relevancy
 from egovlpv2.data_modules.retrieval import RetrievalDataModule, RetrievalSet
+from egovlpv2.video.frame_rules import ek100
 
 __all__ = ["EK100DataModule", "relevancy"]
 
@@ -53,6 +54,10 @@ class EK100DataModule(RetrievalDataModule):
     Raises:
         ValueError: A file is missing or malformed; the message names line and column.
     """
+
+    flip = 0.0  # left and right differ in its narrations; the released code doesn't mirror either
+    short_side = 0
+    released_rule = staticmethod(ek100)
 
     def __init__(self, root: str, videos: str = "videos", train: str = "EPIC_100_retrieval_train.csv",
                  val: str | None = None, test: str = "EPIC_100_retrieval_test.csv",

@@ -103,7 +103,8 @@ class FeatureDataModule(LoaderDataModule):
         recipe = self.folder.recipe
         files = {name: str(self.root / getattr(self, name)) for name in ("train", "val", "test") if getattr(self, name)}
         return {"features": str(self.features), "kind": recipe.kind, "features_per_second": recipe.rate,
-                "window_seconds": recipe.window / recipe.fps, "frames": recipe.frames, "crop": recipe.size,
+                "window_seconds": recipe.window / recipe.fps, "frames": recipe.frames, "size": recipe.size,
+                "crop": recipe.crop, "frame_rule": recipe.frame_rule,
                 "features_checkpoint": recipe.checkpoint, "shuffled": self.shuffled, **files, "counts": self.counts}
 
     def setup(self, stage: str) -> None:
@@ -148,7 +149,7 @@ class FeatureDataModule(LoaderDataModule):
             return None
         start = 0.0 if source.name == place.clip else place.start
         times = uniform_times(start, start + place.duration, num_frames)
-        return source.read(times, EvalTransform(_PICTURE, _PICTURE), self.chunk_seconds).frames
+        return source.read(times, EvalTransform(_PICTURE), self.chunk_seconds).frames
 
     def has(self, place: Place) -> bool:
         """Whether there are features of a clip."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -56,6 +56,7 @@ class Sample(NamedTuple):
     relevancy: Tensor  # (M,)
     target: int  # the text drawn for it
     failures: list[Failure]
+    goes_on: bool = False  # it ends after its video
 
 
 class TrainingClips(Dataset[Sample]):
@@ -100,12 +101,12 @@ class EvaluationClips(Dataset[Sample]):
     def __getitem__(self, row: int) -> Sample:
         if row == FILLER:
             return Sample(row, "", None, torch.empty(0), 0, [])
-        name, video, failures = self.data.videos[row], None, []
+        name, key, relevancy = self.data.videos[row], self.data.keys[row], self.data.relevancy[row]
         try:
-            video = self.reader.evaluate(name, *self.data.span[row].tolist())
+            clip = self.reader.evaluate(name, *self.data.span[row].tolist())
         except VideoError as error:
-            failures.append(Failure(row, name, str(error)))
-        return Sample(row, self.data.keys[row], video, self.data.relevancy[row], 0, failures)
+            return Sample(row, key, None, relevancy, 0, [Failure(row, name, str(error))])
+        return Sample(row, key, clip.frames, relevancy, 0, [], clip.goes_on)
 
 
 def collate(samples: list[Sample], data: RetrievalSet, empty: Tensor,
@@ -124,6 +125,7 @@ def collate(samples: list[Sample], data: RetrievalSet, empty: Tensor,
         "video": torch.stack([sample.video for sample in read]) if read else empty,  # (B, T, 3, H, W)
         "relevancy": torch.stack([sample.relevancy for sample in read]) if read else torch.empty(0, len(data.texts)),
         "failures": [failure for sample in samples for failure in sample.failures],
+        "go_on": [sample.row for sample in read if sample.goes_on],
     }
     if words is None:
         return batch
@@ -149,6 +151,8 @@ class RetrievalDataModule(VideoDataModule):
     """
 
     evaluated = "clips"
+    flip: ClassVar[float] = 0.5  # how probable mirroring is in training
+    short_side: ClassVar[int] = 256  # to which the released code scales before it crops; 0: `size`
 
     def __init__(self, root: str, videos: str, train: str, val: str | None, test: str, held_out: float = 0.05,
                  prompt: str = "{}", drawn_above: float = 0.1, **kwargs: Any) -> None:
@@ -171,9 +175,8 @@ class RetrievalDataModule(VideoDataModule):
     def protocol(self) -> dict[str, Any]:
         """What a reader of the numbers must know of the data."""
         val = str(self.root / self.val) if self.val else f"{self.held_out:.0%} of the training videos"
-        crop = "short side to size * 256 / 224, centre crop, frames at the centres of equal segments"
         files = {"train": str(self.root / self.train), "val": val, "test": str(self.root / self.test)}
-        return super().protocol | files | {"prompt": self.prompt, "drawn_above": self.drawn_above, "evaluation": crop}
+        return super().protocol | files | {"flip": self.flip, "prompt": self.prompt, "drawn_above": self.drawn_above}
 
     @property
     def has_test_data(self) -> bool:
@@ -207,7 +210,8 @@ class RetrievalDataModule(VideoDataModule):
         self.counts |= {f"{split}_texts": len(data.texts)}
         everywhere = ShareSampler(data.texts, 1, 0)  # Lightning would deal the texts to the processes
         words = DataLoader(data.texts, batch_size=_TEXTS, sampler=everywhere,
-                           collate_fn=partial(_text_batch, self._words))
+                           collate_fn=partial(_text_batch, partial(
+                               tokenize, self.tokenizer, max_length=self.eval_max_words, padding="longest")))
         return [words, self.eval_loader(clips, self._collate(clips))]
 
     def _collate(self, clips: TrainingClips | EvaluationClips, words: Callable[..., Any] | None = None
@@ -224,7 +228,8 @@ class RetrievalDataModule(VideoDataModule):
         if not self.videos.is_dir():
             raise ValueError(f"There is no folder {self.videos} with the videos: set data.init_args.root (or the "
                              "environment's variable that the config takes it from), or data.init_args.videos.")
-        return ClipReader(self.videos, num_frames, self.size)
+        return ClipReader(self.videos, num_frames, self.size, rule=self.rule, flip=self.flip,
+                          short_side=self.short_side or self.size)
 
 
 def _text_batch(words: Callable[[list[str]], Any], texts: list[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from egovlpv2.data_modules.questions import Question, kind_names, most_frequent,
 from egovlpv2.grounding.answers import read_answers
 from egovlpv2.text import tokenize
 from egovlpv2.video.decode import VideoError
+from egovlpv2.video.frame_rules import taskqa
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -56,8 +57,10 @@ class TrainingQuestions(Dataset[Sample]):
     What a key `(epoch, row)` gives depends on the seed and the key alone; a video that can't be read is replaced.
     """
 
-    def __init__(self, data: QuestionSet, reader: ClipReader, seed: int, size: int, augment: bool) -> None:
+    def __init__(self, data: QuestionSet, reader: ClipReader, seed: int, size: int, augment: bool, draws: bool
+                 ) -> None:
         self.data, self.reader, self.seed, self.size, self.augment = data, reader, seed, size, augment
+        self.draws = draws
         self.shares = [(video, share) for video, rows in enumerate(data.rows)
                        for share in range(ceil(len(rows) / size))]
 
@@ -78,14 +81,20 @@ class TrainingQuestions(Dataset[Sample]):
     def _read(self, row: int, rng: np.random.Generator) -> Tensor:
         span = (0.0, float("inf"))
         return (self.reader.train(self._name(row), *span, rng) if self.augment
-                else self.reader.evaluate(self._name(row), *span))
+                else self.reader.evaluate(self._name(row), *span, rng if self.draws else None).frames)
 
 
 class EvaluationQuestions(Dataset[Sample]):
-    """Videos with all their questions: each is decoded, and passes the trunk, once."""
+    """Videos with all their questions: each is decoded, and passes the trunk, once.
 
-    def __init__(self, data: QuestionSet, reader: ClipReader) -> None:
-        self.data, self.reader = data, reader
+    Args:
+        data: The questions.
+        reader: Of the videos.
+        seed: Draws times at random, the same ones each time; None: in the middle of segments.
+    """
+
+    def __init__(self, data: QuestionSet, reader: ClipReader, seed: int | None) -> None:
+        self.data, self.reader, self.seed = data, reader, seed
 
     def __len__(self) -> int:
         return len(self.data.videos)
@@ -94,8 +103,9 @@ class EvaluationQuestions(Dataset[Sample]):
         if row == FILLER:
             return Sample(None, [], [])
         name = self.data.videos[row]
+        rng = None if self.seed is None else np.random.default_rng((self.seed, row))
         try:
-            return Sample(self.reader.evaluate(name, 0.0, float("inf")), self.data.rows[row], [])
+            return Sample(self.reader.evaluate(name, 0.0, float("inf"), rng).frames, self.data.rows[row], [])
         except VideoError as error:
             return Sample(None, self.data.rows[row], [Failure(row, name, str(error))])
 
@@ -155,6 +165,7 @@ class TaskQADataModule(VideoDataModule):
     """
 
     evaluated = "videos"
+    released_rule = staticmethod(taskqa)
 
     def __init__(self, root: str, split: Literal["direct", "indirect"] = "direct", videos: str = "qa_videos",
                  train: str = "formatted_train_qas_encode.json", val: str = "formatted_val_qas_encode.json",
@@ -178,8 +189,7 @@ class TaskQADataModule(VideoDataModule):
     def protocol(self) -> dict[str, Any]:
         """What a reader of the numbers must know of the data."""
         files = {name: str(self._path(getattr(self, name))) for name in ("train", "val", "test")}
-        options = {"split": self.split, "questions_per_video": self.questions_per_video, "augment": self.augment,
-                   "evaluation": "short side to size * 256 / 224, centre crop, frames at the centres of equal segments"}
+        options = {"split": self.split, "questions_per_video": self.questions_per_video, "augment": self.augment}
         return super().protocol | files | options
 
     @property
@@ -191,8 +201,8 @@ class TaskQADataModule(VideoDataModule):
         """Shuffled videos with questions, the same again after a resume."""
         data = self.load("train")
         dataset = TrainingQuestions(data, self._reader(self.num_frames), self.seed, self.questions_per_video,
-                                    self.augment)
-        return self.train_loader(dataset, self._collate(data, self.num_frames))
+                                    self.augment, self._draws)
+        return self.train_loader(dataset, self._collate(data, self.num_frames, self.max_words))
 
     def val_dataloader(self) -> DataLoader:
         """The videos of `val`."""
@@ -212,7 +222,8 @@ class TaskQADataModule(VideoDataModule):
         questions = read_questions(path, self.answers)
         if not questions:
             raise ValueError(f"{path} asks nothing.")
-        self.counts |= {f"{name}_questions": len(questions), f"{name}_cut_questions": self._cut(questions)}
+        most = self.max_words if name == "train" else self.eval_max_words
+        self.counts |= {f"{name}_questions": len(questions), f"{name}_cut_questions": self._cut(questions, most)}
         order = sorted(range(len(questions)), key=lambda row: questions[row].interval)
         by_video = {interval: list(rows) for interval, rows in groupby(order, lambda row: questions[row].interval)}
         guesses = most_frequent(self._training, questions)
@@ -224,18 +235,23 @@ class TaskQADataModule(VideoDataModule):
     def _training(self) -> list[Question]:
         return read_questions(self._path(self.train), self.answers)
 
-    def _cut(self, questions: list[Question]) -> int:
+    def _cut(self, questions: list[Question], most: int) -> int:
         """How many questions have more tokens than the model reads of one."""
         words = self.tokenizer([question.text for question in questions])["input_ids"]
-        return sum(len(ids) > self.max_words for ids in words)
+        return sum(len(ids) > most for ids in words)
 
     def _evaluation(self, name: str) -> DataLoader:
         data = self.load(name)
-        dataset = EvaluationQuestions(data, self._reader(self.eval_num_frames))
-        return self.eval_loader(dataset, self._collate(data, self.eval_num_frames))
+        dataset = EvaluationQuestions(data, self._reader(self.eval_num_frames), self.seed if self._draws else None)
+        return self.eval_loader(dataset, self._collate(data, self.eval_num_frames, self.eval_max_words))
 
-    def _collate(self, data: QuestionSet, num_frames: int) -> Callable[[list[Sample]], dict[str, Any]]:
-        words = partial(tokenize, self.tokenizer, max_length=self.max_words)
+    @property
+    def _draws(self) -> bool:
+        """Whether times are drawn also where pictures are not augmented: the released code does so, also to test."""
+        return self.frame_rule == "released"
+
+    def _collate(self, data: QuestionSet, num_frames: int, max_words: int) -> Callable[[list[Sample]], dict[str, Any]]:
+        words = partial(tokenize, self.tokenizer, max_length=max_words)
         empty = torch.empty(0, num_frames, 3, self.size, self.size, dtype=torch.uint8)
         return partial(collate, data=data, words=words, empty=empty)
 
@@ -243,7 +259,7 @@ class TaskQADataModule(VideoDataModule):
         if not self.videos.is_dir():
             raise ValueError(f"There is no folder {self.videos} with the videos: set data.init_args.root (or the "
                              "environment's variable that the config takes it from), or data.init_args.videos.")
-        return ClipReader(self.videos, num_frames, self.size)
+        return ClipReader(self.videos, num_frames, self.size, rule=self.rule)
 
     def _path(self, name: str, required: bool = True) -> Path:
         places = [self.root / "qa" / self.split / name, self.root / "qa" / name, self.root / name]

@@ -138,7 +138,7 @@ def _read(args: argparse.Namespace, info: VideoInfo, backbone: Backbone) -> Clip
     height, width = _whole_size(info, side, patches.patch_size) if args.whole else (side, side)
     if (height, width) != tuple(patches.img_size):
         resize_frames(backbone, (height, width))
-    crop = CropBox(0, 0, info.height, info.width, height, width) if args.whole else EvalTransform(side, resize=side)
+    crop = CropBox(0, 0, info.height, info.width, height, width) if args.whole else EvalTransform(side)
     clip = read_frames(args.video, uniform_times(args.start, end, args.frames), crop)
     enlarged = f", enlarged from {min(info[:2])} px" if min(info[:2]) < side else ""
     part = "the whole picture" if args.whole else "the middle square"

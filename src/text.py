@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from egovlpv2.batch import Text
@@ -77,13 +77,15 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", tower: "TextTower", na
                          "with")
 
 
-def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], max_length: int) -> Text:
+def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], max_length: int,
+             padding: Literal["max_length", "longest"] = "max_length") -> Text:
     """Turn texts into ids, every one padded or cut to the same length.
 
     Args:
         tokenizer: What `load_tokenizer` gives.
         texts: The B texts; B may be 0.
-        max_length: Ids of a text (L), the special ones included.
+        max_length: Most ids of a text, the special ones included.
+        padding: Pad to `max_length` (L), or to the longest of the texts (L up to that).
 
     Returns:
         `input_ids` and `attention_mask`, (B, L) int64.
@@ -92,7 +94,7 @@ def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], max_len
         empty = torch.zeros(0, max_length, dtype=torch.int64)
         return Text(input_ids=empty, attention_mask=empty.clone())
     words = tokenizer(
-        list(texts), padding="max_length", truncation=True, max_length=max_length, return_tensors="pt"
+        list(texts), padding=padding, truncation=True, max_length=max_length, return_tensors="pt"
     )
     return Text(input_ids=words["input_ids"], attention_mask=words["attention_mask"])
 

@@ -75,7 +75,7 @@ class TaskQA(Judged, BackboneTask):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         data = self.trainer.datamodule
-        checkpoint["egovlpv2"]["taskqa"] = {"answers": list(data.answers), "max_words": data.max_words,
+        checkpoint["egovlpv2"]["taskqa"] = {"answers": list(data.answers), "max_words": data.eval_max_words,
                                             "num_frames": data.eval_num_frames}
 
     def forward(self, batch: AnswerBatch) -> Tensor:

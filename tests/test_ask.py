@@ -45,7 +45,7 @@ def tuned(tokenizer: str, tmp_path: Path) -> Callable[..., tuple[Path, TaskQA]]:
         torch.manual_seed(1)
         task = TaskQA(make_config(tokenizer=tokenizer, **changes), OptimizerConfig(), len(ANSWERS)).eval()
         draw_parameters(task)
-        data = SimpleNamespace(answers=ANSWERS, max_words=max_words, eval_num_frames=num_frames)
+        data = SimpleNamespace(answers=ANSWERS, eval_max_words=max_words, eval_num_frames=num_frames)
         checkpoint: dict[str, Any] = {"state_dict": task.state_dict(), "epoch": 3, "global_step": 9}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(TaskQA, "trainer", SimpleNamespace(datamodule=data))

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
+from typing import get_args
 
 import av
 import torch
@@ -36,6 +37,7 @@ from egovlpv2.model.backbone import Backbone
 from egovlpv2.text import load_fitting_tokenizer
 from egovlpv2.video.container import NO_HANDLES
 from egovlpv2.video.decode import VideoError
+from egovlpv2.video.frame_rules import FrameRuleName
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
@@ -201,6 +203,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.image_fps is not None:
         require_positive(args, "image_fps")
     require_positive(args, "fps", "window", "stride", "frames", "chunk_seconds", "batch_size", "max_words")
+    if args.frame_rule == "released" and (args.fps, args.window, args.stride) != (30.0, 16, 16):
+        raise ValueError("--frame-rule released has windows of its own: leave --fps, --window and --stride out")
     queries = read_queries(args.queries or [])
     if args.kind in PER_QUERY and not queries:
         raise ValueError(f"--kind {args.kind} needs --queries: what the video is looked at with")
@@ -223,17 +227,16 @@ def prepare(args: argparse.Namespace, sources: Sequence[Source], queries: dict[s
     width = config.projector[-1] if args.kind in ("projected", "unit") else backbone.video_tower.dim
     size = backbone.video_tower.patch_embed.img_size[0]
     recipe = Recipe(args.kind, width, args.fps, args.window, args.stride, args.frames, size,
-                    fingerprint(args.weights))
+                    fingerprint(args.weights), frame_rule=args.frame_rule)
     tokenizer = args.tokenizer or config.text.tokenizer
     if queries:
         load_fitting_tokenizer(tokenizer, backbone.text_tower)  # one that doesn't fit is told before the first video
     make_folder(args.out)
     remove_left(args.out)
     refuse_a_mix(args.out, recipe, queries)
-    return Extraction(
-        backbone, recipe, Windows(args.fps, args.window, args.stride, args.frames, size, args.chunk_seconds), sources,
-        args.out, args.batch_size, queries, tokenizer, args.max_words,
-        precision_of(args.precision, backbone.device))
+    windows = Windows(args.fps, args.window, args.stride, args.frames, size, args.chunk_seconds, args.frame_rule)
+    return Extraction(backbone, recipe, windows, sources, args.out, args.batch_size, queries, tokenizer, args.max_words,
+                      precision_of(args.precision, backbone.device))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -278,6 +281,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fps", type=float, default=30.0, help="frames a second in which window and stride count")
     parser.add_argument("--window", type=int, default=16, help="length of a window in such frames")
     parser.add_argument("--stride", type=int, default=16, help="from one window's start to the next")
+    parser.add_argument("--frame-rule", choices=get_args(FrameRuleName), default="centre", help="frames at the centres "
+                        "of equal segments of a window, or the windows and frames of the released code, 1.87 a second")
     add_options(parser)
     return parser
 

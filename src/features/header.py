@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from egovlpv2.schema import check, parse_json
+from egovlpv2.video.frame_rules import WINDOW_RATE, FrameRuleName
 from msgspec import Meta
 from torch import Tensor
 
@@ -34,6 +35,8 @@ class Recipe:
         frames: How many frames of a window the model sees, at the centres of as many equal segments.
         size: Their height and width, pixels.
         checkpoint: The first 16 hexadecimal digits of the SHA-256 of the weights' file.
+        crop: Part of a picture that the model sees.
+        frame_rule: How the frames of a window are chosen, see `egovlpv2.video.frame_rules`.
     """
 
     kind: Kind
@@ -44,11 +47,13 @@ class Recipe:
     frames: _Positive
     size: _Positive
     checkpoint: Annotated[str, Meta(min_length=1)]
+    crop: Literal["largest square"] = "largest square"
+    frame_rule: FrameRuleName = "centre"
 
     @property
     def rate(self) -> float:
         """Features a second."""
-        return self.fps / self.stride
+        return WINDOW_RATE if self.frame_rule == "released" else self.fps / self.stride
 
     def differences(self, other: "Recipe") -> list[str]:
         """What is not the same in another recipe, in words."""
@@ -90,6 +95,10 @@ def check_header(header: Header, source: str) -> None:
 
 
 def _checked(plain: dict[str, Any], source: str) -> Header:
+    recipe = plain.get("recipe")
+    if isinstance(recipe, dict) and "checkpoint" in recipe and "crop" not in recipe:
+        raise ValueError(f"{source}: the features are of an earlier version, which left the edges of each picture's "
+                         "largest square out: delete the file, or choose another folder, and extract it anew")
     header = check(plain, Header, source, forbid_unknown=True)
     for name, number in (("fps", header.recipe.fps), ("duration", header.duration)):
         if not isfinite(number):
@@ -129,8 +138,8 @@ def check_layout(header: Header, tensors: Mapping[str, tuple[str, list[int]]], s
     if ("words" in tensors) != ("word_mask" in tensors):
         raise ValueError(f"{source} holds the words of its queries without their mask, or the mask alone: it is "
                          "damaged")
-    if (windows - 1) * recipe.stride / recipe.fps > header.duration:
-        raise ValueError(f"{source}: {windows} windows, one every {recipe.stride / recipe.fps:g} s, don't lie in a "
+    if (windows - 1) / recipe.rate > header.duration:
+        raise ValueError(f"{source}: {windows} windows, one every {1 / recipe.rate:g} s, don't lie in a "
                          f"video of {header.duration:g} s: its header is damaged")
 
 

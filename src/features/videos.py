@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from egovlpv2.video.decode import Clip, Crop, VideoError, read_chunks, read_frames, video_info
 from egovlpv2.video.find import Listing, kind_of, numbers_of, refuse_first_seconds, search_folder, video_name
+from egovlpv2.video.frame_rules import FrameRuleName, released_windows, windows
 from egovlpv2.video.images import find_images, read_images
 from egovlpv2.video.open_files import VIDEO_SUFFIXES
 from egovlpv2.video.sampling import uniform_times
@@ -45,6 +46,11 @@ class Source:
     def _images(self) -> list[Path]:
         """Listed once in a process: there may be hundreds of thousands."""
         return _listed(self.files[0])
+
+    @property
+    def rate(self) -> float:
+        """Frames a second."""
+        return self.image_fps or video_info(self.files[0]).rate
 
     def read(self, times: Sequence[float] | NDArray[np.float64], crop: Crop, chunk_seconds: float) -> Clip:
         """The frames at given times, in seconds of the whole video.
@@ -166,6 +172,8 @@ class Windows:
         frames: Frames to show of a window.
         size: Their height and width, pixels.
         chunk_seconds: Length of a video's files, where it is a folder of them.
+        frame_rule: `centre`: frames at the centres of equal segments of a window; `released`: the windows of the
+            released code, about 1.87 a second.
     """
 
     fps: float
@@ -174,19 +182,29 @@ class Windows:
     frames: int
     size: int
     chunk_seconds: float
+    frame_rule: FrameRuleName = "centre"
 
     def count(self, duration: float) -> int:
         """How many windows lie wholly in a video of so many seconds; at least one, which may be cut short."""
+        if self.frame_rule == "released":
+            return released_windows(duration, self.frames)
         return max(int((duration * self.fps - self.window) / self.stride + 1e-6) + 1, 1)
 
     def read(self, source: Source, duration: float, first: int, count: int) -> Tensor:
         """The frames of windows `first` to `first + count`: (count, T, 3, H, W) uint8."""
-        starts = np.arange(first, first + count) * self.stride / self.fps
-        ends = np.minimum(starts + self.window / self.fps, duration)
-        times = np.concatenate([uniform_times(start, end, self.frames)
-                                for start, end in zip(starts, ends, strict=True)])
+        times = self._times(source, duration, first, count)
         order = np.argsort(times, kind="stable")  # windows may overlap, and a reader goes forward
         clip = source.read(times[order], EvalTransform(self.size), self.chunk_seconds)
         frames = torch.empty_like(clip.frames)
         frames[torch.from_numpy(order)] = clip.frames
         return frames.unflatten(0, (count, self.frames))
+
+    def _times(self, source: Source, duration: float, first: int, count: int) -> NDArray[np.float64]:
+        """When to look at windows `first` to `first + count`: (count * T,) seconds."""
+        if self.frame_rule == "released":
+            rate = source.rate
+            numbers = windows(0.0, duration, self.frames, max(round(duration * rate), 1))[first : first + count]
+            return (numbers.flatten() + 0.5) / rate  # in the midst of when each is shown
+        starts = np.arange(first, first + count) * self.stride / self.fps
+        ends = np.minimum(starts + self.window / self.fps, duration)
+        return np.concatenate([uniform_times(start, end, self.frames) for start, end in zip(starts, ends, strict=True)])

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_positive(args, "seconds", "every", "frames", "chunk_seconds", "batch_size", "max_words")
     if args.image_fps is not None:
         require_positive(args, "image_fps")
-    args.kind, args.fps = "unit", float(_FPS)
+    args.kind, args.fps, args.frame_rule = "unit", float(_FPS), "centre"
     args.window, args.stride = _milliseconds("seconds", args.seconds), _milliseconds("every", args.every)
     sources = find_videos(args.videos, args.image_fps)
     extraction = prepare(args, sources, {})

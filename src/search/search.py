@@ -108,7 +108,8 @@ class Index:
     def _window(self, moment: Moment) -> Tensor:
         """What the model sees of a moment: (1, T, 3, H, W) uint8."""
         listed, recipe = self._listed(moment), self.rows.recipe
-        windows = Windows(recipe.fps, recipe.window, recipe.stride, recipe.frames, recipe.size, listed.chunk_seconds)
+        windows = Windows(recipe.fps, recipe.window, recipe.stride, recipe.frames, recipe.size, listed.chunk_seconds,
+                          recipe.frame_rule)
         return windows.read(listed.source(moment.video), moment.end, moment.place, 1)
 
     def frames(self, moment: Moment, count: int = 6, short_side: int = 270) -> Tensor:

@@ -42,6 +42,8 @@ class VideoInfo(NamedTuple):
     height: int  # pixels, upright
     width: int
     duration: float  # seconds
+    frames: int  # by the header, or else by length and rate
+    rate: float  # frames a second, the mean
 
 
 def video_info(path: str | Path) -> VideoInfo:
@@ -51,7 +53,7 @@ def video_info(path: str | Path) -> VideoInfo:
         VideoError: The file is missing, empty, damaged or holds no picture.
     """
     video = open_file(Path(path))
-    return VideoInfo(video.height, video.width, video.duration)
+    return VideoInfo(video.height, video.width, video.duration, video.num_frames, video.rate)
 
 
 @overload
@@ -105,7 +107,7 @@ def read_clip(
         raise VideoError(f"clip {first}-{last} s of {path} ends before it begins: swap its times")
     if first >= duration:
         raise VideoError(f"clip {first}-{last} s begins after the end of {path} ({duration:.1f} s): check its times")
-    crop = None if size is None else EvalTransform(size, resize=size)
+    crop = None if size is None else EvalTransform(size)
     clip = read_frames(path, uniform_times(first, min(last, duration), num_frames), crop)
     return clip if return_times else clip.frames
 

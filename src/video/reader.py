@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from av.video.frame import VideoFrame
-from egovlpv2.video.container import VideoError
+from egovlpv2.video.container import VideoError, as_fraction
 from egovlpv2.video.joined import check_single
 from egovlpv2.video.orientation import swaps_sides, upright
 from egovlpv2.video.seeking import Damage, Doubt, SeekingDecoder, Unreliable
@@ -23,6 +23,7 @@ _EPSILON = 5e-4  # seconds; this or half a tick, whichever is less, absorbs the 
 TAIL_SECONDS = 1.0  # a time up to so long after the end or before the first frame still shows the last or first frame
 _BACK = (None, 0.0, 2.0, 10.0)  # seconds before the usual keyframe from which to decode, one after the other
 _FARTHEST = 2**62  # ticks
+_USUAL_RATE = 30  # frames a second, where a file tells none
 
 
 class VideoFile:
@@ -114,6 +115,16 @@ class VideoFile:
         except Doubt:
             end = 0
         return max(end - self.origin, 0) * self._tick or self._seeking.header_seconds
+
+    @property
+    def rate(self) -> float:
+        """Frames a second, the mean of the file."""
+        return float(as_fraction(self._seeking.stream.average_rate) or _USUAL_RATE)
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames, by the header or else by length and rate."""
+        return self._seeking.stream.frames or max(round(self.duration * self.rate), 1)
 
     def close(self) -> None:
         """Close the file."""

@@ -80,26 +80,25 @@ class WholePicture:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """The middle of the picture: short side to `resize`, then a centre crop of `size`, in one step.
+    """The whole largest centred square of the picture.
+
+    The released code scales the short side to 256, crops 256 from the centre and scales that to 224: this square, up to
+    the rounding of where the crop begins, which is the same here.
 
     Args:
-        size: Side of the square shown, in pixels.
-        resize: Short side before cropping, in pixels; left out, `size * 256 / 224`. Equal to `size`, it shows the
-            largest centred square.
-
-    Raises:
-        ValueError: `resize` is smaller than `size`.
+        size: Side at which it is shown, in pixels.
+        short_side: Short side of the scaled picture in whose pixels the beginning is rounded.
     """
 
     size: int
-    resize: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.resize is not None and self.resize < self.size:
-            raise ValueError(f"can't crop {self.size} px from a short side of {self.resize} px: make resize >= size")
+    short_side: int = 256
 
     def __call__(self, height: int, width: int, rng: np.random.Generator | None = None) -> CropBox:
         """The box in a picture of `height` x `width` pixels; nothing is drawn from `rng`."""
-        resize = self.resize or round(self.size * 256 / 224)
-        side = max(round(min(height, width) * self.size / resize), 1)
-        return CropBox((height - side) // 2, (width - side) // 2, side, side, self.size, self.size)
+        side = min(height, width)
+        return CropBox(self._begin(height, side), self._begin(width, side), side, side, self.size, self.size)
+
+    def _begin(self, length: int, side: int) -> int:
+        """Where the square begins on one axis of the picture, pixels."""
+        scaled = self.short_side * length // side
+        return min(round(round((scaled - self.short_side) / 2) * length / scaled), length - side)

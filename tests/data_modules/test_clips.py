@@ -27,6 +27,7 @@ def test_a_refused_file_is_replaced_and_named(tmp_path: Path, monkeypatch: pytes
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(clips, "read_chunks", refuse)
+    monkeypatch.setattr(clips, "video_info", refuse)
     reader, good = ChunkReader(tmp_path, 2, 16, 4.0), np.zeros(3)
     row, read, failures = read_or_replace(0, 5, np.random.default_rng(0), name=lambda i: f"video {i}",
                                           read=lambda i: good if i else reader.evaluate("v", 0, 1))

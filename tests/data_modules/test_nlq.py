@@ -67,12 +67,12 @@ def make(tmp_path: Path) -> Callable[..., NLQDataModule]:
 
 
 def test_a_batch(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
-    write_features(tmp_path / "features", "a", 10.0, ("Where?", "What?"))
-    write_features(tmp_path / "features", "b", 3.0, ("What?",))
+    write_features(tmp_path / "features", "a", 10.0, ("where?", "what?"))
+    write_features(tmp_path / "features", "b", 3.0, ("what?",))
     data = make(clip("a", [row("What? ", 2, 4)]), clip("b", [row("", 0, 1)], [row(None, 0, 1), row("What?", 1.2, 9)]))
     batch = only(data)
     assert set(batch) == set(QueryBatch.__annotations__)
-    assert batch["key"] == [("a", "a-0", 0), ("b", "b-1", 1)] and batch["text"] == ["What?", "What?"]
+    assert batch["key"] == [("a", "a-0", 0), ("b", "b-1", 1)] and batch["text"] == ["what?", "what?"]  # as the released code asks
     assert batch["index"].tolist() == [0, 1] and batch["duration"].tolist() == [10.0, 3.0]
     assert batch["video"].shape == (2, 256, WIDTH) and batch["video"].dtype == torch.float32
     assert batch["video_mask"].sum(1).tolist() == [20, 6] and batch["video_mask"][1, :6].all()
@@ -105,7 +105,7 @@ def test_features_of_clips_alone_and_of_whole_videos(tmp_path: Path) -> None:
 
 
 def test_dual_features_serve_all_queries(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
-    write_features(tmp_path / "features", "film", 30.0, ("Where?", "What?"), "dual")
+    write_features(tmp_path / "features", "film", 30.0, ("where?", "what?"), "dual")
     batch = only(make(clip("a", [row("What?", 0, 1), row("Where?", 0, 1)], start=5.0, end=8.0)))
     assert batch["video"][:, :6, 0].tolist() == [[10, 11, 12, 13, 14, 15]] * 2 and not batch["video"][:, 6:].any()
     assert batch["query_mask"].sum(1).tolist() == [2, 1]
@@ -125,7 +125,7 @@ def test_longer_clips_are_averaged(count: int) -> None:
 
 
 def test_max_positions(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
-    write_features(tmp_path / "features", "a", 10.0, ("What?",))
+    write_features(tmp_path / "features", "a", 10.0, ("what?",))
     batch = only(make(clip("a", [row("What?", 5.0, 7.5)]), max_positions=4))
     assert batch["video"][0, :, 0].tolist() == [2, 7, 12, 17]
     assert (batch["start"].item(), batch["end"].item()) == (2, 2)
@@ -173,8 +173,8 @@ def test_spans_at_edges(window: tuple[float, float], span: tuple[int, int]) -> N
 def test_highlights_go_beyond_their_windows(make: Callable[..., NLQDataModule], tmp_path: Path,
                                             window: tuple[float, float], margin: float, lit: tuple[int, int]) -> None:
     """One position is half a second here; the other clip makes room for a highlight to run into padding."""
-    write_features(tmp_path / "features", "a", 20.0, ("What?",))
-    write_features(tmp_path / "features", "b", 30.0, ("What?",))
+    write_features(tmp_path / "features", "a", 20.0, ("what?",))
+    write_features(tmp_path / "features", "b", 30.0, ("what?",))
     start, end = window[0] / RATE, window[1] / RATE
     batch = only(make(clip("a", [row("What?", start, end)]), clip("b", [row("What?", 0.0, 1.0)]),
                       highlight_margin=margin))
@@ -189,7 +189,7 @@ def test_padding() -> None:
 
 
 def test_windows_of_no_length_are_not_trained_on_but_judged(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
-    write_features(tmp_path / "features", "a", 10.0, ("What?",))
+    write_features(tmp_path / "features", "a", 10.0, ("what?",))
     data = make(clip("a", [row("What?", 1, 1), row("What?", 2, 3), row("What?"), row("What?", 4, 6)]))
     keys = [key[2] for batch in data.train_dataloader() for key in batch["key"]]
     assert sorted(keys) == [1, 3]
@@ -201,7 +201,7 @@ def test_windows_of_no_length_are_not_trained_on_but_judged(make: Callable[..., 
 
 
 def test_what_has_no_answers_is_predicted_and_not_tested_on(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
-    write_features(tmp_path / "features", "a", 10.0, ("What?",))
+    write_features(tmp_path / "features", "a", 10.0, ("what?",))
     data = make(clip("a", [row("What?", 1, 2)]), test="nlq_test_unannotated.json")
     write_official(tmp_path / "nlq_test_unannotated.json", clip("a", [row("What?")]))
     (batch,) = data.predict_dataloader()
@@ -218,7 +218,7 @@ def test_what_has_no_answers_is_predicted_and_not_tested_on(make: Callable[..., 
 
 
 def test_what_is_counted(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
-    write_features(tmp_path / "features", "a", 10.0, ("What?",))
+    write_features(tmp_path / "features", "a", 10.0, ("what?",))
     silent = clip("silent")
     del silent["annotations"]
     data = make(clip("a", [row("What?", 1, 2), row("  ", 1, 2), row(None, 1, 2)]), silent, clip("empty", []),
@@ -232,7 +232,7 @@ def test_what_is_counted(make: Callable[..., NLQDataModule], tmp_path: Path) -> 
 
 def test_shuffled_features(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
     for name in "ab":
-        write_features(tmp_path / "features", name, 20.0, ("What?",))
+        write_features(tmp_path / "features", name, 20.0, ("what?",))
     clips = [clip(name, [row("What?", 1, 2)]) for name in "ab"]
     orders = [only(make(*clips, shuffled=True, seed=seed))["video"][:, :40, 0].tolist() for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
@@ -243,7 +243,7 @@ def test_shuffled_features(make: Callable[..., NLQDataModule], tmp_path: Path) -
 
 def test_epoch_keys_and_filler(make: Callable[..., NLQDataModule], tmp_path: Path,
                                monkeypatch: pytest.MonkeyPatch) -> None:
-    write_features(tmp_path / "features", "a", 10.0, ("What?",))
+    write_features(tmp_path / "features", "a", 10.0, ("what?",))
     data = make(clip("a", [row("What?", i, i + 1) for i in range(5)]))
     loader = data.train_dataloader()
     loader.sampler.set_epoch(3)
@@ -275,7 +275,7 @@ def test_both_forms_tell_the_same(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(json.dumps({"a": entry}))
     (found,) = read_queries(tmp_path / "train.json")
     assert [found] == list(read_queries(official))
-    assert found[1] == Query(Place("a", "a", 0.0, 480.0), "a-1", 0, "Who?", (3.0, 4.5))
+    assert found[1] == Query(Place("a", "a", 0.0, 480.0), "a-1", 0, "who?", (3.0, 4.5))
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_other_forms_are_named(tmp_path: Path, content: str) -> None:
 @pytest.mark.parametrize(("change", "message"), [
     (lambda c: c[1].update(clip_uid="a"), r"videos\[0\].clips\[1\]: clip_uid 'a' is there twice, first in videos"),
     (lambda c: c[1]["annotations"][0].update(annotation_uid="a-0"), "annotation_uid 'a-0' is there twice, first"),
-    (lambda c: c[1]["annotations"][0].pop("annotation_uid"), "clip b: the query 'What.' is in an annotation without"),
+    (lambda c: c[1]["annotations"][0].pop("annotation_uid"), "clip b: the query 'what.' is in an annotation without"),
     (lambda c: c[1].update(clip_uid=5), r"clips\[1\].clip_uid: Expected `str`, got `int`"),
     (lambda c: c[1].update(video_end_sec=None), "clip b doesn't tell its times"),
     (lambda c: c[1].update(video_end_sec=0.0), "clip b lasts from 0.0 to 0.0 s of its video"),
@@ -342,22 +342,22 @@ def test_bad_features_are_named(make: Callable[..., NLQDataModule], tmp_path: Pa
     clips = [clip("a", [row("Why?", 1, 2)]), clip("b", [row("What?", 1, 2)])]
     with pytest.raises(ValueError, match="holds no feature files"):
         make(*clips).val_dataloader()
-    path = write_features(folder, "other", 10.0, ("What?",))
+    path = write_features(folder, "other", 10.0, ("what?",))
     with pytest.raises(ValueError, match="has features of none of the clips of .*nlq_val.json: extract them"):
         make(*clips).val_dataloader()
-    path = write_features(folder, "a", 10.0, ("What?",))
-    with pytest.raises(ValueError, match=r"features of a know nothing of the query 'Why\?': extract them"):
+    path = write_features(folder, "a", 10.0, ("what?",))
+    with pytest.raises(ValueError, match=r"features of a know nothing of the query 'why\?': extract them"):
         only(make(*clips))
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="a.safetensors is cut short"):
         only(make(*clips))
-    write_features(folder, "a", 10.0, ("What?",), checkpoint="1" * 16)
+    write_features(folder, "a", 10.0, ("what?",), checkpoint="1" * 16)
     with pytest.raises(ValueError, match="don't go together .checkpoint 1+ and 0+"):
         only(make(*clips))
 
 
 def test_a_file_cut_short_after_the_start_is_named(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
-    path = write_features(tmp_path / "features", "a", 10.0, ("What?",))
+    path = write_features(tmp_path / "features", "a", 10.0, ("what?",))
     loader = make(clip("a", [row("What?", 1, 2)])).val_dataloader()
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="a.safetensors is cut short"):
@@ -371,7 +371,7 @@ def test_the_toy_world(toy: Path, tmp_path: Path) -> None:
             rows = video["clips"][0]["annotations"][0]["language_queries"]
             told |= {(video["clips"][0]["clip_uid"], i): (split, entry) for i, entry in enumerate(rows)}
             write_features(tmp_path / "features", video["video_uid"], video["clips"][0]["video_end_sec"],
-                           tuple(entry["query"] for entry in rows))
+                           tuple(entry["query"].lower() for entry in rows))
     data = NLQDataModule(str(toy / "nlq"), str(tmp_path / "features"), test="nlq_test.json", num_workers=0,
                          videos=str(toy / "long" / "videos"), chunk_seconds=8.0)
     assert data.has_test_data
@@ -382,7 +382,7 @@ def test_the_toy_world(toy: Path, tmp_path: Path) -> None:
             for i, (uid, _, index) in enumerate(batch["key"]):
                 where, entry = told.pop((uid, index))
                 times = [entry["clip_start_sec"], entry["clip_end_sec"]]
-                assert where == split and entry["query"] == batch["text"][i]
+                assert where == split and entry["query"].lower() == batch["text"][i]
                 assert batch["window"][i].tolist() == pytest.approx(times)
                 span = [batch["start"][i] * step[i], (batch["end"][i] + 1) * step[i]]
                 assert span == pytest.approx(times, abs=step[i].item())

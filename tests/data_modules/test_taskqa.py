@@ -67,7 +67,8 @@ def make(root: Path, tokenizer: str) -> Callable[..., TaskQADataModule]:
     """A function that makes a small data module."""
 
     def _make(**options: Any) -> TaskQADataModule:
-        sizes = {"batch_size": 1, "eval_batch_size": 3, "num_workers": 0, "max_words": 6, "num_frames": 2, "size": 16}
+        sizes = {"batch_size": 1, "eval_batch_size": 3, "num_workers": 0, "max_words": 6, "eval_max_words": 6,
+                 "num_frames": 2, "size": 16}
         return TaskQADataModule(str(root), **(sizes | {"tokenizer": tokenizer} | options))
 
     return _make

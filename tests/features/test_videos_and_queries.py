@@ -144,13 +144,13 @@ def test_queries_of_a_plain_mapping(tmp_path: Path) -> None:
 def test_queries_of_an_official_file_count_its_empty_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "nlq_val.json", official("Where?", None, "What? ", "", "  "))
     found = read_queries([path])
-    assert found == {"clip": ["Where?", "What?"], "video": ["Where?", "What?"], "bare": []}
+    assert found == {"clip": ["where?", "what?"], "video": ["where?", "what?"], "bare": []}
     assert f"{path}: 3 empty queries skipped" in capsys.readouterr().err
 
 
 def test_queries_of_vslnet_count_its_empty_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "train.json", {"a": {"sentences": ["Where?", ""]}, "b": {"sentences": ["What?"]}})
-    assert read_queries([path]) == {"a": ["Where?"], "b": ["What?"]}
+    assert read_queries([path]) == {"a": ["where?"], "b": ["what?"]}
     assert f"{path}: 1 empty queries skipped" in capsys.readouterr().err
 
 

@@ -40,7 +40,7 @@ def features(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
             for row in clip["annotations"][0]["labels"]:
                 span = slice(int(row["start_time"] * 2), int(row["end_time"] * 2) + 1)
                 values[span, hash_of(row["label"])] += 1
-            texts = [row["query"] for row in asked["clips"][0]["annotations"][0]["language_queries"]]
+            texts = [row["query"].lower() for row in asked["clips"][0]["annotations"][0]["language_queries"]]
             write(folders["mq"] / f"{video['video_uid']}.safetensors", "projected", values, clip["video_end_sec"], [])
             fused = values[:, None].repeat(1, len(texts), 1)
             write(folders["nlq"] / f"{video['video_uid']}.safetensors", "fused", fused, clip["video_end_sec"], texts)

@@ -31,7 +31,7 @@ def test_the_picture_of_a_time_is_shown(tmp_path: Path) -> None:
     write(tmp_path / "P01", 12)
     (source,) = find_videos([tmp_path], image_fps=2.0)
     assert source.name == "P01" and source.duration(600.0) == 6.0
-    clip = source.read([0.0, 0.49, 0.5, 3.3, 6.2], EvalTransform(16, 16), 600.0)
+    clip = source.read([0.0, 0.49, 0.5, 3.3, 6.2], EvalTransform(16), 600.0)
     assert clip.frames.shape == (5, 3, 16, 16) and clip.frames.dtype == torch.uint8
     assert clip.frames[:, 0, 8, 8].tolist() == [0, 0, 10, 60, 110]
     assert clip.times.tolist() == [0.0, 0.0, 0.5, 3.0, 5.5]

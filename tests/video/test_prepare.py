@@ -114,7 +114,7 @@ def test_pictures_come_upright(tmp_path: Path, rotation: int) -> None:
     prepare_video(path, tmp_path / "out", Settings(short_side=120))
     info = video_info(tmp_path / "out" / "0.mp4")
     assert (info.height, info.width) == ((120, 160) if rotation == 180 else (160, 120))
-    times, crop = [0.01, 0.51, 0.99], EvalTransform(96, 96)
+    times, crop = [0.01, 0.51, 0.99], EvalTransform(96)
     before, after = read_frames(path, times, crop), read_chunks(tmp_path / "out", times, crop)
     assert (before.frames.float() - after.frames.float()).abs().mean() < 3
     assert np.allclose(before.times, after.times)

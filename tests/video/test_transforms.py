@@ -27,12 +27,7 @@ def test_no_flip_is_drawn_at_zero() -> None:
     assert not any(TrainTransform(64, flip=0.0)(80, 80, rng).flip for _ in range(50))
 
 
-def test_evaluation_is_resize_and_centre_crop_in_one() -> None:
-    assert EvalTransform(224)(256, 340) == CropBox(16, 58, 224, 224, 224, 224)
-    assert EvalTransform(224)(512, 512) == CropBox(32, 32, 448, 448, 224, 224)
-    assert EvalTransform(100, resize=100)(200, 100) == CropBox(50, 0, 100, 100, 100, 100)
-
-
-def test_a_crop_larger_than_the_short_side_is_refused() -> None:
-    with pytest.raises(ValueError, match="make resize >= size"):
-        EvalTransform(224, resize=200)
+def test_evaluation_shows_the_whole_largest_square() -> None:
+    assert EvalTransform(224)(256, 340) == CropBox(0, 42, 256, 256, 224, 224)
+    assert EvalTransform(224)(512, 512) == CropBox(0, 0, 512, 512, 224, 224)
+    assert EvalTransform(100)(200, 100) == CropBox(50, 0, 100, 100, 100, 100)

@@ -1,0 +1,176 @@
+"""Rules for the frames that are shown of a clip: evenly in time, or by frame numbers as the released code counts them.
+
+A rule is a function of a clip, the number of frames and a random generator. It gives times in seconds of the whole
+video, in the middle of equal segments without a generator and at random within them with one.
+
+The released code cuts a clip into segments of whole frames, takes the middle one of each (rounded down), and shows the
+frame before it where it reads with OpenCV. Frame numbers count from 0; frame `i` is shown from `i / rate` on.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from egovlpv2.video.decode import VideoInfo
+from egovlpv2.video.sampling import jittered_times, uniform_times
+from numpy.typing import NDArray
+
+FrameRuleName = Literal["centre", "released"]
+EGOCLIP_RATE = 30  # frames a second that the released code takes EgoClip's and Ego4D's videos to have
+WINDOW_RATE = 1.87  # windows a second of the released features for NLQ and MQ
+
+Times = NDArray[np.float64]  # (T,) seconds
+Frames = NDArray[np.int64]  # (T,) numbers of frames
+
+
+class Span(NamedTuple):
+    """A clip of a video.
+
+    Args:
+        start: Seconds of the video.
+        end: Seconds of the video, not beyond the end of one in one file.
+        told_end: The end that the annotation tells; infinite: the video's.
+        info: Tells of a chunk's file by its number, and the number of the last chunk that there is if it lies beyond;
+            a video in one file is chunk 0.
+    """
+
+    start: float
+    end: float
+    told_end: float
+    info: Callable[[int], tuple[int, VideoInfo]]
+
+
+class FrameRule(Protocol):
+    """The times of the frames to show of a clip."""
+
+    def __call__(self, clip: Span, num_frames: int, rng: np.random.Generator | None = None) -> Times: ...
+
+
+def centre(clip: Span, num_frames: int, rng: np.random.Generator | None = None) -> Times:
+    """Times at the centres of equal segments of the clip, or at random within them."""
+    if rng is None:
+        return uniform_times(clip.start, clip.end, num_frames)
+    return jittered_times(clip.start, clip.end, num_frames, rng)
+
+
+def egoclip(clip: Span, num_frames: int, rng: np.random.Generator | None = None, chunk_seconds: float = 600.0
+            ) -> Times:
+    """Times in a video in chunks, as the released code of EgoClip and EgoMCQ counts them, at 30 frames a second.
+
+    A frame number beyond a chunk's last frame shows that frame. Where the released code takes frame 0 of a chunk for
+    one of the chunk before, 600 s too early, this rule shows the frame itself.
+
+    Args:
+        chunk_seconds: Length of a chunk.
+    """
+    numbers = padded(segments(int(EGOCLIP_RATE * max(clip.start, 0.0)), int(EGOCLIP_RATE * clip.end), num_frames, rng),
+                     num_frames)
+    of_chunk = round(EGOCLIP_RATE * chunk_seconds)  # frames
+    times = np.empty(num_frames)
+    for k, number in enumerate(numbers):
+        chunk, local = divmod(max(int(number), 0), of_chunk)
+        found, info = clip.info(chunk)
+        local = min(local, info.frames) if found == chunk else info.frames
+        times[k] = found * chunk_seconds + _time(max(local - 1, 0), info)
+    return times
+
+
+def charades(clip: Span, num_frames: int, rng: np.random.Generator | None = None) -> Times:
+    """Times in a video in one file, as the released code of CharadesEgo counts them, at the file's frame rate."""
+    _, info = clip.info(0)
+    first, last = max(0, int(clip.start * info.rate)), min(_until(clip.told_end, info, int), info.frames)
+    numbers = padded(segments(first, last, num_frames, rng), num_frames)
+    return _time(np.clip(numbers - 1, 0, info.frames - 1), info)
+
+
+def ek100(clip: Span, num_frames: int, rng: np.random.Generator | None = None) -> Times:
+    """Times in a video in one file, as the released code of EPIC-Kitchens-100 counts them."""
+    _, info = clip.info(0)
+    first, last = round(info.rate * clip.start), _until(clip.told_end, info, lambda frames: int(np.ceil(frames)))
+    bounds = np.round((last - first - 1) / num_frames * np.arange(num_frames + 1)).astype(np.int64) + first
+    low, high = bounds[:-1], np.minimum(bounds[1:], last)
+    numbers = (low + high) // 2 if rng is None else rng.integers(np.minimum(low, high), np.maximum(low, high) + 1)
+    return _time(np.clip(numbers, 0, info.frames - 1), info)
+
+
+def taskqa(clip: Span, num_frames: int, rng: np.random.Generator | None = None) -> Times:
+    """Times in a whole video in one file, as the released code of EgoTaskQA counts them."""
+    _, info = clip.info(0)
+    numbers = padded(segments(0, info.frames, num_frames, rng), num_frames)
+    return _time(np.clip(numbers, 0, info.frames - 1), info)
+
+
+def windows(start: float, end: float, num_frames: int, video_frames: int) -> Frames:
+    """Numbers of the frames of each window of a clip, as the released code extracts features for NLQ and MQ.
+
+    Args:
+        start: Where the clip begins, seconds.
+        end: Where it ends, seconds.
+        num_frames: Frames of a window.
+        video_frames: Frames of the video.
+
+    Returns:
+        (windows, num_frames); about 1.87 windows a second, and at least one.
+    """
+    sampled = max(int((end - start) * WINDOW_RATE * num_frames + 1), num_frames)
+    bounds = _bounds(max(0.0, EGOCLIP_RATE * start), min(video_frames, EGOCLIP_RATE * end), sampled)
+    numbers = np.clip(_middles(bounds), 0, video_frames - 1)
+    return numbers[: sampled // num_frames * num_frames].reshape(-1, num_frames)  # a remainder is dropped
+
+
+def released_windows(seconds: float, num_frames: int) -> int:
+    """Number of the windows that `windows` gives for a clip of so many seconds."""
+    return max(int(seconds * WINDOW_RATE * num_frames + 1), num_frames) // num_frames
+
+
+def segments(first: float, last: float, count: int, rng: np.random.Generator | None = None) -> Frames:
+    """A frame number from each of `count` equal segments, fewer if there are fewer frames than that before `last`.
+
+    Args:
+        first: Where the first segment begins, a frame number.
+        last: Where the last one ends; not below `first`.
+        count: How many segments to make.
+        rng: Draws a frame of each; None takes the middle one, rounded down, and that before an empty segment.
+    """
+    bounds = _bounds(first, last, max(min(count, int(last)), 1))
+    if rng is None:
+        return _middles(bounds)
+    return rng.integers(bounds[:-1], np.maximum(bounds[1:] - 1, bounds[:-1] + 1))  # never a segment's last frame
+
+
+def padded(numbers: Frames, count: int) -> Frames:
+    """The numbers with the last one repeated until there are `count`."""
+    return np.concatenate([numbers, np.repeat(numbers[-1:], count - len(numbers))])
+
+
+def _bounds(first: float, last: float, count: int) -> Frames:
+    return np.linspace(first, last, count + 1).astype(np.int64)
+
+
+def _middles(bounds: Frames) -> Frames:
+    return (bounds[:-1] + bounds[1:] - 1) // 2
+
+
+def _until(end: float, info: VideoInfo, to_number: Callable[[float], int]) -> int:
+    return to_number(end * info.rate) if np.isfinite(end) else info.frames
+
+
+def _time(number: int | Frames, info: VideoInfo) -> float | Times:
+    """A time in the midst of when a frame is shown, seconds of its file."""
+    return (number + 0.5) / info.rate
+
+
+def find_rule(name: FrameRuleName, released: FrameRule | None) -> FrameRule:
+    """The rule of a name.
+
+    Args:
+        name: `centre` or `released`.
+        released: The data set's own rule in the released code.
+
+    Raises:
+        ValueError: There is no rule of that name.
+    """
+    rules = {"centre": centre} | ({} if released is None else {"released": released})
+    if name not in rules:
+        raise ValueError(f"data.init_args.frame_rule={name}: give one of {', '.join(rules)}")
+    return rules[name]
