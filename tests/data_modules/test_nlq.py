@@ -72,7 +72,8 @@ def test_a_batch(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
     data = make(clip("a", [row("What? ", 2, 4)]), clip("b", [row("", 0, 1)], [row(None, 0, 1), row("What?", 1.2, 9)]))
     batch = only(data)
     assert set(batch) == set(QueryBatch.__annotations__)
-    assert batch["key"] == [("a", "a-0", 0), ("b", "b-1", 1)] and batch["text"] == ["what?", "what?"]  # as the released code asks
+    assert batch["key"] == [("a", "a-0", 0), ("b", "b-1", 1)]
+    assert batch["text"] == ["what?", "what?"]  # as the released code asks
     assert batch["index"].tolist() == [0, 1] and batch["duration"].tolist() == [10.0, 3.0]
     assert batch["video"].shape == (2, 256, WIDTH) and batch["video"].dtype == torch.float32
     assert batch["video_mask"].sum(1).tolist() == [20, 6] and batch["video_mask"][1, :6].all()
