@@ -44,14 +44,17 @@ class LoaderDataModule(LightningDataModule):
         eval_batch_size: Rows of a batch in validation and testing, on one device.
         num_workers: Processes that read, for one device.
         seed: Of the order of the rows and of all that is random in the training data.
+        drop_last: Whether the last rows of a training epoch are left out, where they don't fill a batch on every
+            device, or make a smaller one.
     """
 
     evaluated: ClassVar[str] = "rows"  # what a row of the evaluation is called in `counts`
 
-    def __init__(self, batch_size: int = 8, eval_batch_size: int = 8, num_workers: int = 4, seed: int = 0) -> None:
+    def __init__(self, batch_size: int = 8, eval_batch_size: int = 8, num_workers: int = 4, seed: int = 0,
+                 drop_last: bool = True) -> None:
         super().__init__()
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.seed = seed
+        self.seed, self.drop_last = seed, drop_last
         self.counts: dict[str, int] = {}
         self._train_loader: ResumableDataLoader | None = None
         self._place: dict[str, Any] | None = None  # where a resumed run goes on
@@ -71,7 +74,7 @@ class LoaderDataModule(LightningDataModule):
         self.counts |= {"train_rows": len(dataset)}
         replicas, rank = self._processes()
         self._train_loader = ResumableDataLoader(
-            dataset, self.batch_size, replicas, rank, self.seed, collate_fn=collate, **self._workers()
+            dataset, self.batch_size, replicas, rank, self.seed, self.drop_last, collate_fn=collate, **self._workers()
         )
         if self._place is not None:
             self._train_loader.load_state_dict(self._place)
@@ -144,6 +147,7 @@ class VideoDataModule(LoaderDataModule):
             `released`, by frame numbers as the released code counts them.
         seed: Of the order of the rows and of all that is random in the training data.
         max_failed_share: The run fails when a larger share of the clips can't be read.
+        drop_last: See `LoaderDataModule`.
     """
 
     def __init__(
@@ -160,8 +164,9 @@ class VideoDataModule(LoaderDataModule):
         frame_rule: FrameRuleName = "centre",
         seed: int = 0,
         max_failed_share: float = 0.01,
+        drop_last: bool = True,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, seed)
+        super().__init__(batch_size, eval_batch_size, num_workers, seed, drop_last)
         self.tokenizer_name, self.max_words, self.eval_max_words = tokenizer, max_words, eval_max_words
         self.num_frames, self.eval_num_frames = num_frames, eval_num_frames or num_frames
         self.size, self.frame_rule, self.max_failed_share = size, frame_rule, max_failed_share

@@ -13,22 +13,24 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
     """Shuffles the rows of an epoch over all processes and yields keys `(epoch, index)`.
 
     Batch k of all processes together holds the same rows for any number of processes, if their batches together are
-    as large. The last rows, which don't fill a batch of every process, are left out of that epoch.
+    as large. The last rows, which don't fill a batch of every process, are left out of that epoch, or with
+    `drop_last=False` make a smaller batch, as large on every process: rows of the epoch's beginning fill it up.
 
     Args:
         dataset: The rows.
         num_replicas: How many processes there are.
         rank: Which of them this is.
         seed: The order is a function of the seed and the epoch.
+        drop_last: Whether the processes' shares are equal by leaving rows out rather than by repeating some.
     """
 
-    def __init__(self, dataset: Sized, num_replicas: int, rank: int, seed: int) -> None:
-        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
+    def __init__(self, dataset: Sized, num_replicas: int, rank: int, seed: int, drop_last: bool = True) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=drop_last)
         self.start = 0  # how many of this process's rows to pass over
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.dataset))
-        share = order[self.rank : self.total_size : self.num_replicas][self.start :]
+        share = np.resize(order, self.total_size)[self.rank :: self.num_replicas][self.start :]
         return ((self.epoch, int(index)) for index in share)
 
 
@@ -60,22 +62,27 @@ class ResumableDataLoader(DataLoader):
         num_replicas: How many processes there are.
         rank: Which of them this is.
         seed: Of the order of the rows.
+        drop_last: Whether the rows of an epoch that don't fill a batch of every process are left out.
         **kwargs: `torch.utils.data.DataLoader`'s, without those that say which rows to take.
 
     Raises:
-        ValueError: There are fewer rows than one batch of all processes takes.
+        ValueError: There are no rows, or fewer than one batch of all processes takes and `drop_last` is true.
     """
 
     def __init__(
-        self, dataset: Dataset, batch_size: int, num_replicas: int = 1, rank: int = 0, seed: int = 0, **kwargs: Any
+        self, dataset: Dataset, batch_size: int, num_replicas: int = 1, rank: int = 0, seed: int = 0,
+        drop_last: bool = True, **kwargs: Any
     ) -> None:
-        if len(dataset) < batch_size * num_replicas:
+        if not len(dataset):
+            raise ValueError("The training data have 0 rows: look at their annotations.")
+        if drop_last and len(dataset) < batch_size * num_replicas:
             raise ValueError(
                 f"The training data have {len(dataset)} rows, and {num_replicas} process(es) with batch_size="
-                f"{batch_size} take {batch_size * num_replicas} at a time: lower data.init_args.batch_size."
+                f"{batch_size} take {batch_size * num_replicas} at a time: lower data.init_args.batch_size, or set "
+                "data.init_args.drop_last to false."
             )
-        sampler = EpochSampler(dataset, num_replicas, rank, seed)
-        super().__init__(dataset, batch_size, sampler=sampler, drop_last=True, **kwargs)
+        sampler = EpochSampler(dataset, num_replicas, rank, seed, drop_last)
+        super().__init__(dataset, batch_size, sampler=sampler, drop_last=drop_last, **kwargs)
         self._epoch = self._batch = 0  # the batch that comes next
 
     def __iter__(self) -> Iterator[Any]:
@@ -90,7 +97,8 @@ class ResumableDataLoader(DataLoader):
     def _run(self) -> dict[str, int]:
         """What must be the same in a run that goes on in the middle of an epoch."""
         step = self.batch_size * self.sampler.num_replicas
-        return {"rows of a step": step, "rows of the data": len(self.dataset), "seed": self.sampler.seed}
+        return {"rows of a step": step, "rows of the data": len(self.dataset), "seed": self.sampler.seed,
+                "drop_last": self.drop_last}
 
     def state_dict(self) -> dict[str, Any]:
         """Say where the loader is: the next batch's epoch and number."""
@@ -104,8 +112,8 @@ class ResumableDataLoader(DataLoader):
         Raises:
             ValueError: The place is in the middle of an epoch, and the rows, their order or the batches have changed.
         """
-        changes = [f"{key}: {state['run'][key]} then, {now} now" for key, now in self._run().items()
-                   if state["run"][key] != now]  # fmt: skip
+        stored = {"drop_last": True} | state["run"]  # checkpoints from before there was a choice don't tell
+        changes = [f"{key}: {stored[key]} then, {now} now" for key, now in self._run().items() if stored[key] != now]
         if changes and state["batch"]:
             raise ValueError(
                 f"The checkpoint was written in the middle of epoch {state['epoch']} of other training data "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 Positives = Literal["verb_or_noun", "verb_and_noun", "verb", "noun", "none"]
+NegativesBy = Literal["own", "swapped"]
 
 
 def ego_positives(verbs: Tensor, nouns: Tensor, positives: Positives) -> Tensor:
@@ -86,8 +87,7 @@ def adaptive_max_margin(similarity: Tensor, weight: Tensor, margin: float = 0.2)
     match, bound = similarity.diagonal()[:, None], margin * weight[:, None]  # (n, 1)
     rows = (bound - (match - similarity)).relu()  # (n, n): other texts for a clip
     columns = (bound - (match - similarity.T)).relu()  # (n, n): other clips for a text
-    others = ~torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
-    return torch.stack([rows[others], columns[others]]).mean()
+    return _mean_of_others(rows, columns)
 
 
 def symmetric_multi_similarity(similarity: Tensor, relevancy: Tensor, margin: float = 0.6,
@@ -103,14 +103,20 @@ def symmetric_multi_similarity(similarity: Tensor, relevancy: Tensor, margin: fl
         margin: For a difference of 1 in relevancy.
         tolerance: Up to which two relevancies, and two cosines, are taken as equal.
     """
-    others = ~torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
     losses = []
     for scores, relevant in ((similarity, relevancy), (similarity.T, relevancy.T)):  # of a clip, of a text
         lead = scores.diagonal()[:, None] - scores  # (n, n)
         due = relevant.diagonal()[:, None] - relevant  # (n, n)
         ordered = (margin * due.abs() - due.sign() * lead).relu()
-        losses.append(torch.where(due.abs() > tolerance, ordered, (lead.abs() - tolerance).relu())[others])
-    return torch.stack(losses).mean()
+        losses.append(torch.where(due.abs() > tolerance, ordered, (lead.abs() - tolerance).relu()))
+    return _mean_of_others(*losses)
+
+
+def _mean_of_others(*losses: Tensor) -> Tensor:
+    """The mean of (n, n) matrices outside their diagonals; zero for a batch of one row, which has no other."""
+    others = ~torch.eye(len(losses[0]), dtype=torch.bool, device=losses[0].device)
+    values = torch.stack([loss[others] for loss in losses])
+    return values.mean() if values.numel() else values.sum()
 
 
 class MaskedWords(NamedTuple):
@@ -143,7 +149,8 @@ class MatchPairs(NamedTuple):
     is_match: Tensor  # (n,) int64
 
 
-def match_pairs(similarity: Tensor, positives: Tensor, temperature: float, generator: torch.Generator) -> MatchPairs:
+def match_pairs(similarity: Tensor, positives: Tensor, temperature: float, generator: torch.Generator,
+                negatives_by: NegativesBy = "own") -> MatchPairs:
     """Half of the pairs stay; a quarter gets a hard text and a quarter a hard video (ALBEF's way).
 
     A hard negative is drawn with `softmax(similarity / temperature)` among those that are no positives. A row that
@@ -153,14 +160,18 @@ def match_pairs(similarity: Tensor, positives: Tensor, temperature: float, gener
         similarity: (n, n) cosines, text x video, without gradient.
         positives: (n, n) bool.
         generator: On the CPU: every process draws the same pairs.
+        negatives_by: `own` draws another text for a row by the texts' similarity to its video, and another video by the
+            videos' similarity to its text. `swapped` (released code) draws text `j` for row `i` by the similarity of
+            text `i` to video `j`, and video `j` by that of video `i` to text `j`.
     """
     n = len(similarity)
     weights = (similarity.float() / temperature).softmax(1).cpu().masked_fill(positives.cpu(), 0)  # for a text: videos
     columns = (similarity.float() / temperature).softmax(0).T.cpu().masked_fill(positives.T.cpu(), 0)  # for a video
+    for_text, for_video = (columns, weights) if negatives_by == "own" else (weights, columns)
     order = torch.randperm(n, generator=generator)
     video, text = torch.arange(n), torch.arange(n)
     for rows, probabilities, index in (
-        (order[n // 2 : n - n // 4], columns, text), (order[n - n // 4 :], weights, video),
+        (order[n // 2 : n - n // 4], for_text, text), (order[n - n // 4 :], for_video, video),
     ):
         rows = rows[probabilities[rows].sum(1) > 0]
         if len(rows):

@@ -2,11 +2,26 @@
 
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from egovlpv2.schema import read_text
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+
+def choose(key: str, values: dict[str, Any]) -> Any:
+    """Give the value that belongs to a key: `${choose:KEY,{one:1,other:2}}` in a configuration.
+
+    Raises:
+        ValueError: `values` has no such key; names those that it has.
+    """
+    if key not in values:
+        raise ValueError(f"{key!r} is not one of {', '.join(map(str, values))}")
+    return values[key]
+
+
+OmegaConf.register_new_resolver("choose", choose, replace=True)
 
 
 def read_yaml(path: Path) -> DictConfig:

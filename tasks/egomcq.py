@@ -1,7 +1,7 @@
 """EgoMCQ: which of five clips does a text tell of? Answered by the gate closed, open, and by both."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from egovlpv2.tasks.base import BackboneTask
 from torch import Tensor, nn
 
 SCORES = ("dual", "fusion", "ensemble")
+JudgedBy = Literal["intra", "inter", "mean"]
 
 
 def choice_scores(backbone: Backbone, batch: ChoiceBatch, names: Sequence[str] = SCORES) -> dict[str, Tensor]:
@@ -46,11 +47,14 @@ class EgoMCQ(BackboneTask):
         backbone: What the backbone is made of.
         optimizer: Not used by evaluation; tasks that train build on this one.
         weights: Weights to evaluate.
+        judged_by: Which accuracy is `val/score`, that picks the checkpoint: of the `intra` (paper) or `inter`-video
+            questions, or their `mean`. Where a file has no questions of that kind, the others' counts.
     """
 
-    def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None) -> None:
+    def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None,
+                 judged_by: JudgedBy = "intra") -> None:
         super().__init__(backbone, optimizer, weights)
-        self.scores = SCORES
+        self.scores, self.judged_by = SCORES, judged_by
         self.accuracy = nn.ModuleDict({
             split: nn.ModuleDict({score: EgoMCQAccuracy() for score in SCORES}) for split in ("val", "test")
         })
@@ -86,8 +90,8 @@ class EgoMCQ(BackboneTask):
         for name in self.scores:
             metric = self.accuracy[split][name]
             kinds = metric.compute()
-            if name == best and kinds:  # what picks the checkpoint: the mean of inter and intra
-                self.log(f"{split}/score", sum(kinds.values()) / len(kinds))
+            if name == best and kinds:
+                self.log(f"{split}/score", kinds.get(self.judged_by, sum(kinds.values()) / len(kinds)))
             self.log_dict({f"{split}/egomcq/{name}/{kind}": value for kind, value in kinds.items()},
                           prog_bar=name == best)
             metric.reset()

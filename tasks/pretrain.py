@@ -1,16 +1,25 @@
 """Pre-training: EgoNCE, masked words and video-text matching over one shared trunk."""
 
 from math import isfinite
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from egovlpv2.batch import ClipBatch
 from egovlpv2.distributed import fetch_rows, from_first, gather, local, world_size
-from egovlpv2.losses import MatchPairs, Positives, contrastive, ego_positives, mask_words, match_pairs
+from egovlpv2.losses import (
+    MatchPairs,
+    NegativesBy,
+    Positives,
+    contrastive,
+    ego_positives,
+    mask_words,
+    match_pairs,
+)
 from egovlpv2.model.backbone import BackboneConfig, Trunk
+from egovlpv2.model.released_init import init_as_released
 from egovlpv2.optim import OptimizerConfig
-from egovlpv2.tasks.egomcq import EgoMCQ
+from egovlpv2.tasks.egomcq import EgoMCQ, JudgedBy
 from egovlpv2.text import load_fitting_tokenizer
 from torch import Tensor
 
@@ -24,22 +33,30 @@ class Pretrain(EgoMCQ):
         backbone: What the backbone is made of.
         optimizer: How it learns.
         weights: Weights to start from; None for the towers' own first weights.
+        init: First weights of the layers that the towers don't bring: `released` draws them as the authors' code does
+            (see `init_as_released`). With `weights`, nothing is drawn.
         positives: Which rows EgoNCE holds for the same action; `none` is InfoNCE.
         temperature: Of EgoNCE.
         negative_temperature: Of the drawing of hard negatives: the lower, the harder; infinite draws any.
         mlm_weight: Weight of masked words.
         vtm_weight: Weight of video-text matching; with 0, evaluation asks the closed gate alone.
         masked_share: Share of the words to predict.
+        negatives_by: How a similarity draws negatives for video-text matching, see `match_pairs`.
+        judged_by: See `EgoMCQ`.
     """
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None,
                  positives: Positives = "verb_or_noun", temperature: float = 0.05, negative_temperature: float = 0.05,
-                 mlm_weight: float = 0.25, vtm_weight: float = 0.5, masked_share: float = 0.15) -> None:
-        super().__init__(backbone, optimizer, weights)
+                 mlm_weight: float = 0.25, vtm_weight: float = 0.5, masked_share: float = 0.15,
+                 init: Literal["default", "released"] = "default", negatives_by: NegativesBy = "own",
+                 judged_by: JudgedBy = "intra") -> None:
+        super().__init__(backbone, optimizer, weights, judged_by)
+        if init == "released" and weights is None:
+            init_as_released(self.backbone)
         if min(mlm_weight, vtm_weight) < 0 or mlm_weight + vtm_weight > 1:
             raise ValueError(f"mlm_weight={mlm_weight} and vtm_weight={vtm_weight}: EgoNCE gets what they leave of 1,"
                              " so both must be at least 0 and their sum at most 1")
-        self.positives, self.masked_share = positives, masked_share
+        self.positives, self.masked_share, self.negatives_by = positives, masked_share, negatives_by
         self.temperature, self.negative_temperature = temperature, negative_temperature
         self.loss_weights = {"ego_nce": 1 - mlm_weight - vtm_weight, "mlm": mlm_weight, "vtm": vtm_weight}
         if vtm_weight == 0:  # nothing that has learned could tell
@@ -54,7 +71,8 @@ class Pretrain(EgoMCQ):
     def protocol(self) -> dict[str, Any]:
         negatives = self.negative_temperature if isfinite(self.negative_temperature) else "any"  # no infinity in JSON
         return super().protocol | {"positives": self.positives, "loss_weights": self.loss_weights,
-                                   "negative_temperature": negatives}
+                                   "negative_temperature": negatives, "negatives_by": self.negatives_by,
+                                   "judged_by": self.judged_by}
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         # The generator is the same on every process: all draw the pairs and masks of the whole batch.
@@ -94,7 +112,8 @@ class Pretrain(EgoMCQ):
                   generator: torch.Generator) -> Tensor:
         """Hard negatives come from any process as trunk tokens, never as pixels, and only those that were drawn."""
         # The first process draws for all: a similarity that differs in its last bit could draw another pair elsewhere.
-        pairs = MatchPairs(*map(from_first, match_pairs(similarity, positives, self.negative_temperature, generator)))
+        drawn = match_pairs(similarity, positives, self.negative_temperature, generator, self.negatives_by)
+        pairs = MatchPairs(*map(from_first, drawn))
         mask = local(gather(trunk.mask.long())[pairs.text]).bool()
         matched = Trunk(fetch_rows(trunk.video, pairs.video), fetch_rows(trunk.text, pairs.text), mask)
         logits = self.backbone.match_logits(self.backbone.top(matched, num_frames, True, "cls"))

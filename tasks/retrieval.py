@@ -81,7 +81,7 @@ class Retrieval(BackboneTask):
         video_embeds = gather(_normalised(self.backbone.embed_video(batch["video"])))  # (n, P)
         text_embeds = gather(_normalised(self.backbone.embed_text(batch["text"])))  # (n, P)
         relevancy = gather(batch["relevancy"][:, gather(batch["target"])])  # (n, n)
-        if len(video_embeds) < 2:
+        if len(video_embeds) < 2 and batch_idx == 0:  # all are of one clip, not just an epoch's last
             raise ValueError("A batch of one clip has nothing to compare it with: raise data.init_args.batch_size.")
         with torch.autocast(self.device.type, enabled=False):  # in bfloat16 a cosine is a hundredth off
             loss = self.loss(video_embeds @ text_embeds.T, relevancy)

@@ -208,3 +208,39 @@ def test_negatives_are_drawn_with_the_softmax_over_those_that_are_not_positive()
     for found in counts.values():
         assert found.sum() == 20 * n // 4
         assert (found / found.sum()).tolist() == pytest.approx([0.0, *chances.mean(0).tolist()], abs=0.035)
+
+
+def test_a_batch_of_one_row_teaches_nothing_and_is_finite() -> None:
+    similarity = torch.full((1, 1), 0.3, requires_grad=True)
+    one = torch.ones(1, 1)
+    losses = [ego_nce(similarity, one, one), info_nce(similarity), max_margin(similarity),
+              adaptive_max_margin(similarity, one[0]), symmetric_multi_similarity(similarity, one)]
+    assert torch.stack(losses).tolist() == [0.0] * 5
+    torch.stack(losses).sum().backward()
+    assert similarity.grad.tolist() == [[0.0]]
+    for by in ("own", "swapped"):
+        pairs = match_pairs(one, one > 0, 0.05, torch.Generator().manual_seed(0), by)
+        assert [x.tolist() for x in pairs] == [[0], [0], [1]]
+
+
+@pytest.mark.parametrize("by", ["own", "swapped"])
+def test_each_way_of_drawing_negatives_is_its_formula(by: str) -> None:
+    """Of an asymmetric similarity: how often each row is given which text, and which video."""
+    n, temperature, rounds = 6, 0.4, 3000
+    generator = torch.Generator().manual_seed(7)
+    similarity = torch.rand(n, n, generator=generator)  # text x video
+    positives = torch.eye(n, dtype=torch.bool)
+    positives[0, 3] = positives[3, 0] = True
+    texts, videos = torch.zeros(n, n), torch.zeros(n, n)
+    own = torch.arange(n)
+    for _ in range(rounds):
+        pairs = match_pairs(similarity, positives, temperature, generator, by)
+        texts[own[pairs.text != own], pairs.text[pairs.text != own]] += 1
+        videos[own[pairs.video != own], pairs.video[pairs.video != own]] += 1
+    for counts, direct in ((texts, by == "swapped"), (videos, by == "own")):
+        for i in range(n):  # sim(text i, video j) or sim(text j, video i), over all j that are not positive
+            weights = [0.0 if positives[i, j] else
+                       math.exp((similarity[i, j] if direct else similarity[j, i]).item() / temperature)
+                       for j in range(n)]
+            expected = [weight / sum(weights) for weight in weights]
+            assert (counts[i] / counts[i].sum()).tolist() == pytest.approx(expected, abs=0.07)

@@ -131,6 +131,16 @@ def test_resume_after_validation_within_an_epoch(tmp_path: Path) -> None:
         assert seen == expected, step
 
 
+def test_resume_of_epochs_that_keep_their_last_rows(tmp_path: Path) -> None:
+    save = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=1, save_top_k=-1)
+    whole = train(tmp_path, KeysDataModule(num_workers=0, drop_last=False), save=save).seen
+    assert [len(batch) for batch in whole] == [4, 4, 4, 4, 4, 2] * EPOCHS
+    assert all({row for batch in whole[6 * e : 6 * e + 6] for _, row, _ in batch} == set(range(ROWS)) for e in range(3))
+    for path in tmp_path.glob("*.ckpt"):
+        step = torch.load(path, weights_only=True)["global_step"]
+        assert train(tmp_path, KeysDataModule(num_workers=0, drop_last=False), resume=path).seen == whole[step:], step
+
+
 def test_resume_of_shortened_epochs_and_of_steps(tmp_path: Path) -> None:
     for number, options in enumerate(({"limit_train_batches": 3}, {"max_steps": 13, "max_epochs": -1})):
         save = ModelCheckpoint(dirpath=tmp_path / str(number), every_n_train_steps=1, save_top_k=-1)

@@ -67,3 +67,61 @@ class Keys:
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
         return key
+
+
+@pytest.mark.parametrize("rows, processes", [(7, 1), (7, 2), (9, 4), (8, 2), (1, 3), (2, 5)])
+def test_an_epoch_that_keeps_its_last_rows_repeats_its_first_to_be_even(rows: int, processes: int) -> None:
+    samplers = [EpochSampler(range(rows), processes, rank, 5, drop_last=False) for rank in range(processes)]
+    shares = [[row for _, row in sampler] for sampler in samplers]
+    size = -(-rows // processes)
+    assert {len(share) for share in shares} == {size} == {len(sampler) for sampler in samplers}
+    dealt = [shares[i % processes][i // processes] for i in range(size * processes)]  # in the order of the epoch
+    assert sorted(dealt[:rows]) == list(range(rows))
+    assert dealt[rows:] == [dealt[i % rows] for i in range(rows, size * processes)]
+    if rows % processes == 0:
+        assert shares == [[row for _, row in EpochSampler(range(rows), processes, rank, 5)]
+                          for rank in range(processes)]
+
+
+@pytest.mark.parametrize("rows, batch, processes", [(7, 2, 1), (7, 2, 2), (9, 2, 2), (3, 4, 1), (1, 4, 2), (8, 2, 2)])
+def test_a_kept_last_batch_is_as_large_on_every_process(rows: int, batch: int, processes: int) -> None:
+    loaders = [ResumableDataLoader(Keys(rows), batch, processes, rank, 1, drop_last=False, collate_fn=list)
+               for rank in range(processes)]
+    share = -(-rows // processes)
+    for loader in loaders:
+        batches = list(loader)
+        assert len(loader) == len(batches) == -(-share // batch)
+        assert [len(keys) for keys in batches] == [batch] * (share // batch) + [share % batch] * bool(share % batch)
+        assert place(loader) == (1, 0)
+    seen = {row for loader in loaders for keys in list(loader) for _, row in keys}
+    assert seen == set(range(rows))
+
+
+@pytest.mark.parametrize("batch", [0, 2, 3])
+def test_a_loader_that_keeps_its_last_batch_goes_on_at_a_place(batch: int) -> None:
+    whole, resumed = (ResumableDataLoader(Keys(7), 2, seed=1, drop_last=False, collate_fn=list) for _ in range(2))
+    expected = list(whole)
+    assert [len(keys) for keys in expected] == [2, 2, 2, 1]
+    resumed.load_state_dict({**whole.state_dict(), "epoch": 0, "batch": batch})
+    assert list(resumed) == expected[batch:]
+    whole.sampler.set_epoch(1)
+    resumed.sampler.set_epoch(1)
+    assert list(resumed) == list(whole)
+
+
+def test_a_run_that_dropped_its_last_batches_cannot_keep_them_from_the_middle_of_an_epoch_on() -> None:
+    dropping, keeping = (ResumableDataLoader(Keys(7), 2, seed=1, drop_last=drop) for drop in (True, False))
+    state = dropping.state_dict() | {"batch": 2}
+    with pytest.raises(ValueError, match="drop_last: True then, False now"):
+        keeping.load_state_dict(state)
+    del state["run"]["drop_last"]  # an older checkpoint: they were always dropped
+    dropping.load_state_dict(state)
+    with pytest.raises(ValueError, match="drop_last: True then, False now"):
+        keeping.load_state_dict(state)
+    keeping.load_state_dict(state | {"batch": 0})
+
+
+def test_no_rows_are_refused_whatever_happens_to_the_last_batch() -> None:
+    for drop in (True, False):
+        with pytest.raises(ValueError, match="have 0 rows"):
+            ResumableDataLoader(Keys(0), 2, drop_last=drop)

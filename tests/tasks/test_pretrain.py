@@ -61,6 +61,31 @@ def test_objectives_without_weight_train_nothing(small_config, tokenizer: str) -
     assert matching.scores == ("dual", "fusion", "ensemble")
 
 
+@pytest.mark.parametrize("clips", [1, 2, 3])
+def test_a_small_last_batch_gives_finite_gradients(small_config, tokenizer: str, clips: int) -> None:
+    torch.manual_seed(0)
+    task, batch = Pretrain(small_config(tokenizer), OptimizerConfig(), masked_share=0.0).eval(), make_clips(3)
+    batch = {name: {key: ids[:clips] for key, ids in value.items()} if name == "text" else value[:clips]
+             for name, value in batch.items()}
+    losses = task.objectives(batch, torch.Generator().manual_seed(0))
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values()) and losses["mlm"] == 0
+    assert clips > 1 or losses["ego_nce"] == 0
+    assert all(p.grad.isfinite().all() for p in task.parameters() if p.grad is not None)
+
+
+def test_negatives_are_drawn_as_asked(small_config, tokenizer: str) -> None:
+    losses = {}
+    for by in ("own", "swapped"):
+        torch.manual_seed(0)
+        task = Pretrain(small_config(tokenizer), OptimizerConfig(), negatives_by=by).eval()
+        draw_parameters(task)
+        torch.manual_seed(1)
+        losses[by] = task.objectives(make_clips(12), torch.Generator().manual_seed(2))
+    assert losses["own"]["vtm"] != losses["swapped"]["vtm"]
+    assert all(losses["own"][name] == losses["swapped"][name] for name in ("ego_nce", "mlm"))
+
+
 def test_an_infinite_temperature_draws_any_negative() -> None:
     similarity, positives = torch.randn(64, 64), torch.eye(64, dtype=torch.bool)
     best, drawn = similarity.fill_diagonal_(-9).argmax(1), []

@@ -67,6 +67,20 @@ def test_fine_tuning_tests_the_best_checkpoint(task: str, toy: Path, tmp_path: P
     assert again == {name: tuned["metrics"][name] for name in again} and len(again) > 2
 
 
+@pytest.mark.parametrize("kind", [*TASKS.values()])
+def test_a_last_batch_of_one_clip_teaches_nothing_and_a_first_one_is_refused(kind: type[Retrieval]) -> None:
+    task = kind(make_config(projector=[16]), OptimizerConfig()).train()
+    task.log = lambda *args, **kwargs: None
+    text = {name: ids[:, :5] for name, ids in make_text(1).items()}  # of words alone
+    batch = {"video": make_clips(1)["video"], "text": text, "target": torch.tensor([2]),
+             "relevancy": torch.tensor([[0.0, 0.2, 1.0]])}
+    loss = task.training_step(batch, 3)
+    loss.backward()
+    assert loss == 0 and all(not p.grad.any() for p in task.parameters() if p.grad is not None)
+    with pytest.raises(ValueError, match="one clip has nothing to compare it with: raise data.init_args.batch_size"):
+        task.training_step(batch, 0)
+
+
 def odd_test_file(folder: Path, task: str) -> str:
     """The name of a test file with an odd number of rows, beside the official one."""
     official = {"ek100": "EPIC_100_retrieval_test.csv", "charades_ego": "CharadesEgo_v1_test_only1st.csv"}[task]
