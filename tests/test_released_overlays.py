@@ -29,12 +29,13 @@ _BUILT = {
     BACKBONE + "text_attends_to": ("current", "previous"),
     BACKBONE + "fusion_cls": ("shared", "own"),
 }
+_FRAMES = {DATA + "frame_rule": ("centre", "released")}
 _TEN_TEMPLATES = yaml.safe_load((CONF / "qfvs.yaml").read_text())["data"]["init_args"]["templates"]
 _SMALL = {BACKBONE + "projector": ([4096, 4096, 4096], [256])}
 
 Differences = dict[str, tuple[Any, Any]]
 DIFFERENCES: dict[str, Differences] = {
-    "pretrain": _BUILT | {
+    "pretrain": _BUILT | _FRAMES | {
         MODEL + "positives": ("verb_or_noun", "verb_and_noun"),
         MODEL + "init": ("default", "released"),
         MODEL + "negatives_by": ("own", "swapped"),
@@ -43,12 +44,11 @@ DIFFERENCES: dict[str, Differences] = {
         DATA + "max_words": (30, 15),
         DATA + "drop_last": (True, False),
     },
-    "egomcq": _BUILT | {
-        DATA + "max_words": (30, 15),
+    "egomcq": _BUILT | _FRAMES | {
         DATA + "eval_num_frames": (None, 16),
     },
     "small_projector": _SMALL,
-    "charades_ego": _BUILT | _SMALL | {
+    "charades_ego": _BUILT | _SMALL | _FRAMES | {
         MODEL + "positives": ("class", "none"),
         MODEL + "num_frames": (16, 32),
         OPTIMIZER + "lr": (1.5e-4, 1.5e-5),
@@ -60,12 +60,12 @@ DIFFERENCES: dict[str, Differences] = {
         DATA + "drop_last": (True, False),
         TRAINER + "max_epochs": (10, 20),
     },
-    "ek100": _BUILT | _SMALL | {
+    "ek100": _BUILT | _SMALL | _FRAMES | {
         OPTIMIZER + "end_lr": (1e-7, 0.0),
         DATA + "val": (None, "EPIC_100_retrieval_test.csv"),
         DATA + "drop_last": (True, False),
     },
-    "taskqa": _BUILT | {
+    "taskqa": _BUILT | _FRAMES | {
         OPTIMIZER + "end_lr": (1e-7, 0.0),
         DATA + "val": ("formatted_val_qas_encode.json", "formatted_test_qas_encode.json"),
         DATA + "augment": (True, False),
