@@ -1,5 +1,6 @@
 """What the tasks on frozen features share: a head with weights of its own."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,8 +31,7 @@ class HeadTask(Judged, Task):
         super().__init__(optimizer)
         self.head, self.weights = head, weights
         self.judge_by(metric)
-        if weights is not None:
-            read_head(head, self.kind, Path(weights))
+        self.features_before = {} if weights is None else read_head(head, self.kind, Path(weights))
 
     @property
     def trained(self) -> nn.Module:
@@ -41,6 +41,19 @@ class HeadTask(Judged, Task):
     def protocol(self) -> dict[str, Any]:
         """What a reader of the numbers must know of the model."""
         return {"weights": self.weights, "head": self.kind, "seed": global_seed()}
+
+    def setup(self, stage: str) -> None:
+        """Refuse to evaluate a head on features of another recipe than it was trained on."""
+        recipe = asdict(self.trainer.datamodule.folder.recipe)
+        different = [f"{name} {before} and {recipe[name]}" for name, before in self.features_before.items()
+                     if name in recipe and recipe[name] != before]
+        if different and stage != "fit":
+            raise ValueError(f"{self.weights} was trained on other features than {self.trainer.datamodule.features} "
+                             f"({'; '.join(different)}): extract those of its recipe, or train a head on these")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["egovlpv2"]["features"] = asdict(self.trainer.datamodule.folder.recipe)
 
     def float32(self) -> torch.autocast:
         """A context in which a head computes in float32, whatever `trainer.precision` makes of backbones."""

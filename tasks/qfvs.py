@@ -63,6 +63,7 @@ class QFVS(HeadTask):
             if self.trained_on.get(name, getattr(recipe, name)) != getattr(recipe, name):
                 raise ValueError(f"{self.weights} was trained on features of {name} {self.trained_on[name]}, and these "
                                  f"are of {name} {getattr(recipe, name)}: give the features that it was trained on")
+        super().setup(stage)
 
     def training_step(self, batch: SummaryBatch, batch_idx: int) -> Tensor:
         scores = self(batch)

@@ -103,13 +103,16 @@ def read_summary_head(path: Path) -> tuple[SummaryHead, dict[str, Any]]:
     return head, facts
 
 
-def read_head(head: nn.Module, kind: str, path: Path) -> None:
-    """Gives a head the weights of a file.
+def read_head(head: nn.Module, kind: str, path: Path) -> dict[str, Any]:
+    """Give a head the weights of a file.
 
     Args:
         head: The head.
         kind: `vslnet` or `vsgn`, as `convert` knows it; heads of QFVS come from own checkpoints alone.
         path: A `.ckpt` of the head's task, or a released state dict, bare or under `state_dict`.
+
+    Returns:
+        The recipe of the features that it was trained on, by name, as far as the file tells.
 
     Raises:
         ValueError: The file is missing, unreadable or of another head.
@@ -124,6 +127,7 @@ def read_head(head: nn.Module, kind: str, path: Path) -> None:
     except (ValueError, IndexError, RuntimeError) as error:  # a tensor of other dimensions
         raise ValueError(f"{path} does not fit the head ({describe(state)}): {error}") from error
     _load_state(head, ours, f"{path} does not fit the head; are its sizes in your config those it was trained with?")
+    return check(_facts(content, "features"), dict[str, str | int | float], f"{path}, egovlpv2.features")
 
 
 def _state_of(file: dict[str, Any], path: Path) -> State:

@@ -486,6 +486,7 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, tmp_path: Path) -> No
     refused([video, *options(weights, out, "--kind", "fused")], "--kind fused needs --queries")
     refused([video, *options(weights, out, "--queries", tmp_path / "empty.json")],
             "a list of texts for each video; those of 'a': .*not blank")
+    refused([video, *options(weights, out, "--frame-rule", "released")], "leave --fps, --window and --stride out")
     refused([video, *options(weights, out, "--queries", tmp_path / "other.json")],
             "no query is of any of the 1 videos")
     for name in ("fps", "window", "stride", "frames", "batch-size", "max-words", "chunk-seconds"):

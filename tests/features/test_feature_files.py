@@ -254,3 +254,19 @@ def test_a_file_that_is_finished_while_we_look_is_not_taken(tmp_path: Path, monk
     monkeypatch.setattr(Path, "exists", lambda self: next(answers, True))
     assert claim(tmp_path / "a") is None
     assert (tmp_path / "a").read_bytes() == b"whole" and os.listdir(tmp_path) == ["a"]
+
+
+def test_features_of_the_former_crop_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write(path)
+    rewrite(path, lambda _, plain: [plain["recipe"].pop(name) for name in ("crop", "frame_rule")])
+    with pytest.raises(ValueError, match="a.safetensors, header: the features are of an earlier version, .* extract it "
+                                         "anew"):
+        read_features(path)
+
+
+def test_another_frame_rule_is_another_recipe(tmp_path: Path) -> None:
+    write(tmp_path / "a.safetensors")
+    write(tmp_path / "b.safetensors", replace(RECIPE, frame_rule="released"))
+    with pytest.raises(ValueError, match=r"don't go together \(frame_rule centre and released\)"):
+        FeatureFolder(tmp_path)

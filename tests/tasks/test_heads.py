@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from egovlpv2.cli import main as cli
-from egovlpv2.features.files import FeatureWriter, Recipe
+from egovlpv2.features.files import FeatureWriter, Recipe, read_features
 from egovlpv2.grounding.moments import detections, retrievals
 from egovlpv2.grounding.vslnet import best_spans
 from egovlpv2.metrics.functional import moment_map, nlq_recall
@@ -52,8 +52,9 @@ def hash_of(label: str) -> int:
     return sum(map(ord, label)) % WIDTH
 
 
-def write(path: Path, kind: str, values: torch.Tensor, duration: float, queries: list[str]) -> None:
-    recipe = Recipe(kind, WIDTH, 10.0, 20, 5, 4, 32, "0" * 16)
+def write(path: Path, kind: str, values: torch.Tensor, duration: float, queries: list[str], frames: int = 4) -> None:
+    path.parent.mkdir(exist_ok=True)
+    recipe = Recipe(kind, WIDTH, 10.0, 20, 5, frames, 32, "0" * 16)
     words = torch.randn(len(queries), 3, WIDTH) if queries else None
     mask = torch.ones(len(queries), 3, dtype=torch.bool) if queries else None
     with path.open("wb") as file:
@@ -91,6 +92,12 @@ def test_a_head_is_trained_tested_shown_and_submitted(task: str, toy: Path, feat
     again = report(tmp_path / "again")["metrics"]
     numbers = {name: value for name, value in again.items() if name.startswith(f"test/{task}/")}
     assert numbers and numbers == {name: tuned["metrics"][name] for name in numbers}
+
+    for path in features[task].iterdir():
+        same = read_features(path)
+        write(tmp_path / "other" / path.name, same.recipe.kind, same.values, same.duration, same.queries, frames=16)
+    with pytest.raises(SystemExit, match=r"best.ckpt was trained on other features than .*other \(frames 4 and 16\)"):
+        cli(arguments("test", task, toy, tmp_path / "other", tmp_path, "refused", weights))
 
     cli(arguments("predict", task, toy, features[task], tmp_path, "answers", weights))
     submission = json.loads((tmp_path / "answers" / "predictions.json").read_text())
