@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from egovlpv2.model.head_weights import read_head
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import Task, global_seed
@@ -40,6 +41,10 @@ class HeadTask(Judged, Task):
     def protocol(self) -> dict[str, Any]:
         """What a reader of the numbers must know of the model."""
         return {"weights": self.weights, "head": self.kind, "seed": global_seed()}
+
+    def float32(self) -> torch.autocast:
+        """A context in which a head computes in float32, whatever `trainer.precision` makes of backbones."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def check_width(self, width: int, expected: int, option: str) -> None:
         """Features of another model are named, not multiplied."""

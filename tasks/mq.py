@@ -1,19 +1,19 @@
 """Ego4D moment queries: VSGN on frozen features."""
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
 from egovlpv2.batch import MomentBatch
-from egovlpv2.grounding.moments import Found, detections, retrievals, scored_segments
+from egovlpv2.grounding.moments import Found, detections, retrievals, scored_segments, without_doubles
 from egovlpv2.grounding.vsgn import VSGN, Detected
 from egovlpv2.grounding.vsgn_losses import MomentLabels, vsgn_losses
-from egovlpv2.metrics.moments import MQ_TOPK, MomentDetection
+from egovlpv2.metrics.moments import MomentDetection
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.pictures import Drawing, Span
 from egovlpv2.tasks.head import HeadTask
 from torch import Tensor
-
-_RETRIEVALS = 100  # of each class at least: recall at 5x looks at five for each instance
 
 
 class MQ(HeadTask):
@@ -27,49 +27,78 @@ class MQ(HeadTask):
         num_levels: Of the head's pyramid.
         dim: Width inside the head.
         num_neighbours: Of a step in its graph.
+        class_weight: Of the loss of classes.
+        segment_weight: Of the loss of segments.
+        boundary_weight: Of the loss of segments after their boundaries are adjusted.
+        curve_weight: Of the losses of actionness, startness and endness.
         weights: Weights to start from.
     """
 
     name, kind, judged_by = "mq", "vsgn", "map_avg"
 
     def __init__(self, optimizer: OptimizerConfig, in_dim: int = 4096, num_classes: int = 111, num_steps: int = 928,
-                 num_levels: int = 5, dim: int = 256, num_neighbours: int = 12, weights: str | None = None) -> None:
+                 num_levels: int = 5, dim: int = 256, num_neighbours: int = 12, class_weight: float = 1.0,
+                 segment_weight: float = 1.0, boundary_weight: float = 1.0, curve_weight: float = 0.2,
+                 weights: str | None = None) -> None:
         head = VSGN(in_dim, num_steps, num_levels, dim, num_classes, num_neighbours)
         super().__init__(head, MomentDetection, optimizer, weights)
         self.in_dim, self.num_classes = in_dim, num_classes
+        self.loss_weights = {"class": class_weight, "segment": segment_weight, "boundary": boundary_weight,
+                             **dict.fromkeys(("actionness", "startness", "endness"), curve_weight)}
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return super().protocol | {"loss_weights": self.loss_weights}
 
     def forward(self, batch: MomentBatch) -> Detected:
         self.check_width(batch["features"].shape[1], self.in_dim, "in_dim")
         if len(batch["labels"]) != self.num_classes:
             raise ValueError(f"The list of classes has {len(batch['labels'])} labels, nothing included, and the head "
                              f"{self.num_classes}: set model.init_args.num_classes={len(batch['labels'])}.")
-        return self.head(batch["features"], batch["num_frames"])
+        with self.float32():
+            return self.head(batch["features"], batch["num_frames"])
 
     def training_step(self, batch: MomentBatch, batch_idx: int) -> Tensor:
-        losses = vsgn_losses(self(batch), self.head.anchors, MomentLabels(batch["segments"], batch["classes"]))
-        loss = sum(losses.values())
-        self.log_dict({"train/loss": loss} | {f"train/{name}": value for name, value in losses.items()},
-                      batch_size=len(batch["key"]))
-        return loss
+        losses = self._losses(self(batch), batch)
+        self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(batch["key"]))
+        return losses["loss"]
+
+    def validation_step(self, batch: MomentBatch, batch_idx: int) -> None:
+        """The metric and the loss; without a clip, zero with the weight of none."""
+        out = self(batch) if batch["key"] else None
+        loss = torch.zeros((), device=self.device) if out is None else self._losses(out, batch)["loss"]
+        self.log("val/loss", loss, batch_size=len(batch["key"]), sync_dist=True)
+        self._judge(self.metrics["val"], batch, out)
+
+    def _losses(self, out: Detected, batch: MomentBatch) -> dict[str, Tensor]:
+        """The six losses, and what training minimises: `loss`, their weighted sum."""
+        last = (batch["num_frames"] - 1)[:, None, None]  # (B, 1, 1), the step in which labels end at the latest
+        segments = batch["segments"].clamp(min=0).minimum(last)  # (B, G, 2)
+        losses = vsgn_losses(out, self.head.anchors, MomentLabels(segments, batch["classes"]))
+        return {"loss": sum(self.loss_weights[name] * value for name, value in losses.items())} | losses
 
     def judge(self, metric: MomentDetection, batch: MomentBatch) -> None:
-        if not batch["key"]:
+        self._judge(metric, batch, self(batch) if batch["key"] else None)
+
+    def _judge(self, metric: MomentDetection, batch: MomentBatch, out: Detected | None) -> None:
+        if out is None:
             metric.update(*(torch.empty(0, 5, device=self.device) for _ in range(3)))
             return
-        for i, (segments, scores, seconds) in enumerate(self._found(batch)):
+        for i, (segments, scores, seconds) in enumerate(_found(out, batch)):
             told, clip = _told(batch, i), int(batch["index"][i])
-            found = (told, detections(segments, scores),
-                     retrievals(segments, scores, told.classes.unique(), _most(told.classes)))
+            found = (told, detections(segments, scores), retrievals(segments, scores, told.classes.unique()))
             metric.update(*(_rows(clip, moments, seconds).to(self.device) for moments in found))
 
     def predict_step(self, batch: MomentBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Of each clip its detections, and its retrievals: of the classes that are told, or else of all."""
+        if not batch["key"]:
+            return []
         rows = []
-        for i, (segments, scores, seconds) in enumerate(self._found(batch)):
+        for i, (segments, scores, seconds) in enumerate(_found(self(batch), batch)):
             told = _told(batch, i).classes
             classes = told.unique() if len(told) else torch.arange(1, self.num_classes, device=self.device)
             found = {"detect_results": detections(segments, scores),
-                     "retrieve_results": retrievals(segments, scores, classes, _most(told))}
+                     "retrieve_results": retrievals(segments, scores, classes)}
             rows.append({"clip": batch["key"][i]} | {name: _named(moments, seconds, batch["labels"])
                                                      for name, moments in found.items()})
         return rows
@@ -83,8 +112,8 @@ class MQ(HeadTask):
         """Pictures of the first clips, less the frames."""
         out = self(batch)
         drawings = []
-        for i, (segments, scores) in enumerate(zip(*(values[:count] for values in scored_segments(out)), strict=True)):
-            seconds, told = batch["duration"][i] / batch["num_frames"][i], _told(batch, i)
+        for i, (segments, scores, seconds) in enumerate(islice(_found(out, batch), count)):
+            told = _told(batch, i)
             shown = {name: getattr(out, name)[i, : int(batch["num_frames"][i])].float().cpu().numpy()
                      for name in ("actionness", "startness", "endness")}
             spans = [[Span(row["label"], *row["segment"]) for row in _named(found, seconds, batch["labels"])]
@@ -93,10 +122,11 @@ class MQ(HeadTask):
                                     spans[1][: max(len(told.classes), 1)]))
         return drawings
 
-    def _found(self, batch: MomentBatch) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Of each clip its segments in steps, their scores, and the seconds of a step."""
-        segments, scores = scored_segments(self(batch))
-        return list(zip(segments, scores, batch["duration"] / batch["num_frames"], strict=True))
+
+def _found(out: Detected, batch: MomentBatch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of each clip its segments in steps, their scores without doubles, and the seconds of a step."""
+    for segments, scores, seconds in zip(*scored_segments(out), batch["duration"] / batch["num_frames"], strict=True):
+        yield segments, without_doubles(segments, scores), seconds
 
 
 def _told(batch: MomentBatch, i: int) -> Found:
@@ -110,11 +140,6 @@ def _rows(clip: int, found: Found, seconds: Tensor) -> Tensor:
     """(n, 5): clip, class, start and end in seconds, score."""
     times = found.segments.cpu() * seconds.cpu()
     return torch.column_stack([torch.full((len(times),), clip), found.classes.cpu(), times, found.scores.cpu()])
-
-
-def _most(classes: Tensor) -> int:
-    """How many retrievals of each class a clip with such instances gets."""
-    return max(_RETRIEVALS, max(MQ_TOPK) * len(classes))
 
 
 def _named(found: Found, seconds: Tensor, labels: list[str]) -> list[dict[str, Any]]:

@@ -49,7 +49,8 @@ class NLQ(HeadTask):
     def forward(self, batch: QueryBatch) -> Grounded:
         self.check_width(batch["video"].shape[2], self.video_dim, "video_dim")
         self.check_width(batch["query"].shape[2], self.query_dim, "query_dim")
-        return self.head(batch["video"], batch["video_mask"], batch["query"], batch["query_mask"])
+        with self.float32():
+            return self.head(batch["video"], batch["video_mask"], batch["query"], batch["query_mask"])
 
     def training_step(self, batch: QueryBatch, batch_idx: int) -> Tensor:
         out = self(batch)

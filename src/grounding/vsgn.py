@@ -63,9 +63,6 @@ class VSGN(nn.Module):
         self.actionness, self.startness, self.endness = (
             nn.Sequential(_convolution(dim, dim), nn.ReLU(), nn.Conv1d(dim, 1, 1)) for _ in range(3))
         self.register_buffer("anchors", make_anchors(num_steps, num_levels), persistent=False)  # (A, 2)
-        for layer in (self.class_logits, self.segment_deltas):  # at first all classes are alike, segments are anchors
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor, num_frames: Tensor) -> Detected:
         """Args:

@@ -29,12 +29,16 @@ class Matched(NamedTuple):
     """The instance that each segment overlaps most."""
 
     overlap: Tensor  # (B, A)
+    best: Tensor  # (B, A) bool, whether no other segment overlaps some instance more
     classes: Tensor  # (B, A) int64; 0 is nothing
     segments: Tensor  # (B, A, 2), of any value where it is none
 
     def at(self, threshold: float) -> "Matched":
-        """Segments stand for their instance if they overlap it so much, else for nothing."""
-        return self._replace(classes=self.classes * (self.overlap >= threshold))
+        """Segments stand for their instance if they overlap it so much or are some instance's best, else for nothing.
+
+        Without the second rule, instances that fit no anchor, such as most of 1 to 3 steps, would never be learned.
+        """
+        return self._replace(classes=self.classes * ((self.overlap >= threshold) | self.best))
 
 
 def vsgn_losses(out: Detected, anchors: Tensor, labels: MomentLabels) -> dict[str, Tensor]:
@@ -60,12 +64,16 @@ def vsgn_losses(out: Detected, anchors: Tensor, labels: MomentLabels) -> dict[st
 
 @torch.no_grad()
 def match(segments: Tensor, labels: MomentLabels) -> Matched:
-    """The instances that segments (B, A, 2) overlap most."""
+    """The instances that segments (B, A, 2) overlap most.
+
+    An instance that no segment overlaps (one without length) has no best segment; in the authors' code all would be.
+    """
     inter, union = _intersection_and_union(segments[:, :, None], labels.segments[:, None])  # (B, A, G)
-    overlap = inter / (union + 1)  # a step more, as in the authors' code
-    best, instance = overlap.masked_fill(~labels.real[:, None], -1.0).max(2)  # (B, A)
+    overlap = (inter / (union + 1)).masked_fill(~labels.real[:, None], -1.0)  # a step more, as in the authors' code
+    most, instance = overlap.max(2)  # (B, A)
+    best_of = (overlap == overlap.amax(1, keepdim=True)) & (overlap > 0)  # (B, A, G), ties included
     segments = labels.segments.gather(1, instance[..., None].expand(-1, -1, 2))  # (B, A, 2)
-    return Matched(best, labels.classes.gather(1, instance), segments)
+    return Matched(most, best_of.any(2), labels.classes.gather(1, instance), segments)
 
 
 def class_loss(logits: Tensor, classes: Tensor) -> Tensor:
@@ -77,7 +85,7 @@ def class_loss(logits: Tensor, classes: Tensor) -> Tensor:
 
 def segment_loss(segments: Tensor, matched: Matched) -> Tensor:
     """One minus the generalised IoU (Rezatofighi et al., CVPR 2019), over the segments that stand for an instance."""
-    ordered = torch.stack([segments[..., 0], segments.amax(-1)], dim=-1)
+    ordered = torch.stack([segments.amin(-1), segments.amax(-1)], dim=-1)  # an adjusted end may come before its start
     hull = torch.maximum(ordered[..., 1], matched.segments[..., 1]) - torch.minimum(
         ordered[..., 0], matched.segments[..., 0])
     inter, union = _intersection_and_union(ordered, matched.segments)

@@ -118,14 +118,9 @@ def soft_nms(segments: ArrayLike, scores: ArrayLike, sigma: float, max_proposals
     Returns:
         Segments (n, 2), new scores (n,), and which they were, (n,) int64.
     """
-    return suppress(segments, scores, sigma, min(max_proposals, len(np.atleast_1d(scores)) - 1))
-
-
-def suppress(segments: ArrayLike, scores: ArrayLike, sigma: float, count: int) -> tuple[Array, Array, Array]:
-    """The `count` rounds of `soft_nms`, as many as there are proposals at most."""
     segments, scores = np.array(segments, dtype=np.float64).reshape(-1, 2), np.array(scores, dtype=np.float64)
     kept, left = [], scores.copy()
-    for _ in range(count):
+    for _ in range(min(max_proposals, len(scores) - 1)):
         best = int(left.argmax())
         kept.append(best)
         scores[best] = left[best]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,6 +137,52 @@ def test_a_segment_stands_for_what_it_overlaps_most() -> None:
     matched = match(torch.tensor([[[0.0, 20], [9, 30], [40, 60], [0, 40]]]), labels).at(0.5)
     assert matched.classes.tolist() == [[1, 2, 0, 0]]  # 20/21, 20/22, 0, 20/41
     assert matched.segments[0, :2].tolist() == [[0, 20], [10, 30]]
+
+
+def test_an_instance_that_nothing_fits_keeps_its_best_segments_with_ties() -> None:
+    labels = MomentLabels(torch.tensor([[[4.0, 6], [0, 40], [9, 9], [0, 0]]]), torch.tensor([[3, 5, 7, 0]]))
+    segments = torch.tensor([[[0.0, 8], [2, 10], [-1, 9], [0, 24], [30, 40], [50, 60]]])
+    matched = match(segments, labels).at(0.7)
+    # 2/9, 2/9 and 2/11 of the short one; the long one's best, 24/41, overlaps it by less than 0.7; nothing overlaps
+    # an instance without length, so nothing stands for it.
+    assert matched.classes.tolist() == [[3, 3, 0, 5, 0, 0]]
+    assert matched.best.tolist() == [[True, True, False, True, False, False]]
+
+
+def test_the_best_segment_of_an_instance_stands_for_what_it_overlaps_itself() -> None:
+    """The short instance's best segments overlap the long one more, as the authors' rule has it."""
+    labels = MomentLabels(torch.tensor([[[0.0, 20], [8, 9]]]), torch.tensor([[1, 2]]))
+    matched = match(torch.tensor([[[4.0, 12], [0, 14], [15, 20]]]), labels).at(0.5)
+    assert matched.classes.tolist() == [[1, 1, 0]]  # 8/21 and 1/9, the short one's best; 14/21 and 1/15; 5/21 and 0
+    assert matched.best.tolist() == [[True, True, False]]
+
+
+MATCHING = json.loads((GOLDEN / "vsgn_matching.json").read_text())
+
+
+@pytest.mark.parametrize("case", MATCHING["cases"], ids=lambda case: f"seed {case['seed']}")
+def test_matching_agrees_with_the_authors_for_instances_of_any_length(case: dict[str, Any]) -> None:
+    """Anchors at IoU 0.5, decoded segments at 0.5 and at 0.7, and the losses over them."""
+    anchors, draw = make_anchors(64, 5), np.random.RandomState(case["seed"])
+    assert len(anchors) == MATCHING["num_anchors"] and MATCHING["thresholds"] == [0.5, 0.5, 0.7]
+    deltas, logits, offsets = (torch.from_numpy(draw.standard_normal((2, len(anchors), n)).astype(np.float32))
+                               for n in (2, 7, 2))
+    segments = decode(0.3 * deltas, anchors)
+    rows = [torch.tensor(instances) for instances in case["instances"]]  # (G, 3) each
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (2, G, 3)
+    labels = MomentLabels(padded[..., :2], padded[..., 2].long())
+    untouched = decode(torch.zeros_like(deltas), anchors)
+    for name, places, threshold in (("anchors_05", untouched, 0.5), ("decoded_05", segments, 0.5),
+                                    ("decoded_07", segments, 0.7)):
+        classes = match(places, labels).at(threshold).classes
+        found = [[[i, int(one[i])] for i in one.nonzero()[:, 0].tolist()] for one in classes]
+        assert found == case["positives"][name], name
+    curves = torch.full((3, 2, 64), 0.5)
+    losses = vsgn_losses(Detected(*curves, segments, segments + offsets, logits, torch.tensor([64, 64])), anchors,
+                         labels)
+    wanted = {"class": case["losses"]["loss_cls_dec"], "segment": case["losses"]["loss_reg_dec"],
+              "boundary": case["boundary_loss"]}
+    assert {name: losses[name].item() for name in wanted} == pytest.approx(wanted, abs=1e-4)
 
 
 def test_balanced_cross_entropy_without_positives_is_finite() -> None:

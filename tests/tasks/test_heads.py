@@ -9,7 +9,7 @@ import pytest
 import torch
 from egovlpv2.cli import main as cli
 from egovlpv2.features.files import FeatureWriter, Recipe
-from egovlpv2.grounding.moments import detections, retrievals
+from egovlpv2.grounding.moments import detections, retrievals, without_doubles
 from egovlpv2.grounding.vslnet import best_spans
 from egovlpv2.metrics.functional import moment_map, nlq_recall
 from egovlpv2.optim import OptimizerConfig
@@ -17,6 +17,7 @@ from egovlpv2.tasks.mq import MQ
 from egovlpv2.tasks.nlq import NLQ
 from golden.fill_state import fill_layout
 from helpers import ROOT, run_on_two_processes
+from lightning import LightningModule
 from PIL import Image
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -181,13 +182,81 @@ def test_answers_do_not_depend_on_the_batch(toy: Path, features: dict[str, Path]
 
 
 def test_detections_in_bfloat16_and_of_a_class_with_one_candidate() -> None:
-    segments = torch.tensor([[0.0, 4], [5, 9], [0, 5]])
+    segments = torch.tensor([[0.0, 4], [6, 9], [4, 6]])
     scores = torch.tensor([[0.5, 0.0], [0.25, 0.0], [0.0, 0.125]], dtype=torch.bfloat16)
+    scores = without_doubles(segments.bfloat16(), scores)
     found = detections(segments.bfloat16(), scores)
     assert found.classes.tolist() == [1, 1, 2] and found.scores.tolist() == [0.5, 0.25, 0.125]
-    assert found.segments.tolist() == [[0, 4], [5, 9], [0, 5]]  # nothing that stands apart is lost
+    assert found.segments.tolist() == [[0, 4], [6, 9], [4, 6]]  # nothing that stands apart is lost
     assert len(detections(segments, torch.zeros(3, 2)).scores) == 0
-    assert retrievals(segments, scores, torch.tensor([2]), 1).segments.tolist() == [[0, 5]]
+    assert retrievals(segments, scores, torch.tensor([2])).segments.tolist() == [[4, 6]]
+
+
+def batch_of(task: str) -> dict[str, Any]:
+    """Two clips."""
+    if task == "mq":
+        return {"key": ["a", "b"], "index": torch.arange(2), "features": torch.randn(2, 12, 32),
+                "labels": ["", "x", "y"], "num_frames": torch.tensor([32, 20]), "duration": torch.tensor([64.0, 40.0]),
+                "segments": torch.tensor([[[2.0, 7], [9, 32]], [[1, 3], [0, 0]]]),
+                "classes": torch.tensor([[1, 2], [2, 0]])}
+    mask = torch.arange(16) < torch.tensor([[16], [9]])
+    return {"key": [("a", "b", 0)] * 2, "index": torch.arange(2), "video": torch.randn(2, 16, 12), "video_mask": mask,
+            "query": torch.randn(2, 4, 12), "query_mask": mask[:, 5:9], "start": torch.tensor([2, 3]),
+            "end": torch.tensor([7, 8]), "highlight": mask.float(), "duration": torch.tensor([16.0, 9.0]),
+            "window": torch.tensor([[2.0, 8], [3, 9]])}
+
+
+def small_task(task: str, **options: Any) -> NLQ | MQ:
+    torch.manual_seed(0)
+    if task == "mq":
+        return MQ(OptimizerConfig(), in_dim=12, num_classes=3, num_steps=32, num_levels=3, dim=32, **options)
+    return NLQ(OptimizerConfig(), 12, 12, dim=16, dropout=0.0, **options)
+
+
+@pytest.mark.parametrize("task, variant", [("mq", ""), ("nlq", "vslnet"), ("nlq", "small")])
+def test_heads_learn_in_float32_whatever_the_trainers_precision(task: str, variant: str,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LightningModule, "log", lambda *_, **__: None)
+    monkeypatch.setattr(LightningModule, "log_dict", lambda *_, **__: None)
+    batch, found = batch_of(task), []
+    for mixed in (False, True):
+        head = small_task(task, **({"variant": variant} if variant else {}))
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):  # as Lightning's bf16-mixed
+            loss = head.training_step(batch, 0)
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in head.parameters() if p.grad is not None)])
+    assert found[0][0].dtype == torch.float32 and len(found[0]) > 10
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@torch.no_grad()
+def test_the_loss_of_moments_is_a_weighted_sum_and_validation_logs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: dict[str, Any] = {}
+    monkeypatch.setattr(LightningModule, "log", lambda _, name, value, **__: logged.update({name: value}))
+    monkeypatch.setattr(LightningModule, "log_dict", lambda _, values, **__: logged.update(values))
+    batch, curves = batch_of("mq"), ("actionness", "startness", "endness")
+    for options, weights in (({}, (1, 1, 1, 0.2)),
+                             ({"class_weight": 2.0, "segment_weight": 3.0, "boundary_weight": 0.0, "curve_weight": 1.0},
+                              (2, 3, 0, 1))):
+        head = small_task("mq", **options)
+        head.training_step(batch, 0)
+        parts = [logged[f"train/{name}"] for name in ("class", "segment", "boundary")]
+        parts.append(sum(logged[f"train/{name}"] for name in curves))
+        total = sum(weight * part for weight, part in zip(weights, parts, strict=True))
+        torch.testing.assert_close(logged["train/loss"], total)
+        head.eval().validation_step(batch, 0)
+        torch.testing.assert_close(logged["val/loss"], total)
+    head.validation_step(batch | {"key": []}, 0)
+    assert logged["val/loss"] == 0
+
+
+@torch.no_grad()
+def test_labels_end_in_a_clips_last_step() -> None:
+    head, batch = small_task("mq"), batch_of("mq")
+    later = batch | {"segments": batch["segments"] + torch.tensor([[[0.0, 0], [0, 5]], [[0, 0], [0, 0]]])}
+    ended = batch | {"segments": batch["segments"].clamp(max=31)}
+    losses = [head._losses(head(one), one)["loss"] for one in (batch, later, ended)]
+    assert losses[0] == losses[1] == losses[2]
 
 
 def test_short_clips_have_five_windows_too() -> None:
