@@ -1,12 +1,13 @@
-"""AdamW in named parameter groups, with linear warm-up and a linear or cosine decay."""
+"""Adam or AdamW in named parameter groups, with linear warm-up and a linear, cosine or stepwise decay."""
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 log = logging.getLogger(__name__)
@@ -14,47 +15,84 @@ log = logging.getLogger(__name__)
 _STACKS = ("cls_token", "pos_embed", "temporal_embed", "position_embeddings.weight")
 # Modules that no pre-trained tower brings: they learn `new_layer_factor` times faster.
 _NEW = ("fusion.", "stack.", "projector.", "_transform.", "match_head.", "masked_word_head.", "answer_head.")
+_FORGOTTEN = ("norm_time.weight", "fusion.norm.weight")  # norms whose names the authors' list doesn't have
 
 
 @dataclass
 class OptimizerConfig:
-    """AdamW and its schedule; the defaults are the paper's (Table D.1).
+    """The optimizer and its schedule; the defaults are the paper's (Table D.1).
 
     Args:
+        kind: `adamw`, or `adam`, which adds the decay of weights to their gradient.
         lr: Peak learning rate of the towers.
         new_layer_factor: How many times faster cross-attention, projectors and heads learn.
         gate_factor: How many times faster the gates `alpha` learn, which start at zero.
-        betas: AdamW's.
-        weight_decay: Of matrices; norms, biases, gates and embeddings of positions have none.
+        vector_factor: How many times faster vectors (biases, weights of norms) learn than matrices beside them.
+        betas: Of the moments.
+        eps: Added to the root of the second moment.
+        weight_decay: Of all parameters but those that `no_decay` exempts.
+        no_decay: Parameters without decay. `vectors`: norms, biases, gates and embeddings of positions. `released`:
+            biases and norms, but for two kinds of norms, as in the authors' code. `none`: all decay.
         warmup_epochs: Linear warm-up from zero, in epochs (may be a fraction).
-        decay: Shape of the way down from the peak to `end_lr` at the last step.
+        decay: Shape of the way down from the peak: to `end_lr` at the last step, or for `step` by `gamma` every
+            `step_epochs`.
         end_lr: Learning rate of the towers at the last step.
+        step_epochs: Epochs between the steps of the decay `step`.
+        gamma: Factor of such a step.
     """
 
+    kind: Literal["adamw", "adam"] = "adamw"
     lr: float = 3e-5
     new_layer_factor: float = 4.0
     gate_factor: float = 4.0
+    vector_factor: float = 1.0
     betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
     weight_decay: float = 0.01
+    no_decay: Literal["vectors", "released", "none"] = "vectors"
     warmup_epochs: float = 2.0
-    decay: Literal["linear", "cosine"] = "linear"
+    decay: Literal["linear", "cosine", "step"] = "linear"
     end_lr: float = 1e-7
+    step_epochs: int = 15
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.step_epochs < 1:
+            raise ValueError(f"optimizer.step_epochs={self.step_epochs}: give 1 or more")
+
+
+def decays(name: str, parameter: nn.Parameter, no_decay: str) -> bool:
+    """Whether a parameter of a model decays.
+
+    Args:
+        name: The parameter's name.
+        parameter: The parameter.
+        no_decay: See `OptimizerConfig`.
+    """
+    if no_decay == "vectors":
+        # Vectors, and stacks of vectors such as (1, N, D) position embeddings, are no matrices to shrink.
+        return parameter.squeeze().ndim > 1 and not name.endswith(_STACKS)
+    if no_decay == "released":
+        return not (name.endswith("bias") or "norm" in name.lower()) or name.endswith(_FORGOTTEN)
+    return True
 
 
 def parameter_groups(module: nn.Module, config: OptimizerConfig, name_of_rest: str = "backbone"
                      ) -> list[dict[str, Any]]:
-    """Every trainable parameter in one of five named groups; the log says how many fell in each."""
+    """Every trainable parameter in a named group of its rate and decay; the log says how many fell in each."""
     groups: dict[str, dict[str, Any]] = {}
     factors = {name_of_rest: 1.0, "new layers": config.new_layer_factor, "gates": config.gate_factor}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         kind = "gates" if name.endswith(".alpha") else "new layers" if any(n in name for n in _NEW) else name_of_rest
-        # Vectors, and stacks of vectors such as (1, N, D) position embeddings, are no matrices to shrink.
-        decays = parameter.squeeze().ndim > 1 and not name.endswith(_STACKS)
-        key = kind if decays or kind == "gates" else f"{kind}, no decay"
-        group = groups.setdefault(key, {"name": key, "params": [], "lr": config.lr * factors[kind],
-                                        "weight_decay": config.weight_decay if decays else 0.0})
+        slower = config.vector_factor != 1 and parameter.ndim == 1
+        decayed = decays(name, parameter, config.no_decay)
+        key = f"{kind}, vectors" if slower else kind
+        key = key if decayed or kind == "gates" else f"{key}, no decay"
+        lr = config.lr * factors[kind] * (config.vector_factor if slower else 1.0)
+        group = groups.setdefault(key, {"name": key, "params": [], "lr": lr,
+                                        "weight_decay": config.weight_decay if decayed else 0.0})
         group["params"].append(parameter)
     for key, group in groups.items():
         count = sum(p.numel() for p in group["params"])
@@ -100,14 +138,33 @@ def _keep_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any
     return state | {"param_groups": groups}
 
 
+def lr_factors(config: OptimizerConfig, total_steps: int, max_epochs: int) -> Callable[[int], float]:
+    """The learning rate at each step as a share of its peak.
+
+    Args:
+        config: The schedule.
+        total_steps: Of the whole run.
+        max_epochs: Of the whole run.
+    """
+    warmup = total_steps * config.warmup_epochs / max_epochs
+    if config.decay == "step":
+        def factor(step: int) -> float:
+            epoch = step * max_epochs // max(total_steps, 1)
+            return min((step + 1) / (warmup + 1), config.gamma ** (epoch // config.step_epochs))
+        return factor
+    end = config.end_lr / config.lr
+    return lambda step: lr_factor(step, warmup, total_steps, config.decay, end)
+
+
 def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int, max_epochs: int,
                    name_of_rest: str = "backbone") -> dict[str, Any]:
-    """What `LightningModule.configure_optimizers` returns: AdamW and a schedule that moves every step.
+    """What `LightningModule.configure_optimizers` returns: an optimizer and a schedule that moves every step.
 
     Their states are moments and progress: a run that goes on from a checkpoint follows its present settings.
     """
-    optimizer = AdamW(parameter_groups(module, config, name_of_rest), betas=config.betas, fused=True)
+    make = {"adamw": AdamW, "adam": Adam}[config.kind]
+    groups = parameter_groups(module, config, name_of_rest)
+    optimizer = make(groups, betas=config.betas, eps=config.eps, fused=True)
     optimizer.register_load_state_dict_pre_hook(_keep_settings)
-    warmup, end = total_steps * config.warmup_epochs / max_epochs, config.end_lr / config.lr
-    schedule = Schedule(optimizer, lambda step: lr_factor(step, warmup, total_steps, config.decay, end))
+    schedule = Schedule(optimizer, lr_factors(config, total_steps, max_epochs))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,8 +1,23 @@
 """Every parameter learns, at the rate and with the decay of its kind."""
 
+import json
+from pathlib import Path
+
 import pytest
+import torch
+from egovlpv2.grounding import VSLNet
 from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.checkpoint import convert
 from egovlpv2.optim import OptimizerConfig, lr_factor, parameter_groups
+from torch import nn
+
+GOLDEN = Path(__file__).parent / "golden"
+# Parts of the names of what the authors' optimizers don't decay.
+SPARED = {
+    "egovlpv2": ("bias", "LayerNorm.bias", "LayerNorm.weight", "norm.bias", "norm.weight", "norm1.bias",
+                 "norm1.weight", "norm2.bias", "norm2.weight"),
+    "vslnet": ("bias", "layer_norm", "LayerNorm"),
+}
 
 
 def test_groups_of_the_paper(small_config) -> None:
@@ -21,6 +36,44 @@ def test_groups_of_the_paper(small_config) -> None:
             "text_projector.0.weight"} <= members["new layers"]
     gates = {f"{tower}_tower.blocks.{i}.fusion.alpha" for tower in ("video", "text") for i in (1, 2)}
     assert members["gates"] == gates
+
+
+def decayed(module: nn.Module, config: OptimizerConfig) -> dict[str, bool]:
+    names = {id(p): n for n, p in module.named_parameters()}
+    groups = parameter_groups(module, config)
+    assert {group["weight_decay"] for group in groups} <= {0.0, config.weight_decay}
+    return {names[id(p)]: group["weight_decay"] > 0 for group in groups for p in group["params"]}
+
+
+@pytest.mark.parametrize("kind", SPARED)
+def test_what_decays_is_what_the_authors_rule_lets_decay_by_their_names(small_config, kind: str) -> None:
+    layout = json.loads((GOLDEN / f"{kind}_state_layout.json").read_text())
+    theirs = {name: torch.full([1] * len(shape), not any(part in name for part in SPARED[kind]))
+              for name, shape in layout.items()}
+    wanted = {name: bool(flag.all()) for name, flag in convert(kind, theirs).items()}
+    module = VSLNet() if kind == "vslnet" else Backbone(
+        small_config(depth=12, num_fused_layers=6, fusion_cls="own", text_attends_to="previous"))
+    assert decayed(module, OptimizerConfig(no_decay="released")) == wanted
+    assert 0.2 < sum(wanted.values()) / len(wanted) < 0.6
+
+
+def test_all_parameters_decay_where_nothing_is_exempt(small_config) -> None:
+    groups = parameter_groups(Backbone(small_config()), OptimizerConfig(no_decay="none", weight_decay=0.3))
+    assert {group["name"]: group["weight_decay"] for group in groups} == {
+        "backbone": 0.3, "new layers": 0.3, "gates": 0.3}
+
+
+def test_vectors_learn_at_a_rate_of_their_own() -> None:
+    config = OptimizerConfig(lr=2e-6, vector_factor=0.024, no_decay="none", weight_decay=0.1)
+    layer = nn.TransformerEncoderLayer(8, 2, 16)
+    names = {id(p): n for n, p in layer.named_parameters()}
+    groups = parameter_groups(layer, config, "head")
+    assert {group["name"]: (group["lr"], group["weight_decay"]) for group in groups} == {
+        "head": (2e-6, 0.1), "head, vectors": (pytest.approx(4.8e-8), 0.1)}
+    vectors = {names[id(p)] for group in groups if group["name"] == "head, vectors" for p in group["params"]}
+    assert vectors == {name for name in names.values() if "bias" in name or "norm" in name}
+    both = {group["name"] for group in parameter_groups(layer, OptimizerConfig(vector_factor=0.5), "head")}
+    assert both == {"head", "head, vectors, no decay"}
 
 
 def test_frozen_parameters_are_in_no_group(small_config) -> None:

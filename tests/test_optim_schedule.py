@@ -49,11 +49,45 @@ def test_rates_rise_for_the_warm_up_and_end_at_the_last_step(decay: str, half: f
             assert found[name] == pytest.approx([factor * rate for rate in found["tower"]])
 
 
+def test_rates_fall_stepwise_at_the_beginnings_of_epochs() -> None:
+    config = OptimizerConfig(lr=0.1, new_layer_factor=2.0, warmup_epochs=0, decay="step", step_epochs=3, gamma=0.5)
+    found = rates(config, total=32, epochs=8)  # 4 steps an epoch
+    steps = [0.1] * 12 + [0.05] * 12 + [0.025] * 8
+    assert found["tower"][:32] == pytest.approx(steps)
+    assert found["new layers"][:32] == pytest.approx([2 * rate for rate in steps])
+    config = OptimizerConfig(lr=0.1, warmup_epochs=0.5, decay="step", step_epochs=3, gamma=0.5)
+    assert rates(config, 32, 8)["tower"][:3] == pytest.approx([0.1 / 3, 0.2 / 3, 0.1])  # 2 steps of warm-up
+    with pytest.raises(ValueError, match="optimizer.step_epochs=0: give 1 or more"):
+        OptimizerConfig(step_epochs=0)
+
+
+def test_adam_adds_the_decay_to_the_gradient() -> None:
+    """The first step of Adam moves each number by the rate, in the direction of gradient plus decay."""
+    config = OptimizerConfig("adam", 0.1, weight_decay=2.0, no_decay="none", warmup_epochs=0, new_layer_factor=1.0)
+    model = Model()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = make_optimizer(model, config, 10, 1)["optimizer"]
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.5)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, before[name] - 0.1 * (0.5 + 2 * before[name]).sign(), atol=1e-5, rtol=0)
+    assert type(optimizer) is torch.optim.Adam and type(make_optimizer(
+        model, OptimizerConfig(), 10, 1)["optimizer"]) is torch.optim.AdamW
+
+
 def test_a_rate_stays_at_its_end_beyond_the_last_step_and_needs_no_room_behind_the_warm_up() -> None:
     for decay in ("linear", "cosine"):
         assert [lr_factor(step, 10, 100, decay, 0.1) for step in (100, 101, 150)] == pytest.approx([0.1] * 3)
         assert lr_factor(0, 0, 100, decay, 0.1) == 1  # without a warm-up
         assert [lr_factor(step, 10, 10, decay, 0.1) for step in (9, 10, 11)] == pytest.approx([10 / 11, 1, 0.1])
+
+
+def test_eps_is_the_configurations() -> None:
+    for kind in ("adamw", "adam"):
+        for config, eps in ((OptimizerConfig(kind), 1e-8), (OptimizerConfig(kind, eps=1e-6), 1e-6)):
+            groups = make_optimizer(Model(), config, 10, 1)["optimizer"].param_groups
+            assert {group["eps"] for group in groups} == {eps}
 
 
 def test_adamw_has_the_betas_and_the_decay_of_the_configuration() -> None:
