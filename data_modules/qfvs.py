@@ -88,6 +88,7 @@ class QFVSDataModule(LoaderDataModule):
         max_segments: Into how many segments a video is cut at most.
         max_segment_shots: Shots of the longest one.
         vmax: Weight of the penalty on their number.
+        cut_by: What tells where a video changes, see `ShotFeatures`.
         **kwargs: Of every data module, see `LoaderDataModule`.
     """
 
@@ -96,13 +97,14 @@ class QFVSDataModule(LoaderDataModule):
     def __init__(self, root: str, features: str, test_video: str = "P01",
                  videos: Sequence[str] = ("P01", "P02", "P03", "P04"), validate_on: Literal["next", "test"] = "next",
                  templates: Sequence[Template] = (("There is a {}", "There is a {} and a {}"),),
-                 max_segments: int = 20, max_segment_shots: int = 200, vmax: float = 1.0, **kwargs: Any) -> None:
+                 max_segments: int = 20, max_segment_shots: int = 200, vmax: float = 1.0,
+                 cut_by: Literal["patches", "cls"] = "patches", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root, self.features, self.validate_on = Path(root), features, validate_on
         self.splits = deal(list(videos), test_video, validate_on)
         self.templates = [tuple(template) for template in templates]
         check_templates(self.templates)
-        self.shots = ShotFeatures(features, max_segments, max_segment_shots, vmax)
+        self.shots = ShotFeatures(features, max_segments, max_segment_shots, vmax, cut_by)
 
     @property
     def folder(self) -> FeatureFolder:
@@ -122,7 +124,7 @@ class QFVSDataModule(LoaderDataModule):
         return {"features": str(self.features), "kind": recipe.kind, "frames": recipe.frames, "crop": recipe.size,
                 "features_checkpoint": recipe.checkpoint, "root": str(self.root),
                 **{f"{split}_videos": names for split, names in self.splits.items()}, "selection": on,
-                "templates": self.templates, "counts": self.counts,
+                "templates": self.templates, "counts": self.counts, "cut_by": self.shots.cut_by,
                 "segments": {name: len(bounds) - 1 for name, bounds in self.shots.bounds.items()}}
 
     @cached_property

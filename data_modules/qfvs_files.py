@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -201,13 +201,16 @@ class ShotFeatures:
         max_segments: Into how many segments a video is cut at most.
         max_segment_shots: Shots of the longest one.
         vmax: Weight of the penalty on their number.
+        cut_by: What tells where a video changes: `patches`, the directions of the mean of a shot's patches, or `cls`,
+            its CLS state below the fused layers, similar by plain products (the authors' way).
     """
 
-    def __init__(self, folder: str, max_segments: int, max_segment_shots: int, vmax: float) -> None:
+    def __init__(self, folder: str, max_segments: int, max_segment_shots: int, vmax: float,
+                 cut_by: Literal["patches", "cls"] = "patches") -> None:
         if max_segments < 1 or max_segment_shots < 1:
             raise ValueError(f"data.init_args.max_segments={max_segments} and max_segment_shots={max_segment_shots}: "
                              "give 1 or more")
-        self.path, self.limits = folder, (max_segments, max_segment_shots, vmax)
+        self.path, self.limits, self.cut_by = folder, (max_segments, max_segment_shots, vmax), cut_by
         self.bounds: dict[str, list[int]] = {}  # of the videos that are cut, the first shots and the end
         self.column = lru_cache(_CACHED_COLUMNS)(self._column)
 
@@ -250,16 +253,19 @@ class ShotFeatures:
         if missing := set(asked).difference(read_plain(path)[1] if path.is_file() else ()):
             raise ValueError(f"{path} has no features of {len(missing)} of the {len(asked)} prompts of its video, "
                              f"{min(missing)!r} for one: delete it, if it is there. {self._remedy()}")
-        unfused = self.folder.read(video, asked[:1]).unfused  # (windows, D)
+        features = self.folder.read(video, asked[:1])
+        unfused = {"patches": features.unfused, "cls": features.unfused_cls}[self.cut_by]  # (windows, D)
         if not unfused.shape[1]:
-            raise ValueError(f"{path} doesn't tell what its windows look like, whatever is asked: delete it. "
-                             f"{self._remedy()}")
+            lacks = {"patches": "what its windows look like, whatever is asked",
+                     "cls": "the CLS states of its windows (data.init_args.cut_by=cls needs them)"}[self.cut_by]
+            raise ValueError(f"{path} doesn't tell {lacks}: delete it. {self._remedy()}")
         if len(unfused) < max(num_shots - 1, 1):
             raise ValueError(f"{path} has {len(unfused)} windows of 5 s and {tags} {num_shots} shots, a video shorter "
                              "than its tags: extract the whole video")
         most, longest, vmax = self.limits
         self.bounds[video] = segments(_per_shot(unfused, num_shots).numpy(), most, longest,
-                                      f"{path}, data.init_args.max_segments and max_segment_shots: ", vmax)
+                                      f"{path}, data.init_args.max_segments and max_segment_shots: ", vmax,
+                                      directions=self.cut_by == "patches")
         return len(unfused) - num_shots
 
     def _column(self, video: str, prompt: str, num_shots: int) -> Tensor:

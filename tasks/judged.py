@@ -38,4 +38,8 @@ class Judged(LightningModule):
         numbers = self.metrics[split].compute()
         self.metrics[split].reset()
         self.log_dict({f"{split}/{self.name}/{name}": value for name, value in numbers.items()})
-        self.log(f"{split}/score", numbers[self.judged_by], prog_bar=True)
+        self.log(f"{split}/score", self.score(split, numbers), prog_bar=True)
+
+    def score(self, split: str, numbers: dict[str, float]) -> float:
+        """Rank a checkpoint by a split's numbers; the highest is best."""
+        return numbers[self.judged_by]

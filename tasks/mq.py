@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from egovlpv2.batch import MomentBatch
@@ -14,6 +14,7 @@ from egovlpv2.optim import OptimizerConfig
 from egovlpv2.pictures import Drawing, Span
 from egovlpv2.tasks.head import HeadTask
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 
 class MQ(HeadTask):
@@ -31,6 +32,7 @@ class MQ(HeadTask):
         segment_weight: Of the loss of segments.
         boundary_weight: Of the loss of segments after their boundaries are adjusted.
         curve_weight: Of the losses of actionness, startness and endness.
+        picked_by: What picks the checkpoint: the mean average precision of the validation, or its loss.
         weights: Weights to start from.
     """
 
@@ -39,16 +41,18 @@ class MQ(HeadTask):
     def __init__(self, optimizer: OptimizerConfig, in_dim: int = 4096, num_classes: int = 111, num_steps: int = 928,
                  num_levels: int = 5, dim: int = 256, num_neighbours: int = 12, class_weight: float = 1.0,
                  segment_weight: float = 1.0, boundary_weight: float = 1.0, curve_weight: float = 0.2,
-                 weights: str | None = None) -> None:
+                 picked_by: Literal["map", "loss"] = "map", weights: str | None = None) -> None:
         head = VSGN(in_dim, num_steps, num_levels, dim, num_classes, num_neighbours)
         super().__init__(head, MomentDetection, optimizer, weights)
-        self.in_dim, self.num_classes = in_dim, num_classes
+        self.in_dim, self.num_classes, self.picked_by = in_dim, num_classes, picked_by
+        self.val_loss = MeanMetric()
         self.loss_weights = {"class": class_weight, "segment": segment_weight, "boundary": boundary_weight,
                              **dict.fromkeys(("actionness", "startness", "endness"), curve_weight)}
 
     @property
     def protocol(self) -> dict[str, Any]:
-        return super().protocol | {"loss_weights": self.loss_weights}
+        """What a reader of the numbers must know of the model."""
+        return super().protocol | {"loss_weights": self.loss_weights, "picked_by": self.picked_by}
 
     def forward(self, batch: MomentBatch) -> Detected:
         self.check_width(batch["features"].shape[1], self.in_dim, "in_dim")
@@ -64,11 +68,20 @@ class MQ(HeadTask):
         return losses["loss"]
 
     def validation_step(self, batch: MomentBatch, batch_idx: int) -> None:
-        """The metric and the loss; without a clip, zero with the weight of none."""
+        """Add a batch to the metric and to the mean loss; one without clips too, since all processes must take part."""
         out = self(batch) if batch["key"] else None
-        loss = torch.zeros((), device=self.device) if out is None else self._losses(out, batch)["loss"]
-        self.log("val/loss", loss, batch_size=len(batch["key"]), sync_dist=True)
+        if out is not None:
+            self.val_loss.update(self._losses(out, batch)["loss"], len(batch["key"]))
         self._judge(self.metrics["val"], batch, out)
+
+    def score(self, split: str, numbers: dict[str, float]) -> float:
+        """Log the loss of a validation, and rank a checkpoint."""
+        if split == "test":
+            return super().score(split, numbers)
+        loss = self.val_loss.compute()
+        self.val_loss.reset()
+        self.log("val/loss", loss)
+        return -loss if self.picked_by == "loss" else super().score(split, numbers)
 
     def _losses(self, out: Detected, batch: MomentBatch) -> dict[str, Tensor]:
         """The six losses, and what training minimises: `loss`, their weighted sum."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch.nn.functional as F
 from egovlpv2.batch import SummaryBatch
-from egovlpv2.grounding.summary import SummaryHead
+from egovlpv2.grounding.summary import Design, SummaryHead
 from egovlpv2.metrics.summary import SummaryF1, select
 from egovlpv2.model.head_weights import read_summary_head
 from egovlpv2.optim import OptimizerConfig
@@ -24,28 +24,31 @@ class QFVS(HeadTask):
         num_layers: Of the transformer (paper: 1).
         num_heads: Of its attention.
         dropout: Within it.
+        design: Of the head, see `SummaryHead`.
         share: How many of a video's shots a summary holds.
+        round_down: Whether that number is rounded down, not to the nearest.
         weights: Weights to start from.
     """
 
     name, kind, judged_by = "qfvs", "qfvs", "f1"
 
     def __init__(self, optimizer: OptimizerConfig, dim: int = 768, num_layers: int = 1, num_heads: int = 2,
-                 dropout: float = 0.1, share: float = 0.02, weights: str | None = None) -> None:
+                 dropout: float = 0.1, design: Design = "paper", share: float = 0.02, round_down: bool = False,
+                 weights: str | None = None) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"model.init_args.share={share}: give a share of the shots above 0 and up to 1")
-        self.sizes = {"dim": dim, "num_layers": num_layers, "num_heads": num_heads}
+        self.sizes = {"dim": dim, "num_layers": num_layers, "num_heads": num_heads, "design": design}
         self.trained_on = {} if weights is None else read_summary_head(Path(weights))[1]
         if wrong := [name for name, size in self.sizes.items() if self.trained_on.get(name, size) != size]:
             raise ValueError(f"{weights} was trained with {wrong[0]}={self.trained_on[wrong[0]]}: set model.init_args."
                              f"{wrong[0]} to it")
-        super().__init__(SummaryHead(dim, num_layers, num_heads, dropout), SummaryF1, optimizer, weights)
-        self.dim, self.share = dim, share
+        super().__init__(SummaryHead(dim, num_layers, num_heads, dropout, design), SummaryF1, optimizer, weights)
+        self.dim, self.share, self.round_down = dim, share, round_down
 
     @property
     def protocol(self) -> dict[str, Any]:
         """What a reader of the numbers must know of the model."""
-        return super().protocol | {"share": self.share}
+        return super().protocol | {"design": self.sizes["design"], "share": self.share, "round_down": self.round_down}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What `egovlpv2 summarize` needs to use this head."""
@@ -82,15 +85,16 @@ class QFVS(HeadTask):
     def judge(self, metric: SummaryF1, batch: SummaryBatch) -> None:
         chosen, drawn, wanted = [], [], []
         for scores, truth, index in zip(*self._shots(batch), batch["index"].tolist(), strict=True):
-            chosen.append(select(scores, self.share))
-            drawn.append(select(np.random.default_rng((global_seed(), index)).random(len(scores)), self.share))
+            chosen.append(select(scores, self.share, self.round_down))
+            chance = np.random.default_rng((global_seed(), index)).random(len(scores))
+            drawn.append(select(chance, self.share, self.round_down))
             wanted.append(truth.nonzero()[0])
         metric.update(batch["index"], chosen, wanted, batch["tags"], drawn)
 
     def predict_step(self, batch: SummaryBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Of each query the shots of its summary, counted from 1 as the oracles', and the scores of all shots."""
-        return [{"query": key, "shots": (select(scores, self.share) + 1).tolist(), "scores": scores.tolist()}
-                for key, scores in zip(batch["key"], self._shots(batch)[0], strict=True)]
+        return [{"query": key, "shots": (select(scores, self.share, self.round_down) + 1).tolist(),
+                 "scores": scores.tolist()} for key, scores in zip(batch["key"], self._shots(batch)[0], strict=True)]
 
     def _shots(self, batch: SummaryBatch) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Of each query the scores and the truth of its video's shots, in their order; scores of all prompts count."""

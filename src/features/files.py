@@ -28,6 +28,7 @@ from torch import Tensor
 
 SUFFIX = ".safetensors"
 _DTYPES = {torch.float16: "F16", torch.bool: "BOOL"}
+_UNFUSED = ("unfused", "unfused_cls")
 
 
 class Features(NamedTuple):
@@ -40,6 +41,7 @@ class Features(NamedTuple):
     words: Tensor  # (Q, L, D) the queries' words, gate closed; float16
     word_mask: Tensor  # (Q, L) bool
     unfused: Tensor  # (T, D) what the windows look like, whatever is asked; (0, 0) where it isn't kept
+    unfused_cls: Tensor  # (T, D) their CLS states below the fused layers; (0, 0) where they aren't kept
 
 
 class FeatureWriter:
@@ -55,6 +57,7 @@ class FeatureWriter:
         word_mask: (Q, L) bool.
         num_tokens: S of a trunk.
         keeps_unfused: Whether `finish` will get what the windows look like.
+        keeps_cls: Whether it will get their CLS states below the fused layers too.
 
     Raises:
         ValueError: The recipe or the duration is not one; from all methods: a feature is NaN, infinite or, of kind
@@ -63,7 +66,7 @@ class FeatureWriter:
 
     def __init__(self, file: BinaryIO, recipe: Recipe, duration: float, num_windows: int, queries: Sequence[str] = (),
                  words: Tensor | None = None, word_mask: Tensor | None = None, num_tokens: int = 0,
-                 keeps_unfused: bool = False) -> None:
+                 keeps_unfused: bool = False, keeps_cls: bool = False) -> None:
         many = [len(queries)] if recipe.kind in PER_QUERY else [num_tokens] if recipe.kind == "trunk" else []
         self.file, self.shape, self.left, self.count = file, [*many, recipe.width], num_windows, num_windows
         self.recipe, self.name = recipe, str(file.name).removesuffix(".partial")
@@ -71,7 +74,8 @@ class FeatureWriter:
         check_header(header, self.name)
         self.last = {} if words is None else {"words": words.half(), "word_mask": word_mask}
         sizes = {"features": (torch.float16, [num_windows, *self.shape])}
-        sizes |= {"unfused": (torch.float16, [num_windows, recipe.width])} if keeps_unfused else {}
+        kept = {"unfused": keeps_unfused, "unfused_cls": keeps_cls}
+        sizes |= {name: (torch.float16, [num_windows, recipe.width]) for name, keeps in kept.items() if keeps}
         sizes |= {name: (tensor.dtype, list(tensor.shape)) for name, tensor in self.last.items()}
         if words is not None:
             check_words(self.last["words"], self.name)
@@ -87,13 +91,14 @@ class FeatureWriter:
         self._write(_bytes(values))
         self.left -= len(values)
 
-    def finish(self, unfused: Tensor | None = None) -> None:
+    def finish(self, unfused: Tensor | None = None, cls: Tensor | None = None) -> None:
         """Writes what comes last."""
         assert self.left == 0
-        if unfused is not None:
-            unfused = unfused.detach().cpu().half()
-            check_values(unfused, "dual", self.name)
-            self._write(_bytes(unfused))
+        for values in (unfused, cls):
+            if values is not None:
+                values = values.detach().cpu().half()
+                check_values(values, "dual", self.name)
+                self._write(_bytes(values))
         for tensor in self.last.values():
             self._write(_bytes(tensor))
 
@@ -139,13 +144,14 @@ def read_features(path: str | Path, queries: Sequence[str] | None = None) -> Fea
         count = len(rows)
         tensors = {"words": torch.zeros(count, 0, 0, dtype=torch.float16),
                    "word_mask": torch.zeros(count, 0, dtype=torch.bool),
-                   "unfused": torch.zeros(0, 0, dtype=torch.float16)}
+                   **{name: torch.zeros(0, 0, dtype=torch.float16) for name in _UNFUSED}}
         tensors |= {name: _rows(file, name, None if queries is None else rows) for name in file.keys()}  # noqa: SIM118
         check_values(tensors["features"], recipe.kind, str(path))
-        check_values(tensors["unfused"], "dual", str(path))
+        for name in _UNFUSED:
+            check_values(tensors[name], "dual", str(path))
         check_words(tensors["words"], str(path))
         return Features(recipe, tensors["features"], header.duration, [there[row] for row in rows],
-                        tensors["words"], tensors["word_mask"], tensors["unfused"])
+                        tensors["words"], tensors["word_mask"], *(tensors[name] for name in _UNFUSED))
 
 
 def _row_of(path: Path, queries: list[str], query: str) -> int:
@@ -156,7 +162,7 @@ def _row_of(path: Path, queries: list[str], query: str) -> int:
 
 def _rows(file: Any, name: str, rows: list[int] | None) -> Tensor:
     """A tensor, or what it has of some queries: the others may be gigabytes."""
-    if rows is None or name == "unfused":
+    if rows is None or name in _UNFUSED:
         return file.get_tensor(name)
     stored = file.get_slice(name)
     if name == "features":  # (T, Q, D)

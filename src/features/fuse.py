@@ -50,13 +50,15 @@ def fuse_file(backbone: Backbone, tokenizer: PreTrainedTokenizerBase, folder: Fe
     with precision:
         asked = ask(backbone, tokenizer, texts, args.max_words)
         writer = FeatureWriter(taken.draft, replace(recipe, kind=args.kind), duration, count, asked.texts, asked.words,
-                               asked.mask, keeps_unfused=True)
+                               asked.mask, keeps_unfused=True, keeps_cls=True)
         plain: list[Tensor] = []
+        cls: list[Tensor] = []
         for trunk in _with_progress(folder.pieces(name, args.batch_size), count, f"{name}, {len(texts)} queries"):
             trunk = trunk.to(backbone.device).float()  # (n, S, D)
             writer.append(look(backbone, asked, trunk, recipe.frames, args.kind == "transformed"))
             plain.append(unfused(trunk))
-    writer.finish(torch.cat(plain))
+            cls.append(trunk[:, 0])
+    writer.finish(torch.cat(plain), torch.cat(cls))
     taken.finish()
 
 

@@ -117,7 +117,8 @@ def check_layout(header: Header, tensors: Mapping[str, tuple[str, list[int]]], s
     words = tensors.get("words", ("", [0, 0, 0]))[1]
     length, width = (words[1], words[2]) if len(words) == 3 else (0, 0)
     middle = [queries] if recipe.kind in PER_QUERY else [tokens] if recipe.kind == "trunk" else []
-    expected = {"features": ("F16", [windows, *middle, recipe.width]), "unfused": ("F16", [windows, recipe.width]),
+    unfused = ("F16", [windows, recipe.width])
+    expected = {"features": ("F16", [windows, *middle, recipe.width]), "unfused": unfused, "unfused_cls": unfused,
                 "words": ("F16", [queries, length, width]), "word_mask": ("BOOL", [queries, length])}
     for name, (dtype, shape) in tensors.items():
         if name not in expected:

@@ -41,15 +41,17 @@ def kts(kernel: ArrayLike, max_change_points: int, vmax: float = 1.0, min_segmen
     return _trace_back(lengths, int(costs.argmin()), n), costs
 
 
-def segments(features: ArrayLike, most: int, longest: int, what: str = "", vmax: float = 1.0) -> list[int]:
+def segments(features: ArrayLike, most: int, longest: int, what: str = "", vmax: float = 1.0,
+             directions: bool = True) -> list[int]:
     """Where the segments of a sequence begin, and where the last one ends.
 
     Args:
-        features: (n, D) of shots; only their directions count.
+        features: (n, D) of shots.
         most: Segments.
         longest: Shots of a segment.
         what: Whose they are, for the error.
         vmax: Weight of the penalty on their number.
+        directions: Whether only the directions of features count, and not their lengths.
 
     Raises:
         ValueError: So few segments of that length don't hold the sequence.
@@ -58,9 +60,10 @@ def segments(features: ArrayLike, most: int, longest: int, what: str = "", vmax:
     n = len(features)
     if n > most * longest:
         raise ValueError(f"{what}{n} shots don't fit into {most} segments of {longest}: allow more or longer ones")
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    unit = features / np.where(norms > 0, norms, 1.0)
-    points, _ = kts(unit @ unit.T, min(most, n) - 1, vmax, max_segment=longest)
+    if directions:
+        norms = np.linalg.norm(features, axis=1, keepdims=True)
+        features = features / np.where(norms > 0, norms, 1.0)
+    points, _ = kts(features @ features.T, min(most, n) - 1, vmax, max_segment=longest)
     return [0, *points.tolist(), n]
 
 

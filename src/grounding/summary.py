@@ -3,11 +3,15 @@
 Letters: `n` shots of a segment, `D` width.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+Design = Literal["paper", "released"]
+
 _FEW = -1.91  # first bias of the scores, as released: one shot in eight is chosen
+_RELEASED_FEEDFORWARD, _RELEASED_HIDDEN, _RELEASED_STD = 2048, 8, 0.1
 
 
 class ShotScores(NamedTuple):
@@ -25,14 +29,26 @@ class SummaryHead(nn.Module):
         num_layers: Of the transformer.
         num_heads: Of its attention.
         dropout: Within it.
+        design: `paper`: norms come first, and a linear layer gives each of the two scores. `released`: the shots'
+            positions are added, norms come last, and two linear layers give one score, that of the prompt, whatever
+            it names.
     """
 
-    def __init__(self, dim: int, num_layers: int = 1, num_heads: int = 2, dropout: float = 0.1) -> None:
+    def __init__(self, dim: int, num_layers: int = 1, num_heads: int = 2, dropout: float = 0.1,
+                 design: Design = "paper") -> None:
         super().__init__()
-        layer = nn.TransformerEncoderLayer(dim, num_heads, 4 * dim, dropout, batch_first=True, norm_first=True)
-        self.encoder = nn.TransformerEncoder(layer, num_layers, nn.LayerNorm(dim), enable_nested_tensor=False)
-        self.concept, self.summary = nn.Linear(dim, 1), nn.Linear(dim, 1)
-        for scores in (self.concept, self.summary):
+        self.design, paper = design, design == "paper"
+        layer = nn.TransformerEncoderLayer(dim, num_heads, 4 * dim if paper else _RELEASED_FEEDFORWARD, dropout,
+                                           batch_first=True, norm_first=paper)
+        norm = nn.LayerNorm(dim) if paper else None
+        self.encoder = nn.TransformerEncoder(layer, num_layers, norm, enable_nested_tensor=False)
+        if paper:
+            self.concept, self.summary = nn.Linear(dim, 1), nn.Linear(dim, 1)
+        else:
+            last = nn.Linear(_RELEASED_HIDDEN, 1)
+            nn.init.normal_(last.weight, std=_RELEASED_STD)
+            self.score = nn.Sequential(nn.Linear(dim, _RELEASED_HIDDEN), nn.ReLU(), nn.Dropout(dropout), last)
+        for scores in (self.concept, self.summary) if paper else (last,):
             nn.init.constant_(scores.bias, _FEW)
 
     def forward(self, features: Tensor, mask: Tensor) -> ShotScores:
@@ -43,6 +59,20 @@ class SummaryHead(nn.Module):
         *many, n, dim = features.shape
         real = mask.expand(*many, n).reshape(-1, n)  # (b, n)
         hidden = ~real & real.any(1, keepdim=True)  # a row that attends to nothing would be nan
-        states = self.encoder(features.reshape(-1, n, dim), src_key_padding_mask=hidden)  # (b, n, D)
-        scores = (layer(states)[..., 0].view(*many, n) for layer in (self.concept, self.summary))
-        return ShotScores(*scores)
+        shots = features.reshape(-1, n, dim)  # (b, n, D)
+        if self.design == "released":
+            shots = shots + positions(n, dim, features.device)
+        states = self.encoder(shots, src_key_padding_mask=hidden)  # (b, n, D)
+        layers = (self.concept, self.summary) if self.design == "paper" else (self.score,)
+        scores = [layer(states)[..., 0].view(*many, n) for layer in layers]
+        return ShotScores(scores[0], scores[-1])
+
+
+def positions(count: int, dim: int, device: torch.device | None = None) -> Tensor:
+    """Sines of places at even features and cosines at odd ones, (n, D).
+
+    As in the authors' code, each feature has a frequency of its own, `10000 ** (-2 * feature / dim)`, not each pair.
+    """
+    feature = torch.arange(dim, dtype=torch.float64)
+    angle = torch.arange(count, dtype=torch.float64)[:, None] * 10_000.0 ** (-2 * feature / dim)  # (n, D)
+    return torch.where(feature % 2 == 0, angle.sin(), angle.cos()).float().to(device)

@@ -43,6 +43,7 @@ class VSLNet(nn.Module):
         self.highlighter = nn.Linear(dim, 1)
         self.predictor = SpanPredictor(dim, num_heads, max_positions, dropout)
         self.dropout = nn.Dropout(dropout)
+        self.apply(_draw)
 
     def forward(self, video: Tensor, video_mask: Tensor, query: Tensor, query_mask: Tensor) -> Grounded:
         """Args:
@@ -75,6 +76,7 @@ class SmallVSLNet(nn.Module):
         self.start, self.end = nn.Linear(dim, dim), nn.Linear(2 * dim, dim)
         self.start_logit, self.end_logit = nn.Linear(dim, 1), nn.Linear(dim, 1)
         self.dropout = nn.Dropout(dropout)
+        self.apply(_draw)
 
     def forward(self, video: Tensor, video_mask: Tensor, query: Tensor, query_mask: Tensor) -> Grounded:
         video_mask, query_mask = video_mask.bool(), query_mask.bool()
@@ -145,8 +147,7 @@ class ContextQueryAttention(nn.Module):
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
         self.of_video, self.of_query = nn.Linear(dim, 1, bias=False), nn.Linear(dim, 1, bias=False)
-        self.of_both = nn.Parameter(torch.empty(dim))
-        nn.init.normal_(self.of_both, std=dim**-0.5)
+        self.of_both = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, dim)).flatten())  # as a convolution's
         self.out = nn.Linear(4 * dim, dim)
         self.dropout = nn.Dropout(dropout)
 
@@ -190,6 +191,14 @@ class SpanPredictor(nn.Module):
         start_logits = self.start(torch.cat([self.start_norm(start), x], dim=2))[..., 0]  # (B, T)
         end_logits = self.end(torch.cat([self.end_norm(end), x], dim=2))[..., 0]  # (B, T)
         return _masked(start_logits, mask), _masked(end_logits, mask)
+
+
+def _draw(module: nn.Module) -> None:
+    """First weights as in the authors' code: xavier-uniform, biases zero; torch draws positions from N(0, 1)."""
+    if isinstance(module, nn.Linear | nn.Conv1d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _masked(logits: Tensor, mask: Tensor) -> Tensor:

@@ -14,10 +14,16 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 
-def select(scores: ArrayLike, share: float) -> NDArray[np.int64]:
-    """Rows of the best shots, ascending: a share of (n,) scores, one at least; of equal shots the earlier ones."""
+def select(scores: ArrayLike, share: float, round_down: bool = False) -> NDArray[np.int64]:
+    """Rows of the best shots, ascending: a share of (n,) scores, one at least; of equal shots the earlier ones.
+
+    Args:
+        scores: Of the shots of a video.
+        share: How many are chosen.
+        round_down: Whether their number is rounded down, not to the nearest.
+    """
     scores = np.asarray(scores)
-    count = max(1, round(share * len(scores)))
+    count = max(1, int(share * len(scores)) if round_down else round(share * len(scores)))
     return np.sort(np.argsort(-scores, kind="stable")[:count])
 
 

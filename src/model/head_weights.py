@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 from egovlpv2.grounding.answers import AnswerHead
 from egovlpv2.grounding.released import convert_answer_head
-from egovlpv2.grounding.summary import SummaryHead
+from egovlpv2.grounding.summary import Design, SummaryHead
 from egovlpv2.model.foreign import describe
 from egovlpv2.model.released import convert, read_released, under
 from egovlpv2.model.sound import check_weights
@@ -33,6 +33,7 @@ class _SummaryFacts(TypedDict):
     dim: _Count
     num_layers: Annotated[int, Meta(ge=1, le=100)]
     num_heads: _Count
+    design: Design
     kind: Literal["fused", "transformed"]
     checkpoint: str
 
@@ -72,7 +73,13 @@ def read_answer_head(path: Path) -> tuple[AnswerHead | None, dict[str, Any]]:
 
 
 def read_summary_head(path: Path) -> tuple[SummaryHead, dict[str, Any]]:
-    """The head that QFVS has trained, and on which features: their `kind` and their weights' `checkpoint`.
+    """The head that QFVS has trained, and what it was trained with.
+
+    Args:
+        path: A checkpoint of QFVS.
+
+    Returns:
+        The head; its sizes and `design`, and of the features that it takes the `kind` and their weights' `checkpoint`.
 
     Raises:
         ValueError: The file is missing, unreadable or of another task.
@@ -82,14 +89,16 @@ def read_summary_head(path: Path) -> tuple[SummaryHead, dict[str, Any]]:
     if not facts:
         raise ValueError(f"{path} is not a checkpoint of QFVS ({describe(file.get('state_dict') or file)}): `make "
                          "finetune-qfvs` leaves some")
+    facts = {"design": "paper", **facts}  # heads of before don't tell it
     sizes = check(facts, _SummaryFacts, f"{path}, egovlpv2.qfvs")
     if sizes["dim"] % sizes["num_heads"]:
         raise ValueError(f"{path}, egovlpv2.qfvs: num_heads {sizes['num_heads']} does not divide dim {sizes['dim']}")
     state = under(_state_of(file, path), _OURS)
     # A matrix of each layer is as wide as the head: sizes that the file doesn't have would take memory for nothing.
-    if "summary.weight" not in state or state["summary.weight"].shape[-1:] != (sizes["dim"],):
-        raise ValueError(f"{path} is not a whole checkpoint of QFVS: its summary.weight is not {sizes['dim']} wide")
-    head = SummaryHead(sizes["dim"], sizes["num_layers"], sizes["num_heads"])
+    name = {"paper": "summary.weight", "released": "score.0.weight"}[sizes["design"]]
+    if name not in state or state[name].shape[-1:] != (sizes["dim"],):
+        raise ValueError(f"{path} is not a whole checkpoint of QFVS: its {name} is not {sizes['dim']} wide")
+    head = SummaryHead(sizes["dim"], sizes["num_layers"], sizes["num_heads"], design=sizes["design"])
     _load_state(head, state, f"{path} is not a whole checkpoint of QFVS")
     return head, facts
 

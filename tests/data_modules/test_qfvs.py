@@ -61,7 +61,7 @@ def write_mat(root: Path) -> None:
 
 
 def write_features(folder: Path, video: str, asked: list[str], shots: int | None = None, recipe: Recipe = RECIPE,
-                   unfused: bool = True) -> Path:
+                   unfused: bool = True, cls: torch.Tensor | None = None) -> Path:
     """Features that tell their window, prompt and video, of windows that look like their segment's others."""
     folder.mkdir(exist_ok=True)
     shots, path = sum(LENGTHS[video]) if shots is None else shots, folder / f"{video}.safetensors"
@@ -71,9 +71,9 @@ def write_features(folder: Path, video: str, asked: list[str], shots: int | None
     looks = torch.cat([looks, torch.zeros(max(shots - len(looks), 0), WIDTH)])[:shots] * 3
     with path.open("wb") as file:
         writer = FeatureWriter(file, recipe, 5.0 * shots, shots, asked if recipe.kind == "fused" else (),
-                               keeps_unfused=unfused)
+                               keeps_unfused=unfused, keeps_cls=cls is not None)
         writer.append(values.float() if recipe.kind == "fused" else values[:, 0].float())
-        writer.finish(looks if unfused else None)
+        writer.finish(looks if unfused else None, cls)
     return path
 
 
@@ -422,6 +422,23 @@ def test_a_last_shot_cut_short_looks_like_the_one_before_it(make: Callable[..., 
     last = batch["features"][0][:, batch["mask"][0]][:, -2:]  # (P, 2, D)
     assert torch.equal(last[:, 0], last[:, 1]) and (last[:, :, 0] == shots - 2).all()
     assert int(batch["mask"][0].sum()) == shots and data.counts["P01_windows_beyond_the_tags"] == -1
+
+
+def test_videos_may_be_cut_by_their_cls_states(make: Callable[..., QFVSDataModule], root: Path) -> None:
+    """Whose lengths count: a shot that is three times as bright is another segment."""
+    asked = make().prompts()
+    for video, shots in asked.items():
+        count = sum(LENGTHS[video])
+        cls = torch.eye(WIDTH)[:1].repeat(count, 1) * torch.where(torch.arange(count) < 2, 1.0, 30.0)[:, None]
+        write_features(root / "features", video, shots, cls=cls)
+    data = make(cut_by="cls")
+    data.setup("fit")
+    assert data.protocol["cut_by"] == "cls"
+    assert data.shots.bounds == {name: sorted({0, min(2, sum(LENGTHS[name])), sum(LENGTHS[name])}) for name in asked}
+    write_features(root / "features", "P04", asked["P04"])
+    with pytest.raises(ValueError, match=r"P04.safetensors doesn't tell the CLS states of its windows "
+                                         rf"\(data.init_args.cut_by=cls needs them\): delete it. Run `{RIGHT}"):
+        make(cut_by="cls").setup("fit")
 
 
 def test_features_that_lack_something_are_named(make: Callable[..., QFVSDataModule], root: Path) -> None:

@@ -120,15 +120,16 @@ def test_stored_trunks_give_what_extract_gives_at_once(make: Callable[..., Made]
         assert torch.equal(two.words, one.words) and torch.equal(two.word_mask, one.word_mask)
         text = tokenize(tokens, texts, MAX_WORDS)
         assert torch.equal(two.word_mask, text["attention_mask"].bool())
-        assert one.unfused.shape == (0, 0)
+        assert one.unfused.shape == one.unfused_cls.shape == (0, 0)
         with torch.no_grad():
             near(two.words, made.backbone.text_features(text))
-            patches = made.backbone.trunk_video(clips(made, name), gate=True)[:, 1:]
+            trunk = made.backbone.trunk_video(clips(made, name), gate=True)
             for i in range(len(texts)):
                 asked = Text(**{key: ids[i : i + 1].expand(WINDOWS[name], -1) for key, ids in text.items()})
                 cls = made.backbone.fused_features(clips(made, name), asked)
                 near(two.values[:, i], made.backbone.fused_video_transform(cls) if kind == "transformed" else cls)
-        near(two.unfused, patches.mean(1))
+        near(two.unfused, trunk[:, 1:].mean(1))
+        near(two.unfused_cls, trunk[:, 0])
 
 
 def test_it_is_the_own_token_that_sees_the_words(make: Callable[..., Made]) -> None:
@@ -179,7 +180,7 @@ def test_the_size_of_the_pieces_changes_nothing(made: Made, tmp_path: Path) -> N
         cli(command(made, tmp_path / str(size), "--batch-size", size))
     one, all_at_once = (read_features(tmp_path / str(size) / "a.safetensors") for size in (1, 100))
     torch.testing.assert_close(one.values.float(), all_at_once.values.float(), atol=2e-3, rtol=2e-3)
-    assert torch.equal(one.unfused, all_at_once.unfused)
+    assert torch.equal(one.unfused, all_at_once.unfused) and torch.equal(one.unfused_cls, all_at_once.unfused_cls)
 
 
 def test_what_is_finished_stays(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

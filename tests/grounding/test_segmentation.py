@@ -74,6 +74,16 @@ def test_segments_look_at_directions_alone() -> None:
     assert segments(shots, 4, 21, vmax=100.0) == [0, 21]
 
 
+def test_segments_may_look_at_lengths_too() -> None:
+    """Kernel segmentation of plain products, by the figures of the authors' code."""
+    shots = np.repeat([[1.0, 0], [4, 0], [0, 2]], (7, 5, 9), axis=0)
+    assert segments(shots, 4, 10, directions=False) == [0, 7, 12, 21] != segments(shots, 4, 15)
+    golden = np.load(GOLDEN)
+    most, longest = int(golden["max_change_points"]) + 1, int(golden["max_segment"])
+    found = segments(golden["features"], most, longest, vmax=float(golden["vmax"]), directions=False)
+    assert found == [0, *golden["change_points"].tolist(), len(golden["features"])]
+
+
 def test_segments_of_a_single_shot_and_of_too_many() -> None:
     assert segments([[0.5, 2.0]], 20, 200) == [0, 1] and segments(np.eye(2), 20, 1) == [0, 1, 2]
     with pytest.raises(ValueError, match="P01: 21 shots don't fit into 4 segments of 5: allow more or longer ones"):

@@ -1,18 +1,20 @@
 """The head of summaries: segments stand alone, and padding is nothing."""
 
+import math
+
 import pytest
 import torch
 from egovlpv2.grounding.summary import SummaryHead
 from helpers import draw_parameters
-from torch import Tensor
+from torch import Tensor, nn
 
 DIM = 12
 
 
-@pytest.fixture
-def head() -> SummaryHead:
+@pytest.fixture(params=["paper", "released"])
+def head(request: pytest.FixtureRequest) -> SummaryHead:
     torch.manual_seed(0)
-    head = SummaryHead(DIM, num_layers=2, num_heads=3)
+    head = SummaryHead(DIM, num_layers=2, num_heads=3, design=request.param)
     draw_parameters(head)
     return head.eval()
 
@@ -26,16 +28,28 @@ def mask_of(lengths: list[int], longest: int) -> Tensor:
 
 
 def expected(head: SummaryHead, shots: Tensor) -> tuple[Tensor, Tensor]:
-    """The scores of the shots (n, D) of one segment without padding, by the formula of a pre-norm transformer."""
+    """The scores of the shots (n, D) of one segment without padding, by the formulas of the two designs."""
+    if head.design == "paper":
+        for layer in head.encoder.layers:
+            shots = shots + attended(layer, layer.norm1(shots))
+            shots = shots + layer.linear2(layer.linear1(layer.norm2(shots)).relu())
+        states = head.encoder.norm(shots)
+        return head.concept(states)[:, 0], head.summary(states)[:, 0]
+    places = [[(math.cos if i % 2 else math.sin)(place / 10000 ** (2 * i / DIM)) for i in range(DIM)]
+              for place in range(len(shots))]
+    shots = shots + torch.tensor(places)
     for layer in head.encoder.layers:
-        x = layer.norm1(shots)
-        query, key, value = (x @ layer.self_attn.in_proj_weight.T + layer.self_attn.in_proj_bias).chunk(3, -1)
-        parts = [(q @ k.T / (DIM // 3) ** 0.5).softmax(-1) @ v
-                 for q, k, v in zip(query.chunk(3, -1), key.chunk(3, -1), value.chunk(3, -1), strict=True)]
-        shots = shots + layer.self_attn.out_proj(torch.cat(parts, -1))
-        shots = shots + layer.linear2(layer.linear1(layer.norm2(shots)).relu())
-    states = head.encoder.norm(shots)
-    return head.concept(states)[:, 0], head.summary(states)[:, 0]
+        shots = layer.norm1(shots + attended(layer, shots))
+        shots = layer.norm2(shots + layer.linear2(layer.linear1(shots).relu()))
+    score = head.score[3](head.score[0](shots).relu())[:, 0]
+    return score, score
+
+
+def attended(layer: nn.TransformerEncoderLayer, x: Tensor) -> Tensor:
+    query, key, value = (x @ layer.self_attn.in_proj_weight.T + layer.self_attn.in_proj_bias).chunk(3, -1)
+    parts = [(q @ k.T / (DIM // 3) ** 0.5).softmax(-1) @ v
+             for q, k, v in zip(query.chunk(3, -1), key.chunk(3, -1), value.chunk(3, -1), strict=True)]
+    return layer.self_attn.out_proj(torch.cat(parts, -1))
 
 
 @pytest.mark.parametrize("graded", [True, False])  # without gradients torch takes another path
@@ -49,7 +63,8 @@ def test_padding_and_other_segments_change_nothing(head: SummaryHead, graded: bo
         for i, length in enumerate(lengths):
             for found, one in zip(scores, expected(head, shots[i, :length]), strict=True):
                 torch.testing.assert_close(found[i, :length], one, atol=1e-5, rtol=1e-4)
-    assert scores.summary[mask].std() > 0.1 and not torch.allclose(scores.summary, scores.concept, atol=0.1)
+    assert scores.summary[mask].std() > 0.1
+    assert torch.allclose(scores.summary, scores.concept, atol=0.1) == (head.design == "released")
 
 
 def test_batches_of_prompts_and_segments(head: SummaryHead) -> None:
@@ -87,6 +102,19 @@ def test_segments_without_shots_are_no_nan(head: SummaryHead, training: bool) ->
     with torch.no_grad():
         assert all(part.isfinite().all() for part in head(shots, mask))
         assert all(part.isfinite().all() for part in head(torch.zeros(1, 2, 4, DIM), torch.zeros(1, 2, 4).bool()))
+
+
+def test_the_released_design_has_the_authors_sizes_and_first_scores() -> None:
+    torch.manual_seed(0)
+    head = SummaryHead(16, num_layers=2, design="released", dropout=0.25)
+    shapes = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items() if "layers.0.linear1" in name
+              or "score" in name}
+    assert shapes == {"encoder.layers.0.linear1.weight": (2048, 16), "encoder.layers.0.linear1.bias": (2048,),
+                      "score.0.weight": (8, 16), "score.0.bias": (8,), "score.3.weight": (1, 8), "score.3.bias": (1,)}
+    assert head.encoder.norm is None and {part.p for part in head.modules() if isinstance(part, nn.Dropout)} == {0.25}
+    drawn = torch.cat([SummaryHead(8, design="released").score[3].weight[0] for _ in range(60)])
+    assert drawn.std().item() == pytest.approx(0.1, rel=0.15) and drawn.abs().max() > 0.2
+    assert head.score[3].bias.item() == pytest.approx(-1.91)
 
 
 def test_at_first_one_shot_in_eight_is_chosen() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from egovlpv2.grounding import VSLNet
-from egovlpv2.grounding.vslnet import best_spans, highlight_loss, span_loss
+from egovlpv2.grounding.vslnet import SmallVSLNet, best_spans, highlight_loss, span_loss
 from egovlpv2.model.checkpoint import convert
 from golden.fill_state import fill_layout
 from torch import Tensor
@@ -45,6 +45,23 @@ def test_it_agrees_with_the_authors(golden: dict[str, Tensor], released: VSLNet)
     torch.testing.assert_close(loss, golden["location_loss"], atol=1e-4, rtol=1e-4)
     first, last = best_spans(out.start_logits, out.end_logits)
     assert torch.equal(first, golden["start_top"]) and torch.equal(last, golden["end_top"])
+
+
+@pytest.mark.parametrize("make", [VSLNet, SmallVSLNet])
+def test_first_weights_are_the_authors(make: type[VSLNet]) -> None:
+    """Xavier-uniform with the inputs and outputs of each layer, zero biases, positions from N(0, 1)."""
+    torch.manual_seed(0)
+    dim, fans = 128, {"depthwise.weight": 7 + 7 * 128, "of_both": 128 + 128}
+    for name, parameter in make().state_dict().items():
+        if "positions" in name:
+            assert parameter.mean().abs() < 0.02 and parameter.std() == pytest.approx(1, abs=0.02)
+        elif "norm" in name or name.endswith("bias"):
+            assert (parameter == (1 if "norm" in name and name.endswith("weight") else 0)).all(), name
+        else:
+            fan = next((fan for part, fan in fans.items() if name.endswith(part)), sum(parameter.shape))
+            bound = (6 / fan) ** 0.5
+            assert 0.95 * bound < parameter.abs().max() <= bound, name
+            assert parameter.std() == pytest.approx(bound / 3**0.5, rel=0.2 if parameter.numel() == dim else 0.05), name
 
 
 @torch.inference_mode()

@@ -31,6 +31,13 @@ def test_by_hand() -> None:
         semantic_f1(tags, [1, 4], [1])
 
 
+def test_the_number_of_chosen_shots_may_be_rounded_down() -> None:
+    for count, share, nearest, down in ((90, 0.02, 2, 1), (149, 0.02, 3, 2), (150, 0.02, 3, 3), (20, 0.02, 1, 1)):
+        scores = np.arange(count)
+        assert select(scores, share).tolist() == list(range(count - nearest, count))
+        assert select(scores, share, round_down=True).tolist() == list(range(count - down, count))
+
+
 def test_it_is_the_best_of_all_pairings() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):

@@ -62,23 +62,30 @@ def test_a_head_that_is_not_whole_is_named(tmp_path: Path, change: dict[str, Any
         read_answer_head(path)
 
 
-def summary(**changes: Any) -> dict[str, Any]:
-    facts = {**SIZES, "kind": "fused", "checkpoint": "abc", **changes}
-    return {"state_dict": named("head.", SummaryHead(**SIZES)),
+def summary(of: str = "paper", **changes: Any) -> dict[str, Any]:
+    facts = {**SIZES, "design": of, "kind": "fused", "checkpoint": "abc", **changes}
+    return {"state_dict": named("head.", SummaryHead(**SIZES, design=of)),
             "egovlpv2": {"qfvs": {name: fact for name, fact in facts.items() if fact is not None}}}
 
 
-def test_a_head_of_summaries_is_made_as_its_file_says(tmp_path: Path) -> None:
-    content = summary()
+@pytest.mark.parametrize("design", ["paper", "released"])
+def test_a_head_of_summaries_is_made_as_its_file_says(tmp_path: Path, design: str) -> None:
+    content = summary(design)
     head, facts = read_summary_head(save(tmp_path / "qfvs.ckpt", content))
-    assert facts == {**SIZES, "kind": "fused", "checkpoint": "abc"}
+    assert facts == {**SIZES, "design": design, "kind": "fused", "checkpoint": "abc"} and head.design == design
     assert len(head.encoder.layers) == 2 and head.encoder.layers[0].self_attn.num_heads == 3
     assert all(torch.equal(tensor, content["state_dict"]["head." + name]) for name, tensor in head.state_dict().items())
 
 
+def test_a_head_of_summaries_of_before_is_the_papers(tmp_path: Path) -> None:
+    head, facts = read_summary_head(save(tmp_path / "qfvs.ckpt", summary(design=None)))
+    assert facts["design"] == head.design == "paper"
+
+
 @pytest.mark.parametrize("content", [
     {}, {"state_dict": {}}, {"egovlpv2": {}}, {"egovlpv2": {"qfvs": {}}, "state_dict": {}}, summary(dim=None),
-    summary(dim=24), {**summary(), "state_dict": {}}, {"egovlpv2": summary()["egovlpv2"]},
+    summary(dim=24), summary(design="other"), summary(design="released"), summary("released", design=None),
+    summary("released", dim=24), {**summary(), "state_dict": {}}, {"egovlpv2": summary()["egovlpv2"]},
 ])
 def test_files_without_a_whole_head_of_summaries_are_named(tmp_path: Path, content: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="other.ckpt"):

@@ -245,9 +245,24 @@ def test_the_loss_of_moments_is_a_weighted_sum_and_validation_logs_it(monkeypatc
         total = sum(weight * part for weight, part in zip(weights, parts, strict=True))
         torch.testing.assert_close(logged["train/loss"], total)
         head.eval().validation_step(batch, 0)
+        head.on_validation_epoch_end()
         torch.testing.assert_close(logged["val/loss"], total)
-    head.validation_step(batch | {"key": []}, 0)
-    assert logged["val/loss"] == 0
+        assert logged["val/score"] == logged["val/mq/map_avg"]
+
+
+@torch.no_grad()
+def test_the_loss_of_a_validation_is_the_mean_over_clips_and_may_pick(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: dict[str, Any] = {}
+    monkeypatch.setattr(LightningModule, "log", lambda _, name, value, **__: logged.update({name: value}))
+    monkeypatch.setattr(LightningModule, "log_dict", lambda *_, **__: None)
+    head, both = small_task("mq", picked_by="loss").eval(), batch_of("mq")
+    one = {name: value[:1] if name != "labels" else value for name, value in both.items()}
+    for batch in (both, one | {"index": torch.tensor([2])}, both | {"key": []}):
+        head.validation_step(batch, 0)
+    head.on_validation_epoch_end()
+    parts = [head._losses(head(batch), batch)["loss"] for batch in (both, one)]
+    torch.testing.assert_close(logged["val/loss"], (2 * parts[0] + parts[1]) / 3)
+    assert logged["val/score"] == -logged["val/loss"]
 
 
 @torch.no_grad()

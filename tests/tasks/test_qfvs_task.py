@@ -46,9 +46,9 @@ def features(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         recipe = Recipe("transformed", WIDTH, 1.0, 5, 5, 5, 32, "0" * 16)
         with (folder / f"{video}.safetensors").open("wb") as file:
             writer = FeatureWriter(file, recipe, 5.0 * len(tags), len(tags), prompts, torch.zeros(len(prompts), 2, 4),
-                                   torch.ones(len(prompts), 2, dtype=torch.bool), keeps_unfused=True)
+                                   torch.ones(len(prompts), 2, dtype=torch.bool), keeps_unfused=True, keeps_cls=True)
             writer.append(values)
-            writer.finish(torch.randn(len(tags), WIDTH, generator=noise))
+            writer.finish(*torch.randn(2, len(tags), WIDTH, generator=noise))
     return folder
 
 
@@ -113,7 +113,8 @@ def test_tested_again_and_predicted(toy: Path, features: Path, tmp_path: Path) -
         assert again[f"test/qfvs/{name}"] == pytest.approx(value, abs=1e-3)
 
     _, facts = read_summary_head(best)
-    assert facts == {"dim": WIDTH, "num_layers": 1, "num_heads": 2, "kind": "transformed", "checkpoint": "0" * 16}
+    assert facts == {"dim": WIDTH, "num_layers": 1, "num_heads": 2, "design": "paper", "kind": "transformed",
+                     "checkpoint": "0" * 16}
 
 
 def test_the_authors_way_picks_on_the_test_video(toy: Path, features: Path, tmp_path: Path) -> None:
@@ -122,6 +123,23 @@ def test_the_authors_way_picks_on_the_test_video(toy: Path, features: Path, tmp_
     assert theirs["protocol"]["val_videos"] == theirs["protocol"]["test_videos"] == ["P01"]
     assert len(theirs["protocol"]["train_videos"]) == 3 and "authors" in theirs["protocol"]["selection"]
     assert not [name for name in theirs["metrics"] if name.startswith("test/")]
+
+
+def test_the_released_head_is_trained_and_read_again(toy: Path, features: Path, tmp_path: Path) -> None:
+    more = [f"--config={ROOT / 'conf/released/qfvs.yaml'}", f"--config={ROOT / 'conf/toy/qfvs.yaml'}",
+            f"--data.init_args.root={toy / 'qfvs'}", f"--model.init_args.dim={WIDTH}",
+            "--model.init_args.optimizer.lr=0.001", "--trainer.max_epochs=2"]
+    cli(arguments("fit", toy, features, tmp_path, "theirs", *more))
+    protocol = report(tmp_path / "theirs")["protocol"]
+    assert (protocol["design"], protocol["round_down"], protocol["selection"]) == (
+        "released", True, "on the test video (the authors' way)")
+    best = tmp_path / "theirs" / "checkpoints" / "best.ckpt"
+    head, facts = read_summary_head(best)
+    assert facts["design"] == head.design == "released" and len(head.encoder.layers) == 2
+    cli(arguments("test", toy, features, tmp_path, "again", *more[:-1], f"--model.init_args.weights={best}"))
+    with pytest.raises(SystemExit, match="was trained with design=released: set model.init_args.design to it"):
+        cli(arguments("test", toy, features, tmp_path, "paper", f"--model.init_args.weights={best}",
+                      "--model.init_args.num_layers=2"))
 
 
 def test_two_processes_give_the_numbers_of_one(toy: Path, features: Path, tmp_path: Path) -> None:
