@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from egovlpv2.batch import MomentBatch
-from egovlpv2.grounding.moments import Found, detections, retrievals, scored_segments, without_doubles
+from egovlpv2.grounding.moments import Found, detections, retrievals, scored_segments
 from egovlpv2.grounding.vsgn import VSGN, Detected
 from egovlpv2.grounding.vsgn_losses import MomentLabels, vsgn_losses
 from egovlpv2.metrics.moments import MomentDetection
@@ -137,9 +137,8 @@ class MQ(HeadTask):
 
 
 def _found(out: Detected, batch: MomentBatch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Of each clip its segments in steps, their scores without doubles, and the seconds of a step."""
-    for segments, scores, seconds in zip(*scored_segments(out), batch["duration"] / batch["num_frames"], strict=True):
-        yield segments, without_doubles(segments, scores), seconds
+    """Of each clip its segments in steps, their scores, and the seconds of a step."""
+    return zip(*scored_segments(out), batch["duration"] / batch["num_frames"], strict=True)
 
 
 def _told(batch: MomentBatch, i: int) -> Found:

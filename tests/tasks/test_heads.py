@@ -9,7 +9,7 @@ import pytest
 import torch
 from egovlpv2.cli import main as cli
 from egovlpv2.features.files import FeatureWriter, Recipe
-from egovlpv2.grounding.moments import detections, retrievals, without_doubles
+from egovlpv2.grounding.moments import detections, retrievals
 from egovlpv2.grounding.vslnet import best_spans
 from egovlpv2.metrics.functional import moment_map, nlq_recall
 from egovlpv2.optim import OptimizerConfig
@@ -184,7 +184,6 @@ def test_answers_do_not_depend_on_the_batch(toy: Path, features: dict[str, Path]
 def test_detections_in_bfloat16_and_of_a_class_with_one_candidate() -> None:
     segments = torch.tensor([[0.0, 4], [6, 9], [4, 6]])
     scores = torch.tensor([[0.5, 0.0], [0.25, 0.0], [0.0, 0.125]], dtype=torch.bfloat16)
-    scores = without_doubles(segments.bfloat16(), scores)
     found = detections(segments.bfloat16(), scores)
     assert found.classes.tolist() == [1, 1, 2] and found.scores.tolist() == [0.5, 0.25, 0.125]
     assert found.segments.tolist() == [[0, 4], [6, 9], [4, 6]]  # nothing that stands apart is lost
