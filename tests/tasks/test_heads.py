@@ -147,6 +147,16 @@ def test_the_small_head_learns_too(toy: Path, features: dict[str, Path], tmp_pat
     assert report(tmp_path / "small")["protocol"]["variant"] == "small"
 
 
+def test_the_released_recipe_picks_by_the_loss(toy: Path, features: dict[str, Path], tmp_path: Path) -> None:
+    """And trains with Adam and a decay by steps."""
+    cli(arguments("fit", "mq", toy, features["mq"], tmp_path, "theirs", f"--config={ROOT / 'conf/released/mq.yaml'}",
+                  f"--data.init_args.root={toy / 'mq'}", "--trainer.max_epochs=2", "--trainer.limit_train_batches=2"))
+    found = report(tmp_path / "theirs")
+    assert found["protocol"]["picked_by"] == "loss"
+    assert found["metrics"]["val/score"] == pytest.approx(-found["metrics"]["val/loss"])
+    assert found["metrics"]["test/score"] == found["metrics"]["test/mq/map_avg"]
+
+
 @pytest.mark.parametrize(("task", "option"), [("nlq", "video_dim"), ("mq", "in_dim")])
 def test_features_of_another_width_are_named(task: str, option: str, toy: Path, features: dict[str, Path],
                                              tmp_path: Path) -> None:
