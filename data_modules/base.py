@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _COUNTED_IN_TRAINING = ("train_clips", "replaced_clips")  # by each process of its own share
 _JUDGED_CLIPS = 1000  # up to so many clips, one failure more or less is chance
-_FRAMES_OF = {"centre": "frames at the centres of equal segments", "released": "frames by the released code's numbers"}
+_FRAMES_OF = {"centre": "frames at the centres of equal segments",
+              "released": "frames and colours as the released code's"}
 
 _log = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ class VideoDataModule(LoaderDataModule):
         eval_num_frames: Frames of a clip in validation and testing; `null`: as many as in training.
         size: Height and width of the frames, pixels.
         frame_rule: How the frames of a clip are chosen: `centre`, in the centres of equal segments in time, or
-            `released`, by frame numbers as the released code counts them.
+            `released`, by frame numbers as the released code counts them, and in its readers' colours.
         seed: Of the order of the rows and of all that is random in the training data.
         max_failed_share: The run fails when a larger share of the clips can't be read.
         drop_last: See `LoaderDataModule`.
@@ -170,7 +171,9 @@ class VideoDataModule(LoaderDataModule):
         self.tokenizer_name, self.max_words, self.eval_max_words = tokenizer, max_words, eval_max_words
         self.num_frames, self.eval_num_frames = num_frames, eval_num_frames or num_frames
         self.size, self.frame_rule, self.max_failed_share = size, frame_rule, max_failed_share
-        self.rule = find_rule(frame_rule, getattr(self, "released_rule", None))
+        # What a `ClipReader` needs to know.
+        self.reading = {"rule": find_rule(frame_rule, getattr(self, "released_rule", None)),
+                        "rgb_first": frame_rule == "released"}
         self._logged: dict[str, str] = {}  # of a video: why
 
     def setup(self, stage: str) -> None:

@@ -83,6 +83,7 @@ class ClipReader:
         rule: Of the times to show.
         flip: How probable mirroring is in training, 0 to 1.
         short_side: Of the evaluation's crop, see `EvalTransform`.
+        rgb_first: See `EvalTransform`.
     """
 
     folder: Path
@@ -91,19 +92,21 @@ class ClipReader:
     rule: FrameRule = field(default=centre, kw_only=True)
     flip: float = field(default=0.5, kw_only=True)
     short_side: int = field(default=256, kw_only=True)
+    rgb_first: bool = field(default=False, kw_only=True)
 
     def train(self, video: str, start: float, end: float, rng: np.random.Generator) -> Tensor:
         """Frames at random times in a random part of the picture: (T, 3, H, W) uint8."""
         with _named_failures(self._path(video)):
             times = self.rule(self._span(video, start, end), self.num_frames, rng)
-            return self._read(video, times, partial(TrainTransform(self.size, flip=self.flip), rng=rng)).frames
+            crop = TrainTransform(self.size, flip=self.flip, rgb_first=self.rgb_first)
+            return self._read(video, times, partial(crop, rng=rng)).frames
 
     def evaluate(self, video: str, start: float, end: float, rng: np.random.Generator | None = None) -> Shown:
         """Frames of the largest square, at times in the middle of segments, or at random ones drawn by `rng`."""
         with _named_failures(self._path(video)):
             span = self._span(video, start, end)
             times, stop = self._until_the_end(video, span, self.rule(span, self.num_frames, rng))
-            frames = self._read(video, times, EvalTransform(self.size, self.short_side)).frames
+            frames = self._read(video, times, EvalTransform(self.size, self.short_side, self.rgb_first)).frames
             return Shown(frames, stop + TAIL_SECONDS < end < inf)
 
     def _path(self, video: str) -> Path:

@@ -196,7 +196,7 @@ class EgoMCQDataModule(VideoDataModule):
         if not self.videos.is_dir():
             raise ValueError(f"There is no folder {self.videos}: it must hold <video_uid>/<k>.mp4. Set data.init_args."
                              "root (conf/data/ takes it from EGO_TOY, EGO_OWN or EGO_ROOT), or data.init_args.videos.")
-        return ChunkReader(self.videos, num_frames, self.size, self.chunk_seconds, rule=self.rule)
+        return ChunkReader(self.videos, num_frames, self.size, self.chunk_seconds, **self.reading)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Batches of `mcq_val`; none when training goes without."""

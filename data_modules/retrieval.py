@@ -228,8 +228,8 @@ class RetrievalDataModule(VideoDataModule):
         if not self.videos.is_dir():
             raise ValueError(f"There is no folder {self.videos} with the videos: set data.init_args.root (or the "
                              "environment's variable that the config takes it from), or data.init_args.videos.")
-        return ClipReader(self.videos, num_frames, self.size, rule=self.rule, flip=self.flip,
-                          short_side=self.short_side or self.size)
+        return ClipReader(self.videos, num_frames, self.size, flip=self.flip,
+                          short_side=self.short_side or self.size, **self.reading)
 
 
 def _text_batch(words: Callable[[list[str]], Any], texts: list[str]) -> dict[str, Any]:

@@ -259,7 +259,7 @@ class TaskQADataModule(VideoDataModule):
         if not self.videos.is_dir():
             raise ValueError(f"There is no folder {self.videos} with the videos: set data.init_args.root (or the "
                              "environment's variable that the config takes it from), or data.init_args.videos.")
-        return ClipReader(self.videos, num_frames, self.size, rule=self.rule)
+        return ClipReader(self.videos, num_frames, self.size, **self.reading)
 
     def _path(self, name: str, required: bool = True) -> Path:
         places = [self.root / "qa" / self.split / name, self.root / "qa" / name, self.root / name]

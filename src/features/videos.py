@@ -173,7 +173,7 @@ class Windows:
         size: Their height and width, pixels.
         chunk_seconds: Length of a video's files, where it is a folder of them.
         frame_rule: `centre`: frames at the centres of equal segments of a window; `released`: the windows of the
-            released code, about 1.87 a second.
+            released code, about 1.87 a second, in its readers' colours.
     """
 
     fps: float
@@ -194,7 +194,8 @@ class Windows:
         """The frames of windows `first` to `first + count`: (count, T, 3, H, W) uint8."""
         times = self._times(source, duration, first, count)
         order = np.argsort(times, kind="stable")  # windows may overlap, and a reader goes forward
-        clip = source.read(times[order], EvalTransform(self.size), self.chunk_seconds)
+        clip = source.read(times[order], EvalTransform(self.size, rgb_first=self.frame_rule == "released"),
+                           self.chunk_seconds)
         frames = torch.empty_like(clip.frames)
         frames[torch.from_numpy(order)] = clip.frames
         return frames.unflatten(0, (count, self.frames))

@@ -23,6 +23,7 @@ class CropBox(NamedTuple):
     out_height: int
     out_width: int
     flip: bool = False  # mirrored left to right, after scaling
+    rgb_first: bool = False  # turned RGB before it is cropped and scaled, by FFmpeg's quick conversion
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class TrainTransform:
         scale: Smallest and largest share of the picture's area.
         ratio: Smallest and largest width over height.
         flip: How probable mirroring is, 0 to 1.
+        rgb_first: Turn pictures RGB first, as the readers of the released code do: a level of 255 darker.
     """
 
     size: int
     scale: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    rgb_first: bool = False
 
     def __call__(self, height: int, width: int, rng: np.random.Generator) -> CropBox:
         """Draws a box in a picture of `height` x `width` pixels."""
@@ -47,7 +50,7 @@ class TrainTransform:
         top = int(rng.integers(height - box_height + 1))
         left = int(rng.integers(width - box_width + 1))
         flip = bool(rng.random() < self.flip)
-        return CropBox(top, left, box_height, box_width, self.size, self.size, flip)
+        return CropBox(top, left, box_height, box_width, self.size, self.size, flip, self.rgb_first)
 
     def _box_size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
         """Height and width of a box that fits; after ten misses the largest one within the aspect ratios."""
@@ -88,15 +91,18 @@ class EvalTransform:
     Args:
         size: Side at which it is shown, in pixels.
         short_side: Short side of the scaled picture in whose pixels the beginning is rounded.
+        rgb_first: Turn pictures RGB first, as the readers of the released code do: a level of 255 darker.
     """
 
     size: int
     short_side: int = 256
+    rgb_first: bool = False
 
     def __call__(self, height: int, width: int, rng: np.random.Generator | None = None) -> CropBox:
         """The box in a picture of `height` x `width` pixels; nothing is drawn from `rng`."""
         side = min(height, width)
-        return CropBox(self._begin(height, side), self._begin(width, side), side, side, self.size, self.size)
+        return CropBox(self._begin(height, side), self._begin(width, side), side, side, self.size, self.size,
+                       rgb_first=self.rgb_first)
 
     def _begin(self, length: int, side: int) -> int:
         """Where the square begins on one axis of the picture, pixels."""
