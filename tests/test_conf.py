@@ -158,7 +158,7 @@ def test_released_overlay_is_the_released_model() -> None:
     assert (backbone.text_attends_to, backbone.fusion_cls, backbone.num_fused_layers) == ("previous", "own", 6)
     assert list(backbone.video.pixel_mean) == list(IMAGENET_DEFAULT_MEAN)
     assert list(backbone.video.pixel_std) == list(IMAGENET_DEFAULT_STD)
-    assert (config.data.init_args.eval_num_frames, config.data.init_args.max_words) == (16, 15)
+    assert (config.data.init_args.eval_num_frames, config.data.init_args.frame_rule) == (16, "released")
 
 
 def test_slurm_script_ends_in_fit() -> None:
