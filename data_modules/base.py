@@ -61,7 +61,7 @@ class LoaderDataModule(LightningDataModule):
         self._place: dict[str, Any] | None = None  # where a resumed run goes on
         self._eval_rows = 0
         self._skipped: set[int] = set()
-        self._go_on: set[int] = set()
+        self._beyond: set[int] = set()
 
     @property
     def has_test_data(self) -> bool:
@@ -108,7 +108,7 @@ class LoaderDataModule(LightningDataModule):
     def eval_loader(self, dataset: Dataset, collate: Callable[[list[Any]], dict[str, Any]]) -> DataLoader:
         """Deal the rows of `dataset`, in order and each once, to all processes; see `ShareSampler`."""
         sampler = ShareSampler(dataset, *self._processes())
-        self._eval_rows, self._skipped, self._go_on = len(sampler), set(), set()
+        self._eval_rows, self._skipped, self._beyond = len(sampler), set(), set()
         self.counts |= {self.evaluated: len(dataset)}
         return DataLoader(
             dataset, batch_size=self.eval_batch_size, sampler=sampler, collate_fn=collate, **self._workers()
@@ -131,8 +131,8 @@ class VideoDataModule(LoaderDataModule):
     A subclass may have a `released_rule`, the `FrameRule` of the released code for its data set.
 
     The batches are dicts, with one entry more than the task sees: `failures`, a list of `Failure`. In training those
-    clips have been replaced by others, in evaluation their rows are left out. In evaluation another entry, `go_on`, has
-    the rows with a clip that ends more than a second after its video.
+    clips have been replaced by others, in evaluation their rows are left out. In evaluation another entry,
+    `beyond_video`, has the rows with a clip that ends more than a second after its video.
 
     Args:
         batch_size: Rows of a training batch, on one device.
@@ -213,9 +213,9 @@ class VideoDataModule(LoaderDataModule):
         """
         if "failures" not in batch:  # texts
             return batch
-        self._go_on.update(batch.pop("go_on", ()))
-        if self._go_on:
-            self.counts[f"{self.evaluated}_beyond_the_video"] = len(self._go_on)
+        if "beyond_video" in batch:
+            self._beyond.update(batch.pop("beyond_video"))
+            self.counts[f"{self.evaluated}_beyond_the_video"] = len(self._beyond)
         failures = batch.pop("failures")
         for failure in failures:
             if failure.video not in self._logged:

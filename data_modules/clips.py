@@ -69,7 +69,7 @@ class Shown(NamedTuple):
     """A clip in evaluation."""
 
     frames: Tensor  # (T, 3, H, W) uint8
-    goes_on: bool  # it ends more than a second after its video, whose last frame fills it up
+    beyond_video: bool  # it ends more than a second after its video
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,8 @@ class ChunkReader(ClipReader):
         chunk_seconds: Length of a video's files.
         rule: Of the times to show.
         flip: How probable mirroring is in training, 0 to 1.
+        short_side: Of the evaluation's crop, see `EvalTransform`.
+        rgb_first: See `EvalTransform`.
     """
 
     chunk_seconds: float
@@ -155,12 +157,15 @@ class ChunkReader(ClipReader):
         return Span(start, end, end, partial(self._info, folder))
 
     def _info(self, folder: Path, chunk: int) -> tuple[int, VideoInfo]:
-        """A chunk's number and facts; where only the one before it is there, that one's: the video ends there."""
+        """A chunk's number and facts; those of the last chunk that there is if it lies beyond that."""
         there = chunk
-        if chunk and not (folder / f"{chunk}.mp4").exists() and not (folder / f"{chunk + 1}.mp4").exists() and (
-                folder / f"{chunk - 1}.mp4").exists():
-            there = chunk - 1
-        return there, video_info(folder / f"{there}.mp4")
+        if not (folder / f"{chunk}.mp4").exists():
+            there = max((number for number in self._numbers(folder)), default=chunk)
+        return min(there, chunk), video_info(folder / f"{min(there, chunk)}.mp4")
+
+    def _numbers(self, folder: Path) -> list[int]:
+        """The chunks that there are."""
+        return [int(path.stem) for path in folder.glob("*.mp4") if path.stem.isdecimal()]
 
     def _until_the_end(self, video: str, clip: Span, times: Times) -> tuple[Times, float]:
         last, info = clip.info(int(max(times[-1], 0.0) // self.chunk_seconds))

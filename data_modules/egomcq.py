@@ -60,7 +60,7 @@ class Question(NamedTuple):
     kind: int
     failures: list[Failure]
     row: int = FILLER
-    goes_on: bool = False  # a clip of it ends after its video
+    beyond_video: bool = False  # a clip of it ends after its video
 
 
 class EgoMCQ(Dataset[Question]):
@@ -103,7 +103,7 @@ class EgoMCQ(Dataset[Question]):
         video = None if failures else torch.stack([clip.frames for clip in clips])  # (5, T, 3, H, W)
         answer, kind = int(self._answers[index]), int(self._kinds[index])
         return Question(self._keys[index], video, self._texts[index], answer, kind, failures, index,
-                        any(clip.goes_on for clip in clips))
+                        any(clip.beyond_video for clip in clips))
 
     def collate(
         self, questions: list[Question], tokenizer: "PreTrainedTokenizerBase", max_words: int
@@ -119,7 +119,7 @@ class EgoMCQ(Dataset[Question]):
             "answer": torch.tensor([question.answer for question in asked], dtype=torch.int64),
             "kind": torch.tensor([question.kind for question in asked], dtype=torch.int64),
             "failures": [failure for question in questions for failure in question.failures],
-            "go_on": [question.row for question in asked if question.goes_on],
+            "beyond_video": [question.row for question in asked if question.beyond_video],
         }
 
 

@@ -56,7 +56,7 @@ class EK100DataModule(RetrievalDataModule):
     """
 
     flip = 0.0  # left and right differ in its narrations; the released code doesn't mirror either
-    short_side = 0
+    short_side = None
     released_rule = staticmethod(ek100)
 
     def __init__(self, root: str, videos: str = "videos", train: str = "EPIC_100_retrieval_train.csv",

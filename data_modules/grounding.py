@@ -15,6 +15,7 @@ from egovlpv2.data_modules.loaders import FILLER
 from egovlpv2.features import FeatureFolder, Features
 from egovlpv2.features.videos import Source, find_videos
 from egovlpv2.schema import LONGEST
+from egovlpv2.video.frame_rules import FrameRuleName
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
 from torch import Tensor
@@ -75,22 +76,36 @@ class FeatureDataModule(LoaderDataModule):
             then, it reaches without knowing when anything happens. A baseline.
         videos: The folder of the videos, for pictures; null: pictures without frames.
         chunk_seconds: Length of a video's files, where it is a folder of them.
+        frames: Frames of a window that the features must show; null: any number.
+        frame_rule: Rule of these frames; null: any.
         **kwargs: Of every data module, see `LoaderDataModule`.
     """
 
     def __init__(self, root: str, features: str, train: str, val: str, test: str | None = None,
                  shuffled: bool = False, videos: str | None = None, chunk_seconds: float = 600.0,
-                 **kwargs: Any) -> None:
+                 frames: int | None = None, frame_rule: FrameRuleName | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root, self.features = Path(root), features
         self.train, self.val, self.test, self.shuffled = train, val, test, shuffled
         self.videos, self.chunk_seconds = videos, chunk_seconds
+        self.expected = {"frames": frames, "frame_rule": frame_rule}
         self._places: dict[str, Sequence[Place]] = {}  # of each split, for pictures
 
     @cached_property
     def folder(self) -> FeatureFolder:
-        """The features, opened when they are first used."""
-        return FeatureFolder(self.features)
+        """The features, opened when they are first used.
+
+        Raises:
+            ValueError: They are of another recipe than expected.
+        """
+        folder = FeatureFolder(self.features)
+        for name, value in self.expected.items():
+            if value is not None and getattr(folder.recipe, name) != value:
+                option = name.replace("_", "-")
+                raise ValueError(f"{self.features} holds features of {name} {getattr(folder.recipe, name)} and data."
+                                 f"init_args.{name} is {value}: extract them anew with --{option} {value} (make: "
+                                 f"{name.upper()}={value})")
+        return folder
 
     @property
     def has_test_data(self) -> bool:

@@ -121,7 +121,8 @@ class QFVSDataModule(LoaderDataModule):
         """What a reader of the numbers must know of the data."""
         recipe = self.folder.recipe
         on = "on another video" if self.validate_on == "next" else "on the test video (the authors' way)"
-        return {"features": str(self.features), "kind": recipe.kind, "frames": recipe.frames, "crop": recipe.size,
+        return {"features": str(self.features), "kind": recipe.kind, "frames": recipe.frames, "size": recipe.size,
+                "crop": recipe.crop, "frame_rule": recipe.frame_rule,
                 "features_checkpoint": recipe.checkpoint, "root": str(self.root),
                 **{f"{split}_videos": names for split, names in self.splits.items()}, "selection": on,
                 "templates": self.templates, "counts": self.counts, "cut_by": self.shots.cut_by,

@@ -56,7 +56,7 @@ class Sample(NamedTuple):
     relevancy: Tensor  # (M,)
     target: int  # the text drawn for it
     failures: list[Failure]
-    goes_on: bool = False  # it ends after its video
+    beyond_video: bool = False  # it ends after its video
 
 
 class TrainingClips(Dataset[Sample]):
@@ -106,7 +106,7 @@ class EvaluationClips(Dataset[Sample]):
             clip = self.reader.evaluate(name, *self.data.span[row].tolist())
         except VideoError as error:
             return Sample(row, key, None, relevancy, 0, [Failure(row, name, str(error))])
-        return Sample(row, key, clip.frames, relevancy, 0, [], clip.goes_on)
+        return Sample(row, key, clip.frames, relevancy, 0, [], clip.beyond_video)
 
 
 def collate(samples: list[Sample], data: RetrievalSet, empty: Tensor,
@@ -125,7 +125,7 @@ def collate(samples: list[Sample], data: RetrievalSet, empty: Tensor,
         "video": torch.stack([sample.video for sample in read]) if read else empty,  # (B, T, 3, H, W)
         "relevancy": torch.stack([sample.relevancy for sample in read]) if read else torch.empty(0, len(data.texts)),
         "failures": [failure for sample in samples for failure in sample.failures],
-        "go_on": [sample.row for sample in read if sample.goes_on],
+        "beyond_video": [sample.row for sample in read if sample.beyond_video],
     }
     if words is None:
         return batch
@@ -152,7 +152,7 @@ class RetrievalDataModule(VideoDataModule):
 
     evaluated = "clips"
     flip: ClassVar[float] = 0.5  # how probable mirroring is in training
-    short_side: ClassVar[int] = 256  # to which the released code scales before it crops; 0: `size`
+    short_side: ClassVar[int | None] = 256  # to which the released code scales before it crops; None: `size`
 
     def __init__(self, root: str, videos: str, train: str, val: str | None, test: str, held_out: float = 0.05,
                  prompt: str = "{}", drawn_above: float = 0.1, **kwargs: Any) -> None:

@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise ValueError(f"{path} is missing: give the folder of a run of `make finetune-nlq` or `finetune-mq`")
     given = {name: getattr(args, name) for name in ("features", "videos", "chunk_seconds")}
     model, data = _load(config, str(weights), {name: value for name, value in given.items() if value is not None})
+    model.refuse_other_features(data, model.features_before, weights)
     loader = getattr(data, f"{args.split}_dataloader")()
     if not 0 <= args.row < len(loader.dataset):
         raise ValueError(f"--row {args.row}: the {args.split} split has rows 0 to {len(loader.dataset) - 1}")

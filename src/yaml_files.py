@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from egovlpv2.schema import read_text
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, __version__
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -21,7 +21,9 @@ def choose(key: str, values: dict[str, Any]) -> Any:
     return values[key]
 
 
-OmegaConf.register_new_resolver("choose", choose, replace=True)
+# omegaconf 2.4 warns of the name that 2.3 has.
+_register = OmegaConf.register_new_resolver if __version__.startswith("2.3") else OmegaConf.register_resolver
+_register("choose", choose, replace=True)
 
 
 def read_yaml(path: Path) -> DictConfig:

@@ -1,5 +1,6 @@
 """What the tasks on frozen features share: a head with weights of its own."""
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,8 +10,11 @@ from egovlpv2.model.head_weights import read_head
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import Task, global_seed
 from egovlpv2.tasks.judged import Judged
+from lightning import LightningDataModule
 from torch import nn
 from torchmetrics import Metric
+
+log = logging.getLogger(__name__)
 
 
 class HeadTask(Judged, Task):
@@ -43,13 +47,38 @@ class HeadTask(Judged, Task):
         return {"weights": self.weights, "head": self.kind, "seed": global_seed()}
 
     def setup(self, stage: str) -> None:
-        """Refuse to evaluate a head on features of another recipe than it was trained on."""
-        recipe = asdict(self.trainer.datamodule.folder.recipe)
-        different = [f"{name} {before} and {recipe[name]}" for name, before in self.features_before.items()
-                     if name in recipe and recipe[name] != before]
-        if different and stage != "fit":
-            raise ValueError(f"{self.weights} was trained on other features than {self.trainer.datamodule.features} "
-                             f"({'; '.join(different)}): extract those of its recipe, or train a head on these")
+        """Refuse to evaluate a head on features of another recipe than it was trained on; a fit learns new ones."""
+        if stage == "fit":
+            self.features_before = {}
+        elif self.weights is not None and self.weights.endswith(".ckpt") and not self.features_before:
+            log.warning("%s doesn't tell on which features it was trained; versions before this one left the edges of "
+                        "pictures out of them", self.weights)
+        self.refuse_other_features(self.trainer.datamodule, self.features_before, self.weights)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        facts = checkpoint.get("egovlpv2")
+        before = facts.get("features") if isinstance(facts, dict) else None
+        self.refuse_other_features(self.trainer.datamodule, before if isinstance(before, dict) else {},
+                                   self.trainer.ckpt_path)
+
+    def refuse_other_features(self, data: LightningDataModule, before: dict[str, Any], source: object) -> None:
+        """Refuse features of another recipe than a head was trained on.
+
+        Args:
+            data: Has the features.
+            before: The recipe that the head was trained on, by name; empty if it isn't known.
+            source: The head's file, for the error.
+
+        Raises:
+            ValueError: The recipes differ; says in what.
+        """
+        recipe = asdict(data.folder.recipe)
+        different = [f"{name} {value} and {recipe[name]}" for name, value in before.items()
+                     if name in recipe and recipe[name] != value]
+        if different:
+            raise ValueError(f"{source} was trained on other features than {data.features} ({'; '.join(different)}): "
+                             "extract those of its recipe, or train a head on these")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -75,12 +75,16 @@ DIFFERENCES: dict[str, Differences] = {
         DATA + "augment": (True, False),
     },
     "nlq": {
+        DATA + "frames": (None, 4),
+        DATA + "frame_rule": (None, "released"),
         OPTIMIZER + "no_decay": ("vectors", "released"),
         OPTIMIZER + "end_lr": (1e-7, 0.0),
         DATA + "drop_last": (True, False),
         TRAINER + "max_epochs": (100, 50),
     },
     "mq": {
+        DATA + "frames": (None, 16),
+        DATA + "frame_rule": (None, "released"),
         MODEL + "picked_by": ("map", "loss"),
         OPTIMIZER + "kind": ("adamw", "adam"),
         OPTIMIZER + "no_decay": ("vectors", "none"),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from egovlpv2.video.decode import Clip, Crop, VideoError, read_chunks, read_frames, video_info
 from egovlpv2.video.find import Listing, kind_of, numbers_of, refuse_first_seconds, search_folder, video_name
-from egovlpv2.video.frame_rules import FrameRuleName, released_windows, windows
+from egovlpv2.video.frame_rules import EGOCLIP_RATE, FrameRuleName, released_windows, windows
 from egovlpv2.video.images import find_images, read_images
 from egovlpv2.video.open_files import VIDEO_SUFFIXES
 from egovlpv2.video.sampling import uniform_times
@@ -204,6 +204,9 @@ class Windows:
         """When to look at windows `first` to `first + count`: (count * T,) seconds."""
         if self.frame_rule == "released":
             rate = source.rate
+            if abs(rate / EGOCLIP_RATE - 1) > 0.01:
+                raise VideoError(f"{source.files[0]} has {rate:g} frames a second, and the released windows count 30: "
+                                 "encode it at 30, or leave --frame-rule out")
             numbers = windows(0.0, duration, self.frames, max(round(duration * rate), 1))[first : first + count]
             return (numbers.flatten() + 0.5) / rate  # in the midst of when each is shown
         starts = np.arange(first, first + count) * self.stride / self.fps

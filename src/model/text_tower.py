@@ -157,7 +157,7 @@ class TextTower(nn.Module):
     def embed(self, input_ids: Tensor) -> Tensor:
         if input_ids.shape[1] > self.max_words:
             raise ValueError(f"texts of {input_ids.shape[1]} tokens are too long for a text tower of {self.max_words} "
-                             "positions: lower max_words")
+                             "positions: lower max_words or eval_max_words")
         return self.embeddings(input_ids=input_ids)  # (B, L) -> (B, L, D)
 
 

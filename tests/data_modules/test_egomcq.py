@@ -127,7 +127,7 @@ def test_questions_that_cannot_be_asked(
     damage("other")  # in questions 3 and 5
     data = EgoMCQDataModule(str(world), mcq_val="egomcq.json", max_failed_share=0.5, **options)
     assert ask(data) == [0, 1, 2, 4, 1]
-    assert data.counts == {"questions": 7, "skipped_questions": 2}
+    assert data.counts == {"questions": 7, "skipped_questions": 2, "questions_beyond_the_video": 0}
     assert sum("other" in record.message for record in caplog.records) == 1
     data = EgoMCQDataModule(str(world), mcq_val="egomcq.json", **options)
     with pytest.raises(ValueError, match="1 of 7 questions could not be read.*other/0.mp4"):
@@ -157,4 +157,15 @@ def test_real_questions(options: dict[str, Any]) -> None:
     options |= {"chunk_seconds": 600.0, "eval_batch_size": 7}
     data = EgoMCQDataModule(str(REAL), mcq_test="egomcq.json", **options)
     assert len(ask(data, "test")) == 21
-    assert data.counts == {"questions": 21, "skipped_questions": 0}
+    assert data.counts == {"questions": 21, "skipped_questions": 0, "questions_beyond_the_video": 0}
+
+
+def test_questions_beyond_their_videos_are_counted(world: Path, questions: dict[str, Any], options: dict[str, Any]
+                                                   ) -> None:
+    """In each evaluation anew, in one without any too."""
+    questions["0"]["choices"]["0"]["clip_end"] += 60.0
+    (world / "far.json").write_text(json.dumps(questions))
+    data = EgoMCQDataModule(str(world), mcq_val="far.json", mcq_test="egomcq.json", **options)
+    for run, expected in (("validate", 1), ("test", 0)):
+        ask(data, run)
+        assert data.protocol["counts"]["questions_beyond_the_video"] == expected
