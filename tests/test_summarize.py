@@ -192,7 +192,7 @@ def test_the_shots_that_a_trained_head_takes(weights: Path, video: Path, tmp_pat
         last = head.score if design == "released" else head.summary
         scores = last(states)[:, 0].sigmoid().numpy()
     chosen = best(scores, 0.25)
-    assert chosen != best(matches(weights, video), 0.25) and np.diff(np.sort(scores))[-3] > 1e-4
+    assert chosen != best(matches(weights, video), 0.25) and np.diff(np.sort(scores))[-3] > 2e-6  # no tie
     out = tmp_path / "best.mp4"
     cli(command(video, weights, "--out", out, "--share", 0.25, "--fps", FPS, "--head", tmp_path / "best.ckpt"))
     found, duration, _ = played(out)

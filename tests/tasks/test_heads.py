@@ -157,6 +157,7 @@ def test_the_small_head_learns_too(toy: Path, features: dict[str, Path], tmp_pat
 def test_the_released_recipe_picks_by_the_loss(toy: Path, features: dict[str, Path], tmp_path: Path) -> None:
     """And trains with Adam and a decay by steps."""
     cli(arguments("fit", "mq", toy, features["mq"], tmp_path, "theirs", f"--config={ROOT / 'conf/released/mq.yaml'}",
+                  "--data.init_args.frames=4", "--data.init_args.frame_rule=centre",
                   f"--data.init_args.root={toy / 'mq'}", "--trainer.max_epochs=2", "--trainer.limit_train_batches=2"))
     found = report(tmp_path / "theirs")
     assert found["protocol"]["picked_by"] == "loss"
