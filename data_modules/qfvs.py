@@ -26,6 +26,7 @@ from egovlpv2.data_modules.qfvs_files import (
     tags_path,
 )
 from egovlpv2.features import FeatureFolder
+from egovlpv2.grounding.summary import CutBy
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -98,7 +99,7 @@ class QFVSDataModule(LoaderDataModule):
                  videos: Sequence[str] = ("P01", "P02", "P03", "P04"), validate_on: Literal["next", "test"] = "next",
                  templates: Sequence[Template] = (("There is a {}", "There is a {} and a {}"),),
                  max_segments: int = 20, max_segment_shots: int = 200, vmax: float = 1.0,
-                 cut_by: Literal["patches", "cls"] = "patches", **kwargs: Any) -> None:
+                 cut_by: CutBy = "patches", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root, self.features, self.validate_on = Path(root), features, validate_on
         self.splits = deal(list(videos), test_video, validate_on)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from egovlpv2.data_modules.mat_file import read_variable
 from egovlpv2.features import FeatureFolder
 from egovlpv2.features.files import PER_QUERY, SUFFIX, read_plain
 from egovlpv2.grounding.segmentation import segments
+from egovlpv2.grounding.summary import CutBy
 from egovlpv2.schema import read_lines, shown
 from numpy.typing import NDArray
 from torch import Tensor
@@ -206,7 +207,7 @@ class ShotFeatures:
     """
 
     def __init__(self, folder: str, max_segments: int, max_segment_shots: int, vmax: float,
-                 cut_by: Literal["patches", "cls"] = "patches") -> None:
+                 cut_by: CutBy = "patches") -> None:
         if max_segments < 1 or max_segment_shots < 1:
             raise ValueError(f"data.init_args.max_segments={max_segments} and max_segment_shots={max_segment_shots}: "
                              "give 1 or more")

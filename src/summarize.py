@@ -29,7 +29,7 @@ from egovlpv2.features.videos import Source, Windows, find_videos
 from egovlpv2.figures import png
 from egovlpv2.files import whole
 from egovlpv2.grounding.segmentation import segments
-from egovlpv2.grounding.summary import SummaryHead
+from egovlpv2.grounding.summary import CutBy, SummaryHead
 from egovlpv2.metrics.summary import select
 from egovlpv2.model.backbone import Backbone, Trunk
 from egovlpv2.model.head_weights import read_summary_head
@@ -54,7 +54,7 @@ class Seen(NamedTuple):
 
     fused: Tensor  # (n, D) CLS, gate open
     match: Tensor  # (n,) probabilities that the query fits
-    unfused: Tensor  # (n, D)
+    unfused: Tensor  # (n, D) what tells where the video changes
 
 
 def read_shots(windows: Windows, source: Source, duration: float, size: int, num_workers: int) -> Iterator[Read]:
@@ -67,7 +67,7 @@ def read_shots(windows: Windows, source: Source, duration: float, size: int, num
 
 @torch.inference_mode()
 def look_at_shots(backbone: Backbone, query: str, reads: Iterator[Read], tokenizer: PreTrainedTokenizerBase,
-                  max_words: int, transformed: bool, precision: AbstractContextManager[None]) -> Seen:
+                  max_words: int, transformed: bool, cut_by: CutBy, precision: AbstractContextManager[None]) -> Seen:
     """Looks at all shots with a query.
 
     Raises:
@@ -89,7 +89,8 @@ def look_at_shots(backbone: Backbone, query: str, reads: Iterator[Read], tokeniz
             match = backbone.match_logits(top).float().softmax(-1)[:, 1]
             cls = top.video[:, 0]
             fused = backbone.fused_video_transform(cls) if transformed else cls
-        kept.append([part.float().cpu() for part in (fused, match, unfused(trunk))])
+        plain = unfused(trunk) if cut_by == "patches" else trunk[:, 0]
+        kept.append([part.float().cpu() for part in (fused, match, plain)])
         bar.update(len(video))
     bar.close()
     return Seen(*map(torch.cat, zip(*kept, strict=True)))
@@ -130,15 +131,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     backbone = open_backbone(args, _SHOT_FRAMES)
     tokenizer = load_fitting_tokenizer(args.tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
     tell_of_a_cut(tokenizer, "query", args.query, args.max_words)
-    head, transformed = _open_head(args, backbone)
+    head, transformed, cut_by = _open_head(args, backbone)
     duration = source.duration(args.chunk_seconds)
     windows = Windows(1.0, SHOT_SECONDS, SHOT_SECONDS, _SHOT_FRAMES, backbone.video_tower.patch_embed.img_size[0],
                       args.chunk_seconds)
     reads = read_shots(windows, source, duration, args.batch_size, args.num_workers)
-    seen = look_at_shots(backbone, args.query, reads, tokenizer, args.max_words, transformed,
+    seen = look_at_shots(backbone, args.query, reads, tokenizer, args.max_words, transformed, cut_by,
                          precision_of(args.precision, backbone.device))
     longest = max(_LONGEST, ceil(len(seen.match) / _SEGMENTS))
-    bounds = segments(seen.unfused.numpy(), _SEGMENTS, longest, f"{args.video}: ")
+    bounds = segments(seen.unfused.numpy(), _SEGMENTS, longest, f"{args.video}: ", directions=cut_by == "patches")
     scores = score(head, seen, bounds)
     chosen = select(scores, args.share)
     _write(args, source, duration, scores, bounds, spans(chosen.tolist(), duration))
@@ -176,16 +177,16 @@ def _check_out(out: Path, source: Source) -> None:
     make_folder_of(out)
 
 
-def _open_head(args: argparse.Namespace, backbone: Backbone) -> tuple[SummaryHead | None, bool]:
-    """The head, if one is named, and whether it reads transformed features."""
+def _open_head(args: argparse.Namespace, backbone: Backbone) -> tuple[SummaryHead | None, bool, CutBy]:
+    """The head, if one is named, whether it reads transformed features, and by what its videos were cut."""
     if args.head is None:
         print("no --head: shots are chosen by how well the query matches them (zero-shot)")
-        return None, False
+        return None, False, "patches"
     head, facts = read_summary_head(args.head)
     if facts["checkpoint"] != (here := fingerprint(args.weights)):
         raise ValueError(f"{args.head} was trained on features of the weights {facts['checkpoint']}, and "
                          f"{args.weights} is {here}: give those weights")
-    return head.eval(), facts["kind"] == "transformed"
+    return head.eval(), facts["kind"] == "transformed", facts["cut_by"]
 
 
 def _parser() -> argparse.ArgumentParser:

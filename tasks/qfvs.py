@@ -54,7 +54,8 @@ class QFVS(HeadTask):
         """What `egovlpv2 summarize` needs to use this head."""
         super().on_save_checkpoint(checkpoint)
         recipe = self.trainer.datamodule.folder.recipe
-        checkpoint["egovlpv2"]["qfvs"] = self.sizes | {"kind": recipe.kind, "checkpoint": recipe.checkpoint}
+        checkpoint["egovlpv2"]["qfvs"] = self.sizes | {"kind": recipe.kind, "checkpoint": recipe.checkpoint,
+                                                       "cut_by": self.trainer.datamodule.shots.cut_by}
 
     def setup(self, stage: str) -> None:
         """Features of other weights, or of another kind, are named."""

@@ -158,7 +158,8 @@ def trained_head(path: Path, weights: Path, kind: str, design: str = "paper") ->
     task = QFVS(OptimizerConfig(), dim=24, num_heads=4, design=design)
     draw_parameters(task.head)
     recipe = Recipe(kind, 24, 1.0, 5, 5, 5, 32, fingerprint(str(weights)))
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(folder=SimpleNamespace(recipe=recipe)))
+    shots = SimpleNamespace(cut_by="cls" if design == "released" else "patches")
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(folder=SimpleNamespace(recipe=recipe), shots=shots))
     checkpoint: dict[str, Any] = {"state_dict": task.state_dict(), "epoch": 3, "global_step": 9}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(QFVS, "trainer", trainer)
@@ -180,7 +181,8 @@ def test_the_shots_that_a_trained_head_takes(weights: Path, video: Path, tmp_pat
         frames = shots(video, 12)
         features = backbone.fused_features(frames, text)
         features = backbone.fused_video_transform(features) if kind == "transformed" else features
-        bounds = segments(backbone.trunk_video(frames, gate=True)[:, 1:].mean(1).numpy(), 4, 5)
+        trunk, by_patches = backbone.trunk_video(frames, gate=True), design == "paper"
+        bounds = segments((trunk[:, 1:].mean(1) if by_patches else trunk[:, 0]).numpy(), 4, 5, directions=by_patches)
         assert 4 <= len(bounds) <= 5
         mask = torch.ones(12, 12, dtype=torch.bool)  # which shots see each other
         for a, b in zip(bounds[:-1], bounds[1:], strict=True):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 from egovlpv2.grounding.answers import AnswerHead
 from egovlpv2.grounding.released import convert_answer_head
-from egovlpv2.grounding.summary import Design, SummaryHead
+from egovlpv2.grounding.summary import CutBy, Design, SummaryHead
 from egovlpv2.model.foreign import describe
 from egovlpv2.model.released import convert, read_released, under
 from egovlpv2.model.sound import check_weights
@@ -36,6 +36,7 @@ class _SummaryFacts(TypedDict):
     design: Design
     kind: Literal["fused", "transformed"]
     checkpoint: str
+    cut_by: CutBy
 
 
 def read_answer_head(path: Path) -> tuple[AnswerHead | None, dict[str, Any]]:
@@ -89,7 +90,7 @@ def read_summary_head(path: Path) -> tuple[SummaryHead, dict[str, Any]]:
     if not facts:
         raise ValueError(f"{path} is not a checkpoint of QFVS ({describe(file.get('state_dict') or file)}): `make "
                          "finetune-qfvs` leaves some")
-    facts = {"design": "paper", **facts}  # heads of before don't tell it
+    facts = {"design": "paper", "cut_by": "patches", **facts}  # heads of before don't tell them
     sizes = check(facts, _SummaryFacts, f"{path}, egovlpv2.qfvs")
     if sizes["dim"] % sizes["num_heads"]:
         raise ValueError(f"{path}, egovlpv2.qfvs: num_heads {sizes['num_heads']} does not divide dim {sizes['dim']}")

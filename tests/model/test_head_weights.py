@@ -72,7 +72,8 @@ def summary(of: str = "paper", **changes: Any) -> dict[str, Any]:
 def test_a_head_of_summaries_is_made_as_its_file_says(tmp_path: Path, design: str) -> None:
     content = summary(design)
     head, facts = read_summary_head(save(tmp_path / "qfvs.ckpt", content))
-    assert facts == {**SIZES, "design": design, "kind": "fused", "checkpoint": "abc"} and head.design == design
+    assert facts == {**SIZES, "design": design, "kind": "fused", "checkpoint": "abc", "cut_by": "patches"}
+    assert head.design == design
     assert len(head.encoder.layers) == 2 and head.encoder.layers[0].self_attn.num_heads == 3
     assert all(torch.equal(tensor, content["state_dict"]["head." + name]) for name, tensor in head.state_dict().items())
 
