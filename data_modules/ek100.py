@@ -46,8 +46,8 @@ class EK100DataModule(RetrievalDataModule):
         test: Rows to test on, `EPIC_100_retrieval_test.csv`.
         train_sentences: Texts of `train`; null: one of each wording in it.
         test_sentences: Texts of `test`; null: one of each wording in it.
-        train_relevancy: Where to keep the relevancy, an `.npz` that is written if it isn't there, or the authors'
-            `.pkl`; null: compute it anew.
+        train_relevancy: Where to keep the relevancy, a `.safetensors` that is written if it isn't there, or the
+            authors' `.pkl`; null: compute it anew.
         test_relevancy: The same of the test data.
         **kwargs: Of every retrieval data set, see `RetrievalDataModule`.
 

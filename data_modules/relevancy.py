@@ -8,9 +8,6 @@ import hashlib
 import logging
 import pickle
 import pickletools
-import struct
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +16,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from egovlpv2.files import whole
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
+SUFFIX = ".safetensors"
 _MOST_PARTS = 1000  # of a pickled matrix, which has some twenty
 
 _log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def relevancy(verb_classes: Sequence[int], noun_classes: Sequence[Sequence[int]]
 
 
 def cached(path: Path, *labels: Sequence[Any]) -> Relevancy:
-    """`Relevancy.of_labels`, read from an `.npz` or computed and written there; or the authors' matrix in a `.pkl`.
+    """`Relevancy.of_labels`, kept in a `.safetensors` that is written if it isn't there; or the authors' `.pkl`.
 
     Raises:
         ValueError: The file is unreadable, of another shape or, if it is one of ours, of other labels.
@@ -104,13 +104,13 @@ def cached(path: Path, *labels: Sequence[Any]) -> Relevancy:
     shape = (len(labels[0]), len(labels[2]))
     if path.suffix == ".pkl":
         return Relevancy.of_matrix(torch.from_numpy(read_pickled_matrix(path, shape)))
-    if path.suffix != ".npz":
-        raise ValueError(f"{path}: relevancy is an .npz (written where there is none) or the authors' .pkl.")
+    if path.suffix != SUFFIX:
+        raise ValueError(f"{path}: relevancy is a {SUFFIX} (written where there is none) or the authors' .pkl.")
     digest = hashlib.sha256(repr([list(map(_plain, part)) for part in labels]).encode()).hexdigest()
     if path.exists():
-        return _read_npz(path, shape, digest)
+        return _read_own(path, shape, digest)
     made = Relevancy.of_labels(*labels)
-    _write_npz(path, made, digest)
+    _write_own(path, made, digest)
     return made
 
 
@@ -210,35 +210,37 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _read_npz(path: Path, shape: tuple[int, int], digest: str) -> Relevancy:
+def _read_own(path: Path, shape: tuple[int, int], digest: str) -> Relevancy:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            table, clip, text, made_of = (file[name] for name in ("table", "clip", "text", "labels"))
-        _check_parts(table, clip, text)
-    except (OSError, ValueError, LookupError, EOFError, TypeError, AttributeError, ArithmeticError, MemoryError,
-            NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error) as error:
+        with safe_open(path, framework="pt") as file:
+            made_of = (file.metadata() or {}).get("labels")
+            found = Relevancy(*(file.get_tensor(name) for name in ("table", "clip", "text")))
+        _check_parts(found)
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"{path} is not a relevancy of ours ({' '.join(str(error).split())}): delete it to have it "
                          "computed.") from error
-    _check_shape(path, (len(clip), len(text)), shape)
-    if str(made_of) != digest:
+    _check_shape(path, found.shape, shape)
+    if made_of != digest:
         raise ValueError(f"{path} was computed from other labels: delete it to have it computed again.")
-    return Relevancy(*map(torch.from_numpy, (table, clip, text)))
+    return found
 
 
-def _check_parts(table: np.ndarray, clip: np.ndarray, text: np.ndarray) -> None:
-    """Refuse arrays that are not those of a `Relevancy`."""
-    if table.ndim != 2 or table.dtype != np.float32 or not ((table >= 0) & (table <= 1)).all():
+def _check_parts(found: Relevancy) -> None:
+    """Refuse tensors that are not those of a `Relevancy`."""
+    table = found.table
+    if table.ndim != 2 or table.dtype != torch.float32 or not ((table >= 0) & (table <= 1)).all():
         raise ValueError("its table should be a float32 matrix of 0 to 1")
-    for places, count in ((clip, table.shape[0]), (text, table.shape[1])):
-        if places.ndim != 1 or places.dtype != np.int64 or not ((places >= 0) & (places < count)).all():
+    for places, count in zip((found.clip, found.text), table.shape, strict=True):
+        if places.ndim != 1 or places.dtype != torch.int64 or not ((places >= 0) & (places < count)).all():
             raise ValueError("its places should be rows and columns of its table")
 
 
-def _write_npz(path: Path, made: Relevancy, digest: str) -> None:
-    """Writes the file whole or not at all; several processes may do it at once, with the same content."""
+def _write_own(path: Path, made: Relevancy, digest: str) -> None:
+    """Write the file whole or not at all; several processes may do it at once, with the same content."""
+    parts = {name: getattr(made, name).contiguous() for name in ("table", "clip", "text")}
     try:
-        with whole(path) as draft, draft.open("wb") as file:
-            np.savez(file, table=made.table.numpy(), clip=made.clip.numpy(), text=made.text.numpy(), labels=digest)
+        with whole(path) as draft:
+            draft.write_bytes(save(parts, {"labels": digest}))
     except OSError as error:  # a folder that may only be read
         _log.warning("The relevancy is not kept in %s (%s): it will be computed again.", path, error)
 

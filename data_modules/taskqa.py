@@ -247,7 +247,7 @@ class TaskQADataModule(VideoDataModule):
 
     @property
     def _draws(self) -> bool:
-        """Whether times are drawn also where pictures are not augmented: the released code does so, also to test."""
+        """True if times are drawn also where pictures are not augmented: the released code does so, also to test."""
         return self.frame_rule == "released"
 
     def _collate(self, data: QuestionSet, num_frames: int, max_words: int) -> Callable[[list[Sample]], dict[str, Any]]:

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 _STACKS = ("cls_token", "pos_embed", "temporal_embed", "position_embeddings.weight")
 # Modules that no pre-trained tower brings: they learn `new_layer_factor` times faster.
 _NEW = ("fusion.", "stack.", "projector.", "_transform.", "match_head.", "masked_word_head.", "answer_head.")
-_FORGOTTEN = ("norm_time.weight", "fusion.norm.weight")  # norms whose names the authors' list doesn't have
+_DECAYED_NORMS = ("norm_time.weight", "fusion.norm.weight")  # norms whose names the authors' list doesn't have
 
 
 @dataclass
@@ -62,7 +62,7 @@ class OptimizerConfig:
 
 
 def decays(name: str, parameter: nn.Parameter, no_decay: str) -> bool:
-    """Whether a parameter of a model decays.
+    """Tell if a parameter of a model decays.
 
     Args:
         name: The parameter's name.
@@ -70,10 +70,10 @@ def decays(name: str, parameter: nn.Parameter, no_decay: str) -> bool:
         no_decay: See `OptimizerConfig`.
     """
     if no_decay == "vectors":
-        # Vectors, and stacks of vectors such as (1, N, D) position embeddings, are no matrices to shrink.
+        # Vectors, and stacks of vectors such as (1, N, D) position embeddings, are not matrices to shrink.
         return parameter.squeeze().ndim > 1 and not name.endswith(_STACKS)
     if no_decay == "released":
-        return not (name.endswith("bias") or "norm" in name.lower()) or name.endswith(_FORGOTTEN)
+        return not (name.endswith("bias") or "norm" in name.lower()) or name.endswith(_DECAYED_NORMS)
     return True
 
 
@@ -158,7 +158,7 @@ def lr_factors(config: OptimizerConfig, total_steps: int, max_epochs: int) -> Ca
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int, max_epochs: int,
                    name_of_rest: str = "backbone") -> dict[str, Any]:
-    """What `LightningModule.configure_optimizers` returns: an optimizer and a schedule that moves every step.
+    """Make what `LightningModule.configure_optimizers` returns: an optimizer and a schedule that moves every step.
 
     Their states are moments and progress: a run that goes on from a checkpoint follows its present settings.
     """

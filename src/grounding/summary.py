@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 Design = Literal["paper", "released"]
 CutBy = Literal["patches", "cls"]
-"""What tells where a video changes: directions of the mean of a shot's patches, or plain products of its CLS states."""
+"""Features that tell of changes in a video: directions of the mean of the patches, or plain products of CLS states."""
 
 _FEW = -1.91  # first bias of the scores, as released: one shot in eight is chosen
 _RELEASED_FEEDFORWARD, _RELEASED_HIDDEN, _RELEASED_STD = 2048, 8, 0.1

@@ -105,6 +105,6 @@ class EvalTransform:
                        rgb_first=self.rgb_first)
 
     def _begin(self, length: int, side: int) -> int:
-        """Where the square begins on one axis of the picture, pixels."""
+        """First pixel of the square on one axis of the picture."""
         scaled = self.short_side * length // side
         return min(round(round((scaled - self.short_side) / 2) * length / scaled), length - side)

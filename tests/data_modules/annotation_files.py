@@ -21,6 +21,7 @@ from egovlpv2.data_modules.tables import read_clip_table
 from egovlpv2.features.queries import read_queries as read_asked
 from egovlpv2.grounding.answers import read_answers
 from egovlpv2.video.bench import OPENED
+from safetensors.numpy import save
 from scipy.io import savemat
 
 Files = dict[str, bytes]
@@ -219,18 +220,16 @@ def _ek100() -> Format:
 
 
 def _relevancy() -> Format:
-    raw = io.BytesIO()
-    digest = "0" * 64
-    np.savez(raw, table=np.eye(4, 3, dtype=np.float32), clip=np.arange(4), text=np.arange(3), labels=digest)
-    files = _epic() | {"r.npz": raw.getvalue(), "r.pkl": pickle.dumps(np.eye(4, 3))}
+    parts = {"table": np.eye(4, 3, dtype=np.float32), "clip": np.arange(4), "text": np.arange(3)}
+    files = _epic() | {"r.safetensors": save(parts, {"labels": "0" * 64}), "r.pkl": pickle.dumps(np.eye(4, 3))}
 
     def load(folder: Path) -> None:
-        for name in ("r.pkl", "r.npz"):
+        for name in ("r.pkl", "r.safetensors"):
             module = EK100DataModule(str(folder), test="test.csv", test_sentences="sentences.csv", test_relevancy=name)
             found = module.load("test").relevancy.full()
             assert found.shape == (4, 3) and (found >= 0).all() and (found <= 1.001).all()
 
-    return Format(files, ("r.npz", "r.pkl"), load)
+    return Format(files, ("r.safetensors", "r.pkl"), load)
 
 
 def _bench() -> Format:

@@ -148,12 +148,12 @@ def test_a_clip_that_no_text_fits_is_named(copy: Path, options: dict[str, Any]) 
 
 
 def test_relevancy_files_are_used(copy: Path, options: dict[str, Any]) -> None:
-    data = EK100DataModule(str(copy), train_relevancy="r.npz", **options)
+    data = EK100DataModule(str(copy), train_relevancy="r.safetensors", **options)
     fresh = EK100DataModule(str(copy), **options).load("train").relevancy.full()
-    assert torch.equal(data.load("train").relevancy.full(), fresh) and (copy / "r.npz").is_file()
+    assert torch.equal(data.load("train").relevancy.full(), fresh) and (copy / "r.safetensors").is_file()
     assert torch.equal(data.load("train").relevancy.full(), fresh)
-    with pytest.raises(ValueError, match="r.npz is for .* it belongs to another split"):
-        EK100DataModule(str(copy), test_relevancy="r.npz", **options).load("test")
+    with pytest.raises(ValueError, match="r.safetensors is for .* it belongs to another split"):
+        EK100DataModule(str(copy), test_relevancy="r.safetensors", **options).load("test")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="shared/data/ek100 is not beside the project")

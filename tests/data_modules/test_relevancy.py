@@ -10,6 +10,7 @@ import pytest
 import torch
 from egovlpv2.data_modules.ek100 import relevancy
 from egovlpv2.data_modules.relevancy import Relevancy, cached, read_pickled_matrix
+from safetensors.numpy import save_file
 
 CLIPS = ([0, 1, 0, 3], [[2], [2, 5], [2], [7, 8, 9]])
 SENTENCES = ([0, 3, 1], [[2, 5], [9, 8, 7], [4]])
@@ -39,26 +40,26 @@ def test_equal_labels_are_stored_once() -> None:
     assert torch.equal(compact.of_clips(torch.tensor([3, 0])).full(), EXPECTED[[3, 0]])
 
 
-def test_the_npz_is_written_once_and_belongs_to_its_labels(tmp_path: Path) -> None:
-    path = tmp_path / "relevancy.npz"
+def test_the_file_is_written_once_and_belongs_to_its_labels(tmp_path: Path) -> None:
+    path = tmp_path / "relevancy.safetensors"
     assert torch.equal(cached(path, *CLIPS, *SENTENCES).full(), EXPECTED)
     written = path.stat().st_mtime_ns
     assert torch.equal(cached(path, *CLIPS, *SENTENCES).full(), EXPECTED) and path.stat().st_mtime_ns == written
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ValueError, match="relevancy.npz is for 4 clips and 3 sentences, the annotations have 3 and 3"):
+    with pytest.raises(ValueError, match=r"relevancy.\w+ is for 4 clips and 3 sentences, the annotations have 3 and 3"):
         cached(path, CLIPS[0][:3], CLIPS[1][:3], *SENTENCES)
-    with pytest.raises(ValueError, match="relevancy.npz was computed from other labels: delete it"):
+    with pytest.raises(ValueError, match="relevancy.safetensors was computed from other labels: delete it"):
         cached(path, [0, 1, 0, 2], CLIPS[1], *SENTENCES)
     path.write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="relevancy.npz is not a relevancy of ours"):
+    with pytest.raises(ValueError, match="relevancy.safetensors is not a relevancy of ours"):
         cached(path, *CLIPS, *SENTENCES)
-    with pytest.raises(ValueError, match=r"relevancy is an .npz .* or the authors' .pkl"):
+    with pytest.raises(ValueError, match=r"relevancy is a .safetensors .* or the authors' .pkl"):
         cached(tmp_path / "relevancy.csv", *CLIPS, *SENTENCES)
 
 
 def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
-    assert torch.equal(cached(tmp_path / "file" / "relevancy.npz", *CLIPS, *SENTENCES).full(), EXPECTED)
+    assert torch.equal(cached(tmp_path / "file" / "relevancy.safetensors", *CLIPS, *SENTENCES).full(), EXPECTED)
     assert "The relevancy is not kept in" in caplog.text
 
 
@@ -130,7 +131,7 @@ def test_a_pickle_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
                                    {"clip": np.array([0, 2])}, {"clip": np.array([[0, 1]])},
                                    {"text": np.array([0.0, 1])}])
 def test_a_damaged_relevancy_is_named(tmp_path: Path, parts: dict[str, np.ndarray]) -> None:
-    good = {"table": np.eye(2, dtype=np.float32), "clip": np.arange(2), "text": np.arange(2), "labels": np.array("x")}
-    np.savez(tmp_path / "r.npz", **(good | parts))
-    with pytest.raises(ValueError, match="r.npz is not a relevancy of ours"):
-        cached(tmp_path / "r.npz", [1, 2], [[1], [2]], [1, 2], [[1], [2]])
+    good = {"table": np.eye(2, dtype=np.float32), "clip": np.arange(2), "text": np.arange(2)}
+    save_file(good | parts, tmp_path / "r.safetensors", {"labels": "x"})
+    with pytest.raises(ValueError, match="r.safetensors is not a relevancy of ours"):
+        cached(tmp_path / "r.safetensors", [1, 2], [[1], [2]], [1, 2], [[1], [2]])

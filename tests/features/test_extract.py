@@ -312,7 +312,7 @@ def stop_once_taken(process: subprocess.Popen[bytes], path: Path) -> None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds a lock on a file; without the file, none does."""
+    """True if a process holds a lock on a file; without the file, none does."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
