@@ -36,6 +36,6 @@ def read_yaml(path: Path) -> DictConfig:
         content = OmegaConf.load(StringIO(read_text(path)))
     except (OSError, YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise ValueError(f"{path} can't be read as a configuration: {' '.join(str(error).split())}") from error
-    if not isinstance(content, DictConfig):
+    if not isinstance(content, DictConfig) or not content:  # such as a file of comments alone
         raise ValueError(f"{path} can't be read as a configuration: it should hold keys and values")
     return content

@@ -36,6 +36,10 @@ def test_what_is_no_checkpoint_ends_in_one_line(toy: Path, tmp_path: Path) -> No
     ("trainer:\n  max_epochs: 2\n  max_epochs: 3\n", "found duplicate key max_epochs .*line 3"),
     ("trainer: {max_epochs: 2", "line 1"),
     ("- trainer\n", "it should hold keys and values"),
+    ("", "it should hold keys and values"),
+    ("# nothing yet\n", "it should hold keys and values"),
+    ("trainer:\n\tmax_epochs: 2\n", "line 2"),
+    ("a: &a [*a]\n", "recursive aliases"),
 ])
 def test_a_configuration_that_cannot_be_read_is_named(toy: Path, tmp_path: Path, text: str, problem: str) -> None:
     (tmp_path / "own.yaml").write_text(text)
