@@ -6,14 +6,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
-from egovlpv2.data_modules.loaders import ResumableDataLoader, ShareSampler
-from egovlpv2.distributed import total
-from egovlpv2.resume import find_place
-from egovlpv2.text import load_tokenizer
-from egovlpv2.video.frame_rules import FrameRuleName, find_rule
 from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
+
+from egovlpv2.data_modules.loaders import ResumableDataLoader, ShareSampler
+from egovlpv2.distributed import total
+from egovlpv2.tokenization import load_tokenizer
+from egovlpv2.training.resume import find_place
+from egovlpv2.video.frame_rules import FrameRuleName, find_rule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

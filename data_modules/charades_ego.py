@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+
 from egovlpv2.data_modules.csv_files import held_out, read_csv, refuse, refuse_blanks, refuse_repeats
-from egovlpv2.data_modules.relevancy import Relevancy
 from egovlpv2.data_modules.retrieval import RetrievalDataModule, RetrievalSet
-from egovlpv2.schema import LONGEST, read_lines, shown
+from egovlpv2.io.schema import LONGEST, read_lines, shown
+from egovlpv2.metrics.relevancy import Relevancy
 from egovlpv2.video.frame_rules import charades
 
 _ACTION = re.compile(r"(c[0-9]+) ([0-9]+(?:\.[0-9]+)?) ([0-9]+(?:\.[0-9]+)?)")

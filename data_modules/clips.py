@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+from torch import Tensor
+
 from egovlpv2.data_modules.base import Failure
-from egovlpv2.schema import shown
-from egovlpv2.video.decode import Clip, VideoError, VideoInfo, read_chunks, read_frames, video_info
+from egovlpv2.io.schema import shown
+from egovlpv2.video.container import VideoError
+from egovlpv2.video.decode import Clip, VideoInfo, read_chunks, read_frames, video_info
 from egovlpv2.video.frame_rules import FrameRule, Span, Times, centre
 from egovlpv2.video.reader import TAIL_SECONDS
 from egovlpv2.video.transforms import CropBox, EvalTransform, TrainTransform
-from torch import Tensor
 
 Crop = Callable[[int, int], CropBox]
 T = TypeVar("T")

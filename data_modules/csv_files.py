@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from egovlpv2.schema import read_text, shown
+
+from egovlpv2.io.schema import read_text, shown
 
 
 def read_csv(path: Path, columns: Sequence[str], what: str) -> pd.DataFrame:

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
 from egovlpv2.data_modules.base import Failure
 from egovlpv2.data_modules.clips import TRIES, ChunkReader
 from egovlpv2.data_modules.egomcq import EgoMCQDataModule
 from egovlpv2.data_modules.loaders import ResumableDataLoader
 from egovlpv2.data_modules.tables import NUM_NOUNS, NUM_VERBS, ClipTable, read_clip_table
-from egovlpv2.text import tokenize
-from egovlpv2.video.decode import VideoError
-from torch import Tensor
-from torch.utils.data import Dataset
+from egovlpv2.tokenization import tokenize
+from egovlpv2.video.container import VideoError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

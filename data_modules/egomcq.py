@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import torch
+from msgspec import Meta
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
 from egovlpv2.data_modules.base import Failure, VideoDataModule
 from egovlpv2.data_modules.clips import ChunkReader, Shown
 from egovlpv2.data_modules.loaders import FILLER
 from egovlpv2.data_modules.packed import Strings
-from egovlpv2.schema import Seconds, Start, Words, check_entries, read_json, shown
-from egovlpv2.text import tokenize
-from egovlpv2.video.decode import VideoError
+from egovlpv2.io.schema import Seconds, Start, Words, check_entries, read_json, shown
+from egovlpv2.tokenization import tokenize
+from egovlpv2.video.container import VideoError
 from egovlpv2.video.frame_rules import FrameRule, egoclip
-from msgspec import Meta
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+
 from egovlpv2.data_modules.csv_files import held_out, read_csv, refuse, refuse_blanks, refuse_repeats, require
 from egovlpv2.data_modules.packed import IdListParser
-from egovlpv2.data_modules.relevancy import Relevancy, cached, relevancy
+from egovlpv2.data_modules.relevancy import cached, relevancy
 from egovlpv2.data_modules.retrieval import RetrievalDataModule, RetrievalSet
+from egovlpv2.metrics.relevancy import Relevancy
 from egovlpv2.video.frame_rules import ek100
 
 __all__ = ["EK100DataModule", "relevancy"]

@@ -10,16 +10,17 @@ from zlib import crc32
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
 from egovlpv2.data_modules.base import LoaderDataModule
 from egovlpv2.data_modules.loaders import FILLER
 from egovlpv2.features import FeatureFolder, Features
-from egovlpv2.features.videos import Source, find_videos
-from egovlpv2.schema import LONGEST
+from egovlpv2.io.schema import LONGEST
+from egovlpv2.video.collection import Source, find_videos
 from egovlpv2.video.frame_rules import FrameRuleName
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
-from torch import Tensor
-from torch.utils.data import Dataset
 
 _PICTURE = 128  # side of a frame in a picture, pixels
 

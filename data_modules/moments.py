@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from egovlpv2.annotations import Once, check_times
 from egovlpv2.data_modules.grounding import Place, place_within
-from egovlpv2.schema import Seconds, Words, check, check_entries, plain, read_json, shown
+from egovlpv2.io.annotations import Once, check_times
+from egovlpv2.io.schema import Seconds, Words, check, check_entries, plain, read_json, shown
 
 _SUBSETS = ("train", "val", "test")
 

@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+
 from egovlpv2.batch import MomentBatch
 from egovlpv2.data_modules.grounding import FeatureDataModule, FeatureRows, Place
 from egovlpv2.data_modules.loaders import ResumableDataLoader
 from egovlpv2.data_modules.moments import Moments, read_classes, read_moments
 from egovlpv2.features import Features
-from egovlpv2.schema import plain, shown
-from torch import Tensor
-from torch.utils.data import DataLoader
+from egovlpv2.io.schema import plain, shown
 
 _MOST_INSTANCES = 50  # of a clip, in training
 

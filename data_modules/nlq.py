@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from egovlpv2.annotations import check_times
+from torch import Tensor
+from torch.utils.data import DataLoader
+
 from egovlpv2.batch import QueryBatch
 from egovlpv2.data_modules.grounding import FeatureDataModule, FeatureRows, Place, averaged, pad, place_within
 from egovlpv2.data_modules.loaders import ResumableDataLoader
 from egovlpv2.features import Features
-from egovlpv2.features.nlq import AskedClip, AskedQuery, read_nlq
-from egovlpv2.schema import plain, shown
-from torch import Tensor
-from torch.utils.data import DataLoader
+from egovlpv2.io.annotations import check_times
+from egovlpv2.io.nlq_files import AskedClip, AskedQuery, read_nlq
+from egovlpv2.io.schema import plain, shown
 
 
 class Query(NamedTuple):

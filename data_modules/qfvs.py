@@ -11,6 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
 from egovlpv2.batch import SummaryBatch
 from egovlpv2.data_modules.base import LoaderDataModule
 from egovlpv2.data_modules.loaders import FILLER, ResumableDataLoader
@@ -26,9 +29,7 @@ from egovlpv2.data_modules.qfvs_files import (
     tags_path,
 )
 from egovlpv2.features import FeatureFolder
-from egovlpv2.grounding.summary import CutBy
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from egovlpv2.heads.summary import CutBy
 
 
 class Sample(NamedTuple):

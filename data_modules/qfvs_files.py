@@ -11,14 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from egovlpv2.data_modules.mat_file import read_variable
-from egovlpv2.features import FeatureFolder
-from egovlpv2.features.files import PER_QUERY, SUFFIX, read_plain
-from egovlpv2.grounding.segmentation import segments
-from egovlpv2.grounding.summary import CutBy
-from egovlpv2.schema import read_lines, shown
 from numpy.typing import NDArray
 from torch import Tensor
+
+from egovlpv2.data_modules.mat_file import read_variable
+from egovlpv2.features import FeatureFolder
+from egovlpv2.features.files import SUFFIX, read_plain
+from egovlpv2.features.header import PER_QUERY
+from egovlpv2.heads.kts import segments
+from egovlpv2.heads.summary import CutBy
+from egovlpv2.io.schema import read_lines, shown
 
 Template = tuple[str, str]  # a prompt of one concept, "There is a {}", and one of two, "There is a {} and a {}"
 

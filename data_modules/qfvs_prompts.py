@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from egovlpv2.border import CommandParser
-from egovlpv2.data_modules.qfvs import QFVSDataModule
-from egovlpv2.files import write_json
-from egovlpv2.yaml_files import read_yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from egovlpv2.command.parser import CommandParser
+from egovlpv2.data_modules.qfvs import QFVSDataModule
+from egovlpv2.io.files import write_json
+from egovlpv2.io.yaml_files import read_yaml
 
 
 def read_arguments(configs: Sequence[Path]) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from egovlpv2.annotations import Once
-from egovlpv2.grounding.answers import UNKNOWN
-from egovlpv2.schema import Words, check, read_json, read_lines, shown
+from egovlpv2.heads.answers import UNKNOWN
+from egovlpv2.io.annotations import Once
+from egovlpv2.io.schema import Words, check, read_json, read_lines, shown
 
 _BINARY = ("yes", "no")
 

@@ -9,14 +9,15 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
 from egovlpv2.data_modules.base import Failure, VideoDataModule
 from egovlpv2.data_modules.clips import ClipReader, read_or_replace
 from egovlpv2.data_modules.loaders import FILLER, ResumableDataLoader, ShareSampler
-from egovlpv2.data_modules.relevancy import Relevancy
-from egovlpv2.text import tokenize
-from egovlpv2.video.decode import VideoError
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from egovlpv2.metrics.relevancy import Relevancy
+from egovlpv2.tokenization import tokenize
+from egovlpv2.video.container import VideoError
 
 _TEXTS = 256  # tokenised at a time
 

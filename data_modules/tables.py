@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from egovlpv2.data_modules.packed import IdListParser, IdLists, Strings
-from egovlpv2.schema import LONGEST, SURROGATE, decode_text, shown
 from pandas.api.types import is_string_dtype
 from torch import Tensor
+
+from egovlpv2.data_modules.packed import IdListParser, IdLists, Strings
+from egovlpv2.io.schema import LONGEST, SURROGATE, decode_text, shown
 
 NUM_VERBS, NUM_NOUNS = 118, 582
 MAX_MALFORMED = 0.01  # beyond this share of malformed rows, the file is taken for broken

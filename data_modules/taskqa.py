@@ -10,16 +10,17 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
 from egovlpv2.data_modules.base import Failure, VideoDataModule
 from egovlpv2.data_modules.clips import ClipReader, read_or_replace
 from egovlpv2.data_modules.loaders import FILLER, ResumableDataLoader
 from egovlpv2.data_modules.questions import Question, kind_names, most_frequent, read_questions
-from egovlpv2.grounding.answers import read_answers
-from egovlpv2.text import tokenize
-from egovlpv2.video.decode import VideoError
+from egovlpv2.heads.answers import read_answers
+from egovlpv2.tokenization import tokenize
+from egovlpv2.video.container import VideoError
 from egovlpv2.video.frame_rules import taskqa
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 
 @dataclass(frozen=True)

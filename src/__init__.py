@@ -7,8 +7,8 @@ from typing import Any
 _EXPORTS = {
     "Backbone": "egovlpv2.model.backbone",
     "BackboneConfig": "egovlpv2.model.backbone",
-    "Index": "egovlpv2.search.search",
-    "load_backbone": "egovlpv2.model.checkpoint",
+    "Index": "egovlpv2.search.index",
+    "load_backbone": "egovlpv2.checkpoints.weights",
     "read_clip": "egovlpv2.video.decode",
 }
 __all__ = list(_EXPORTS)

@@ -5,29 +5,29 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
-from egovlpv2.border import Border
-from egovlpv2.stops import STOPS
+from egovlpv2.command.context import Border
+from egovlpv2.command.signals import STOPS
 
 # Own commands, imported only when called; `main(argv)` of each module runs it.
 COMMANDS = {
     "toy-data": ("egovlpv2.data_modules.toy_world.write", "render the embedded toy world: videos and annotations"),
-    "convert": ("egovlpv2.model.checkpoint", "turn any checkpoint into a .safetensors of ours"),
+    "convert": ("egovlpv2.checkpoints.weights", "turn any checkpoint into a .safetensors of ours"),
     "prepare": ("egovlpv2.video.prepare", "re-encode raw videos into what is fast to train on"),
     "extract": ("egovlpv2.features.extract", "features of any videos, one file each"),
     "fuse": ("egovlpv2.features.fuse", "look at stored trunks with queries: features for each of them"),
     "prompts-qfvs": ("egovlpv2.data_modules.qfvs_prompts", "what QFVS asks of its videos, for fuse"),
-    "show-nlq": ("egovlpv2.show", "draw one query with the window that a trained head finds"),
-    "show-mq": ("egovlpv2.show", "draw one clip with the moments that a trained head finds"),
-    "summarize": ("egovlpv2.summarize", "the shots of any video that fit a query, as a video of their own"),
-    "ask": ("egovlpv2.ask", "the best answers to a question about any video"),
-    "collect": ("egovlpv2.collect", "numbers of several runs side by side, and their mean"),
-    "index": ("egovlpv2.search.index", "embed the windows of all videos of a folder, to search in"),
-    "search": ("egovlpv2.search.search", "find moments by a text, as a table and as a page"),
-    "attend": ("egovlpv2.attend", "draw what the words of a text look at in a video"),
-    "cost": ("egovlpv2.cost", "what the full pre-training run takes: GPU-hours, decoding, storage"),
-    "ablation-fusion": ("egovlpv2.ablation", "the paper's Table 7: what both kinds of fusion cost, and how they do"),
-    "complexity": ("egovlpv2.complexity", "parameters and GMACs of a model, by part and by objective"),
-    "bench": ("egovlpv2.bench", "time the hot paths against their bounds, as ratios"),
+    "show-nlq": ("egovlpv2.tools.show", "draw one query with the window that a trained head finds"),
+    "show-mq": ("egovlpv2.tools.show", "draw one clip with the moments that a trained head finds"),
+    "summarize": ("egovlpv2.tools.summarize", "the shots of any video that fit a query, as a video of their own"),
+    "ask": ("egovlpv2.tools.ask", "the best answers to a question about any video"),
+    "collect": ("egovlpv2.analysis.collect", "numbers of several runs side by side, and their mean"),
+    "index": ("egovlpv2.search.build", "embed the windows of all videos of a folder, to search in"),
+    "search": ("egovlpv2.search.index", "find moments by a text, as a table and as a page"),
+    "attend": ("egovlpv2.tools.attend", "draw what the words of a text look at in a video"),
+    "cost": ("egovlpv2.analysis.cost", "what the full pre-training run takes: GPU-hours, decoding, storage"),
+    "ablation-fusion": ("egovlpv2.analysis.ablation", "the paper's Table 7: what both kinds of fusion cost, and how they do"),
+    "complexity": ("egovlpv2.analysis.complexity", "parameters and GMACs of a model, by part and by objective"),
+    "bench": ("egovlpv2.bench.run", "time the hot paths against their bounds, as ratios"),
 }
 TRAINER_COMMANDS = {
     "fit": "train, validating as it goes, and test the best checkpoint",
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif name in COMMANDS:
             import_module(COMMANDS[name][0]).main(args[1:])
         elif name in TRAINER_COMMANDS:
-            import_module("egovlpv2.trainer_cli").run(args)
+            import_module("egovlpv2.train_cli").run(args)
         else:
             near = get_close_matches(name, [*COMMANDS, *TRAINER_COMMANDS], 1)
             raise ValueError(f"there is no command `{name}`{f', did you mean `{near[0]}`?' if near else ''} "

@@ -7,14 +7,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from egovlpv2.distributed import rank
-from egovlpv2.model.backbone import Backbone, BackboneConfig
-from egovlpv2.model.checkpoint import check_traits, load_strictly, read_weights
-from egovlpv2.optim import OptimizerConfig, make_optimizer
-from egovlpv2.text import check_tokenizer
 from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
+
+from egovlpv2.checkpoints.weights import check_traits, load_strictly, read_weights
+from egovlpv2.distributed import rank
+from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.config import BackboneConfig
+from egovlpv2.optim import OptimizerConfig, make_optimizer
+from egovlpv2.tokenization import check_tokenizer
 
 
 class Task(LightningModule):

@@ -6,17 +6,18 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from egovlpv2.analysis.complexity import gmacs
 from egovlpv2.batch import AnswerBatch, ChoiceBatch, Text
-from egovlpv2.bench import Figure, alone, in_turn, matmul_speed, precision_name
-from egovlpv2.complexity import gmacs
+from egovlpv2.bench.measure import Figure, alone, in_turn, matmul_speed, precision_name
 from egovlpv2.features.options import precision_of
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.optim import OptimizerConfig
-from egovlpv2.tasks.bench import make_texts, make_videos, read_model
+from egovlpv2.tasks.bench_step import make_texts, make_videos, read_model
 from egovlpv2.tasks.egomcq import choice_scores
 from egovlpv2.tasks.taskqa import TaskQA
-from torch import Tensor
-from tqdm import tqdm
 
 CHOICES, QUESTIONS, ANSWERS = 5, 4, 500
 _ROUNDS = 3

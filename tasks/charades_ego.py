@@ -3,12 +3,13 @@
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
+
 from egovlpv2.losses import contrastive
-from egovlpv2.metrics.functional import charades_map
-from egovlpv2.model.backbone import BackboneConfig
+from egovlpv2.metrics.ranking import charades_map
+from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.retrieval import Retrieval
-from torch import Tensor
 
 
 class CharadesEgo(Retrieval):

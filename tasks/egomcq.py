@@ -5,12 +5,14 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from egovlpv2.batch import ChoiceBatch
 from egovlpv2.metrics.egomcq import EgoMCQAccuracy
-from egovlpv2.model.backbone import Backbone, BackboneConfig, Trunk
+from egovlpv2.model.backbone import Backbone, Trunk
+from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import BackboneTask
-from torch import Tensor, nn
 
 SCORES = ("dual", "fusion", "ensemble")
 JudgedBy = Literal["intra", "inter", "mean"]

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
+from torch import Tensor
+
 from egovlpv2.losses import adaptive_max_margin, max_margin, symmetric_multi_similarity
-from egovlpv2.metrics.functional import multi_instance_retrieval
-from egovlpv2.model.backbone import BackboneConfig
+from egovlpv2.metrics.ranking import multi_instance_retrieval
+from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.retrieval import Retrieval
-from torch import Tensor
 
 LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "adaptive_max_margin": lambda similarity, relevancy, margin: adaptive_max_margin(

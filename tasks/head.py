@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from egovlpv2.model.head_weights import read_head
-from egovlpv2.optim import OptimizerConfig
-from egovlpv2.tasks.base import Task, global_seed
-from egovlpv2.tasks.judged import Judged
 from lightning import LightningDataModule
 from torch import nn
 from torchmetrics import Metric
+
+from egovlpv2.checkpoints.head_weights import read_head
+from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.base import Task, global_seed
+from egovlpv2.tasks.metric_task import Judged
 
 log = logging.getLogger(__name__)
 

@@ -5,16 +5,17 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from egovlpv2.batch import MomentBatch
-from egovlpv2.grounding.moments import Found, detections, retrievals, scored_segments
-from egovlpv2.grounding.vsgn import VSGN, Detected
-from egovlpv2.grounding.vsgn_losses import MomentLabels, vsgn_losses
-from egovlpv2.metrics.moments import MomentDetection
-from egovlpv2.optim import OptimizerConfig
-from egovlpv2.pictures import Drawing, Span
-from egovlpv2.tasks.head import HeadTask
 from torch import Tensor
 from torchmetrics import MeanMetric
+
+from egovlpv2.batch import MomentBatch
+from egovlpv2.heads.moments import Found, detections, retrievals, scored_segments
+from egovlpv2.heads.vsgn import VSGN, Detected
+from egovlpv2.heads.vsgn_losses import MomentLabels, vsgn_losses
+from egovlpv2.metrics.moments import MomentDetection
+from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.head import HeadTask
+from egovlpv2.viz.timeline import Drawing, Span
 
 
 class MQ(HeadTask):

@@ -3,13 +3,14 @@
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
+
 from egovlpv2.batch import QueryBatch
-from egovlpv2.grounding.vslnet import Grounded, SmallVSLNet, VSLNet, best_spans, highlight_loss, span_loss
+from egovlpv2.heads.vslnet import Grounded, SmallVSLNet, VSLNet, best_spans, highlight_loss, span_loss
 from egovlpv2.metrics.moments import WindowRecall
 from egovlpv2.optim import OptimizerConfig
-from egovlpv2.pictures import Drawing, Span
 from egovlpv2.tasks.head import HeadTask
-from torch import Tensor
+from egovlpv2.viz.timeline import Drawing, Span
 
 _PREDICTIONS = 5  # of a query, in a submission
 

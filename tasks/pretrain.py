@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from egovlpv2.batch import ClipBatch
 from egovlpv2.distributed import fetch_rows, from_first, gather, local, world_size
 from egovlpv2.losses import (
@@ -16,12 +18,12 @@ from egovlpv2.losses import (
     mask_words,
     match_pairs,
 )
-from egovlpv2.model.backbone import BackboneConfig, Trunk
+from egovlpv2.model.backbone import Trunk
+from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.released_init import init_as_released
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.egomcq import EgoMCQ, JudgedBy
-from egovlpv2.text import load_fitting_tokenizer
-from torch import Tensor
+from egovlpv2.tokenization import load_fitting_tokenizer
 
 
 class Pretrain(EgoMCQ):

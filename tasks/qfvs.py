@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
+from torch import Tensor
+
 from egovlpv2.batch import SummaryBatch
-from egovlpv2.grounding.summary import Design, SummaryHead
+from egovlpv2.checkpoints.head_weights import read_summary_head
+from egovlpv2.heads.summary import Design, SummaryHead
 from egovlpv2.metrics.summary import SummaryF1, select
-from egovlpv2.model.head_weights import read_summary_head
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import global_seed
 from egovlpv2.tasks.head import HeadTask
-from torch import Tensor
 
 
 class QFVS(HeadTask):

@@ -6,14 +6,16 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from egovlpv2.batch import RetrievalBatch, RetrievalPairs, Text, TextBatch
 from egovlpv2.distributed import gather
-from egovlpv2.metrics.functional import dual_softmax
+from egovlpv2.metrics.ranking import dual_softmax
 from egovlpv2.metrics.retrieval import RetrievalScores, ScoredClips, rankings
-from egovlpv2.model.backbone import BackboneConfig, Trunk
+from egovlpv2.model.backbone import Trunk
+from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import BackboneTask
-from torch import Tensor, nn
 
 _BEST = 10  # texts of a clip that `egovlpv2 predict` writes
 

@@ -5,16 +5,17 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from egovlpv2.batch import AnswerBatch
+from egovlpv2.checkpoints.head_weights import read_answer_head
 from egovlpv2.distributed import total, world_size
-from egovlpv2.grounding.answers import AnswerHead
+from egovlpv2.heads.answers import AnswerHead
 from egovlpv2.metrics.answers import AnswerAccuracy
-from egovlpv2.model.backbone import BackboneConfig
-from egovlpv2.model.head_weights import read_answer_head
+from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import BackboneTask
-from egovlpv2.tasks.judged import Judged
-from torch import Tensor
+from egovlpv2.tasks.metric_task import Judged
 
 _BEST = 5  # answers of a question that `egovlpv2 predict` writes
 

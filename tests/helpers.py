@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import LightningDataModule
+
 from egovlpv2.batch import ClipBatch, Text
-from egovlpv2.model.backbone import BackboneConfig
+from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.text_tower import TextTowerConfig
 from egovlpv2.model.video_tower import VideoTowerConfig
-from lightning import LightningDataModule
 
 ROOT = Path(__file__).parents[1]
 WORDS = 600

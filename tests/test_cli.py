@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from egovlpv2.cli import COMMANDS, TRAINER_COMMANDS, usage
 from egovlpv2.cli import main as cli
 

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from egovlpv2.cli import main as cli
-from egovlpv2.complexity import read_model_config
 from omegaconf import OmegaConf
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from egovlpv2.analysis.complexity import read_model_config
+from egovlpv2.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

@@ -7,14 +7,15 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from helpers import WORDS, draw_parameters, make_clips, make_config
+from torch.nn.parallel import DistributedDataParallel
+
 from egovlpv2.batch import ClipBatch
 from egovlpv2.distributed import fetch_rows, gather, local
 from egovlpv2.optim import OptimizerConfig
-from egovlpv2.tasks.bench import made_up_tokenizer
+from egovlpv2.tasks.bench_step import made_up_tokenizer
 from egovlpv2.tasks.ek100 import EK100
 from egovlpv2.tasks.pretrain import Pretrain
-from helpers import WORDS, draw_parameters, make_clips, make_config
-from torch.nn.parallel import DistributedDataParallel
 
 PROCESSES, ROWS = 2, 4
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from egovlpv2 import distributed
 from egovlpv2.distributed import fetch_rows, from_first, gather, local, rank, total, world_size
-from torch import Tensor
 
 PROCESSES = 3
 

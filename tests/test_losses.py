@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from egovlpv2.losses import (
     adaptive_max_margin,
     ego_nce,
@@ -16,7 +18,6 @@ from egovlpv2.losses import (
     max_margin,
     symmetric_multi_similarity,
 )
-from torch import Tensor
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ from functools import partial
 
 import pytest
 import torch
+from torch import Tensor
+
 from egovlpv2.losses import (
     adaptive_max_margin,
     ego_nce,
@@ -14,7 +16,6 @@ from egovlpv2.losses import (
     max_margin,
     symmetric_multi_similarity,
 )
-from torch import Tensor
 
 N = 5
 

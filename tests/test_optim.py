@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from egovlpv2.grounding import VSLNet
-from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.checkpoint import convert
-from egovlpv2.optim import OptimizerConfig, lr_factor, parameter_groups
 from torch import nn
+
+from egovlpv2.checkpoints.released import convert
+from egovlpv2.heads import VSLNet
+from egovlpv2.model.backbone import Backbone
+from egovlpv2.optim import OptimizerConfig, lr_factor, parameter_groups
 
 GOLDEN = Path(__file__).parent / "golden"
 # Parts of the names of what the authors' optimizers don't decay.

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.optim import OptimizerConfig, lr_factor, make_optimizer, parameter_groups
-from torch import nn
 
 
 class Model(nn.Module):

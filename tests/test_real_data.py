@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import ROOT, make_clips
+
 from egovlpv2.cli import main as cli
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.pretrain import Pretrain
-from helpers import ROOT, make_clips
 
 REAL = ROOT.parent / "shared" / "data" / "real_egoclip"
 

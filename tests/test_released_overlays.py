@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from egovlpv2.cli import main as cli
 
 CONF = Path(__file__).parents[1] / "conf"

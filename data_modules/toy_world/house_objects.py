@@ -6,7 +6,7 @@ Each function draws an object in a colour `c`; `o` is how far it is open, from 0
 import math
 from collections.abc import Callable
 
-from egovlpv2.data_modules.toy_world.pen import INK, STEEL, WHITE, WOOD, Colour, Pen, Points, shade
+from egovlpv2.data_modules.toy_world.canvas import INK, STEEL, WHITE, WOOD, Colour, Pen, Points, shade
 
 
 def _book(pen: Pen, c: Colour, o: float) -> None:

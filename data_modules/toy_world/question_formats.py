@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import av
+
 from egovlpv2.data_modules.toy_world.question_templates import KINDS, Interval, intervals, questions
 from egovlpv2.data_modules.toy_world.script import Split, Video
-from egovlpv2.files import whole
+from egovlpv2.io.files import whole
 
 WriteText = Callable[[Path, str], None]
 Row = dict[str, Any]

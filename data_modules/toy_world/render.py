@@ -8,14 +8,15 @@ from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from egovlpv2.data_modules.toy_world.canvas import MARGIN, Pen
 from egovlpv2.data_modules.toy_world.house_objects import HOUSE_OBJECTS, draw_hand
 from egovlpv2.data_modules.toy_world.kitchen_objects import KITCHEN_OBJECTS
 from egovlpv2.data_modules.toy_world.motion import Pose, ease, pose_at, rest
-from egovlpv2.data_modules.toy_world.pen import MARGIN, Pen
 from egovlpv2.data_modules.toy_world.scenes import WIDTH, draw_scene, light_table
 from egovlpv2.data_modules.toy_world.script import Event, Video
 from egovlpv2.data_modules.toy_world.vocabulary import COLOURS
-from PIL import Image, ImageDraw, ImageFilter
 
 SIZE = 128
 """Width and height of a frame, in pixels."""

@@ -4,8 +4,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from egovlpv2.data_modules.toy_world.pen import Colour, shade
 from PIL import Image, ImageDraw
+
+from egovlpv2.data_modules.toy_world.canvas import Colour, shade
 
 WIDTH, HEIGHT = 520, 156
 """Size of the whole picture that the camera pans over, in pixels."""

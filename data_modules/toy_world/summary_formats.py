@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.io import savemat
+
 from egovlpv2.data_modules.toy_world.retrieval_formats import link
 from egovlpv2.data_modules.toy_world.script import Video
 from egovlpv2.data_modules.toy_world.vocabulary import NOUNS
-from egovlpv2.files import whole
-from scipy.io import savemat
+from egovlpv2.io.files import whole
 
 WriteText = Callable[[Path, str], None]
 

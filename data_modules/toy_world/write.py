@@ -12,21 +12,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from egovlpv2.border import CommandParser, interrupts_held
-from egovlpv2.command_line import at_least
-from egovlpv2.cores import usable_cores
+from tqdm import tqdm
+
+from egovlpv2.command.context import interrupts_held
+from egovlpv2.command.cores import usable_cores
+from egovlpv2.command.options import at_least
+from egovlpv2.command.parser import CommandParser
+from egovlpv2.data_modules.toy_world.contact_sheet import contact_sheet
 from egovlpv2.data_modules.toy_world.formats import egoclip_csv, egomcq_json
 from egovlpv2.data_modules.toy_world.grounding_formats import write_grounding
 from egovlpv2.data_modules.toy_world.question_formats import write_taskqa
 from egovlpv2.data_modules.toy_world.render import encode, film
 from egovlpv2.data_modules.toy_world.retrieval_formats import write_charades_ego, write_ek100
 from egovlpv2.data_modules.toy_world.script import Video, write_script
-from egovlpv2.data_modules.toy_world.sheet import contact_sheet
 from egovlpv2.data_modules.toy_world.summary_formats import write_qfvs
-from egovlpv2.data_modules.toy_world.words import write_tokenizer
-from egovlpv2.files import whole
-from egovlpv2.schema import read_json, read_text
-from tqdm import tqdm
+from egovlpv2.data_modules.toy_world.tokenizer import write_tokenizer
+from egovlpv2.io.files import whole
+from egovlpv2.io.schema import read_json, read_text
 
 VERSION = 6
 """Raise it when the same parameters no longer give the same world."""

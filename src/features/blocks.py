@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
-from egovlpv2.border import describe, one_line
-from egovlpv2.features.videos import Source, Windows
-from egovlpv2.video.container import NO_HANDLES
-from egovlpv2.video.decode import VideoError
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from egovlpv2.command.errors import describe, one_line
+from egovlpv2.video.collection import Source
+from egovlpv2.video.container import NO_HANDLES, VideoError
+from egovlpv2.video.windows import Windows
 
 
 class Block(NamedTuple):

@@ -16,11 +16,15 @@ from typing import get_args
 import av
 import torch
 import torch.nn.functional as F
-from egovlpv2.border import CommandParser
-from egovlpv2.features.asked import ask, look
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from tqdm import tqdm
+
+from egovlpv2.command.parser import CommandParser
 from egovlpv2.features.blocks import Block, Blocks, Read, find_problem, named
-from egovlpv2.features.claims import Claim, claim, remove_left
-from egovlpv2.features.files import PER_QUERY, SUFFIX, FeatureWriter, Recipe
+from egovlpv2.features.files import SUFFIX, FeatureWriter
+from egovlpv2.features.header import PER_QUERY, Recipe
+from egovlpv2.features.locks import Claim, claim, remove_left
 from egovlpv2.features.options import (
     add_model_options,
     add_video_options,
@@ -32,15 +36,13 @@ from egovlpv2.features.options import (
     require_positive,
 )
 from egovlpv2.features.queries import read_queries
-from egovlpv2.features.videos import Source, Windows, find_videos
+from egovlpv2.features.query_encoding import ask, look
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.text import load_fitting_tokenizer
-from egovlpv2.video.container import NO_HANDLES
-from egovlpv2.video.decode import VideoError
+from egovlpv2.tokenization import load_fitting_tokenizer
+from egovlpv2.video.collection import Source, find_videos
+from egovlpv2.video.container import NO_HANDLES, VideoError
 from egovlpv2.video.frame_rules import FrameRuleName
-from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
-from tqdm import tqdm
+from egovlpv2.video.windows import Windows
 
 KINDS = ("dual", "projected", "unit", *PER_QUERY, "trunk")
 # A disk or a file system on which no other video's features can be written either.

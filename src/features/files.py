@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
 from egovlpv2.features.header import (
     PER_QUERY,
     Header,
@@ -23,8 +26,6 @@ from egovlpv2.features.header import (
     check_words,
     parse_header,
 )
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 SUFFIX = ".safetensors"
 _DTYPES = {torch.float16: "F16", torch.bool: "BOOL"}

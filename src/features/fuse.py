@@ -10,10 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from egovlpv2.border import CommandParser
-from egovlpv2.features.asked import ask, look, unfused
-from egovlpv2.features.claims import Claim, claim, remove_left
-from egovlpv2.features.files import PER_QUERY, SUFFIX, FeatureFolder, FeatureWriter
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from egovlpv2.command.parser import CommandParser
+from egovlpv2.features.files import SUFFIX, FeatureFolder, FeatureWriter
+from egovlpv2.features.header import PER_QUERY
+from egovlpv2.features.locks import Claim, claim, remove_left
 from egovlpv2.features.options import (
     add_model_options,
     fingerprint,
@@ -24,11 +28,9 @@ from egovlpv2.features.options import (
     require_positive,
 )
 from egovlpv2.features.queries import read_queries
+from egovlpv2.features.query_encoding import ask, look, unfused
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.text import load_fitting_tokenizer
-from torch import Tensor
-from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
+from egovlpv2.tokenization import load_fitting_tokenizer
 
 
 @torch.inference_mode()

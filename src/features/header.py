@@ -9,10 +9,11 @@ from math import isfinite
 from typing import Annotated, Any, Literal
 
 import torch
-from egovlpv2.schema import check, parse_json
-from egovlpv2.video.frame_rules import WINDOW_RATE, FrameRuleName
 from msgspec import Meta
 from torch import Tensor
+
+from egovlpv2.io.schema import check, parse_json
+from egovlpv2.video.frame_rules import WINDOW_RATE, FrameRuleName
 
 Kind = Literal["dual", "projected", "unit", "fused", "transformed", "trunk"]
 PER_QUERY = ("fused", "transformed")

@@ -7,10 +7,12 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from egovlpv2.command_line import at_least
-from egovlpv2.features.files import SUFFIX, Recipe, read_plain
+
+from egovlpv2.checkpoints.weights import load_backbone
+from egovlpv2.command.options import at_least
+from egovlpv2.features.files import SUFFIX, read_plain
+from egovlpv2.features.header import Recipe
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.checkpoint import load_backbone
 
 _MOST_WORKERS = 1000  # processes: each takes some 300 MB
 # No text tower takes as many words, and the tokenizer's library aborts at far more; no camera gives as many frames.

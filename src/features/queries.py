@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from egovlpv2.features.nlq import AskedClip, is_official, official_clips, vslnet_clips
-from egovlpv2.schema import Words, check_entries, read_json
+from egovlpv2.io.nlq_files import AskedClip, is_official, official_clips, vslnet_clips
+from egovlpv2.io.schema import Words, check_entries, read_json
 
 
 def read_queries(paths: list[str]) -> dict[str, list[str]]:

@@ -1,9 +1,10 @@
 """EgoMCQ accuracy (EgoVLP, Lin et al., 2022): right choices among five, per kind of question."""
 
 import torch
-from egovlpv2.metrics.functional import choices_right
 from torch import Tensor
 from torchmetrics import Metric
+
+from egovlpv2.metrics.ranking import choices_right
 
 KINDS = {1: "inter", 2: "intra"}
 

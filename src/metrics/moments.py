@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from egovlpv2.metrics.functional import moment_map, moment_recall
-from egovlpv2.metrics.temporal import temporal_iou
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
+
+from egovlpv2.metrics.temporal import moment_map, moment_recall, temporal_iou
 
 NLQ_THRESHOLDS, NLQ_TOPK = (0.3, 0.5), (1, 3, 5)
 MQ_MAP_TIOUS, MQ_RECALL_TIOUS, MQ_TOPK = (0.1, 0.2, 0.3, 0.4, 0.5), (0.3, 0.5, 0.7), (1, 5)

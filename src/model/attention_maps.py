@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
 from egovlpv2.batch import Text
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.fusion import CrossAttention
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 # Where words ask and the video answers: inside the text tower, or in layers stacked on both towers.
 _TEXT_SIDE = re.compile(r"(?:text_tower\.blocks|stack\.text)\.(\d+)\.(?:fusion|cross)$")

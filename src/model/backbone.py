@@ -9,15 +9,16 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
 from egovlpv2.batch import Text
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.fusion import GatedCrossAttention, Stack
 from egovlpv2.model.heads import MaskedWordHead, MatchHead, projector
 from egovlpv2.model.text_tower import TextTower
 from egovlpv2.model.video_tower import VideoTower
-from lightning import LightningModule
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 
 class Trunk(NamedTuple):

@@ -5,9 +5,10 @@ Letters: `B` clips, `S` tokens of the tower that asks, `C` tokens of the one tha
 """
 
 import torch
-from egovlpv2.model.attention import attend, attention_weights
 from timm.layers import Mlp
 from torch import Tensor, nn
+
+from egovlpv2.model.attention import attend, attention_weights
 
 
 class CrossAttention(nn.Module):

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from egovlpv2.model.backbone import Backbone
 from torch import nn
+
+from egovlpv2.model.backbone import Backbone
 
 _STD = 0.02  # BERT's
 

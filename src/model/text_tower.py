@@ -9,15 +9,16 @@ from functools import lru_cache
 from typing import Annotated, Any, TypedDict
 
 import torch
-from egovlpv2.model.attention import attend
-from egovlpv2.model.bounds import Depth, Share, Width
-from egovlpv2.model.fusion import GatedCrossAttention
-from egovlpv2.model.same import UNFIT, draw, on_the_side, refuse_differences
-from egovlpv2.schema import check
 from huggingface_hub.errors import StrictDataclassError
 from msgspec import Meta
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from egovlpv2.io.schema import check
+from egovlpv2.model.attention import attend
+from egovlpv2.model.bounds import Depth, Share, Width
+from egovlpv2.model.fusion import GatedCrossAttention
+from egovlpv2.model.same import UNFIT, draw, on_the_side, refuse_differences
 
 _ROBERTA_BASE = {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1,
                  "layer_norm_eps": 1e-5}

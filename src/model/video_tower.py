@@ -16,14 +16,15 @@ from typing import Annotated, Any, Literal, TypedDict
 import timm
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from egovlpv2.io.schema import check
 from egovlpv2.model.attention import cls_attention, divided_attention
 from egovlpv2.model.bounds import Depth, Width, require
 from egovlpv2.model.fusion import GatedCrossAttention
 from egovlpv2.model.same import UNFIT, draw, on_the_side, refuse_differences
-from egovlpv2.schema import check
-from msgspec import Meta
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
 
 _Pixels = Annotated[int, Meta(ge=1, le=1 << 14)]
 _Sides = _Pixels | Annotated[list[_Pixels], Meta(min_length=2, max_length=2)]

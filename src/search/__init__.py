@@ -1,5 +1,6 @@
 """Search in one's own videos: their windows as embeddings on disk, and moments that fit a text."""
 
-from egovlpv2.search.search import Index, Moment
+from egovlpv2.search.index import Index
+from egovlpv2.search.moments import Moment
 
 __all__ = ["Index", "Moment"]

@@ -8,10 +8,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from egovlpv2.files import whole
-from egovlpv2.search.moments import Moment, clock
 from PIL import Image
 from torch import Tensor
+
+from egovlpv2.io.files import whole
+from egovlpv2.search.moments import Moment, clock
 
 _PLACE = "{{DATA}}"  # in page.html
 

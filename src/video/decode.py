@@ -13,13 +13,15 @@ from typing import Literal, NamedTuple, overload
 import av
 import numpy as np
 import torch
-from egovlpv2.video.open_files import drop_file, open_file
-from egovlpv2.video.paint import Painter
-from egovlpv2.video.reader import TAIL_SECONDS, VideoError, VideoFile
-from egovlpv2.video.sampling import uniform_times
-from egovlpv2.video.transforms import CropBox, EvalTransform
 from numpy.typing import NDArray
 from torch import Tensor
+
+from egovlpv2.video.container import VideoError
+from egovlpv2.video.convert import Painter
+from egovlpv2.video.open_files import drop_file, open_file
+from egovlpv2.video.reader import TAIL_SECONDS, VideoFile
+from egovlpv2.video.sampling import uniform_times
+from egovlpv2.video.transforms import CropBox, EvalTransform
 
 __all__ = ["Clip", "Crop", "VideoError", "VideoInfo", "read_chunks", "read_clip", "read_frames", "video_info"]
 

@@ -14,10 +14,11 @@ from av.container import OutputContainer
 from av.filter import Graph
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
-from egovlpv2.files import whole
+
+from egovlpv2.io.files import whole
 from egovlpv2.video.container import as_fraction
 from egovlpv2.video.orientation import Turn, swaps_sides, upright
-from egovlpv2.video.source import ROUNDING, TICK, Shown, Source, cut
+from egovlpv2.video.sequential import ROUNDING, TICK, Shown, Source, cut
 
 _FINEST_TICK = Fraction(1, 1_000_000)  # seconds
 # Where x264 weighs blocks by their later use ("mbtree") with AVX-512, one file in a hundred differs from run to run

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import av
 import numpy as np
-from egovlpv2.features.videos import Source
-from egovlpv2.files import whole
+from torch import Tensor
+
+from egovlpv2.io.files import whole
+from egovlpv2.video.collection import Source
 from egovlpv2.video.encode import REPRODUCIBLE, open_mp4
 from egovlpv2.video.transforms import WholePicture
-from torch import Tensor
 
 _AT_ONCE = 2.0  # seconds that are decoded at a time: memory stays flat
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+
 from egovlpv2.video.decode import VideoInfo
 from egovlpv2.video.sampling import jittered_times, uniform_times
-from numpy.typing import NDArray
 
 FrameRuleName = Literal["centre", "released"]
 EGOCLIP_RATE = 30  # frames a second that the released code takes EgoClip's and Ego4D's videos to have

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from egovlpv2.video.decode import Clip, VideoError
-from egovlpv2.video.transforms import CropBox
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
+
+from egovlpv2.video.container import VideoError
+from egovlpv2.video.decode import Clip
+from egovlpv2.video.transforms import CropBox
 
 _UPRIGHT = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,

@@ -13,11 +13,13 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import av
-from egovlpv2.border import describe, interrupts_held, one_line
-from egovlpv2.cores import usable_cores
+from tqdm import tqdm
+
+from egovlpv2.command.context import interrupts_held
+from egovlpv2.command.cores import usable_cores
+from egovlpv2.command.errors import describe, one_line
 from egovlpv2.video.encode import Settings
 from egovlpv2.video.prepared import BusyError, clear, hold, prepare_video
-from tqdm import tqdm
 
 _SIGN_OF_LIFE = 0.2  # seconds
 _MOST_THREADS = 4  # of a decoder

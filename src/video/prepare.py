@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
-from egovlpv2.border import CommandParser, one_line
-from egovlpv2.cores import usable_cores
-from egovlpv2.files import write_json
+from tqdm import tqdm
+
+from egovlpv2.command.cores import usable_cores
+from egovlpv2.command.errors import one_line
+from egovlpv2.command.parser import CommandParser
+from egovlpv2.io.files import write_json
 from egovlpv2.video.container import VideoError, open_container
 from egovlpv2.video.encode import Settings
 from egovlpv2.video.find import Listing, kind_of, refuse_first_seconds, search_folder
@@ -34,7 +37,6 @@ from egovlpv2.video.prepared import (
     read_label,
     remove_left,
 )
-from tqdm import tqdm
 
 __all__ = ["Settings", "find_videos", "prepare", "prepare_all", "prepare_video"]
 

@@ -14,8 +14,9 @@ from typing import Annotated, Any, BinaryIO
 
 import av
 import msgspec
-from egovlpv2.files import NO_ROOM, is_at, try_lock, write_json
-from egovlpv2.schema import read_json
+
+from egovlpv2.io.files import NO_ROOM, is_at, try_lock, write_json
+from egovlpv2.io.schema import read_json
 from egovlpv2.video.container import VideoError, stat_file
 from egovlpv2.video.encode import Settings, encode_video
 

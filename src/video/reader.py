@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from av.video.frame import VideoFrame
+
 from egovlpv2.video.container import VideoError, as_fraction
 from egovlpv2.video.joined import check_single
 from egovlpv2.video.orientation import swaps_sides, upright

@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 from av.packet import Packet
 from av.video.frame import VideoFrame
+
 from egovlpv2.video.container import as_fraction, open_video, reason_of
 from egovlpv2.video.survey import Survey
 

@@ -12,6 +12,7 @@ import av
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+
 from egovlpv2.video.container import VideoError, as_fraction, open_video, reason_of
 
 _PROBED = 48  # frames that tell how a file counts time

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.packet import Packet
-from egovlpv2.video.container import VideoError, as_fraction, open_video, reason_of
 from numpy.typing import NDArray
+
+from egovlpv2.video.container import VideoError, as_fraction, open_video, reason_of
 
 _BACK = 0.2  # seconds; decoding times that go back further begin anew
 

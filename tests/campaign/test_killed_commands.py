@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from egovlpv2.cli import main as cli
 from features.test_extract import write
 from forked import Forked, run
 from helpers import ROOT
+
+from egovlpv2.cli import main as cli
 
 pytestmark = pytest.mark.slow
 KILLS = 20

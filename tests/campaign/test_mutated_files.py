@@ -17,15 +17,16 @@ from typing import Any
 
 import pytest
 import torch
+from model.test_foreign_weights import released
+from torch.nn.functional import normalize
+
 from egovlpv2 import load_backbone
+from egovlpv2.checkpoints.head_weights import read_answer_head
+from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.features import FeatureFolder, Recipe, read_features
 from egovlpv2.features.files import FeatureWriter, read_recipe
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.checkpoint import save_backbone
-from egovlpv2.model.head_weights import read_answer_head
-from egovlpv2.search.rows import Rows
-from model.test_foreign_weights import released
-from torch.nn.functional import normalize
+from egovlpv2.search.store import Rows
 
 pytestmark = pytest.mark.slow
 

@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from egovlpv2.cost import read_bench
+from safetensors.numpy import save
+from scipy.io import savemat
+
+from egovlpv2.analysis.cost import read_bench
+from egovlpv2.bench.reader import OPENED
 from egovlpv2.data_modules.charades_ego import CharadesEgoDataModule
 from egovlpv2.data_modules.egomcq import EgoMCQ
 from egovlpv2.data_modules.ek100 import EK100DataModule
-from egovlpv2.data_modules.mq import read_classes, read_moments
+from egovlpv2.data_modules.moments import read_classes, read_moments
 from egovlpv2.data_modules.nlq import read_queries
 from egovlpv2.data_modules.qfvs_files import read_dictionary, read_oracles, read_tags
 from egovlpv2.data_modules.questions import kind_names, read_questions
 from egovlpv2.data_modules.tables import read_clip_table
 from egovlpv2.features.queries import read_queries as read_asked
-from egovlpv2.grounding.answers import read_answers
-from egovlpv2.video.bench import OPENED
-from safetensors.numpy import save
-from scipy.io import savemat
+from egovlpv2.heads.answers import read_answers
 
 Files = dict[str, bytes]
 

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from egovlpv2.data_modules.base import Failure, VideoDataModule
-from egovlpv2.data_modules.loaders import FILLER, EpochSampler, ResumableDataLoader, ShareSampler
-from egovlpv2.resume import use_resumable_loops
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+
+from egovlpv2.data_modules.base import Failure, VideoDataModule
+from egovlpv2.data_modules.loaders import FILLER, EpochSampler, ResumableDataLoader, ShareSampler
+from egovlpv2.training.resume import use_resumable_loops
 
 SEED, ROWS, BATCH, EPOCHS = 3, 22, 4, 3  # five batches an epoch, two rows left out
 

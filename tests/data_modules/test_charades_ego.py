@@ -6,8 +6,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from egovlpv2.data_modules.charades_ego import CharadesEgoDataModule
 from helpers import ROOT
+
+from egovlpv2.data_modules.charades_ego import CharadesEgoDataModule
 
 REAL = ROOT.parent / "shared" / "data" / "charades_ego"
 OPTIONS = {"tokenizer": "unused", "num_workers": 0, "batch_size": 3, "eval_batch_size": 4, "num_frames": 2, "size": 32}

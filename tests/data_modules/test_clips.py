@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from video.numbered_videos import write_video
+
 from egovlpv2.data_modules import clips
 from egovlpv2.data_modules.clips import ChunkReader, ClipReader, read_or_replace
-from egovlpv2.video.decode import VideoError
-from video.numbered_videos import write_video
+from egovlpv2.video.container import VideoError
 
 
 @pytest.mark.parametrize("make", [lambda folder: ClipReader(folder, 2, 16),

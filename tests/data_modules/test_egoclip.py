@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from egovlpv2.data_modules.clips import ChunkReader
-from egovlpv2.data_modules.egoclip import EgoClip, EgoClipDataModule, Neighbours
-from egovlpv2.data_modules.tables import Strings, read_clip_table
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
+
+from egovlpv2.data_modules.clips import ChunkReader
+from egovlpv2.data_modules.egoclip import EgoClip, EgoClipDataModule, Neighbours
+from egovlpv2.data_modules.packed import Strings
+from egovlpv2.data_modules.tables import read_clip_table
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real_egoclip"
 MakeRow = Callable[..., dict[str, Any]]

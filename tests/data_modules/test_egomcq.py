@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import LightningModule, Trainer
+
 from egovlpv2.data_modules.clips import ChunkReader
 from egovlpv2.data_modules.egomcq import EgoMCQ, EgoMCQDataModule
 from egovlpv2.data_modules.loaders import FILLER
-from lightning import LightningModule, Trainer
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real_egoclip"
 

@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from egovlpv2.data_modules.ek100 import EK100DataModule
 from helpers import ROOT
+
+from egovlpv2.data_modules.ek100 import EK100DataModule
 
 REAL = ROOT.parent / "shared" / "data" / "ek100"
 Change = Callable[[pd.DataFrame], pd.DataFrame]

@@ -1,6 +1,7 @@
 """Where a loader says that it is, batch by batch, and which rows the samplers of processes yield."""
 
 import pytest
+
 from egovlpv2.data_modules.loaders import FILLER, EpochSampler, ResumableDataLoader, ShareSampler
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from egovlpv2.data_modules.mat_file import read_variable
 from scipy.io import savemat
+
+from egovlpv2.data_modules.mat_file import read_variable
 
 
 def cells(*values: Any) -> np.ndarray:

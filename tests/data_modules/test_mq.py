@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import ROOT, only
+from torch import Tensor
+
 from egovlpv2.batch import MomentBatch
 from egovlpv2.data_modules.grounding import Place
 from egovlpv2.data_modules.loaders import FILLER
-from egovlpv2.data_modules.mq import Clips, Moments, MQDataModule, read_moments
-from egovlpv2.features.files import FeatureWriter, Recipe
-from helpers import ROOT, only
-from torch import Tensor
+from egovlpv2.data_modules.moments import Moments, read_moments
+from egovlpv2.data_modules.mq import Clips, MQDataModule
+from egovlpv2.features.files import FeatureWriter
+from egovlpv2.features.header import Recipe
 
 REAL = ROOT.parent / "shared" / "data" / "mq"
 WIDTH, RATE, STEPS = 4, 2, 48  # of the features, how many there are a second, and to how many a clip is padded

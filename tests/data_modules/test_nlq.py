@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT, only
+from torch import Tensor
+
 from egovlpv2.batch import QueryBatch
 from egovlpv2.data_modules.grounding import Place, averaged, pad, read_clip
 from egovlpv2.data_modules.loaders import FILLER
 from egovlpv2.data_modules.nlq import NLQDataModule, Queries, Query, label_span, read_queries
-from egovlpv2.features.files import FeatureFolder, FeatureWriter, Recipe
-from helpers import ROOT, only
-from torch import Tensor
+from egovlpv2.features.files import FeatureFolder, FeatureWriter
+from egovlpv2.features.header import Recipe
 
 REAL = ROOT.parent / "shared" / "data" / "nlq"
 WIDTH, RATE = 4, 2  # of the features, and how many there are a second

@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT, only
+from scipy.io import loadmat, savemat
+
 from egovlpv2.batch import SummaryBatch
 from egovlpv2.cli import main as cli
 from egovlpv2.data_modules.loaders import FILLER
 from egovlpv2.data_modules.qfvs import QFVSDataModule
 from egovlpv2.data_modules.qfvs_files import SummaryQuery, prompts, read_dictionary, read_oracles, read_tags
 from egovlpv2.features import FeatureFolder
-from egovlpv2.features.files import FeatureWriter, Recipe
+from egovlpv2.features.files import FeatureWriter
+from egovlpv2.features.header import Recipe
 from egovlpv2.metrics.summary import SummaryF1, select, semantic_f1
-from helpers import ROOT, only
-from scipy.io import loadmat, savemat
 
 REAL = ROOT.parent / "shared" / "data" / "qfvs"
 CONCEPTS = ["Baby", "Car", "Cupglass", "Petsanimal", "Tree"]

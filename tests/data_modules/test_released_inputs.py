@@ -15,18 +15,21 @@ import av
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
 from egovlpv2.data_modules.charades_ego import CharadesEgoDataModule
 from egovlpv2.data_modules.clips import ClipReader
 from egovlpv2.data_modules.egomcq import EgoMCQDataModule
 from egovlpv2.data_modules.ek100 import EK100DataModule
 from egovlpv2.data_modules.taskqa import TaskQADataModule
-from egovlpv2.features.videos import Source, Windows
-from egovlpv2.text import load_tokenizer, tokenize
-from egovlpv2.video.decode import VideoError, read_frames
+from egovlpv2.tokenization import load_tokenizer, tokenize
+from egovlpv2.video.collection import Source
+from egovlpv2.video.container import VideoError
+from egovlpv2.video.decode import read_frames
 from egovlpv2.video.frame_rules import windows
 from egovlpv2.video.transforms import EvalTransform
-from helpers import ROOT
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from egovlpv2.video.windows import Windows
 
 REAL = ROOT.parent / "shared" / "data"
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "inputs.json").read_text())

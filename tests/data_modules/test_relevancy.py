@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from egovlpv2.data_modules.ek100 import relevancy
-from egovlpv2.data_modules.relevancy import Relevancy, cached, read_pickled_matrix
 from safetensors.numpy import save_file
+
+from egovlpv2.data_modules.relevancy import cached, read_pickled_matrix, relevancy
+from egovlpv2.metrics.relevancy import Relevancy
 
 CLIPS = ([0, 1, 0, 3], [[2], [2, 5], [2], [7, 8, 9]])
 SENTENCES = ([0, 3, 1], [[2, 5], [9, 8, 7], [4]])

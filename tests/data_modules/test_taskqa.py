@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from video.numbered_videos import write_video
+
 from egovlpv2.batch import AnswerBatch
 from egovlpv2.data_modules.base import Failure
 from egovlpv2.data_modules.loaders import FILLER
 from egovlpv2.data_modules.questions import kind_names, most_frequent, read_questions
 from egovlpv2.data_modules.taskqa import TaskQADataModule
-from egovlpv2.grounding.answers import read_answers
+from egovlpv2.heads.answers import read_answers
 from egovlpv2.metrics.answers import AnswerAccuracy
-from torch import Tensor
-from video.numbered_videos import write_video
 
 ANSWERS = ["<UNK1>", "yes", "no", "knife", "take the cup"]
 COUNTS = {"kitchen": 5, "living": 1, "desk": 3, "garage": 2}  # questions of each video

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 import pytest
+
 from egovlpv2.data_modules.toy_world import write
 from egovlpv2.data_modules.toy_world.question_formats import (
     SHARES,
@@ -24,8 +25,8 @@ from egovlpv2.data_modules.toy_world.question_formats import (
 )
 from egovlpv2.data_modules.toy_world.question_templates import intervals
 from egovlpv2.data_modules.toy_world.script import Event, Video, video_from_dict, write_script
+from egovlpv2.data_modules.toy_world.tokenizer import learn_tokenizer
 from egovlpv2.data_modules.toy_world.vocabulary import AFFORDANCES, NOUNS, VERBS
-from egovlpv2.data_modules.toy_world.words import learn_tokenizer
 
 CHUNK = 8
 SMALL: dict[str, Any] = {

@@ -12,6 +12,9 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from scipy.io import loadmat
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
 from egovlpv2.data_modules.toy_world import render, write
 from egovlpv2.data_modules.toy_world.formats import COLUMNS
 from egovlpv2.data_modules.toy_world.grounding_formats import takes, write_grounding
@@ -19,8 +22,6 @@ from egovlpv2.data_modules.toy_world.motion import pose_at
 from egovlpv2.data_modules.toy_world.script import SCENES, Event, State, Video, video_from_dict, write_script
 from egovlpv2.data_modules.toy_world.summary_formats import long_videos, queries, summary, write_qfvs
 from egovlpv2.data_modules.toy_world.vocabulary import AFFORDANCES, NOUNS, VERBS
-from scipy.io import loadmat
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 SMALL: dict[str, Any] = {
     "train_videos": 2, "val_videos": 5, "test_videos": 5, "val_questions": 5, "test_questions": 10,

@@ -18,22 +18,24 @@ import av
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
+from video.numbered_videos import write_video
+
 from egovlpv2.batch import Text
+from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.cli import main as cli
 from egovlpv2.features import FeatureFolder, extract, read_features
-from egovlpv2.features.claims import Claim, claim
 from egovlpv2.features.extract import main
 from egovlpv2.features.files import FeatureWriter
+from egovlpv2.features.locks import Claim, claim
 from egovlpv2.features.options import pick_device
-from egovlpv2.features.videos import Source, Windows
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.checkpoint import save_backbone
-from egovlpv2.text import load_tokenizer, tokenize
+from egovlpv2.tokenization import load_tokenizer, tokenize
+from egovlpv2.video.collection import Source
 from egovlpv2.video.decode import read_frames
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
-from helpers import ROOT
-from video.numbered_videos import write_video
+from egovlpv2.video.windows import Windows
 
 REAL = ROOT.parent / "shared" / "data" / "real_egoclip" / "videos"
 WINDOWS = ("--fps", "10", "--window", "8", "--stride", "4", "--batch-size", "3")
@@ -120,7 +122,7 @@ def test_projected_features_are_the_models(backbone: Backbone, weights: Path, tm
 
 
 def test_other_numbers_of_frames_interpolate_time(weights: Path, tmp_path: Path) -> None:
-    from egovlpv2.model.checkpoint import load_backbone
+    from egovlpv2.checkpoints.weights import load_backbone
 
     path = write(tmp_path / "a.mp4")
     main([str(path), *options(weights, tmp_path / "out", "--frames", 2)])

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from egovlpv2.features import FeatureFolder, Recipe, read_features
-from egovlpv2.features.claims import claim
-from egovlpv2.features.files import FeatureWriter, read_plain, read_recipe
 from torch import Tensor
+
+from egovlpv2.features import FeatureFolder, Recipe, read_features
+from egovlpv2.features.files import FeatureWriter, read_plain, read_recipe
+from egovlpv2.features.locks import claim
 
 RECIPE = Recipe("dual", 6, 30.0, 16, 8, 4, 32, "0123456789abcdef")
 
@@ -77,7 +78,7 @@ def test_a_file_cut_short_is_named(tmp_path: Path, share: float) -> None:
 
 
 def test_other_files_are_named(tmp_path: Path, make_backbone) -> None:
-    from egovlpv2.model.checkpoint import save_backbone
+    from egovlpv2.checkpoints.weights import save_backbone
 
     save_backbone(make_backbone(), tmp_path / "weights.safetensors")
     for read in (read_features, read_recipe):

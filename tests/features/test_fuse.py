@@ -9,19 +9,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from video.numbered_videos import write_video
+
 from egovlpv2.batch import Text
+from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.cli import main as cli
 from egovlpv2.features import FeatureFolder, fuse, read_features
-from egovlpv2.features.claims import claim
 from egovlpv2.features.extract import main as extract
+from egovlpv2.features.locks import claim
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.checkpoint import save_backbone
-from egovlpv2.text import load_tokenizer, tokenize
+from egovlpv2.tokenization import load_tokenizer, tokenize
 from egovlpv2.video.decode import read_frames
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
-from torch import Tensor
-from video.numbered_videos import write_video
 
 TEXTS = {"a": ["w1 w2 w3", "w7", "w1 w9 w9 w4 w8"], "b": ["w5 w6"]}
 MAX_WORDS = 9

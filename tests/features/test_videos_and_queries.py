@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from egovlpv2.features.queries import read_queries
-from egovlpv2.features.videos import Source, Windows, find_videos
-from egovlpv2.video.decode import VideoError
 from video.numbered_videos import write_video
+
+from egovlpv2.features.queries import read_queries
+from egovlpv2.video.collection import Source, find_videos
+from egovlpv2.video.container import VideoError
+from egovlpv2.video.windows import Windows
 
 FPS = 10
 STEP = 4  # brightness from one frame to the next

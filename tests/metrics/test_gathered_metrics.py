@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from egovlpv2.metrics.answers import AnswerAccuracy
-from egovlpv2.metrics.functional import choices_right, mir_map, mir_ndcg, multi_instance_retrieval
-from egovlpv2.metrics.moments import MomentDetection, WindowRecall
-from egovlpv2.metrics.retrieval import ScoredClips, rankings
 from torch import Tensor
+
+from egovlpv2.metrics.answers import AnswerAccuracy
+from egovlpv2.metrics.moments import MomentDetection, WindowRecall
+from egovlpv2.metrics.ranking import choices_right, mir_map, mir_ndcg, multi_instance_retrieval
+from egovlpv2.metrics.retrieval import ScoredClips, rankings
 
 WINDOWS = torch.tensor([[0.0, 10.0], [20.0, 30.0], [5.0, 5.0]])
 # Temporal IoU of each query's predictions: 0.5, 1; 0.2, 0, 0, 0.4; a window of no length is never hit.

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from egovlpv2.metrics.functional import charades_map, dual_softmax, mir_map, mir_ndcg, multi_instance_retrieval
-from egovlpv2.metrics.retrieval import RetrievalScores, ScoredClips, rankings
 from torch import Tensor
+
+from egovlpv2.metrics.ranking import charades_map, dual_softmax, mir_map, mir_ndcg, multi_instance_retrieval
+from egovlpv2.metrics.retrieval import RetrievalScores, ScoredClips, rankings
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from egovlpv2.bench import summary as bench_summary
 from egovlpv2.cli import main as cli
-from egovlpv2.metrics import bench_summary
-from egovlpv2.metrics.functional import semantic_f1
-from egovlpv2.metrics.summary import SummaryF1, select
+from egovlpv2.metrics.summary import SummaryF1, select, semantic_f1
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "qfvs_match.npz"
 

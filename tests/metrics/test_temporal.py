@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from egovlpv2.metrics.functional import moment_map, moment_recall, nlq_recall, soft_nms
 from helpers import ROOT
+
+from egovlpv2.metrics.temporal import moment_map, moment_recall, nlq_recall, soft_nms
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 REAL = ROOT.parent / "shared" / "data"

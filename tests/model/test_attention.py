@@ -6,6 +6,8 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from egovlpv2.model.attention import (
     attend,
     attention_weights,
@@ -16,7 +18,6 @@ from egovlpv2.model.attention import (
     split_heads,
 )
 from egovlpv2.model.fusion import CrossAttention, GatedCrossAttention, Stack
-from torch import Tensor, nn
 
 
 def draw(*shape: int) -> Tensor:

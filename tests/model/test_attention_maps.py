@@ -4,10 +4,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from egovlpv2.model.attention_maps import attend_words, captured, read_words, text_layers
-from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.checkpoint import resize_frames
-from egovlpv2.text import load_tokenizer
 from helpers import make_clips
 from tokenizers import Tokenizer
 from tokenizers.models import BPE, WordPiece
@@ -15,6 +11,11 @@ from tokenizers.pre_tokenizers import ByteLevel, Whitespace
 from tokenizers.processors import RobertaProcessing
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
+
+from egovlpv2.checkpoints.weights import resize_frames
+from egovlpv2.model.attention_maps import attend_words, captured, read_words, text_layers
+from egovlpv2.model.backbone import Backbone
+from egovlpv2.tokenization import load_tokenizer
 
 TEXT = "w10 w20 w30"
 

@@ -3,11 +3,12 @@
 import pytest
 import timm
 import torch
-from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.checkpoint import check_traits
 from helpers import KINDS, make_clips, make_text
 from torch import nn
 from transformers import AutoModel
+
+from egovlpv2.checkpoints.weights import check_traits
+from egovlpv2.model.backbone import Backbone
 
 
 @pytest.mark.parametrize("attends_to", ["current", "previous"])

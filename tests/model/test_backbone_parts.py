@@ -5,11 +5,12 @@ from collections import Counter
 
 import pytest
 import torch
-from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.checkpoint import check_traits
-from egovlpv2.model.heads import MaskedWordHead, MatchHead, projector
 from helpers import KINDS, make_clips, make_text
 from torch import nn
+
+from egovlpv2.checkpoints.weights import check_traits
+from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.heads import MaskedWordHead, MatchHead, projector
 
 # ---- first weights ----
 

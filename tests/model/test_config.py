@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 
 import pytest
+
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.text_tower import TextTowerConfig
 from egovlpv2.model.video_tower import VideoTowerConfig

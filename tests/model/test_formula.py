@@ -7,10 +7,11 @@ import math
 
 import pytest
 import torch
-from egovlpv2.batch import Text
-from egovlpv2.model.backbone import Backbone
 from helpers import make_text
 from torch import Tensor, nn
+
+from egovlpv2.batch import Text
+from egovlpv2.model.backbone import Backbone
 
 FRAMES, PATCHES, SIDE, PATCH = 5, 4, 32, 16  # no other side is 5 long
 

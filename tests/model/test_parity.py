@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import timm
 import torch
-from egovlpv2 import load_backbone
-from egovlpv2.batch import Text
-from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.checkpoint import convert, read_weights, save_backbone
-from egovlpv2.model.head_weights import read_answer_head
 from torch import Tensor, nn
 from transformers import AutoModel
+
+from egovlpv2 import load_backbone
+from egovlpv2.batch import Text
+from egovlpv2.checkpoints.head_weights import read_answer_head
+from egovlpv2.checkpoints.released import convert
+from egovlpv2.checkpoints.weights import read_weights, save_backbone
+from egovlpv2.model.backbone import Backbone
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.append(str(GOLDEN))

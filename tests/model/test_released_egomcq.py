@@ -7,11 +7,12 @@ import av
 import numpy as np
 import pytest
 import torch
-from egovlpv2.cli import main as cli
-from egovlpv2.data_modules.egomcq import EgoMCQDataModule
 from helpers import ROOT
 from model.test_parity import GOLDEN, fill_layout, write_released
 from timm.data.constants import IMAGENET_DEFAULT_STD
+
+from egovlpv2.cli import main as cli
+from egovlpv2.data_modules.egomcq import EgoMCQDataModule
 
 DATA = ROOT.parent / "shared" / "data"
 REAL, WORDS = DATA / "real_egoclip", DATA / "tokenizers" / "roberta"

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from helpers import KINDS, draw_parameters, make_clips
+from torch import Tensor, nn
+
+from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.checkpoint import save_backbone
 from egovlpv2.model.released_init import init_as_released
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.pretrain import Pretrain
-from helpers import KINDS, draw_parameters, make_clips
-from torch import Tensor, nn
 
 
 def build(small_config, **changes: object) -> tuple[dict[str, Tensor], Backbone]:

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from egovlpv2.model import text_tower as module
-from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.text_tower import TextTower, TextTowerConfig
 from helpers import make_text
 from torch import Tensor, nn
 from transformers import AutoModel
+
+from egovlpv2.model import text_tower as module
+from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.text_tower import TextTower, TextTowerConfig
 
 BERT = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24,
         "max_position_embeddings": 12}

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import timm
 import torch
+from torch import nn
+
 from egovlpv2.model.text_tower import TextTower, TextTowerConfig
 from egovlpv2.model.video_tower import VideoTower, VideoTowerConfig
-from torch import nn
 
 NAN, INF = float("nan"), float("inf")
 

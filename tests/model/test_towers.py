@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import timm
 import torch
+from torch import Tensor, nn
+from transformers import AutoModel
+
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.text_tower import TextTower, TextTowerConfig
 from egovlpv2.model.video_tower import VideoTower, VideoTowerConfig
-from torch import Tensor, nn
-from transformers import AutoModel
 
 SMALL_VIT = {"depth": 2, "embed_dim": 48, "num_heads": 3}
 SMALL_BERT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 64,

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import timm
 import torch
-from egovlpv2.model.video_tower import VideoTower, VideoTowerConfig, interpolate_time
 from torch import nn
+
+from egovlpv2.model.video_tower import VideoTower, VideoTowerConfig, interpolate_time
 
 VIT = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 4, "num_heads": 2}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from egovlpv2.search.moments import Moment
 from egovlpv2.search.page import Card, jpegs, page, write_page
 

@@ -11,21 +11,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from features.test_extract import write
+
 from egovlpv2 import Index
+from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.cli import main as cli
-from egovlpv2.data_modules.toy_world.found import draw_events, is_right, measure, read_videos
-from egovlpv2.features.claims import claim
-from egovlpv2.features.videos import find_videos
+from egovlpv2.data_modules.toy_world.evaluate_search import draw_events, is_right, measure, read_videos
+from egovlpv2.features.locks import claim
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.checkpoint import save_backbone
-from egovlpv2.search.catalogue import add, read_catalogue
+from egovlpv2.search.manifest import add, read_catalogue
 from egovlpv2.search.moments import Moment
-from egovlpv2.tasks.bench import made_up_tokenizer
-from egovlpv2.text import load_tokenizer, tokenize
+from egovlpv2.tasks.bench_step import made_up_tokenizer
+from egovlpv2.tokenization import load_tokenizer, tokenize
+from egovlpv2.video.collection import find_videos
 from egovlpv2.video.decode import read_frames
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
-from features.test_extract import write
 
 QUERY = "w17 w203 w41"
 

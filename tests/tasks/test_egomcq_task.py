@@ -3,10 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import make_clips, make_text
+
 from egovlpv2.batch import ChoiceBatch
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.egomcq import EgoMCQ, choice_scores
-from helpers import make_clips, make_text
 
 
 def make_questions(count: int) -> ChoiceBatch:

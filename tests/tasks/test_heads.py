@@ -7,18 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from egovlpv2.cli import main as cli
-from egovlpv2.features.files import FeatureWriter, Recipe, read_features
-from egovlpv2.grounding.moments import detections, retrievals
-from egovlpv2.grounding.vslnet import best_spans
-from egovlpv2.metrics.functional import moment_map, nlq_recall
-from egovlpv2.optim import OptimizerConfig
-from egovlpv2.tasks.mq import MQ
-from egovlpv2.tasks.nlq import NLQ
 from golden.fill_state import fill_layout
 from helpers import ROOT, run_on_two_processes
 from lightning import LightningModule
 from PIL import Image
+
+from egovlpv2.cli import main as cli
+from egovlpv2.features.files import FeatureWriter, read_features
+from egovlpv2.features.header import Recipe
+from egovlpv2.heads.moments import detections, retrievals
+from egovlpv2.heads.vslnet import best_spans
+from egovlpv2.metrics.temporal import moment_map, nlq_recall
+from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.mq import MQ
+from egovlpv2.tasks.nlq import NLQ
 
 GOLDEN = ROOT / "tests" / "golden"
 WIDTH = 12

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from egovlpv2.cli import main as cli
-from egovlpv2.losses import match_pairs
-from egovlpv2.model.checkpoint import load_backbone
-from egovlpv2.optim import OptimizerConfig
-from egovlpv2.tasks.bench import UnsharedPretrain
-from egovlpv2.tasks.pretrain import Pretrain
 from helpers import KINDS, ROOT, draw_parameters, make_clips
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from egovlpv2.checkpoints.weights import load_backbone
+from egovlpv2.cli import main as cli
+from egovlpv2.losses import match_pairs
+from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.bench_step import UnsharedPretrain
+from egovlpv2.tasks.pretrain import Pretrain
 
 
 @pytest.mark.parametrize("changes", KINDS)

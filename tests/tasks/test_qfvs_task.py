@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT, run_on_two_processes
+
+from egovlpv2.checkpoints.head_weights import read_summary_head
+from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.cli import main as cli
-from egovlpv2.features.files import FeatureWriter, Recipe
-from egovlpv2.metrics.functional import semantic_f1
+from egovlpv2.features.files import FeatureWriter
+from egovlpv2.features.header import Recipe
+from egovlpv2.metrics.summary import semantic_f1
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.checkpoint import save_backbone
-from egovlpv2.model.head_weights import read_summary_head
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.qfvs import QFVS
-from helpers import ROOT, run_on_two_processes
 
 WIDTH, NAMES = 26, ("P01", "P02", "P03", "P04")
 NEXT = {"P01": "P02", "P02": "P03", "P03": "P04", "P04": "P01"}

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from golden.fill_state import fill
+from helpers import ROOT, draw_parameters, make_clips, make_config, make_text, run_on_two_processes
+
+from egovlpv2.checkpoints.weights import read_weights, save_backbone
 from egovlpv2.cli import main as cli
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.checkpoint import read_weights, save_backbone
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.charades_ego import CharadesEgo
 from egovlpv2.tasks.ek100 import EK100
 from egovlpv2.tasks.retrieval import Retrieval
-from golden.fill_state import fill
-from helpers import ROOT, draw_parameters, make_clips, make_config, make_text, run_on_two_processes
 
 GOLDEN = ROOT / "tests" / "golden"
 TASKS = {"ek100": EK100, "charades_ego": CharadesEgo}

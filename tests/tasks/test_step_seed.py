@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import make_clips
+from lightning import Trainer
+from torch.utils.data import DataLoader
+
 from egovlpv2.batch import ClipBatch
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks import base, pretrain
-from helpers import make_clips
-from lightning import Trainer
-from torch.utils.data import DataLoader
 
 EPOCHS, STEPS = 2, 2
 

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import KINDS, ROOT, draw_parameters, make_clips, make_text, run_on_two_processes
+
+from egovlpv2.checkpoints.head_weights import read_answer_head
+from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.cli import main as cli
 from egovlpv2.metrics.answers import AnswerAccuracy
-from egovlpv2.model.backbone import Backbone, BackboneConfig
-from egovlpv2.model.checkpoint import save_backbone
-from egovlpv2.model.head_weights import read_answer_head
+from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.taskqa import TaskQA
-from helpers import KINDS, ROOT, draw_parameters, make_clips, make_text, run_on_two_processes
 
 FILES = ("taskqa", "model/tiny", "trainer/cpu", "toy/taskqa")
 VIDEO = "--model.init_args.backbone.video."
@@ -112,7 +114,7 @@ def test_another_answer_set_is_refused(toy: Path, tmp_path: Path) -> None:
 
 
 def _task_of(path: Path) -> Backbone:
-    from egovlpv2.model.checkpoint import load_backbone
+    from egovlpv2.checkpoints.weights import load_backbone
 
     return load_backbone(path, num_frames=2)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import av
 import numpy as np
-from egovlpv2.video.container import as_fraction, open_video
-from egovlpv2.video.reader import VideoError, VideoFile
+
+from egovlpv2.video.container import VideoError, as_fraction, open_video
+from egovlpv2.video.reader import VideoFile
 
 
 def decode(path: Path) -> tuple[np.ndarray, list[np.ndarray]]:

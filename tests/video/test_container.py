@@ -7,9 +7,10 @@ from pathlib import Path
 
 import av
 import pytest
+from numbered_videos import numbers, picture, write_video
+
 from egovlpv2.video.container import VideoError, as_fraction, open_video
 from egovlpv2.video.decode import read_frames, video_info
-from numbered_videos import numbers, picture, write_video
 
 
 def write_streams(path: Path, *streams: tuple[str, int]) -> Path:

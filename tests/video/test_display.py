@@ -9,9 +9,10 @@ import av
 import numpy as np
 import pytest
 import torch
+from numbered_videos import write_video
+
 from egovlpv2.video.decode import _box, read_clip, read_frames, video_info
 from egovlpv2.video.transforms import CropBox, EvalTransform, TrainTransform
-from numbered_videos import write_video
 
 ONE = 65536
 SCENE = np.zeros((48, 128, 3), np.uint8)  # all eight orientations differ

@@ -10,10 +10,11 @@ import av
 import numpy as np
 import pytest
 import torch
-from egovlpv2.features.videos import Source, find_videos
-from egovlpv2.video.decode import VideoError
-from egovlpv2.video.excerpt import write_excerpt
 from video.numbered_videos import numbers, picture, write_video
+
+from egovlpv2.video.collection import Source, find_videos
+from egovlpv2.video.container import VideoError
+from egovlpv2.video.excerpt import write_excerpt
 
 RATE = 10  # of the source
 

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from egovlpv2.features.videos import find_videos as find_sources
-from egovlpv2.video.decode import VideoError
-from egovlpv2.video.find import search_folder
-from egovlpv2.video.prepare import Settings, find_videos, prepare
-from egovlpv2.video.prepare import main as prepare_command
 from video.numbered_videos import write_video
+
+from egovlpv2.video.collection import find_videos as find_sources
+from egovlpv2.video.container import VideoError
+from egovlpv2.video.encode import Settings
+from egovlpv2.video.find import search_folder
+from egovlpv2.video.prepare import find_videos, prepare
+from egovlpv2.video.prepare import main as prepare_command
 
 # Without root's right to read all, as a user has it.
 _AS_A_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"
@@ -107,7 +109,7 @@ def test_a_folder_that_cant_be_searched_is_a_video_with_a_problem(tmp_path: Path
     empty(tmp_path, "raw/good.mp4", "raw/x/shut/b.mp4", "raw/y/shut/b.mp4")
     for name in "xy":
         (tmp_path / "raw" / name / "shut").chmod(0)
-    code = ("import sys; from egovlpv2.features.videos import find_videos\n"
+    code = ("import sys; from egovlpv2.video.collection import find_videos\n"
             "for source in find_videos(sys.argv[1:]): print(source.files[0].name, '|', source.problem)")
     found = subprocess.run([*_AS_A_USER, sys.executable, "-c", code, str(tmp_path / "raw")], capture_output=True,
                            text=True, check=True)

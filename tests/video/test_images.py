@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from egovlpv2.features.videos import Windows, find_videos
-from egovlpv2.video.decode import VideoError
+from PIL import Image
+
+from egovlpv2.video.collection import find_videos
+from egovlpv2.video.container import VideoError
 from egovlpv2.video.images import find_images, read_images
 from egovlpv2.video.transforms import CropBox, EvalTransform
-from PIL import Image
+from egovlpv2.video.windows import Windows
 
 
 def write(folder: Path, count: int, size: tuple[int, int] = (40, 32)) -> None:

@@ -8,9 +8,10 @@ import av
 import numpy as np
 import pytest
 from arbiter import quiet
-from egovlpv2.video.container import open_video
-from egovlpv2.video.reader import VideoError, VideoFile
 from test_sequential import B3, OPEN, write
+
+from egovlpv2.video.container import VideoError, open_video
+from egovlpv2.video.reader import VideoFile
 
 VIDEOS = 200
 KINDS = [("mp4", "libx264", B3), ("mkv", "libx264", B3), ("webm", "libvpx", {}), ("webm", "libvpx-vp9", {}),

@@ -16,10 +16,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from egovlpv2.video.decode import read_chunks, read_frames, video_info
-from egovlpv2.video.prepare import Settings, main, prepare, prepare_all, prepare_video
-from egovlpv2.video.transforms import EvalTransform
 from numbered_videos import HEIGHT, WIDTH, numbers, write_video
+
+from egovlpv2.video.decode import read_chunks, read_frames, video_info
+from egovlpv2.video.encode import Settings
+from egovlpv2.video.pool import prepare_all
+from egovlpv2.video.prepare import main, prepare
+from egovlpv2.video.prepared import prepare_video
+from egovlpv2.video.transforms import EvalTransform
 
 TEST_DATA = Path(os.environ.get("EGOVLPV2_TEST_DATA", "/nonexistent"))
 ODD = sorted([*TEST_DATA.rglob("odd_videos/*"), *TEST_DATA.rglob("cmuafrica/0.mp4")])  # which holds timecodes

@@ -6,14 +6,18 @@ import av
 import numpy as np
 import pytest
 from arbiter import quiet
-from egovlpv2.features.videos import find_videos
-from egovlpv2.video.decode import VideoError, read_chunks, read_frames, video_info
-from egovlpv2.video.excerpt import write_excerpt
-from egovlpv2.video.prepare import Settings, prepare, prepare_video
 from numbered_videos import numbers, write_video
 from test_container import write_streams
 from test_display import ONE, ORIENTATIONS, SCENE, SIZES, write_sizes, write_turned
 from test_sequential import B3, OPEN, REFRESH, remux, write
+
+from egovlpv2.video.collection import find_videos
+from egovlpv2.video.container import VideoError
+from egovlpv2.video.decode import read_chunks, read_frames, video_info
+from egovlpv2.video.encode import Settings
+from egovlpv2.video.excerpt import write_excerpt
+from egovlpv2.video.prepare import prepare
+from egovlpv2.video.prepared import prepare_video
 
 quiet()
 CHUNK = Settings(chunk_seconds=1.0)

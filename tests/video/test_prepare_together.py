@@ -15,10 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from egovlpv2.video import encode
-from egovlpv2.video.prepare import Settings, prepare, prepare_all, prepare_video
-from egovlpv2.video.prepared import BusyError, hold
 from video.numbered_videos import write_video
+
+from egovlpv2.video import encode
+from egovlpv2.video.encode import Settings
+from egovlpv2.video.pool import prepare_all
+from egovlpv2.video.prepare import prepare
+from egovlpv2.video.prepared import BusyError, hold, prepare_video
 
 
 def moving(count: int, height: int, width: int) -> list[np.ndarray]:

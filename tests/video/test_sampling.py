@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from egovlpv2.video.sampling import jittered_times, uniform_times
 
 

@@ -1,0 +1,109 @@
+"""Whether a search finds what a narration tells of, on an index of toy videos.
+
+egovlpv2 index data/toy/videos/toy-test-* --chunk-seconds 20 --max-words 16 --weights W --out toy-index
+python -m egovlpv2.data_modules.toy_world.evaluate_search --index toy-index
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from egovlpv2.data_modules.toy_world.script import Event, Video, video_from_dict
+from egovlpv2.search import Index, Moment
+
+_TOP = 5
+
+
+class Found(NamedTuple):
+    """Shares of queries, in %."""
+
+    first: float  # whose best moment is right
+    five: float  # one of whose five best is
+    chance: float  # of windows that are right, mean of the queries
+
+
+def is_right(event: Event, video: Video, start: float, end: float) -> bool:
+    """Whether the middle of a window lies within an event of the same verb and noun."""
+    middle = (start + end) / 2
+    return any(other.start <= middle < other.end and (other.verb, other.noun) == (event.verb, event.noun)
+               for other in video.events)
+
+
+def measure(index: Index, videos: dict[str, Video], events: Sequence[Event], rerank: int = 0) -> Found:
+    """Searches for the narrations of events.
+
+    Args:
+        index: Of these videos.
+        videos: By name.
+        events: What to look for.
+        rerank: Moments that the open gate looks at.
+    """
+    spans = index.rows.spans()
+
+    def right(event: Event, moment: Moment) -> bool:
+        return is_right(event, videos[moment.video], moment.start, moment.end)
+
+    hits, shares = [], []
+    for event in tqdm(events, desc="searching", unit="query"):
+        hits.append([right(event, moment) for moment in index.search(event.text, _TOP, rerank)])
+        shares.append(sum(is_right(event, videos[name], *span) for name, *span in spans) / len(spans))
+    count = len(events) / 100
+    return Found(sum(row[0] for row in hits) / count, sum(map(any, hits)) / count, sum(shares) / count)
+
+
+def draw_events(videos: dict[str, Video], count: int, seed: int) -> list[Event]:
+    """So many events of these videos, each once."""
+    events = [event for video in videos.values() for event in video.events]
+    if not 1 <= count <= len(events):
+        raise ValueError(f"--queries {count}: these videos have 1 to {len(events)} narrations")
+    return random.Random(seed).sample(events, count)
+
+
+def read_videos(toy: Path, names: Sequence[str]) -> dict[str, Video]:
+    """The script of some videos.
+
+    Raises:
+        ValueError: There is no script, or it knows nothing of one of them.
+    """
+    path = toy / "script.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: `make toy-data` writes it")
+    script = {row["uid"]: video_from_dict(row) for row in json.loads(path.read_text(encoding="utf-8"))}
+    if unknown := sorted(set(names) - script.keys()):
+        raise ValueError(f"the index has {len(unknown)} videos that {path} knows nothing of, {unknown[0]!r} for one: "
+                         f"index {toy}/videos/toy-test-* alone")
+    return {name: script[name] for name in sorted(names)}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="found", description="How often the best moment of a toy search is right.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--toy", type=Path, default=Path("data/toy"), help="the toy world")
+    parser.add_argument("--index", type=Path, default=Path("index"), help="of videos of one of its splits")
+    parser.add_argument("--queries", type=int, default=100, help="narrations to search for")
+    parser.add_argument("--seed", type=int, default=0, help="of their drawing")
+    parser.add_argument("--rerank", type=int, nargs="+", default=[0], help="moments that the open gate looks at")
+    args = parser.parse_args(argv)
+    index = Index(args.index)
+    videos = read_videos(args.toy, index.rows.names)
+    events = draw_events(videos, args.queries, args.seed)
+    splits = ", ".join(sorted({video.split for video in videos.values()}))
+    recipe = index.rows.recipe
+    print(f"{len(events)} narrations of {len(videos)} videos ({splits}), {len(index.rows)} windows of "
+          f"{index.rows.seconds:g} s each {recipe.stride / recipe.fps:g} s, {recipe.frames} frames, "
+          f"weights {recipe.checkpoint}")
+    print("right: the window's middle lies within an event of the narration's verb and noun")
+    for rerank in args.rerank:
+        found = measure(index, videos, events, rerank)
+        print(f"{f'rerank {rerank}' if rerank else 'dual':<11}best moment {found.first:5.1f} %   one of five "
+              f"{found.five:5.1f} %   chance {found.chance:.1f} %")
+
+
+if __name__ == "__main__":
+    main()

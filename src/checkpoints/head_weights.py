@@ -1,0 +1,154 @@
+"""Weights of heads: from own checkpoints and from the authors' files, strictly."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
+
+from msgspec import Meta
+from torch import nn
+
+from egovlpv2.checkpoints.foreign import describe
+from egovlpv2.checkpoints.released import convert, read_released, under
+from egovlpv2.checkpoints.released_heads import convert_answer_head
+from egovlpv2.checkpoints.soundness import check_weights
+from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file
+from egovlpv2.heads.answers import AnswerHead
+from egovlpv2.heads.summary import CutBy, Design, SummaryHead
+from egovlpv2.io.schema import check
+
+_OURS = "head."
+_ANSWERS = "answer_head."
+_Count = Annotated[int, Meta(ge=1, le=1 << 20)]
+
+
+class _AnswerFacts(TypedDict, total=False):
+    """What an own `.ckpt` tells of how questions were asked."""
+
+    answers: list[str]
+    max_words: _Count
+    num_frames: _Count
+
+
+class _SummaryFacts(TypedDict):
+    """What an own `.ckpt` of QFVS tells of its head, and of the features that it was trained on."""
+
+    dim: _Count
+    num_layers: Annotated[int, Meta(ge=1, le=100)]
+    num_heads: _Count
+    design: Design
+    kind: Literal["fused", "transformed"]
+    checkpoint: str
+    cut_by: CutBy
+
+
+def read_answer_head(path: Path) -> tuple[AnswerHead | None, dict[str, Any]]:
+    """The head of a file that has been fine-tuned on EgoTaskQA, and what it was trained with, as far as it tells.
+
+    Args:
+        path: A file that `load_backbone` takes.
+
+    Returns:
+        None and nothing of a file without such a head. What an own `.ckpt` tells: `answers`, the answer set;
+        `max_words`; `num_frames`.
+
+    Raises:
+        ValueError: The file is missing or unreadable, or its head is not whole.
+    """
+    facts: dict[str, Any] = {}
+    if path.suffix == ".ckpt":
+        file = read_torch_file(path)
+        state, facts = under(_state_of(file, path), _ANSWERS), _facts(file, "taskqa")
+        check(facts, _AnswerFacts, f"{path}, egovlpv2.taskqa")
+    elif path.suffix in (".pth", ".pt"):
+        state = convert_answer_head(read_released(path))
+    elif not path.is_file():
+        raise ValueError(f"{path}: there is no such weights file")
+    else:
+        state = {}
+    if "hidden.weight" not in state:
+        return None, {}
+    if state["hidden.weight"].ndim != 2:
+        raise ValueError(f"{path} holds no whole head that answers: hidden.weight is not a matrix")
+    answers, dim = state["hidden.weight"].shape
+    head = AnswerHead(dim, answers)
+    _load_state(head, state, f"{path} holds no whole head that answers")
+    return head, facts
+
+
+def read_summary_head(path: Path) -> tuple[SummaryHead, dict[str, Any]]:
+    """The head that QFVS has trained, and what it was trained with.
+
+    Args:
+        path: A checkpoint of QFVS.
+
+    Returns:
+        The head; its sizes and `design`, and of the features that it takes the `kind` and their weights' `checkpoint`.
+
+    Raises:
+        ValueError: The file is missing, unreadable or of another task.
+    """
+    file = read_torch_file(path)
+    facts = _facts(file, "qfvs")
+    if not facts:
+        raise ValueError(f"{path} is not a checkpoint of QFVS ({describe(file.get('state_dict') or file)}): `make "
+                         "finetune-qfvs` leaves some")
+    facts = {"design": "paper", "cut_by": "patches", **facts}  # heads of before don't tell them
+    sizes = check(facts, _SummaryFacts, f"{path}, egovlpv2.qfvs")
+    if sizes["dim"] % sizes["num_heads"]:
+        raise ValueError(f"{path}, egovlpv2.qfvs: num_heads {sizes['num_heads']} does not divide dim {sizes['dim']}")
+    state = under(_state_of(file, path), _OURS)
+    # A matrix of each layer is as wide as the head: sizes that the file doesn't have would take memory for nothing.
+    name = {"paper": "summary.weight", "released": "score.0.weight"}[sizes["design"]]
+    if name not in state or state[name].shape[-1:] != (sizes["dim"],):
+        raise ValueError(f"{path} is not a whole checkpoint of QFVS: its {name} is not {sizes['dim']} wide")
+    head = SummaryHead(sizes["dim"], sizes["num_layers"], sizes["num_heads"], design=sizes["design"])
+    _load_state(head, state, f"{path} is not a whole checkpoint of QFVS")
+    return head, facts
+
+
+def read_head(head: nn.Module, kind: str, path: Path) -> dict[str, Any]:
+    """Give a head the weights of a file.
+
+    Args:
+        head: The head.
+        kind: `vslnet` or `vsgn`, as `convert` knows it; heads of QFVS come from own checkpoints alone.
+        path: A `.ckpt` of the head's task, or a released state dict, bare or under `state_dict`.
+
+    Returns:
+        The recipe of the features that it was trained on, by name, as far as the file tells.
+
+    Raises:
+        ValueError: The file is missing, unreadable or of another head.
+    """
+    content = read_torch_file(path, stubs=True)
+    state = _state_of(content if "state_dict" in content else {"state_dict": content}, path)
+    if any(name.startswith("backbone.") for name in state):
+        raise ValueError(f"{path} holds a backbone, not a head: features are extracted with it, and a head is what "
+                         "`make finetune-nlq` or `finetune-mq` leaves")
+    try:
+        ours = under(state, _OURS) or convert(kind, state)
+    except (ValueError, IndexError, RuntimeError) as error:  # a tensor of other dimensions
+        raise ValueError(f"{path} does not fit the head ({describe(state)}): {error}") from error
+    _load_state(head, ours, f"{path} does not fit the head; are its sizes in your config those it was trained with?")
+    return check(_facts(content, "features"), dict[str, str | int | float], f"{path}, egovlpv2.features")
+
+
+def _state_of(file: dict[str, Any], path: Path) -> State:
+    if "state_dict" not in file:
+        raise ValueError(f"{path} has no state_dict: it is not the checkpoint of a task")
+    return check_tensors(file["state_dict"], f"{path}, state_dict")
+
+
+def _facts(file: dict[str, Any], task: str) -> dict[str, Any]:
+    """What an own checkpoint tells of a task; empty if nothing."""
+    ours = file.get("egovlpv2")
+    facts = ours.get(task) if isinstance(ours, dict) else None
+    return facts if isinstance(facts, dict) else {}
+
+
+def _load_state(head: nn.Module, state: State, otherwise: str) -> None:
+    """Give a head its weights, strictly; a `ValueError` begins as `otherwise` says."""
+    try:
+        head.load_state_dict(state)
+    except RuntimeError as error:  # a list of what differs, over many lines
+        raise ValueError(f"{otherwise} {' '.join(str(error).split())[:600]}") from error
+    check_weights(state, otherwise)

@@ -1,0 +1,167 @@
+"""The authors' files: their tensors, their names to ours, and the model that the shapes tell.
+
+A released file pickles an object of the authors' package beside its tensors. It goes through torch's unpickler for
+weights, which knows tensors, containers and numbers; every other class becomes an inert stub. No code of a file runs.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+
+from egovlpv2.checkpoints.foreign import describe
+from egovlpv2.checkpoints.released_heads import convert_answer_head, convert_vsgn, convert_vslnet
+from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file
+from egovlpv2.model.config import BackboneConfig
+from egovlpv2.model.text_tower import TextTowerConfig
+from egovlpv2.model.video_tower import VideoTowerConfig
+
+_TEXT_LAYER = r"^text_model\.encoder\.layer\.(\d+)\."
+# Released name -> ours, tried in this order.
+_EGOVLPV2_NAMES = [
+    (r"^video_model\.(cls_token|pos_embed|temporal_embed|patch_embed\.|norm\.)", r"video_tower.\1"),
+    (r"^video_model\.blocks\.(\d+)\.attn\.alpha_i2t", r"video_tower.blocks.\1.fusion.alpha"),
+    (r"^video_model\.blocks\.(\d+)\.attn\.norm_i2t_i\.", r"video_tower.blocks.\1.fusion.norm."),
+    (r"^video_model\.blocks\.(\d+)\.attn\.qkv_i2t\.", r"video_tower.blocks.\1.fusion.query."),
+    (r"^video_model\.blocks\.(\d+)\.attn\.qkv_text_i2t\.", r"video_tower.blocks.\1.fusion.key_value."),
+    (r"^video_model\.blocks\.(\d+)\.attn\.proj_i2t\.", r"video_tower.blocks.\1.fusion.out."),
+    (r"^video_model\.blocks\.(\d+)\.timeattn\.", r"video_tower.blocks.\1.time_attn."),
+    (r"^video_model\.blocks\.(\d+)\.norm3\.", r"video_tower.blocks.\1.norm_time."),
+    (r"^video_model\.blocks\.", r"video_tower.blocks."),
+    (r"^text_model\.embeddings\.", r"text_tower.embeddings."),
+    (_TEXT_LAYER + r"alpha_t2i", r"text_tower.blocks.\1.fusion.alpha"),
+    (_TEXT_LAYER + r"crossattention_t2i\.self\.(query|key_value)\.", r"text_tower.blocks.\1.fusion.\2."),
+    (_TEXT_LAYER + r"crossattention_t2i\.output\.dense\.", r"text_tower.blocks.\1.fusion.out."),
+    (_TEXT_LAYER + r"attention\.self\.", r"text_tower.blocks.\1."),
+    (_TEXT_LAYER + r"attention\.output\.dense\.", r"text_tower.blocks.\1.out."),
+    (_TEXT_LAYER + r"attention\.output\.LayerNorm\.", r"text_tower.blocks.\1.norm1."),
+    (_TEXT_LAYER + r"intermediate\.dense\.", r"text_tower.blocks.\1.fc1."),
+    (_TEXT_LAYER + r"output\.dense\.", r"text_tower.blocks.\1.fc2."),
+    (_TEXT_LAYER + r"output\.LayerNorm\.", r"text_tower.blocks.\1.norm2."),
+    (r"^vid_proj\.", r"video_projector."),
+    (r"^txt_proj\.", r"text_projector."),
+    (r"^cls_token$", r"fused_cls_token"),
+    (r"^norm\.", r"fused_norm."),
+    (r"^cross_modal_(video|text)_transform\.", r"fused_\1_transform."),
+    (r"^cross_modal_(video|text)_pooler\.dense\.", r"match_head.\1_pooler."),
+    (r"^itm_score\.fc\.", r"match_head.classifier."),
+    (r"^mlm_score\.transform\.dense\.", r"masked_word_head.transform."),
+    (r"^mlm_score\.transform\.LayerNorm\.", r"masked_word_head.norm."),
+    (r"^mlm_score\.decoder\.", r"masked_word_head.decoder."),
+    (r"^mlm_score\.bias$", r"masked_word_head.decoder.bias"),
+]
+# Left out on purpose: a buffer that is counted from 0, and a second name of `mlm_score.bias`.
+_EGOVLPV2_DROPPED = re.compile(r"\.position_ids$|^mlm_score\.decoder\.bias$")
+
+# What tells a released model's sizes: name and dimensions.
+_NEEDED = {
+    "video_model.patch_embed.proj.weight": 4, "video_model.pos_embed": 3, "video_model.temporal_embed": 3,
+    "video_model.blocks.0.attn.qkv.weight": 2, "text_model.embeddings.word_embeddings.weight": 2,
+    "text_model.embeddings.position_embeddings.weight": 2, "text_model.encoder.layer.0.intermediate.dense.weight": 2,
+}
+
+
+def convert(kind: str, state_dict: State) -> State:
+    """The authors' names to ours.
+
+    Args:
+        kind: `egovlpv2`, the pre-trained backbone with either kind of projector; `taskqa`, such a backbone and its
+            answer head, with us under `backbone.` and `answer_head.`; `vslnet` and `vsgn`, the grounding heads.
+        state_dict: A released state dict, with or without the `module.` of its data-parallel wrapper.
+
+    Raises:
+        ValueError: A key is not one of that kind's.
+    """
+    state = {k.removeprefix("module."): v for k, v in state_dict.items()}
+    heads = {"vslnet": convert_vslnet, "vsgn": convert_vsgn}
+    if kind in heads:
+        return heads[kind](state)
+    if kind == "taskqa":
+        return _convert_taskqa(state)
+    if kind != "egovlpv2":
+        raise ValueError(f"kind is {kind!r}; known: 'egovlpv2', 'taskqa', {', '.join(map(repr, heads))}")
+    state = _join_key_value({k: v for k, v in state.items() if not _EGOVLPV2_DROPPED.search(k)})
+    return {_rename(k): v for k, v in state.items()}
+
+
+def _convert_taskqa(state: State) -> State:
+    rest = {name: tensor for name, tensor in state.items() if not name.startswith(("projector_1.", "projector_2."))}
+    head = {f"answer_head.{name}": tensor for name, tensor in convert_answer_head(state).items()}
+    return {f"backbone.{name}": tensor for name, tensor in convert("egovlpv2", rest).items()} | head
+
+
+def _join_key_value(state: State) -> State:
+    """Keys and values of the text's cross-attention as one matrix, as the video's already are."""
+    joined = {}
+    for name, tensor in state.items():
+        if "crossattention_t2i.self.value." in name:
+            continue
+        if "crossattention_t2i.self.key." in name:
+            value = state.get(name.replace("self.key.", "self.value."))
+            if value is None or value.shape[1:] != tensor.shape[1:]:
+                raise ValueError(f"{name} has no values beside its keys, or of another shape")
+            name, tensor = name.replace("self.key.", "self.key_value."), torch.cat([tensor, value])
+        joined[name] = tensor
+    return joined
+
+
+def _rename(name: str) -> str:
+    for pattern, replacement in _EGOVLPV2_NAMES:
+        new, hits = re.subn(pattern, replacement, name)
+        if hits:
+            return new
+    raise ValueError(f"{name} is not a key of a released EgoVLPv2 checkpoint")
+
+
+def released_config(state: State) -> dict[str, Any]:
+    """The configuration of a released checkpoint, read off the shapes (names as released, `module.` removed)."""
+    depth = 1 + max(int(m[1]) for k in state if (m := re.match(r"video_model\.blocks\.(\d+)\.", k)))
+    words, dim = state["text_model.embeddings.word_embeddings.weight"].shape
+    video_dim, _, patch, _ = state["video_model.patch_embed.proj.weight"].shape
+    image = patch * round(max(state["video_model.pos_embed"].shape[1] - 1, 0) ** 0.5)
+    overrides = {"depth": depth, "embed_dim": video_dim, "num_heads": video_dim // 64, "patch_size": patch,
+                 "img_size": image}
+    arch = {"model_type": "roberta", "vocab_size": words, "hidden_size": dim, "num_attention_heads": dim // 64,
+            "num_hidden_layers": 1 + max(int(m[1]) for k in state if (m := re.match(_TEXT_LAYER, k))),
+            "intermediate_size": state["text_model.encoder.layer.0.intermediate.dense.weight"].shape[0],
+            "max_position_embeddings": state["text_model.embeddings.position_embeddings.weight"].shape[0],
+            "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+    widths = [v.shape[0] for k, v in sorted(state.items()) if re.match(r"vid_proj\.\d+\.weight", k)]
+    frames = state["video_model.temporal_embed"].shape[1]
+    pixels = {"pixel_mean": list(IMAGENET_DEFAULT_MEAN), "pixel_std": list(IMAGENET_DEFAULT_STD)}  # not the ViT's own
+    return BackboneConfig(
+        VideoTowerConfig(overrides=overrides, num_frames=frames, **pixels), TextTowerConfig(arch),
+        num_fused_layers=sum(k.endswith("alpha_t2i") for k in state),
+        text_attends_to="previous", fusion_cls="own", projector=widths,
+    ).to_dict()
+
+
+def under(state: State, prefix: str) -> State:
+    """What is named under a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def read_released(path: Path) -> State:
+    """The tensors of a `.pth` of the authors, by their own names.
+
+    Pre-trained: `{"state_dict": {"module.<key>": ...}, "config": <object of theirs>, ...}`; fine-tuned on EgoTaskQA:
+    `{"model_state_dict": ..., ...}`. The state dict alone is read too.
+
+    Raises:
+        ValueError: The file is missing, damaged or of another kind, or its tensors are another model's.
+    """
+    content = read_torch_file(path, stubs=True)
+    wrapper = next((name for name in ("state_dict", "model_state_dict") if name in content), None)
+    bare = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    state = check_tensors(content[wrapper] if wrapper else bare, f"{path}, {wrapper}" if wrapper else str(path))
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    lacking = [name for name, dims in _NEEDED.items() if name not in state or state[name].ndim != dims]
+    if lacking or not any(name.endswith("alpha_t2i") for name in state):
+        lacks = lacking[0] if lacking else "the gates of its text tower"
+        looks = describe(state if wrapper else content)
+        raise ValueError(f"{path} holds no EgoVLPv2 weights ({looks}): it lacks {lacks}, so it is not a released "
+                         "EgoVLPv2 checkpoint")
+    return state

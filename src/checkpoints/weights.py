@@ -1,0 +1,209 @@
+"""Reading and writing weights: released `.pth`, own `.ckpt`, own `.safetensors`, always strictly."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from timm.layers import resample_abs_pos_embed, to_2tuple
+from torch import nn
+
+from egovlpv2.checkpoints.foreign import describe
+from egovlpv2.checkpoints.released import convert, read_released, released_config, under
+from egovlpv2.checkpoints.soundness import check_weights
+from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file
+from egovlpv2.io.files import whole
+from egovlpv2.io.schema import parse_json
+from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.config import BackboneConfig
+from egovlpv2.model.video_tower import interpolate_time
+
+
+def load_backbone(path: str | os.PathLike[str], num_frames: int = 4,
+                  img_size: int | tuple[int, int] | None = None) -> Backbone:
+    """A backbone in eval mode with the weights of a file, whoever wrote it.
+
+    Args:
+        path: A released `.pth`, an own `.ckpt` of a task, or an own `.safetensors`.
+        num_frames: Frames of the temporal embedding; another number than the file's is interpolated.
+        img_size: Side of the frames, or height and width, in pixels; another than the file's interpolates the
+            position embeddings. None: the file's.
+
+    Raises:
+        ValueError: The file is missing, unreadable or of another kind, or its keys and shapes are not the model's, or
+            its numbers are not sound, or patches don't fill a frame of `img_size`.
+    """
+    plain, state = read_weights(path)
+    config = _stored_config(plain, path)
+    config.video.num_frames = num_frames
+    outline = _outline(config, path)  # takes no memory, whatever sizes the file tells of
+    _refuse_differences(outline, _in_time(outline, state), path)
+    backbone = Backbone(config)
+    load_strictly(backbone, state, path)
+    if img_size is not None:
+        resize_frames(backbone, to_2tuple(img_size))
+    return backbone.eval()
+
+
+def resize_frames(backbone: Backbone, size: tuple[int, int]) -> None:
+    """Makes a backbone take frames of another size: its position embeddings are interpolated (bicubic, timm's).
+
+    Args:
+        backbone: Gets new positions.
+        size: Height and width in pixels.
+
+    Raises:
+        ValueError: Patches don't fill such a frame.
+    """
+    tower = backbone.video_tower
+    patches, old = tower.patch_embed, list(tower.patch_embed.grid_size)
+    for side, patch in zip(size, patches.patch_size, strict=True):
+        if side < patch or side % patch:
+            below = side // patch * patch
+            raise ValueError(f"frames of {size[0]} x {size[1]} px: patches of {patch} px don't fill {side} px; give a "
+                             f"multiple, such as {f'{below} or ' if below > 0 else ''}{max(below, 0) + patch}")
+    patches.set_input_size(size)
+    positions = resample_abs_pos_embed(tower.pos_embed.detach(), list(patches.grid_size), old)
+    tower.pos_embed = nn.Parameter(positions)  # (1, 1 + N, D)
+    backbone.config.video.overrides = {**backbone.config.video.overrides, "img_size": list(size)}
+
+
+def _stored_config(plain: dict[str, Any], source: str | os.PathLike[str]) -> BackboneConfig:
+    """The configuration that came with weights; refuses one that would fetch or open anything beside them."""
+    config = BackboneConfig.from_dict(plain, str(source))
+    for key, init in (("video.init", config.video.init), ("text.init", config.text.init)):
+        if init is not None:
+            raise ValueError(f"{source}: {key}: expected null, got {init!r}: the weights are in the file itself")
+    if ":" in config.video.name:  # timm's `hf-hub:` and `local-dir:`
+        raise ValueError(f"{source}: video.name: expected the name of a timm model, got {config.video.name!r}, a place")
+    return config
+
+
+def _outline(config: BackboneConfig, source: str | os.PathLike[str]) -> Backbone:
+    """A backbone without numbers.
+
+    Raises:
+        ValueError: There is no model of that configuration; names the file that it came from.
+    """
+    try:
+        with torch.device("meta"):
+            return Backbone(config)
+    except ValueError as error:
+        raise ValueError(f"{source}: its configuration is not one of a model: {error}") from error
+
+
+def load_strictly(backbone: Backbone, state: State, source: str | os.PathLike[str]) -> None:
+    """Give a backbone the tensors of `state`; only the number of frames may differ, which is interpolated.
+
+    Raises:
+        ValueError: A key or a shape differs, or a number is not sound; lists them.
+    """
+    state = _in_time(backbone, state)
+    _refuse_differences(backbone, state, source)
+    check_weights(state, str(source))
+    backbone.load_state_dict(state)
+
+
+def _in_time(backbone: Backbone, state: State) -> State:
+    """Tensors with as many frames as a backbone has."""
+    key, own = "video_tower.temporal_embed", backbone.video_tower.temporal_embed
+    if key in state and state[key].ndim == 3 and state[key].shape[::2] == own.shape[::2] and len(state[key][0]):
+        return {**state, key: interpolate_time(state[key], own.shape[1])}
+    return state
+
+
+def _refuse_differences(backbone: Backbone, state: State, source: str | os.PathLike[str]) -> None:
+    own = backbone.state_dict()
+    problems = [f"{k} is {tuple(state[k].shape)} in the file and {tuple(v.shape)} in the model"
+                for k, v in own.items() if k in state and state[k].shape != v.shape]
+    problems += [f"{k} is of {state[k].dtype} in the file" for k, v in own.items()
+                 if k in state and state[k].is_floating_point() != v.is_floating_point()]
+    problems = problems[:4] + [f"missing {k} {tuple(v.shape)}" for k, v in own.items() if k not in state]
+    problems += [f"unknown {k} {tuple(v.shape)}" for k, v in state.items() if k not in own]
+    if problems:
+        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise ValueError(f"{source} does not fit the model; is `backbone` in your config the one it was trained with? "
+                         + "; ".join(problems[:6]) + more)
+
+
+def check_traits(backbone: Backbone, plain: dict[str, Any], source: str | os.PathLike[str]) -> None:
+    """Refuses weights of a model that differs in what their shapes don't tell.
+
+    Args:
+        backbone: The model to give the weights to.
+        plain: The configuration that came with them.
+        source: Their file.
+    """
+    trained = _outline(_stored_config(plain, source), source).traits
+    wrong = [f"{name}: {trained[name]} in the file, {value} in your config"
+             for name, value in backbone.traits.items() if trained[name] != value]
+    if wrong:
+        raise ValueError(f"{source} was trained as another model; set `backbone` as it was: {'; '.join(wrong)}")
+
+
+def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
+    """The configuration (plain values) and the backbone's tensors of any file that `load_backbone` takes."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give a weights file")
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such weights file (`make pretrain` leaves some in runs/)")
+    readers = {".safetensors": _read_safetensors, ".ckpt": _read_own, ".pth": _read_released, ".pt": _read_released}
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: weights are read from {', '.join(readers)} files")
+    return readers[path.suffix](path)
+
+
+def num_frames_of(path: str | os.PathLike[str]) -> int:
+    """How many frames the weights of a file were trained with; errors as `read_weights`."""
+    return _stored_config(read_weights(path)[0], path).video.num_frames
+
+
+def save_backbone(backbone: Backbone, path: str | os.PathLike[str]) -> None:
+    """Write weights and configuration as `.safetensors`, whole or not at all.
+
+    Raises:
+        ValueError: A number of the weights is not sound.
+        OSError: The file can't be written.
+    """
+    state = {k: v.detach().contiguous() for k, v in backbone.state_dict().items()}
+    check_weights(state, str(path))
+    content = save(state, {"egovlpv2": json.dumps(backbone.config.to_dict())})
+    with whole(Path(path)) as draft:  # `save_file` would put another file in the place of the draft, without its lock
+        draft.write_bytes(content)
+
+
+def _read_released(path: Path) -> tuple[dict[str, Any], State]:
+    state = read_released(path)
+    try:
+        config = released_config(state)
+        if "projector_1.weight" not in state:
+            return config, convert("egovlpv2", state)
+        return config, under(convert("taskqa", state), "backbone.")
+    except ValueError as error:
+        raise ValueError(f"{path} holds no whole EgoVLPv2 weights: {error}") from error
+
+
+def _read_own(path: Path) -> tuple[dict[str, Any], State]:
+    file = read_torch_file(path)
+    state, facts = file.get("state_dict"), file.get("egovlpv2")
+    if not isinstance(facts, dict) or "backbone" not in facts:
+        raise ValueError(f"{path} holds no EgoVLPv2 weights ({describe(state if isinstance(state, dict) else file)}): "
+                         "it is not a checkpoint of an egovlpv2 task with a backbone (released files end in .pth)")
+    return facts["backbone"], under(check_tensors(state, f"{path}, state_dict"), "backbone.")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], State]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("egovlpv2")
+            names = list(file.keys())
+            if text is None or "features" in names:
+                raise ValueError(f"{path} holds no EgoVLPv2 weights ({describe(names)}): there is no egovlpv2 "
+                                 "configuration in it; `egovlpv2 convert` writes such files")
+            return parse_json(text, dict[str, Any], f"{path}, configuration"), {k: file.get_tensor(k) for k in names}
+    except (SafetensorError, RuntimeError) as error:  # torch's, of a dtype that it doesn't know
+        raise ValueError(f"{path}: not a readable weights file: {str(error).splitlines()[0]}") from error

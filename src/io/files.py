@@ -1,0 +1,155 @@
+"""Files that are whole or absent, whatever happens while they are written."""
+
+import errno
+import fcntl
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+_DRAFT = re.compile(r".+\.[0-9a-f]{32}\.tmp", re.DOTALL)
+_LONGEST_NAME = 255 - 37  # bytes that a draft's name may have in front of the part that is new each time
+NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # what is finished stays, and may be gone on with
+_OF_WRITING = NO_ROOM | {errno.EROFS, errno.EIO}
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a draft to write to, which gets the file's name once it is complete and on the disk.
+
+    The draft lies beside the file, its name ends in `.tmp` and is new each time: neither a process that outlives a
+    killed run by a moment nor one on another machine writes into the same draft. It is locked while it is written;
+    drafts in the folder that nobody has locked, which killed processes left, are removed first.
+
+    Args:
+        path: The file. Its folder is made. Write into the draft that is there: one put in its place has no lock.
+
+    Raises:
+        ValueError: There is a folder of that name.
+        OSError: The file can't be written; names it. A file that was there before stays as it was.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the name of a file")
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_drafts(path.parent, _DRAFT)
+        held = _open_draft(path)
+    draft = Path(held.name)
+    try:
+        with _naming(path):
+            yield draft
+            sync(draft)
+            os.replace(draft, path)
+            sync(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+        held.close()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values, all of whose numbers are finite, as a JSON file, whole or not at all."""
+    with whole(path) as draft:
+        draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_report(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all, and print where it is.
+
+    Args:
+        path: The file.
+        content: Plain values. JSON has no NaN and nothing infinite: they become null.
+    """
+    write_json(path, finite(content))
+    print(f"written: {path}")
+
+
+def finite(content: Any) -> Any:
+    """Replace numbers that aren't finite by None, in plain values."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _open_draft(path: Path) -> BinaryIO:
+    """A new draft, locked where the file system has locks."""
+    name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
+    while True:
+        held = path.with_name(f"{name}.{uuid4().hex}.tmp").open("xb")
+        with suppress(OSError):  # no locks here: then nobody else can lock it either, and so nobody removes it
+            fcntl.flock(held, fcntl.LOCK_EX)
+        if is_at(held, Path(held.name)):
+            return held
+        held.close()  # removed between our two steps: it wasn't locked yet
+
+
+def remove_drafts(folder: Path, pattern: re.Pattern[str]) -> None:
+    """Remove what killed processes left in a folder: files that no process has locked.
+
+    Args:
+        folder: Where to look, not in folders inside.
+        pattern: What the whole name of a draft fits.
+    """
+    for name in filter(pattern.fullmatch, os.listdir(folder)):
+        draft = folder / name
+        with suppress(OSError), draft.open("r+b") as left:  # gone, another user's, locked, or no locks here
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if is_at(left, draft):
+                draft.unlink()
+
+
+def try_lock(file: BinaryIO) -> bool:
+    """Lock a file opened to write, unless another process has; where a file system has no locks, it counts as locked.
+
+    The lock is the operating system's and ends with its process, even with a killed one.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks here
+        return True
+    return True
+
+
+def is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether a path is still that of an open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if path.is_file():  # some file systems can't do it for a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Make an error of writing, such as that of a full disk, name the file that the user asked for."""
+    try:
+        yield
+    except OSError as error:
+        nameless = error.filename is None and error.errno in _OF_WRITING
+        if not nameless and not _is_draft_of(path, error.filename):
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+def _is_draft_of(path: Path, name: object) -> bool:
+    draft = Path(os.fsdecode(name)) if isinstance(name, str | bytes) else Path()
+    return draft.parent == path.parent and _DRAFT.fullmatch(draft.name) is not None

@@ -1,0 +1,140 @@
+"""What an index knows of its videos beside their embeddings: `index.json` in its folder."""
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from egovlpv2.features.files import SUFFIX
+from egovlpv2.io.files import write_json
+from egovlpv2.io.schema import read_json
+from egovlpv2.video.collection import Source
+
+FILE = "index.json"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A video as it was when it was indexed.
+
+    Args:
+        files: Its file, its chunks in order, or the folder of its pictures.
+        chunked: Whether it is more than one chunk.
+        image_fps: Of pictures, how many make a second.
+        chunk_seconds: Length of its chunks, 0 if it has none.
+        num_bytes: Of all its files.
+        modified: When one of them was last written to, seconds.
+    """
+
+    files: Annotated[tuple[str, ...], Meta(min_length=1)]
+    chunked: bool
+    image_fps: Annotated[float, Meta(gt=0)] | None
+    chunk_seconds: Annotated[float, Meta(ge=0)]
+    num_bytes: Annotated[int, Meta(ge=0)]
+    modified: float
+
+    @classmethod
+    def of(cls, source: Source, chunk_seconds: float) -> "Listed":
+        """A video as it is now.
+
+        Raises:
+            OSError: A file of it is not there.
+        """
+        return cls(tuple(map(str, source.files)), source.chunked, source.image_fps,
+                   chunk_seconds if source.chunked else 0.0, source.num_bytes,
+                   max(file.stat().st_mtime for file in source.files))
+
+    def source(self, name: str) -> Source:
+        """What reads the video."""
+        return Source(name, tuple(map(Path, self.files)), self.chunked, self.image_fps)
+
+    @property
+    def problem(self) -> str:
+        """Why the video can't be shown any more, in words; empty if it can."""
+        try:
+            now = Listed.of(self.source(""), self.chunk_seconds)
+        except OSError:
+            return f"{self.files[0]} is not there any more"
+        return "" if now == self else f"{self.files[0]} has changed since it was indexed: run `egovlpv2 index` again"
+
+    def fits(self, other: "Listed") -> bool:
+        """Whether it is the same video, at the same place or at another."""
+        return replace(self, files=other.files) == other
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The videos of an index, and the model that it was made with.
+
+    Args:
+        weights: Path of the weights.
+        tokenizer: Of the text tower.
+        max_words: Tokens of a query.
+        videos: By name.
+    """
+
+    weights: str
+    tokenizer: str
+    max_words: Annotated[int, Meta(ge=1)]
+    videos: dict[str, Listed]
+
+
+def read_catalogue(folder: Path) -> Catalogue:
+    """The catalogue of an index.
+
+    Raises:
+        ValueError: There is no such index, or its `index.json` is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} is not an index (it has no {FILE}): `egovlpv2 index VIDEOS --weights W --out "
+                         f"{folder}` makes one")
+    try:
+        return read_json(path, Catalogue)
+    except ValueError as error:
+        told = str(error).removeprefix(str(path)).removeprefix(":").strip()
+        raise ValueError(f"{path} is damaged, or another program's ({told}): move it and run `egovlpv2 index` again; "
+                         "finished videos stay") from error
+
+
+def add(folder: Path, made_with: Catalogue, sources: Sequence[Source], chunk_seconds: float) -> None:
+    """Puts videos into the catalogue; the embeddings of one that has changed are deleted, to be made anew.
+
+    Args:
+        folder: Of the index.
+        made_with: The model, and no videos.
+        sources: The videos.
+        chunk_seconds: Length of their chunks.
+
+    Raises:
+        ValueError: Another video of the same name is in the index, and still at its place.
+    """
+    with _locked(folder):  # several processes may share the work
+        there = read_catalogue(folder).videos if (folder / FILE).exists() else {}
+        new = {source.name: Listed.of(source, chunk_seconds) for source in sources}
+        for name in there.keys() & new.keys():
+            _refuse_another(name, there[name], new[name])
+        for name in there.keys() & new.keys():
+            if not there[name].fits(new[name]):
+                (folder / f"{name}{SUFFIX}").unlink(missing_ok=True)
+        merged = replace(made_with, videos=dict(sorted({**there, **new}.items())))
+        write_json(folder / FILE, asdict(merged))
+
+
+def _refuse_another(name: str, there: Listed, new: Listed) -> None:
+    """Two videos of one name don't share their embeddings; one that has moved, or got more chunks, is no other."""
+    if there.files[0] != new.files[0] and Path(there.files[0]).exists():
+        raise ValueError(f"the index has a video {name!r} already, {there.files[0]}, and {new.files[0]} is another: "
+                         "rename one of them, or index it into another folder with --out")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    # A file opened to write: what is opened to read, as a folder must be, can't be locked for one alone on NFS.
+    with (folder / f"{FILE}.lock").open("ab") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

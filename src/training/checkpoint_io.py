@@ -1,0 +1,61 @@
+"""Reading and writing of Lightning's checkpoints: a file is whole or stays as it was, and none of its code runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from egovlpv2.checkpoints.torch_files import load
+from egovlpv2.io.files import whole
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that replace the ones before only when they are on the disk, on any file system.
+
+    Lightning's own would write into `$TMPDIR` and copy, which leaves half a file if the process ends in between.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            OSError: It can't be written, for example because the disk is full; the file before it stays.
+        """
+        with whole(Path(path)) as draft, draft.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch's own, when it closes what could not be written
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+
+    def load_checkpoint(self, path: str | Path, map_location: Callable[..., Any] | None = None,
+                        weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint, tensors and plain values alone, whatever `weights_only` says; see `read_checkpoint`."""
+        return read_checkpoint(Path(path))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of a Lightning module onto the CPU.
+
+    Raises:
+        ValueError: It is not one, is damaged, or holds code; names the file and says what it looks like.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such checkpoint")
+    refusal = f"{path} is not a checkpoint of a run"
+    content = load(path, refusal)
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or "loops" not in content:
+        raise ValueError(f"{refusal}: it looks like {_describe_content(content)}")
+    return content
+
+
+def _describe_content(content: Any) -> str:
+    """A plain value from a file, told by what keys it has."""
+    if not isinstance(content, dict):
+        return f"one value of the type {type(content).__name__}"
+    if "state_dict" in content or all(isinstance(value, torch.Tensor) for value in content.values()):
+        return "weights alone (they go to --model.init_args.weights)"
+    return f"a dict with the keys {', '.join(map(str, list(content)[:5]))}"

@@ -1,0 +1,92 @@
+"""The end of a run: its final numbers with the protocol behind them, as `metrics.json` and as a table."""
+
+import time
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypedDict
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
+
+from egovlpv2.io.files import write_report
+from egovlpv2.io.schema import check
+
+
+class FinalReport(Callback):
+    """Writes `metrics.json` beside the TensorBoard log and prints the metrics as a table."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+        self.trained: dict[str, int] = {}  # how long, if this run trained
+        self.began = 0.0
+        self.seconds_before = 0.0  # of training, in the processes that a resumed run had before
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began = time.monotonic()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["egovlpv2_report"] = {"seconds": self._seconds(), "metrics": self.metrics | _numbers(trainer)}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on with the time and the numbers that a resumed run has had."""
+        if trainer.state.fn == TrainerFn.FITTING and "egovlpv2_report" in checkpoint:
+            report = check(checkpoint["egovlpv2_report"], _Report, str(trainer.ckpt_path))
+            self.seconds_before, self.metrics = report["seconds"], report["metrics"]
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._report(trainer, pl_module, "fit")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._report(trainer, pl_module, "validate")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._report(trainer, pl_module, "test")
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            raise ValueError("predict writes one file: run it with trainer.devices=1")
+        batches = trainer.predict_loop.predictions
+        if trainer.predict_loop.num_dataloaders > 1:
+            batches = chain.from_iterable(batches)
+        rows = [row for batch in batches for row in batch]
+        submission = getattr(pl_module, "submission", None)  # the form that a challenge asks for
+        write_report(Path(trainer.log_dir or ".") / "predictions.json", submission(rows) if submission else rows)
+        print(f"what was left out: {getattr(trainer.datamodule, 'counts', {})}")
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.began
+
+    def _report(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self.metrics |= _numbers(trainer)
+        protocol = {"command": stage, "checkpoint": trainer.ckpt_path, "devices": trainer.world_size,
+                    "precision": trainer.precision}
+        if stage == "fit":
+            self.trained = {"epochs": trainer.current_epoch, "steps": trainer.global_step,
+                            "fit_seconds": round(self._seconds())}
+        protocol |= self.trained
+        for part in (module, trainer.datamodule):
+            protocol |= getattr(part, "protocol", {})
+        if trainer.log_dir is not None:
+            write_metrics(Path(trainer.log_dir) / "metrics.json", self.metrics, protocol)
+
+
+class _Report(TypedDict):
+    seconds: float
+    metrics: dict[str, float]
+
+
+def _numbers(trainer: Trainer) -> dict[str, float]:
+    """The newest value of all that was logged."""
+    return {name: float(value) for name, value in trainer.callback_metrics.items()
+            if not name.endswith(("_step", "_epoch"))}
+
+
+@rank_zero_only
+def write_metrics(path: Path, metrics: dict[str, float], protocol: dict[str, Any]) -> None:
+    """Writes and prints the numbers of a run and how they came about."""
+    width = max((len(name) for name in metrics), default=0)
+    print("\n" + "\n".join(f"  {name:<{width}}  {value:10.4f}" for name, value in sorted(metrics.items())) + "\n")
+    print("  " + ", ".join(f"{name} {value}" for name, value in protocol.items()) + "\n")
+    write_report(path, {"metrics": metrics, "protocol": protocol})

@@ -1,0 +1,157 @@
+"""The checkpoints of a run: the last, which it goes on from after a kill, and the best, which is tested."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from egovlpv2.command.signals import STOPS, StopRequest, end
+from egovlpv2.training.resume import Place, find_place
+
+LAST = Path("checkpoints", "last.ckpt")  # in the folder of a run
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes `last.ckpt` every so many steps, at the end, and when a signal asks the run to stop.
+
+    It is written between two steps, after the scalars of the first are logged and before the batch of the second is
+    taken; after an epoch's last step, before the validation or, without one, before the next epoch. A run that goes on
+    from it, with the loops of `egovlpv2.training.resume`, is the uninterrupted one.
+
+    SIGTERM, Ctrl-C, SIGHUP and SLURM's signal to requeue a job end the run after its step or batch of validation, with
+    128 and the signal's number as exit code. A second signal, seconds later, ends it at once; none breaks off a save.
+
+    Args:
+        every_n_train_steps: How often.
+    """
+
+    def __init__(self, every_n_train_steps: int = 100) -> None:
+        if every_n_train_steps < 1:
+            raise ValueError(f"LastCheckpoint: every_n_train_steps is {every_n_train_steps}, give 1 or more")
+        self.every_n_train_steps = every_n_train_steps
+        self.path = LAST
+        self.stop = StopRequest()
+        self._saved: tuple[int, Place] | None = None  # what the file holds
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.path = Path(trainer.log_dir or trainer.default_root_dir) / LAST
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved = (trainer.global_step, find_place(trainer))  # where the run begins or goes on
+        self.stop = StopRequest(*STOPS, *_requeue_signals(trainer))
+        self.stop.listen()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save_or_stop(trainer)
+
+    def on_train_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save_or_stop(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._save_or_stop(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._is_asked_to_stop(trainer):
+            self._save_and_stop(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+        self.stop.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End the run, with a checkpoint if it stands between two steps, where a signal has broken something else.
+
+        The signal may have ended a worker of the loader too, before the step in hand was done.
+        """
+        batch = trainer.fit_loop.epoch_loop.batch_progress.current
+        try:
+            if self.stop.number is not None and not isinstance(exception, SystemExit) and trainer.world_size == 1:
+                if batch.ready == batch.completed:
+                    self._save_and_stop(trainer)
+                end(self.stop.number, f"stopped within a step; the checkpoint before it stays: {self.path}")
+        finally:
+            self.stop.close()
+
+    def _save_or_stop(self, trainer: Trainer) -> None:
+        if self._is_asked_to_stop(trainer):
+            self._save_and_stop(trainer)
+        if trainer.global_step % self.every_n_train_steps == 0:
+            self._save(trainer)
+
+    def _is_asked_to_stop(self, trainer: Trainer) -> bool:
+        """Whether a signal has reached any process of the run; all processes get the same answer."""
+        asked = self.stop.number is not None
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        return asked
+
+    def _save(self, trainer: Trainer) -> None:
+        state = (trainer.global_step, find_place(trainer))
+        if state == self._saved or trainer.fast_dev_run:
+            return
+        self.stop.saving = True
+        for logger in trainer.loggers:  # what was logged up to here is never logged again
+            logger.save()
+        trainer.save_checkpoint(self.path)
+        self._saved, self.stop.saving = state, False
+
+    def _save_and_stop(self, trainer: Trainer) -> NoReturn:
+        self._save(trainer)
+        number = self.stop.number or signal.SIGTERM  # it has reached another process alone
+        place = find_place(trainer)
+        text = (f"stopped after {trainer.global_step} steps, in epoch {place.epoch}; --ckpt_path last goes on from "
+                f"{self.path}")
+        if number in _requeue_signals(trainer):
+            text += requeue() if trainer.is_global_zero else ""
+        end(number, text)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's `ModelCheckpoint` by a metric, whose state moves with the folder of the run.
+
+    Lightning stores the folder as it was named then, and forgets the best score where it has another name now: the next
+    checkpoint, however bad, would replace the best.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over which checkpoints are the best, if they still exist, in this folder or in that of then."""
+
+        def find(path: str) -> str:
+            here = os.path.join(self.dirpath or "", os.path.basename(path))
+            return here if path and os.path.isfile(here) else os.path.abspath(path) if path else path
+
+        names = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = state_dict | {name: find(state_dict[name]) for name in names} | {"dirpath": self.dirpath}
+        moved["best_k_models"] = {find(path): score for path, score in state_dict["best_k_models"].items()}
+        gone = [path for path in moved["best_k_models"] if not os.path.isfile(path)]
+        if gone:
+            rank_zero_warn(f"{gone[0]} is missing: the next checkpoint that is validated counts as the best")
+        else:
+            super().load_state_dict(moved)
+
+
+def requeue() -> str:
+    """Ask SLURM to queue this job again, and say whether it will."""
+    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ["SLURM_JOB_ID"]
+    name = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
+    try:
+        done = subprocess.run(["scontrol", "requeue", name], check=False).returncode == 0
+    except FileNotFoundError:
+        done = False
+    return f"; SLURM has queued job {name} again" if done else f"; `scontrol requeue {name}` failed: queue it again"
+
+
+def _requeue_signals(trainer: Trainer) -> tuple[int, ...]:
+    """The signal by which SLURM says that a job is to be queued again, where it would be."""
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
+        return (environment.requeue_signal,)
+    return ()

@@ -1,0 +1,158 @@
+"""Collections of videos: files, folders of chunks and folders of pictures."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egovlpv2.video.container import VideoError
+from egovlpv2.video.decode import Clip, Crop, read_chunks, read_frames, video_info
+from egovlpv2.video.find import Listing, kind_of, numbers_of, refuse_first_seconds, search_folder, video_name
+from egovlpv2.video.images import find_images, read_images
+from egovlpv2.video.open_files import VIDEO_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video: one file, a folder of chunks `0.mp4`, `1.mp4`, ... as EgoClip's and those of `egovlpv2 prepare`, or a
+    folder of pictures.
+
+    Args:
+        name: What its features are called.
+        files: Its file, its chunks in order, or the folder of its pictures.
+        chunked: Whether it is more than one chunk; a single one may be of any length.
+        image_fps: Of pictures, how many make a second; None: they are videos.
+        problem: Why it can't be read, where its names alone tell.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    chunked: bool
+    image_fps: float | None = None
+    problem: str = ""
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.stat().st_size for file in (self.files if self.image_fps is None else self._images))
+
+    @property
+    def _images(self) -> list[Path]:
+        """Listed once in a process: there may be hundreds of thousands."""
+        return _listed(self.files[0])
+
+    @property
+    def rate(self) -> float:
+        """Frames a second."""
+        return self.image_fps or video_info(self.files[0]).rate
+
+    def read(self, times: Sequence[float] | NDArray[np.float64], crop: Crop, chunk_seconds: float) -> Clip:
+        """The frames at given times, in seconds of the whole video.
+
+        Raises:
+            VideoError: As `read_chunks`.
+        """
+        if self.image_fps is not None:
+            return read_images(self._images, self.image_fps, times, crop)
+        if self.chunked:
+            return read_chunks(self.files[0].parent, times, crop, chunk_seconds)
+        return read_frames(self.files[0], times, crop)
+
+    def duration(self, chunk_seconds: float) -> float:
+        """Length in seconds.
+
+        Raises:
+            VideoError: The video can't be read, or its chunks are of another length.
+        """
+        if self.problem:
+            raise VideoError(self.problem)
+        if self.image_fps is not None:
+            return len(self._images) / self.image_fps
+        last = video_info(self.files[-1]).duration
+        if len(self.files) == 1:
+            return last
+        first = video_info(self.files[0]).duration
+        if abs(first - chunk_seconds) > 1:
+            raise VideoError(f"{self.files[0]} lasts {first:.1f} s and the chunks should last {chunk_seconds:g}: set "
+                             "--chunk-seconds, or rename the files if they are videos of their own")
+        return (len(self.files) - 1) * chunk_seconds + last
+
+
+_listed = lru_cache(find_images)
+
+
+def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> list[Source]:
+    """The videos among files and in folders, sorted by name.
+
+    A folder in a folder that can't be searched, and chunks of which one is missing, come as a video with a `problem`,
+    so that all others can be read.
+
+    Args:
+        paths: Files and folders.
+        image_fps: How many pictures make a second, where a video is a folder of pictures.
+
+    Raises:
+        ValueError: A path doesn't exist, can't be read or holds no video; or two videos have one name, or there are
+            pictures without their rate, or chunks that are named by their first second.
+    """
+    found: dict[str, Source] = {}
+    for path in map(Path, map(os.path.abspath, paths)):  # `.` and `..` have no name
+        if not os.path.lexists(path):
+            raise ValueError(f"{path}: there is no such file or folder")
+        sources = [Source(path.stem, (path,), False)] if kind_of(path) == "file" else _in_folder(path, image_fps)
+        if not sources:
+            raise ValueError(f"{path} holds no videos ({' '.join(sorted(VIDEO_SUFFIXES))})")
+        for source in sources:
+            other = found.setdefault(source.name, source)
+            if other != source:
+                raise ValueError(f"{other.files[0]} and {source.files[0]} would write one feature file: rename one of "
+                                 "them")
+    return [found[name] for name in sorted(found)]
+
+
+def _in_folder(root: Path, image_fps: float | None) -> list[Source]:
+    """The videos in a folder and all folders in it; its pictures are one if nothing else is further in."""
+    sources: list[Source] = []
+    holding: set[Path] = set()  # folders that hold videos, or folders with some
+    listings = search_folder(root)
+    for listing in listings:
+        refuse_first_seconds(listing)
+    for listing in reversed(listings):
+        folder = listing.folder
+        found = _among(listing)
+        if not found and folder not in holding:
+            found = _of_pictures(folder, image_fps)
+        if found or folder in holding:
+            holding |= {folder, folder.parent}
+        sources += found
+    return sorted(sources, key=lambda source: source.files)
+
+
+def _among(listing: Listing) -> list[Source]:
+    """The videos that lie in one folder: its files, or the one whose chunks they are."""
+    if listing.reason:
+        return [Source(str(listing.folder), (listing.folder,), False, problem=listing.reason)]
+    numbers = numbers_of(listing.videos)
+    if not numbers or numbers[0] != 0:
+        return [Source(path.stem, (path,), False) for path in listing.videos]
+    chunks = tuple(listing.folder / f"{number}.mp4" for number in numbers)
+    missing = min(set(range(len(numbers))).difference(numbers), default=None)
+    problem = "" if missing is None else (
+        f"{listing.folder} holds chunks of a video, 0.mp4 to {chunks[-1].name}, but not {missing}.mp4: fetch it, "
+        "or rename the files if they are videos of their own")
+    return [Source(video_name(listing.folder), chunks, len(chunks) > 1, problem=problem)]
+
+
+def _of_pictures(folder: Path, image_fps: float | None) -> list[Source]:
+    """The pictures of a folder as a video, if there are any."""
+    try:
+        images = find_images(folder)
+    except OSError as error:
+        problem = f"{folder} can't be searched for pictures ({error.strerror}): change its permissions, or leave it out"
+        return [Source(str(folder), (folder,), False, problem=problem)]
+    if images and image_fps is None:
+        raise ValueError(f"{folder} holds {len(images)} pictures: --image-fps says how many of them make a second")
+    return [Source(folder.name, (folder,), False, image_fps)] if images else []

@@ -1,0 +1,121 @@
+"""Files are whole or absent, and what killed processes left goes away."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from egovlpv2.features.locks import claim, remove_left
+from egovlpv2.io.files import whole
+
+LEFT = f"a.safetensors.{'0' * 32}.tmp"
+# Writes part of a file and says so; then waits to be killed.
+_WRITER = """
+import sys, time
+from pathlib import Path
+from egovlpv2.features.locks import claim
+from egovlpv2.io.files import whole
+def wait():
+    print("writing", flush=True)
+    time.sleep(60)
+if sys.argv[1] == "whole":
+    with whole(Path("a.safetensors")) as draft:
+        draft.write_bytes(b"half")
+        wait()
+else:
+    taken = claim(Path("a.safetensors"))
+    taken.draft.write(b"half")
+    taken.draft.flush()
+    wait()
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path):  # noqa: ANN201
+    """A function that starts a process which is in the middle of writing `a.safetensors`."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(how: str) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen([sys.executable, "-c", _WRITER, how], cwd=tmp_path, stdout=subprocess.PIPE))
+        assert started[-1].stdout.readline() == b"writing\n"
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_a_file_gets_its_name_once_it_is_whole(tmp_path: Path) -> None:
+    with whole(tmp_path / "in" / "a") as draft:
+        draft.write_bytes(b"whole")
+        assert not (tmp_path / "in" / "a").exists()
+    assert os.listdir(tmp_path / "in") == ["a"] and (tmp_path / "in" / "a").read_bytes() == b"whole"
+
+
+def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(KeyError), whole(tmp_path / "a") as draft:
+        draft.write_bytes(b"new")
+        raise KeyError
+    assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_a_draft_of_a_killed_process_is_removed_by_the_next_and_one_that_is_written_is_not(
+        tmp_path: Path, start) -> None:
+    first, second = start("whole"), start("whole")
+    assert len(os.listdir(tmp_path)) == 2
+    kill(first)
+    with whole(tmp_path / "b") as draft:
+        assert len(os.listdir(tmp_path)) == 2 and draft.exists()  # the second process's draft, and ours
+    kill(second)
+    with whole(tmp_path / "a.safetensors") as draft:
+        draft.write_bytes(b"whole")
+    assert sorted(os.listdir(tmp_path)) == ["a.safetensors", "b"]
+
+
+def test_a_claim_of_a_killed_process_is_removed_and_one_that_is_held_is_not(tmp_path: Path, start) -> None:
+    process = start("claim")
+    remove_left(tmp_path)
+    assert os.listdir(tmp_path) == ["a.safetensors.partial"] and claim(tmp_path / "a.safetensors") is None
+    kill(process)
+    remove_left(tmp_path)
+    assert not os.listdir(tmp_path)
+
+
+def test_other_peoples_files_stay(tmp_path: Path) -> None:
+    names = ["a.tmp", f"a.{'0' * 31}.tmp", "a.partial", "b.mp4.partial", "a.safetensors"]
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / LEFT).touch()
+    remove_left(tmp_path)
+    with whole(tmp_path / "c"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == sorted([*names, "c"])
+
+
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
+    with whole(tmp_path / ("é" * 127)) as draft:
+        draft.write_bytes(b"whole")
+    assert os.listdir(tmp_path) == ["é" * 127]
+
+
+def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a.bin'") as found, whole(tmp_path / "a.bin"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert found.value.errno == errno.ENOSPC and not os.listdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="other"), whole(tmp_path / "a.bin"):
+        (tmp_path / "other").read_bytes()  # of another file: as it is
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file'"), whole(tmp_path / "file" / "a.bin"):
+        pass
