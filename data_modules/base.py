@@ -10,8 +10,8 @@ from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
-from egovlpv2.data_modules.loaders import ResumableDataLoader, ShareSampler
-from egovlpv2.distributed import total
+from egovlpv2.data_modules.loaders import DistributedEvalSampler, ResumableDataLoader
+from egovlpv2.distributed import all_reduce_sum
 from egovlpv2.tokenization import load_tokenizer
 from egovlpv2.training.resume import find_place
 from egovlpv2.video.frame_rules import FrameRuleName, find_rule
@@ -104,11 +104,11 @@ class LoaderDataModule(LightningDataModule):
     def _total(self, name: str) -> int:
         """A count, summed over the processes."""
         count = self.counts.get(name, 0)
-        return total(count, self.trainer.strategy.root_device) if self.trainer else count
+        return all_reduce_sum(count, self.trainer.strategy.root_device) if self.trainer else count
 
     def eval_loader(self, dataset: Dataset, collate: Callable[[list[Any]], dict[str, Any]]) -> DataLoader:
-        """Deal the rows of `dataset`, in order and each once, to all processes; see `ShareSampler`."""
-        sampler = ShareSampler(dataset, *self._processes())
+        """Deal the rows of `dataset`, in order and each once, to all processes; see `DistributedEvalSampler`."""
+        sampler = DistributedEvalSampler(dataset, *self._processes())
         self._eval_rows, self._skipped, self._beyond = len(sampler), set(), set()
         self.counts |= {self.evaluated: len(dataset)}
         return DataLoader(
@@ -140,8 +140,8 @@ class VideoDataModule(LoaderDataModule):
         eval_batch_size: Rows of a batch in validation and testing, on one device.
         num_workers: Processes that decode videos, for one device.
         tokenizer: The text tower's tokenizer: a folder, or a name on the Hugging Face hub.
-        max_words: Length of a training text in tokens, the special ones included; longer ones are cut.
-        eval_max_words: Most tokens of a text in validation and testing; texts are padded to the longest of a batch.
+        max_tokens: Length of a training text in tokens, the special ones included; longer ones are cut.
+        eval_max_tokens: Most tokens of a text in validation and testing; texts are padded to the longest of a batch.
         num_frames: Frames of a training clip.
         eval_num_frames: Frames of a clip in validation and testing; `null`: as many as in training.
         size: Height and width of the frames, pixels.
@@ -158,8 +158,8 @@ class VideoDataModule(LoaderDataModule):
         eval_batch_size: int = 8,
         num_workers: int = 4,
         tokenizer: str = "roberta-base",
-        max_words: int = 30,
-        eval_max_words: int = 77,
+        max_tokens: int = 30,
+        eval_max_tokens: int = 77,
         num_frames: int = 4,
         eval_num_frames: int | None = None,
         size: int = 224,
@@ -169,7 +169,7 @@ class VideoDataModule(LoaderDataModule):
         drop_last: bool = True,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, seed, drop_last)
-        self.tokenizer_name, self.max_words, self.eval_max_words = tokenizer, max_words, eval_max_words
+        self.tokenizer_name, self.max_tokens, self.eval_max_tokens = tokenizer, max_tokens, eval_max_tokens
         self.num_frames, self.eval_num_frames = num_frames, eval_num_frames or num_frames
         self.size, self.frame_rule, self.max_failed_share = size, frame_rule, max_failed_share
         # What a `ClipReader` needs to know.
@@ -190,7 +190,7 @@ class VideoDataModule(LoaderDataModule):
     @property
     def protocol(self) -> dict[str, Any]:
         """What a reader of the numbers must know of the data."""
-        names = ("num_frames", "eval_num_frames", "size", "max_words", "eval_max_words", "frame_rule")
+        names = ("num_frames", "eval_num_frames", "size", "max_tokens", "eval_max_tokens", "frame_rule")
         return {name: getattr(self, name) for name in names} | {"evaluation": "the largest centred square, "
                                                                 + _FRAMES_OF[self.frame_rule],
                                                                 "counts": self._counts_of_all()}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from egovlpv2.data_modules.csv_files import held_out, read_csv, refuse, refuse_blanks, refuse_repeats
+from egovlpv2.data_modules.csv_files import is_validation, read_csv, refuse, refuse_blanks, refuse_repeats
 from egovlpv2.data_modules.retrieval import RetrievalDataModule, RetrievalSet
 from egovlpv2.io.schema import LONGEST, read_lines, shown
 from egovlpv2.metrics.relevancy import Relevancy
@@ -31,7 +31,7 @@ class CharadesEgoDataModule(RetrievalDataModule):
         videos: The folder of the videos.
         classes: The names of the classes, `Charades_v1_classes.txt`.
         train: Videos to train on, `CharadesEgo_v1_train_only1st.csv`.
-        val: Videos to validate on; null: `held_out` of the training videos.
+        val: Videos to validate on; null: `is_validation` of the training videos.
         test: Videos to test on, `CharadesEgo_v1_test_only1st.csv`.
         **kwargs: Of every retrieval data set, see `RetrievalDataModule`.
 
@@ -55,7 +55,7 @@ class CharadesEgoDataModule(RetrievalDataModule):
         chosen = rows["id"].str.endswith("EGO").to_numpy()
         self.counts[f"{split}_third_person_rows"] = int((~chosen).sum())
         if self.val is None and split != "test":
-            chosen = chosen & (held_out(rows["id"].tolist(), self.held_out) == (split == "val"))
+            chosen = chosen & (is_validation(rows["id"].tolist(), self.val_fraction) == (split == "val"))
         if not chosen.any():
             raise ValueError(f"{path} has no first-person video (whose id ends in EGO) to {split}.")
         videos = {rows["id"].iloc[i]: actions[i] for i in np.flatnonzero(chosen)}

@@ -67,7 +67,7 @@ def _named_failures(path: Path) -> Iterator[None]:
         raise VideoError(f"{path} can't be read ({error.strerror or error}): check its name and permissions") from error
 
 
-class Shown(NamedTuple):
+class EvalClip(NamedTuple):
     """A clip in evaluation."""
 
     frames: Tensor  # (T, 3, H, W) uint8
@@ -103,13 +103,13 @@ class ClipReader:
             crop = TrainTransform(self.size, flip=self.flip, rgb_first=self.rgb_first)
             return self._read(video, times, partial(crop, rng=rng)).frames
 
-    def evaluate(self, video: str, start: float, end: float, rng: np.random.Generator | None = None) -> Shown:
+    def evaluate(self, video: str, start: float, end: float, rng: np.random.Generator | None = None) -> EvalClip:
         """Frames of the largest square, at times in the middle of segments, or at random ones drawn by `rng`."""
         with _named_failures(self._path(video)):
             span = self._span(video, start, end)
             times, stop = self._until_the_end(video, span, self.rule(span, self.num_frames, rng))
             frames = self._read(video, times, EvalTransform(self.size, self.short_side, self.rgb_first)).frames
-            return Shown(frames, stop + TAIL_SECONDS < end < inf)
+            return EvalClip(frames, stop + TAIL_SECONDS < end < inf)
 
     def _path(self, video: str) -> Path:
         """The place of a video, which an annotation file names: never outside the folder."""

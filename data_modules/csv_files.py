@@ -82,7 +82,7 @@ def refuse_repeats(path: Path, frame: pd.DataFrame, column: str) -> None:
     refuse(path, frame, column, frame[column].duplicated().to_numpy(), "is there twice: remove one of the rows")
 
 
-def held_out(names: Sequence[str], share: float) -> np.ndarray:
+def is_validation(names: Sequence[str], share: float) -> np.ndarray:
     """Which rows to validate on where a data set has no validation split: all of some videos, whatever their order.
 
     Args:

@@ -136,12 +136,12 @@ class EgoClip(Dataset[Pair]):
         return clips
 
 
-def collate(pairs: list[Pair], tokenizer: "PreTrainedTokenizerBase", max_words: int) -> dict[str, Any]:
+def collate(pairs: list[Pair], tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> dict[str, Any]:
     """Make a `ClipBatch` with `failures`: B/2 rows and, after them, their negatives."""
     sides = [(pair, side) for side in (0, 1) for pair in pairs]
     return {
         "video": torch.stack([pair.video[side] for pair, side in sides]),  # (B, T, 3, H, W)
-        "text": tokenize(tokenizer, [pair.text[side] for pair, side in sides], max_words),  # (B, L)
+        "text": tokenize(tokenizer, [pair.text[side] for pair, side in sides], max_tokens),  # (B, L)
         "verbs": _multi_hot([pair.verbs[side] for pair, side in sides], NUM_VERBS),  # (B, 118)
         "nouns": _multi_hot([pair.nouns[side] for pair, side in sides], NUM_NOUNS),  # (B, 582)
         "failures": [failure for pair in pairs for failure in pair.failures],
@@ -177,4 +177,4 @@ class EgoClipDataModule(EgoMCQDataModule):
         """Shuffled batches of `csv` with negatives, the same again after a resume."""
         dataset = EgoClip(self.root / self.csv, self.reader(self.num_frames), self.seed, self.negatives)
         self.counts["malformed_rows"] = dataset.table.malformed
-        return self.train_loader(dataset, partial(collate, tokenizer=self.tokenizer, max_words=self.max_words))
+        return self.train_loader(dataset, partial(collate, tokenizer=self.tokenizer, max_tokens=self.max_tokens))

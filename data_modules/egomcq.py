@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from egovlpv2.data_modules.base import Failure, VideoDataModule
-from egovlpv2.data_modules.clips import ChunkReader, Shown
-from egovlpv2.data_modules.loaders import FILLER
+from egovlpv2.data_modules.clips import ChunkReader, EvalClip
+from egovlpv2.data_modules.loaders import PAD_INDEX
 from egovlpv2.data_modules.packed import Strings
 from egovlpv2.io.schema import Seconds, Start, Words, check_entries, read_json, shown
 from egovlpv2.tokenization import tokenize
@@ -51,7 +51,7 @@ class _Entry:
     choices: dict[str, Any]
 
 
-class Question(NamedTuple):
+class MCQSample(NamedTuple):
     """A question as a worker reads it; one that can't be asked has no video."""
 
     key: str
@@ -60,11 +60,11 @@ class Question(NamedTuple):
     answer: int
     kind: int
     failures: list[Failure]
-    row: int = FILLER
+    row: int = PAD_INDEX
     beyond_video: bool = False  # a clip of it ends after its video
 
 
-class EgoMCQ(Dataset[Question]):
+class EgoMCQ(Dataset[MCQSample]):
     """The Q questions of an `egomcq.json`.
 
     Args:
@@ -91,10 +91,10 @@ class EgoMCQ(Dataset[Question]):
     def __len__(self) -> int:
         return len(self._answers)
 
-    def __getitem__(self, index: int) -> Question:
-        if index == FILLER:
-            return Question("", None, "", 0, 0, [])
-        clips: list[Shown] = []
+    def __getitem__(self, index: int) -> MCQSample:
+        if index == PAD_INDEX:
+            return MCQSample("", None, "", 0, 0, [])
+        clips: list[EvalClip] = []
         failures: list[Failure] = []
         for code, (start, end) in zip(self._video[index].tolist(), self._times[index].tolist(), strict=True):
             try:
@@ -103,11 +103,11 @@ class EgoMCQ(Dataset[Question]):
                 failures.append(Failure(index, self.videos[code], str(error)))
         video = None if failures else torch.stack([clip.frames for clip in clips])  # (5, T, 3, H, W)
         answer, kind = int(self._answers[index]), int(self._kinds[index])
-        return Question(self._keys[index], video, self._texts[index], answer, kind, failures, index,
+        return MCQSample(self._keys[index], video, self._texts[index], answer, kind, failures, index,
                         any(clip.beyond_video for clip in clips))
 
     def collate(
-        self, questions: list[Question], tokenizer: "PreTrainedTokenizerBase", max_words: int
+        self, questions: list[MCQSample], tokenizer: "PreTrainedTokenizerBase", max_tokens: int
     ) -> dict[str, Any]:
         """Make a `ChoiceBatch` with `failures` of those questions that can be asked, maybe none (Q = 0)."""
         asked = [question for question in questions if question.video is not None]
@@ -116,7 +116,7 @@ class EgoMCQ(Dataset[Question]):
         return {
             "key": [question.key for question in asked],
             "video": torch.stack([question.video for question in asked]) if asked else none,  # (Q, 5, T, 3, H, W)
-            "text": tokenize(tokenizer, [question.text for question in asked], max_words, "longest"),  # (Q, L)
+            "text": tokenize(tokenizer, [question.text for question in asked], max_tokens, "longest"),  # (Q, L)
             "answer": torch.tensor([question.answer for question in asked], dtype=torch.int64),
             "kind": torch.tensor([question.kind for question in asked], dtype=torch.int64),
             "failures": [failure for question in questions for failure in question.failures],
@@ -218,4 +218,4 @@ class EgoMCQDataModule(VideoDataModule):
             raise ValueError(f"Set data.init_args.{name} to an egomcq.json in {self.root}: no questions to ask.")
         dataset = EgoMCQ(self.root / path, self.reader(self.eval_num_frames))
         return self.eval_loader(dataset, partial(dataset.collate, tokenizer=self.tokenizer,
-                                                 max_words=self.eval_max_words))
+                                                 max_tokens=self.eval_max_tokens))

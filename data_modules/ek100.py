@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from egovlpv2.data_modules.csv_files import held_out, read_csv, refuse, refuse_blanks, refuse_repeats, require
+from egovlpv2.data_modules.csv_files import is_validation, read_csv, refuse, refuse_blanks, refuse_repeats, require
 from egovlpv2.data_modules.packed import IdListParser
 from egovlpv2.data_modules.relevancy import cached, relevancy
 from egovlpv2.data_modules.retrieval import RetrievalDataModule, RetrievalSet
@@ -44,7 +44,7 @@ class EK100DataModule(RetrievalDataModule):
         root: The data set's folder; the other paths are relative to it.
         videos: The folder of the videos.
         train: Rows to train on, `EPIC_100_retrieval_train.csv`.
-        val: Rows to validate on; null: those of `held_out` of the training videos. Its texts are its own wordings.
+        val: Rows to validate on; null: those of `is_validation` of the training videos. Its texts are its own wordings.
         test: Rows to test on, `EPIC_100_retrieval_test.csv`.
         train_sentences: Texts of `train`; null: one of each wording in it.
         test_sentences: Texts of `test`; null: one of each wording in it.
@@ -76,10 +76,10 @@ class EK100DataModule(RetrievalDataModule):
         clips = self._rows(getattr(self, split) or self.train)
         chosen = np.ones(len(clips.rows), dtype=bool)
         if self.val is None and split != "test":
-            chosen = held_out(clips.rows["video_id"].tolist(), self.held_out) == (split == "val")
+            chosen = is_validation(clips.rows["video_id"].tolist(), self.val_fraction) == (split == "val")
             if not chosen.any():
-                raise ValueError(f"{self.root / self.train}: held_out={self.held_out} leaves no video to {split}: set "
-                                 "data.init_args.val, or another data.init_args.held_out.")
+                raise ValueError(f"{self.root / self.train}: val_fraction={self.val_fraction} leaves no video "
+                                 f"to {split}: set data.init_args.val, or another data.init_args.val_fraction.")
         if split == "val":  # its texts are those of its own rows
             clips, chosen = clips.where(chosen), chosen[chosen]
         sentences = self._sentences(self.sentences[split], clips)

@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from egovlpv2.data_modules.base import LoaderDataModule
-from egovlpv2.data_modules.loaders import FILLER
+from egovlpv2.data_modules.loaders import PAD_INDEX
 from egovlpv2.features import FeatureFolder, Features
 from egovlpv2.io.schema import LONGEST
-from egovlpv2.video.collection import Source, find_videos
+from egovlpv2.training.resume import Place
+from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.frame_rules import FrameRuleName
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
@@ -25,7 +26,7 @@ from egovlpv2.video.transforms import EvalTransform
 _PICTURE = 128  # side of a frame in a picture, pixels
 
 
-class Place(NamedTuple):
+class ClipSpan(NamedTuple):
     """Where a clip lies."""
 
     clip: str
@@ -46,7 +47,7 @@ class FeatureRows(Dataset[Any]):
         read: Gives the features of a clip.
     """
 
-    def __init__(self, rows: Sequence[Any], read: Callable[[Place], Features]) -> None:
+    def __init__(self, rows: Sequence[Any], read: Callable[[ClipSpan], Features]) -> None:
         self.rows, self.read = rows, read
 
     def __len__(self) -> int:
@@ -54,7 +55,7 @@ class FeatureRows(Dataset[Any]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> Any:
         row = key[1] if isinstance(key, tuple) else key
-        return None if row == FILLER else self.sample(row)
+        return None if row == PAD_INDEX else self.sample(row)
 
     @abstractmethod
     def sample(self, row: int) -> Any:
@@ -90,7 +91,7 @@ class FeatureDataModule(LoaderDataModule):
         self.train, self.val, self.test, self.shuffled = train, val, test, shuffled
         self.videos, self.chunk_seconds = videos, chunk_seconds
         self.expected = {"frames": frames, "frame_rule": frame_rule}
-        self._places: dict[str, Sequence[Place]] = {}  # of each split, for pictures
+        self._places: dict[str, Sequence[ClipSpan]] = {}  # of each split, for pictures
 
     @cached_property
     def folder(self) -> FeatureFolder:
@@ -111,7 +112,7 @@ class FeatureDataModule(LoaderDataModule):
     @property
     def has_test_data(self) -> bool:
         """Whether a fit should end with a test of the best checkpoint: not on what has no answers."""
-        return self.test not in (None, self.val) and self.answered("test")
+        return self.test not in (None, self.val) and self.has_ground_truth("test")
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -127,35 +128,35 @@ class FeatureDataModule(LoaderDataModule):
         """Looks at all annotations before hours of training, not after."""
         for split in ("train", "val", "test") if stage == "fit" else ():
             if getattr(self, split) is not None:
-                self.answered(split)
+                self.has_ground_truth(split)
 
     def read(self, place: Place) -> Features:
         """The features of a clip."""
-        features = read_clip(self.folder, place)
+        features = read_clip_features(self.folder, place)
         if not self.shuffled:
             return features
         order = np.random.default_rng((self.seed, crc32(place.clip.encode()))).permutation(len(features.values))
         return features._replace(values=features.values[order])
 
     @cached_property
-    def sources(self) -> dict[str, Source]:
+    def sources(self) -> dict[str, VideoSource]:
         """The videos by name."""
         return {source.name: source for source in find_videos([self.videos])} if self.videos else {}
 
     @abstractmethod
-    def answered(self, split: str) -> bool:
+    def has_ground_truth(self, split: str) -> bool:
         """Whether the annotations of a split tell any answer."""
 
     def require_answers(self, split: str) -> None:
         """Refuses to score what has no answers."""
-        if not self.answered(split):
+        if not self.has_ground_truth(split):
             raise ValueError(f"{self.path(split)} tells no answers to score by: use `egovlpv2 predict`")
 
     @abstractmethod
-    def places(self, split: str) -> Sequence[Place]:
+    def places(self, split: str) -> Sequence[ClipSpan]:
         """The clip of each row of a split."""
 
-    def strip(self, split: str, row: int, num_frames: int) -> Tensor | None:
+    def preview_frames(self, split: str, row: int, num_frames: int) -> Tensor | None:
         """Frames (n, 3, H, W) uint8 at the centres of equal parts of a row's clip; None without its video."""
         if split not in self._places:
             self._places[split] = self.places(split)
@@ -167,7 +168,7 @@ class FeatureDataModule(LoaderDataModule):
         times = uniform_times(start, start + place.duration, num_frames)
         return source.read(times, EvalTransform(_PICTURE), self.chunk_seconds).frames
 
-    def has(self, place: Place) -> bool:
+    def has_features(self, place: Place) -> bool:
         """Whether there are features of a clip."""
         return place.clip in self.folder.names or place.video in self.folder.names
 
@@ -196,7 +197,7 @@ class FeatureDataModule(LoaderDataModule):
         return path
 
 
-def read_clip(folder: FeatureFolder, place: Place) -> Features:
+def read_clip_features(folder: FeatureFolder, place: Place) -> Features:
     """The features of a clip.
 
     Raises:
@@ -223,7 +224,7 @@ def averaged(values: Tensor, longest: int) -> Tensor:
     return ((sums[bounds[1:]] - sums[bounds[:-1]]) / (bounds[1:] - bounds[:-1])[:, None]).to(values.dtype)
 
 
-def place_within(clip: str, video: str, start: float, end: float, where: str) -> Place:
+def place_within(clip: str, video: str, start: float, end: float, where: str) -> ClipSpan:
     """Where a clip lies, if it can lie there.
 
     Args:
@@ -236,7 +237,7 @@ def place_within(clip: str, video: str, start: float, end: float, where: str) ->
     """
     if not start < end <= LONGEST:
         raise ValueError(f"{where} lasts from {start} to {end} s of its video: it should end after it begins")
-    return Place(clip, video, start, end)
+    return ClipSpan(clip, video, start, end)
 
 
 def pad(rows: list[Tensor], length: int) -> tuple[Tensor, Tensor]:

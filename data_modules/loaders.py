@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-FILLER = -1  # the key that makes the shorter shares of an evaluation as long as the longest
+PAD_INDEX = -1  # the key that makes the shorter shares of an evaluation as long as the longest
 
 
 class EpochSampler(DistributedSampler[tuple[int, int]]):
@@ -34,11 +34,11 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         return ((self.epoch, int(index)) for index in share)
 
 
-class ShareSampler(DistributedSampler[int]):
+class DistributedEvalSampler(DistributedSampler[int]):
     """Deals the rows of an evaluation to the processes, each row to one of them, and none twice.
 
     All processes get as many keys, since DDP's forward waits for all of them: a share that is one row short ends
-    with `FILLER`, which the data set must turn into nothing.
+    with `PAD_INDEX`, which the data set must turn into nothing.
     """
 
     def __init__(self, dataset: Sized, num_replicas: int, rank: int) -> None:
@@ -46,7 +46,7 @@ class ShareSampler(DistributedSampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rows = range(self.rank, len(self.dataset), self.num_replicas)
-        return iter([*rows, *[FILLER] * (self.num_samples - len(rows))])
+        return iter([*rows, *[PAD_INDEX] * (self.num_samples - len(rows))])
 
 
 class ResumableDataLoader(DataLoader):

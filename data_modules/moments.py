@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from egovlpv2.data_modules.grounding import Place, place_within
+from egovlpv2.data_modules.grounding import ClipSpan, place_within
 from egovlpv2.io.annotations import Once, check_times
 from egovlpv2.io.schema import Seconds, Words, check, check_entries, plain, read_json, shown
 
@@ -17,7 +17,7 @@ Instance = tuple[str, float, float]  # label, start and end in seconds of the cl
 class Moments(NamedTuple):
     """A clip and what happens in it."""
 
-    place: Place
+    place: ClipSpan
     split: str  # "" if its file is of one split
     instances: list[Instance]
 
@@ -129,7 +129,7 @@ def _clip_annotations(content: dict[str, Any], source: str) -> Iterator[Moments]
         yield Moments(_place(clip, entry, where), entry.subset, instances)
 
 
-def _place(clip: str, entry: _AnnotatedClip, where: str) -> Place:
+def _place(clip: str, entry: _AnnotatedClip, where: str) -> ClipSpan:
     seconds = entry.v_duration if entry.duration is None else entry.duration  # that one may be of the video
     if seconds is None:
         raise ValueError(f"{where} has neither duration nor v_duration: give one, in seconds")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from egovlpv2.batch import MomentBatch
-from egovlpv2.data_modules.grounding import FeatureDataModule, FeatureRows, Place
+from egovlpv2.data_modules.grounding import ClipSpan, FeatureDataModule, FeatureRows
 from egovlpv2.data_modules.loaders import ResumableDataLoader
 from egovlpv2.data_modules.moments import Moments, read_classes, read_moments
 from egovlpv2.features import Features
@@ -19,7 +19,7 @@ from egovlpv2.io.schema import plain, shown
 _MOST_INSTANCES = 50  # of a clip, in training
 
 
-class Sample(NamedTuple):
+class MQSample(NamedTuple):
     """A clip as the head reads it."""
 
     row: int
@@ -43,12 +43,12 @@ class Clips(FeatureRows):
             they are told, as in the official score.
     """
 
-    def __init__(self, clips: list[Moments], read: Callable[[Place], Features], classes: dict[str, int],
+    def __init__(self, clips: list[Moments], read: Callable[[ClipSpan], Features], classes: dict[str, int],
                  num_steps: int, training: bool = False) -> None:
         super().__init__(clips, read)
         self.classes, self.num_steps, self.training = classes, num_steps, training
 
-    def sample(self, row: int) -> Sample:
+    def sample(self, row: int) -> MQSample:
         clip: Moments = self.rows[row]
         features = self.read(clip.place)
         values = features.values.float().T  # (C, t)
@@ -59,7 +59,7 @@ class Clips(FeatureRows):
         segments = (times.clamp(0, 1) if self.training else times) * count
         classes = torch.tensor([self.classes[label] for label, *_ in instances], dtype=torch.int64)
         padded = F.pad(values, (0, self.num_steps - count))  # (C, T)
-        return Sample(row, clip.place.clip, padded, count, segments, classes, features.duration)
+        return MQSample(row, clip.place.clip, padded, count, segments, classes, features.duration)
 
 
 class MQDataModule(FeatureDataModule):
@@ -130,7 +130,7 @@ class MQDataModule(FeatureDataModule):
         path = self.path(split)
         told = [clip for clip in read_moments(path) if clip.split in (split, "")]
         labelled = [clip for clip in told if clip.instances or split == "test"]
-        found = [clip for clip in labelled if self.has(clip.place)]
+        found = [clip for clip in labelled if self.has_features(clip.place)]
         self.counts |= {f"{split}_without_moments": len(told) - len(labelled),
                         f"{split}_without_features": len(labelled) - len(found),
                         f"{split}_moments_beyond_the_end": sum(end > clip.place.duration + 0.01 for clip in found
@@ -145,10 +145,10 @@ class MQDataModule(FeatureDataModule):
                              f"extract them with `egovlpv2 extract VIDEOS --out {self.features}`")
         return found
 
-    def answered(self, split: str) -> bool:
+    def has_ground_truth(self, split: str) -> bool:
         return any(clip.instances for clip in read_moments(self.path(split)) if clip.split in (split, ""))
 
-    def places(self, split: str) -> list[Place]:
+    def places(self, split: str) -> list[ClipSpan]:
         return [clip.place for clip in self.clips(split)]
 
     def _dataset(self, split: str, training: bool = False) -> Clips:
@@ -157,7 +157,7 @@ class MQDataModule(FeatureDataModule):
                              "others with `egovlpv2 extract --kind projected`")
         return Clips(self.clips(split), self.read, self.classes, self.num_steps, training)
 
-    def _collate(self, samples: list[Sample | None]) -> MomentBatch:
+    def _collate(self, samples: list[MQSample | None]) -> MomentBatch:
         real = [sample for sample in samples if sample is not None]
         most = max((len(sample.classes) for sample in real), default=0)
         width = self.folder.recipe.width

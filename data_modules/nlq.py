@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from egovlpv2.batch import QueryBatch
-from egovlpv2.data_modules.grounding import FeatureDataModule, FeatureRows, Place, averaged, pad, place_within
+from egovlpv2.data_modules.grounding import ClipSpan, FeatureDataModule, FeatureRows, averaged, pad, place_within
 from egovlpv2.data_modules.loaders import ResumableDataLoader
 from egovlpv2.features import Features
 from egovlpv2.io.annotations import check_times
@@ -20,7 +20,7 @@ from egovlpv2.io.schema import plain, shown
 class Query(NamedTuple):
     """A question about a clip."""
 
-    place: Place
+    place: ClipSpan
     annotation: str
     index: int  # in its annotation
     text: str
@@ -31,7 +31,7 @@ class Query(NamedTuple):
         return f"{self.place.clip} {self.annotation} {self.index}"
 
 
-class Sample(NamedTuple):
+class NLQSample(NamedTuple):
     """A query as the head reads it."""
 
     query: Query
@@ -42,7 +42,7 @@ class Sample(NamedTuple):
     duration: float
 
 
-class Queries(FeatureRows):
+class NLQQueries(FeatureRows):
     """Queries with the features of their clips and words.
 
     Args:
@@ -51,11 +51,11 @@ class Queries(FeatureRows):
         max_positions: Longer clips are averaged down to it.
     """
 
-    def __init__(self, queries: list[Query], read: Callable[[Place], Features], max_positions: int) -> None:
+    def __init__(self, queries: list[Query], read: Callable[[ClipSpan], Features], max_positions: int) -> None:
         super().__init__(queries, read)
         self.max_positions = max_positions
 
-    def sample(self, row: int) -> Sample:
+    def sample(self, row: int) -> NLQSample:
         query: Query = self.rows[row]
         features = self.read(query.place)
         if query.text not in features.queries:
@@ -64,7 +64,7 @@ class Queries(FeatureRows):
         which = features.queries.index(query.text)
         values = features.values[:, which] if features.values.ndim == 3 else features.values  # (T, D)
         words = features.words[which][features.word_mask[which]]  # (L, D)
-        return Sample(query, row, averaged(values, self.max_positions), words, features.words.shape[1],
+        return NLQSample(query, row, averaged(values, self.max_positions), words, features.words.shape[1],
                       features.duration)
 
 
@@ -101,7 +101,7 @@ class NLQDataModule(FeatureDataModule):
         self.counts |= {"train_without_length": len(queries) - len(long)}
         if not long:
             raise ValueError(f"{self.path('train')}: none of {len(queries)} queries with features has a window")
-        return self.train_loader(Queries(long, self.read, self.max_positions), self._collate)
+        return self.train_loader(NLQQueries(long, self.read, self.max_positions), self._collate)
 
     def val_dataloader(self) -> DataLoader:
         """The queries of `val`."""
@@ -116,17 +116,17 @@ class NLQDataModule(FeatureDataModule):
         """The queries of `test`, or of `val` if there is none, to answer."""
         return self._evaluation("val" if self.test is None else "test")
 
-    def answered(self, split: str) -> bool:
-        return any(query.window is not None for clip in read_queries(self.path(split)) for query in clip)
+    def has_ground_truth(self, split: str) -> bool:
+        return any(query.window is not None for clip in read_nlq_queries(self.path(split)) for query in clip)
 
-    def places(self, split: str) -> list[Place]:
+    def places(self, split: str) -> list[ClipSpan]:
         return [query.place for query in self.queries(split)]
 
     def _evaluation(self, split: str) -> DataLoader:
         queries = self.queries(split)
         self.counts |= {f"{split}_without_length": sum(q.window is not None and q.window[0] == q.window[1]
                                                        for q in queries)}
-        return self.eval_loader(Queries(queries, self.read, self.max_positions), self._collate)
+        return self.eval_loader(NLQQueries(queries, self.read, self.max_positions), self._collate)
 
     def queries(self, split: str) -> list[Query]:
         """The queries of a split of whose clips there are features.
@@ -135,10 +135,10 @@ class NLQDataModule(FeatureDataModule):
             ValueError: There are none.
         """
         path = self.path(split)
-        clips = list(read_queries(path))
+        clips = list(read_nlq_queries(path))
         told = [query for clip in clips for query in clip]
         asked = [query for query in told if query.text]
-        found = [query for query in asked if self.has(query.place)]
+        found = [query for query in asked if self.has_features(query.place)]
         self.counts |= {f"{split}_clips_without_queries": sum(not clip for clip in clips),
                         f"{split}_empty_queries": len(told) - len(asked),
                         f"{split}_without_features": len(asked) - len(found)}
@@ -147,7 +147,7 @@ class NLQDataModule(FeatureDataModule):
                              f"`egovlpv2 extract VIDEOS --kind fused --queries {path} --out {self.features}`")
         return found
 
-    def _collate(self, samples: list[Sample | None]) -> QueryBatch:
+    def _collate(self, samples: list[NLQSample | None]) -> QueryBatch:
         real = [sample for sample in samples if sample is not None]
         width = self.folder.recipe.width
         if not real:  # a filler alone: one position of nothing, which the task leaves out
@@ -158,7 +158,7 @@ class NLQDataModule(FeatureDataModule):
         return _batch(real, video, words, self.highlight_margin)
 
 
-def _batch(samples: list[Sample], video: tuple[Tensor, Tensor], words: tuple[Tensor, Tensor], margin: float
+def _batch(samples: list[NLQSample], video: tuple[Tensor, Tensor], words: tuple[Tensor, Tensor], margin: float
            ) -> QueryBatch:
     (features, mask), (query, query_mask) = video, words
     spans = [label_span(s.query.window or (0.0, 0.0), s.duration, len(s.video)) for s in samples]
@@ -196,7 +196,7 @@ def label_span(window: tuple[float, float], duration: float, positions: int) -> 
     return best // positions, best % positions
 
 
-def read_queries(path: Path) -> Iterator[list[Query]]:
+def read_nlq_queries(path: Path) -> Iterator[list[Query]]:
     """The queries of each clip of an official `nlq_*.json`, or of VSLNet's files; one without a text has an empty one.
 
     Raises:
@@ -214,7 +214,7 @@ def read_queries(path: Path) -> Iterator[list[Query]]:
         yield queries
 
 
-def _place(clip: AskedClip, where: str) -> Place:
+def _place(clip: AskedClip, where: str) -> ClipSpan:
     if clip.start is None or clip.end is None:
         raise ValueError(f"{where} doesn't tell its times: give video_start_sec and video_end_sec (in VSLNet's files "
                          "fps and num_frames)")

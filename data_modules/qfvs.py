@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from egovlpv2.batch import SummaryBatch
 from egovlpv2.data_modules.base import LoaderDataModule
-from egovlpv2.data_modules.loaders import FILLER, ResumableDataLoader
+from egovlpv2.data_modules.loaders import PAD_INDEX, ResumableDataLoader
 from egovlpv2.data_modules.qfvs_files import (
     ShotFeatures,
     SummaryQuery,
@@ -32,7 +32,7 @@ from egovlpv2.features import FeatureFolder
 from egovlpv2.heads.summary import CutBy
 
 
-class Sample(NamedTuple):
+class QFVSSample(NamedTuple):
     """A query as the head reads it."""
 
     query: SummaryQuery
@@ -44,7 +44,7 @@ class Sample(NamedTuple):
     tags: Tensor  # (n, C)
 
 
-class Queries(Dataset[Sample | None]):
+class QFVSQueries(Dataset[QFVSSample | None]):
     """Queries with features of their prompts.
 
     Args:
@@ -55,15 +55,15 @@ class Queries(Dataset[Sample | None]):
             both. None in evaluation: the prompts are those of both concepts, one of each template.
     """
 
-    def __init__(self, queries: list[SummaryQuery], read: Callable[[SummaryQuery, int, list[str]], Sample],
+    def __init__(self, queries: list[SummaryQuery], read: Callable[[SummaryQuery, int, list[str]], QFVSSample],
                  templates: list[Template], seed: int | None = None) -> None:
         self.queries, self.read, self.templates, self.seed = queries, read, templates, seed
 
     def __len__(self) -> int:
         return len(self.queries)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample | None:
-        if key == FILLER:
+    def __getitem__(self, key: int | tuple[int, int]) -> QFVSSample | None:
+        if key == PAD_INDEX:
             return None
         row = key[1] if isinstance(key, tuple) else key
         query = self.queries[row]
@@ -103,7 +103,7 @@ class QFVSDataModule(LoaderDataModule):
                  cut_by: CutBy = "patches", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root, self.features, self.validate_on = Path(root), features, validate_on
-        self.splits = deal(list(videos), test_video, validate_on)
+        self.splits = split_videos(list(videos), test_video, validate_on)
         self.templates = [tuple(template) for template in templates]
         check_templates(self.templates)
         self.shots = ShotFeatures(features, max_segments, max_segment_shots, vmax, cut_by)
@@ -173,12 +173,12 @@ class QFVSDataModule(LoaderDataModule):
         """The queries of the test video, to summarize it for."""
         return self.test_dataloader()
 
-    def _dataset(self, split: str) -> Queries:
+    def _dataset(self, split: str) -> QFVSQueries:
         names = self.splits[split]
         for name in names:  # here, so that each worker need not cut the videos again
             self.cut(name)
         rows = [query for name in names for query in self.queries[name]]
-        return Queries(rows, self.read, self.templates, self.seed if split == "train" else None)
+        return QFVSQueries(rows, self.read, self.templates, self.seed if split == "train" else None)
 
     def cut(self, name: str) -> None:
         """Cuts a video into segments, unless it is cut."""
@@ -186,21 +186,22 @@ class QFVSDataModule(LoaderDataModule):
             beyond = self.shots.cut(name, tags_path(self.root, name), len(self.tags[name]), self.prompts()[name])
             self.counts |= {f"{name}_windows_beyond_the_tags": beyond}
 
-    def read(self, query: SummaryQuery, row: int, asked: list[str]) -> Sample:
+    def read(self, query: SummaryQuery, row: int, asked: list[str]) -> QFVSSample:
         """A query with the features of some prompts."""
         tags = self.tags[query.video]
         summary = torch.zeros(len(tags))
         summary[torch.from_numpy(query.oracle)] = 1
         concepts = tags[:, [self.dictionary.index(concept) for concept in query.concepts]].T  # (2, n)
         features = torch.stack([self.shots.column(query.video, prompt, len(tags)) for prompt in asked])  # (P, n, D)
-        return Sample(query, row, features, np.diff(self.shots.bounds[query.video]).tolist(), concepts, summary, tags)
+        lengths = np.diff(self.shots.bounds[query.video]).tolist()
+        return QFVSSample(query, row, features, lengths, concepts, summary, tags)
 
-    def _collate(self, samples: list[Sample | None]) -> SummaryBatch:
+    def _collate(self, samples: list[QFVSSample | None]) -> SummaryBatch:
         real = [sample for sample in samples if sample is not None]
         return collate(real, len(self.templates), self.folder.recipe.width)
 
 
-def deal(videos: list[str], test_video: str, validate_on: str) -> dict[str, list[str]]:
+def split_videos(videos: list[str], test_video: str, validate_on: str) -> dict[str, list[str]]:
     """The videos that train, the one that validates and the one that tests.
 
     Raises:
@@ -217,7 +218,7 @@ def deal(videos: list[str], test_video: str, validate_on: str) -> dict[str, list
     return {"train": [name for name in videos if name not in (val, test_video)], "val": [val], "test": [test_video]}
 
 
-def collate(samples: list[Sample], num_prompts: int, width: int) -> SummaryBatch:
+def collate(samples: list[QFVSSample], num_prompts: int, width: int) -> SummaryBatch:
     """Lays the shots of each video out by segments; without a sample, the leading dimension is 0."""
     count = len(samples)
     num_prompts = len(samples[0].features) if samples else num_prompts

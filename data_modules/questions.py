@@ -13,7 +13,7 @@ from egovlpv2.io.schema import Words, check, read_json, read_lines, shown
 _BINARY = ("yes", "no")
 
 
-class Question(NamedTuple):
+class TaskQAQuestion(NamedTuple):
     """A question about an interval of video."""
 
     key: str  # its id in the file
@@ -37,7 +37,7 @@ class _Row:
     question_id: Words | int | None = None  # a number in the official files
 
 
-def read_questions(path: Path, answers: Sequence[str]) -> list[Question]:
+def read_questions(path: Path, answers: Sequence[str]) -> list[TaskQAQuestion]:
     """The questions of an official `formatted_*_qas_encode.json`.
 
     Args:
@@ -56,7 +56,7 @@ def read_questions(path: Path, answers: Sequence[str]) -> list[Question]:
     return questions
 
 
-def _question(where: str, place: int, row: _Row, answers: Sequence[str]) -> Question:
+def _question(where: str, place: int, row: _Row, answers: Sequence[str]) -> TaskQAQuestion:
     answer, number = row.answer.strip(), row.answer_encode
     if not 0 <= number < len(answers):
         raise ValueError(f"{where}: 'answer_encode' is {shown(number)} and the answer set has {len(answers)} answers")
@@ -66,17 +66,17 @@ def _question(where: str, place: int, row: _Row, answers: Sequence[str]) -> Ques
     text = row.question.strip().lower()
     kinds = ("binary" if answer in _BINARY else "open", *filter(None, row.reasoning_type.split("$")))
     key = place if row.question_id is None else row.question_id
-    return Question(str(key), row.interval, text, number, kinds, text if row.template is None else row.template)
+    return TaskQAQuestion(str(key), row.interval, text, number, kinds, text if row.template is None else row.template)
 
 
-def kind_names(questions: Sequence[Question], path: Path) -> list[str]:
+def kind_names(questions: Sequence[TaskQAQuestion], path: Path) -> list[str]:
     """The kinds to score: all questions, open and binary ones, those that a file lists, and others that occur."""
     listed = read_lines(path) if path.exists() else []
     found = sorted({kind for question in questions for kind in question.kinds})
     return list(dict.fromkeys(["all", "open", "binary", *(line.strip() for line in listed if line.strip()), *found]))
 
 
-def most_frequent(training: Sequence[Question], questions: Sequence[Question]) -> list[int]:
+def most_frequent(training: Sequence[TaskQAQuestion], questions: Sequence[TaskQAQuestion]) -> list[int]:
     """A guess for each question: what its template's training questions are answered most often; else, what all are.
 
     In the official files, which name no template, it is the question's own wording.

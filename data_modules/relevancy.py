@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from egovlpv2.io.files import whole
+from egovlpv2.io.files import atomic_write
 from egovlpv2.metrics.relevancy import Relevancy
 
 SUFFIX = ".safetensors"
@@ -186,7 +186,7 @@ def _write_own(path: Path, made: Relevancy, digest: str) -> None:
     """Write the file whole or not at all; several processes may do it at once, with the same content."""
     parts = {name: getattr(made, name).contiguous() for name in ("table", "clip", "text")}
     try:
-        with whole(path) as draft:
+        with atomic_write(path) as draft:
             draft.write_bytes(save(parts, {"labels": digest}))
     except OSError as error:  # a folder that may only be read
         _log.warning("The relevancy is not kept in %s (%s): it will be computed again.", path, error)

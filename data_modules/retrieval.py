@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from egovlpv2.data_modules.base import Failure, VideoDataModule
 from egovlpv2.data_modules.clips import ClipReader, read_or_replace
-from egovlpv2.data_modules.loaders import FILLER, ResumableDataLoader, ShareSampler
+from egovlpv2.data_modules.loaders import PAD_INDEX, DistributedEvalSampler, ResumableDataLoader
 from egovlpv2.metrics.relevancy import Relevancy
 from egovlpv2.tokenization import tokenize
 from egovlpv2.video.container import VideoError
@@ -48,7 +48,7 @@ class RetrievalSet:
         return len(self.videos)
 
 
-class Sample(NamedTuple):
+class RetrievalSample(NamedTuple):
     """A clip as a worker reads it; one that can't be read has no video. `failures` could not be read."""
 
     row: int
@@ -60,37 +60,37 @@ class Sample(NamedTuple):
     beyond_video: bool = False  # it ends after its video
 
 
-class TrainingClips(Dataset[Sample]):
+class TrainingClips(Dataset[RetrievalSample]):
     """Clips at random times and places, each with a text drawn among those that fit it.
 
     What a key `(epoch, row)` gives depends on the seed and the key alone; a clip that can't be read is replaced.
     """
 
-    def __init__(self, data: RetrievalSet, reader: ClipReader, seed: int, drawn_above: float) -> None:
-        self.data, self.reader, self.seed, self.drawn_above = data, reader, seed, drawn_above
-        if (unfit := data.relevancy.best() <= drawn_above).any():
-            raise ValueError(f"{int(unfit.sum())} training clips have no text of a relevancy above {drawn_above}; the "
-                             f"first: {data.keys[int(unfit.nonzero()[0])]}. Look at the sentences and the relevancy, "
-                             "or lower data.init_args.drawn_above.")
+    def __init__(self, data: RetrievalSet, reader: ClipReader, seed: int, min_relevancy: float) -> None:
+        self.data, self.reader, self.seed, self.min_relevancy = data, reader, seed, min_relevancy
+        if (unfit := data.relevancy.best() <= min_relevancy).any():
+            raise ValueError(f"{int(unfit.sum())} training clips have no text of a relevancy above {min_relevancy}; "
+                             f"the first: {data.keys[int(unfit.nonzero()[0])]}. Look at the sentences and the "
+                             "relevancy, or lower data.init_args.min_relevancy.")
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
+    def __getitem__(self, key: tuple[int, int]) -> RetrievalSample:
         epoch, row = key
         rng = np.random.default_rng((self.seed, epoch, row))
         row, video, failures = read_or_replace(row, len(self), rng, lambda i: self._read(i, rng),
                                                self.data.videos.__getitem__)
         relevancy = self.data.relevancy[row]  # (M,)
-        fitting = (relevancy > self.drawn_above).nonzero()[:, 0]
+        fitting = (relevancy > self.min_relevancy).nonzero()[:, 0]
         target = int(fitting[rng.integers(len(fitting))])
-        return Sample(row, self.data.keys[row], video, relevancy, target, failures)
+        return RetrievalSample(row, self.data.keys[row], video, relevancy, target, failures)
 
     def _read(self, row: int, rng: np.random.Generator) -> Tensor:
         return self.reader.train(self.data.videos[row], *self.data.span[row].tolist(), rng)
 
 
-class EvaluationClips(Dataset[Sample]):
+class EvaluationClips(Dataset[RetrievalSample]):
     """Clips at even times, in the order of the file."""
 
     def __init__(self, data: RetrievalSet, reader: ClipReader) -> None:
@@ -99,18 +99,18 @@ class EvaluationClips(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, row: int) -> Sample:
-        if row == FILLER:
-            return Sample(row, "", None, torch.empty(0), 0, [])
+    def __getitem__(self, row: int) -> RetrievalSample:
+        if row == PAD_INDEX:
+            return RetrievalSample(row, "", None, torch.empty(0), 0, [])
         name, key, relevancy = self.data.videos[row], self.data.keys[row], self.data.relevancy[row]
         try:
             clip = self.reader.evaluate(name, *self.data.span[row].tolist())
         except VideoError as error:
-            return Sample(row, key, None, relevancy, 0, [Failure(row, name, str(error))])
-        return Sample(row, key, clip.frames, relevancy, 0, [], clip.beyond_video)
+            return RetrievalSample(row, key, None, relevancy, 0, [Failure(row, name, str(error))])
+        return RetrievalSample(row, key, clip.frames, relevancy, 0, [], clip.beyond_video)
 
 
-def collate(samples: list[Sample], data: RetrievalSet, empty: Tensor,
+def collate(samples: list[RetrievalSample], data: RetrievalSet, empty: Tensor,
             words: Callable[[list[str]], Any] | None = None) -> dict[str, Any]:
     """Make a `RetrievalBatch` with `failures` of the clips that could be read, maybe none.
 
@@ -143,11 +143,11 @@ class RetrievalDataModule(VideoDataModule):
         root: The data set's folder; the other paths are relative to it.
         videos: The folder of the videos.
         train: Rows to train on.
-        val: Rows to validate on; null: those of `held_out` of the training videos, which are then not trained on.
+        val: Rows to validate on; null: those of `is_validation` of the training videos, which are then not trained on.
         test: Rows to test on.
-        held_out: Share of the training videos to validate on, if there is no `val`.
+        val_fraction: Share of the training videos to validate on, if there is no `val`.
         prompt: What a text becomes, `{}` being the text itself.
-        drawn_above: For a training clip any text of more relevancy than this is drawn.
+        min_relevancy: For a training clip any text of more relevancy than this is drawn.
         **kwargs: Of every data module of videos, see `VideoDataModule`.
     """
 
@@ -155,18 +155,18 @@ class RetrievalDataModule(VideoDataModule):
     flip: ClassVar[float] = 0.5  # how probable mirroring is in training
     short_side: ClassVar[int | None] = 256  # to which the released code scales before it crops; None: `size`
 
-    def __init__(self, root: str, videos: str, train: str, val: str | None, test: str, held_out: float = 0.05,
-                 prompt: str = "{}", drawn_above: float = 0.1, **kwargs: Any) -> None:
+    def __init__(self, root: str, videos: str, train: str, val: str | None, test: str, val_fraction: float = 0.05,
+                 prompt: str = "{}", min_relevancy: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if "{}" not in prompt:
             raise ValueError(f"data.init_args.prompt must have {{}} where the text goes, not {prompt!r}.")
-        if not 0 < held_out < 1:
-            raise ValueError(f"data.init_args.held_out is a share of the training videos, not {held_out}.")
-        if not 0 <= drawn_above < 1:
-            raise ValueError(f"data.init_args.drawn_above is a relevancy from 0 to below 1, not {drawn_above}.")
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"data.init_args.val_fraction is a share of the training videos, not {val_fraction}.")
+        if not 0 <= min_relevancy < 1:
+            raise ValueError(f"data.init_args.min_relevancy is a relevancy from 0 to below 1, not {min_relevancy}.")
         self.root, self.videos = Path(root), Path(root) / videos
         self.train, self.val, self.test = train, val, test
-        self.held_out, self.prompt, self.drawn_above = held_out, prompt, drawn_above
+        self.val_fraction, self.prompt, self.min_relevancy = val_fraction, prompt, min_relevancy
 
     @abstractmethod
     def load(self, split: str) -> RetrievalSet:
@@ -175,9 +175,10 @@ class RetrievalDataModule(VideoDataModule):
     @property
     def protocol(self) -> dict[str, Any]:
         """What a reader of the numbers must know of the data."""
-        val = str(self.root / self.val) if self.val else f"{self.held_out:.0%} of the training videos"
+        val = str(self.root / self.val) if self.val else f"{self.val_fraction:.0%} of the training videos"
         files = {"train": str(self.root / self.train), "val": val, "test": str(self.root / self.test)}
-        return super().protocol | files | {"flip": self.flip, "prompt": self.prompt, "drawn_above": self.drawn_above}
+        settings = {"flip": self.flip, "prompt": self.prompt, "min_relevancy": self.min_relevancy}
+        return super().protocol | files | settings
 
     @property
     def has_test_data(self) -> bool:
@@ -186,7 +187,7 @@ class RetrievalDataModule(VideoDataModule):
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled clips with a text each, the same again after a resume."""
-        dataset = TrainingClips(self._prompted("train"), self._reader(self.num_frames), self.seed, self.drawn_above)
+        dataset = TrainingClips(self._prompted("train"), self._reader(self.num_frames), self.seed, self.min_relevancy)
         return self.train_loader(dataset, self._collate(dataset, self._words))
 
     def val_dataloader(self) -> list[DataLoader]:
@@ -209,21 +210,21 @@ class RetrievalDataModule(VideoDataModule):
         data = self._prompted(split)
         clips = EvaluationClips(data, self._reader(self.eval_num_frames))
         self.counts |= {f"{split}_texts": len(data.texts)}
-        everywhere = ShareSampler(data.texts, 1, 0)  # Lightning would deal the texts to the processes
+        everywhere = DistributedEvalSampler(data.texts, 1, 0)  # Lightning would deal the texts to the processes
         words = DataLoader(data.texts, batch_size=_TEXTS, sampler=everywhere,
                            collate_fn=partial(_text_batch, partial(
-                               tokenize, self.tokenizer, max_length=self.eval_max_words, padding="longest")))
+                               tokenize, self.tokenizer, max_length=self.eval_max_tokens, padding="longest")))
         return [words, self.eval_loader(clips, self._collate(clips))]
 
     def _collate(self, clips: TrainingClips | EvaluationClips, words: Callable[..., Any] | None = None
-                 ) -> Callable[[list[Sample]], dict[str, Any]]:
+                 ) -> Callable[[list[RetrievalSample]], dict[str, Any]]:
         reader = clips.reader
         empty = torch.empty(0, reader.num_frames, 3, reader.size, reader.size, dtype=torch.uint8)
         return partial(collate, data=clips.data, empty=empty, words=words)
 
     @property
     def _words(self) -> Callable[[list[str]], Any]:
-        return partial(tokenize, self.tokenizer, max_length=self.max_words)
+        return partial(tokenize, self.tokenizer, max_length=self.max_tokens)
 
     def _reader(self, num_frames: int) -> ClipReader:
         if not self.videos.is_dir():

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from egovlpv2.data_modules.base import Failure, VideoDataModule
 from egovlpv2.data_modules.clips import ClipReader, read_or_replace
-from egovlpv2.data_modules.loaders import FILLER, ResumableDataLoader
-from egovlpv2.data_modules.questions import Question, kind_names, most_frequent, read_questions
+from egovlpv2.data_modules.loaders import PAD_INDEX, ResumableDataLoader
+from egovlpv2.data_modules.questions import TaskQAQuestion, kind_names, most_frequent, read_questions
 from egovlpv2.heads.answers import read_answers
 from egovlpv2.tokenization import tokenize
 from egovlpv2.video.container import VideoError
@@ -36,7 +36,7 @@ class QuestionSet:
         kinds: The kinds of questions to score.
     """
 
-    questions: list[Question]
+    questions: list[TaskQAQuestion]
     videos: list[str]
     rows: list[list[int]]
     guesses: list[int]
@@ -44,7 +44,7 @@ class QuestionSet:
     kinds: list[str]
 
 
-class Sample(NamedTuple):
+class TaskQASample(NamedTuple):
     """A video as a worker reads it, with some of its questions; `failures` could not be read."""
 
     video: Tensor | None  # (T, 3, H, W) uint8
@@ -52,7 +52,7 @@ class Sample(NamedTuple):
     failures: list[Failure]
 
 
-class TrainingQuestions(Dataset[Sample]):
+class TrainingQuestions(Dataset[TaskQASample]):
     """Videos with up to `size` of their questions; a video's questions are shared out anew in each epoch.
 
     What a key `(epoch, row)` gives depends on the seed and the key alone; a video that can't be read is replaced.
@@ -68,13 +68,13 @@ class TrainingQuestions(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.shares)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
+    def __getitem__(self, key: tuple[int, int]) -> TaskQASample:
         epoch, row = key
         rng = np.random.default_rng((self.seed, epoch, row))
         row, frames, failures = read_or_replace(row, len(self), rng, lambda i: self._read(i, rng), self._name)
         video, share = self.shares[row]
         shuffled = np.random.default_rng((self.seed, epoch, video)).permutation(self.data.rows[video])
-        return Sample(frames, shuffled[share * self.size : (share + 1) * self.size].tolist(), failures)
+        return TaskQASample(frames, shuffled[share * self.size : (share + 1) * self.size].tolist(), failures)
 
     def _name(self, row: int) -> str:
         return self.data.videos[self.shares[row][0]]
@@ -85,7 +85,7 @@ class TrainingQuestions(Dataset[Sample]):
                 else self.reader.evaluate(self._name(row), *span, rng if self.draws else None).frames)
 
 
-class EvaluationQuestions(Dataset[Sample]):
+class EvaluationQuestions(Dataset[TaskQASample]):
     """Videos with all their questions: each is decoded, and passes the trunk, once.
 
     Args:
@@ -100,18 +100,18 @@ class EvaluationQuestions(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.data.videos)
 
-    def __getitem__(self, row: int) -> Sample:
-        if row == FILLER:
-            return Sample(None, [], [])
+    def __getitem__(self, row: int) -> TaskQASample:
+        if row == PAD_INDEX:
+            return TaskQASample(None, [], [])
         name = self.data.videos[row]
         rng = None if self.seed is None else np.random.default_rng((self.seed, row))
         try:
-            return Sample(self.reader.evaluate(name, 0.0, float("inf"), rng).frames, self.data.rows[row], [])
+            return TaskQASample(self.reader.evaluate(name, 0.0, float("inf"), rng).frames, self.data.rows[row], [])
         except VideoError as error:
-            return Sample(None, self.data.rows[row], [Failure(row, name, str(error))])
+            return TaskQASample(None, self.data.rows[row], [Failure(row, name, str(error))])
 
 
-def collate(samples: list[Sample], data: QuestionSet, words: Callable[[list[str]], Any], empty: Tensor
+def collate(samples: list[TaskQASample], data: QuestionSet, words: Callable[[list[str]], Any], empty: Tensor
             ) -> dict[str, Any]:
     """Make an `AnswerBatch` with `failures` of the videos that could be read, maybe none.
 
@@ -203,7 +203,7 @@ class TaskQADataModule(VideoDataModule):
         data = self.load("train")
         dataset = TrainingQuestions(data, self._reader(self.num_frames), self.seed, self.questions_per_video,
                                     self.augment, self._draws)
-        return self.train_loader(dataset, self._collate(data, self.num_frames, self.max_words))
+        return self.train_loader(dataset, self._collate(data, self.num_frames, self.max_tokens))
 
     def val_dataloader(self) -> DataLoader:
         """The videos of `val`."""
@@ -223,7 +223,7 @@ class TaskQADataModule(VideoDataModule):
         questions = read_questions(path, self.answers)
         if not questions:
             raise ValueError(f"{path} asks nothing.")
-        most = self.max_words if name == "train" else self.eval_max_words
+        most = self.max_tokens if name == "train" else self.eval_max_tokens
         self.counts |= {f"{name}_questions": len(questions), f"{name}_cut_questions": self._cut(questions, most)}
         order = sorted(range(len(questions)), key=lambda row: questions[row].interval)
         by_video = {interval: list(rows) for interval, rows in groupby(order, lambda row: questions[row].interval)}
@@ -233,10 +233,10 @@ class TaskQADataModule(VideoDataModule):
                            self.answers, kinds)
 
     @cached_property
-    def _training(self) -> list[Question]:
+    def _training(self) -> list[TaskQAQuestion]:
         return read_questions(self._path(self.train), self.answers)
 
-    def _cut(self, questions: list[Question], most: int) -> int:
+    def _cut(self, questions: list[TaskQAQuestion], most: int) -> int:
         """How many questions have more tokens than the model reads of one."""
         words = self.tokenizer([question.text for question in questions])["input_ids"]
         return sum(len(ids) > most for ids in words)
@@ -244,15 +244,16 @@ class TaskQADataModule(VideoDataModule):
     def _evaluation(self, name: str) -> DataLoader:
         data = self.load(name)
         dataset = EvaluationQuestions(data, self._reader(self.eval_num_frames), self.seed if self._draws else None)
-        return self.eval_loader(dataset, self._collate(data, self.eval_num_frames, self.eval_max_words))
+        return self.eval_loader(dataset, self._collate(data, self.eval_num_frames, self.eval_max_tokens))
 
     @property
     def _draws(self) -> bool:
         """True if times are drawn also where pictures are not augmented: the released code does so, also to test."""
         return self.frame_rule == "released"
 
-    def _collate(self, data: QuestionSet, num_frames: int, max_words: int) -> Callable[[list[Sample]], dict[str, Any]]:
-        words = partial(tokenize, self.tokenizer, max_length=max_words)
+    def _collate(self, data: QuestionSet, num_frames: int, max_tokens: int
+                 ) -> Callable[[list[TaskQASample]], dict[str, Any]]:
+        words = partial(tokenize, self.tokenizer, max_length=max_tokens)
         empty = torch.empty(0, num_frames, 3, self.size, self.size, dtype=torch.uint8)
         return partial(collate, data=data, words=words, empty=empty)
 

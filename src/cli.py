@@ -25,7 +25,7 @@ COMMANDS = {
     "search": ("egovlpv2.search.index", "find moments by a text, as a table and as a page"),
     "attend": ("egovlpv2.tools.attend", "draw what the words of a text look at in a video"),
     "cost": ("egovlpv2.analysis.cost", "what the full pre-training run takes: GPU-hours, decoding, storage"),
-    "ablation-fusion": ("egovlpv2.analysis.ablation", "the paper's Table 7: what both kinds of fusion cost, and how they do"),
+    "ablation-fusion": ("egovlpv2.analysis.ablation", "the paper's Table 7: cost and accuracy of both kinds of fusion"),
     "complexity": ("egovlpv2.analysis.complexity", "parameters and GMACs of a model, by part and by objective"),
     "bench": ("egovlpv2.bench.run", "time the hot paths against their bounds, as ratios"),
 }

@@ -33,7 +33,7 @@ class _Gather(Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.clone(memory_format=torch.contiguous_format)  # it may be another tensor's gradient too
         dist.all_reduce(grad)
-        return local(grad)
+        return local_shard(grad)
 
 
 class _Exchange(Function):
@@ -53,14 +53,14 @@ class _Exchange(Function):
         return out, None, None
 
 
-def from_first(x: Tensor) -> Tensor:
+def broadcast_from_rank0(x: Tensor) -> Tensor:
     """The tensor as the first process has it."""
     if world_size() > 1:
         dist.broadcast(x, src=0)
     return x
 
 
-def total(number: int, device: torch.device) -> int:
+def all_reduce_sum(number: int, device: torch.device) -> int:
     """The sum over all processes; all must ask."""
     summed = torch.tensor(number, device=device)
     if world_size() > 1:
@@ -73,12 +73,12 @@ def gather(x: Tensor) -> Tensor:
     return x if world_size() == 1 else _Gather.apply(x)
 
 
-def local(x: Tensor) -> Tensor:
+def local_shard(x: Tensor) -> Tensor:
     """This process's share of gathered rows: (n, ...) -> (b, ...)."""
     return x.chunk(world_size())[rank()]
 
 
-def fetch_rows(x: Tensor, index: Tensor) -> Tensor:
+def exchange_rows(x: Tensor, index: Tensor) -> Tensor:
     """Rows of the whole batch, from whichever process has them, with gradients.
 
     Only the rows asked for travel, straight from their owner: for hard negatives this is a fraction of what gathering

@@ -34,7 +34,7 @@ def ego_positives(verbs: Tensor, nouns: Tensor, positives: Positives) -> Tensor:
     return same | kinds[positives]
 
 
-def contrastive(similarity: Tensor, positives: Tensor, temperature: float) -> Tensor:
+def multi_positive_nce(similarity: Tensor, positives: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of all positives against everything, summed over both directions, averaged over rows.
 
     Args:
@@ -58,12 +58,13 @@ def ego_nce(similarity: Tensor, verbs: Tensor, nouns: Tensor, temperature: float
         nouns: (n, 582) multi-hot.
         positives: See `ego_positives`.
     """
-    return contrastive(similarity, ego_positives(verbs, nouns, positives), temperature)
+    return multi_positive_nce(similarity, ego_positives(verbs, nouns, positives), temperature)
 
 
 def info_nce(similarity: Tensor, temperature: float = 0.05) -> Tensor:
     """Symmetric InfoNCE over (n, n) cosines."""
-    return contrastive(similarity, torch.eye(len(similarity), dtype=torch.bool, device=similarity.device), temperature)
+    own = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
+    return multi_positive_nce(similarity, own, temperature)
 
 
 def max_margin(similarity: Tensor, margin: float = 0.2) -> Tensor:
@@ -149,7 +150,7 @@ class MatchPairs(NamedTuple):
     is_match: Tensor  # (n,) int64
 
 
-def match_pairs(similarity: Tensor, positives: Tensor, temperature: float, generator: torch.Generator,
+def sample_vtm_pairs(similarity: Tensor, positives: Tensor, temperature: float, generator: torch.Generator,
                 negatives_by: NegativesBy = "own") -> MatchPairs:
     """Half of the pairs stay; a quarter gets a hard text and a quarter a hard video (ALBEF's way).
 

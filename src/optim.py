@@ -26,7 +26,7 @@ class OptimizerConfig:
         kind: `adamw`, or `adam`, which adds the decay of weights to their gradient.
         lr: Peak learning rate of the towers.
         new_layer_factor: How many times faster cross-attention, projectors and heads learn.
-        gate_factor: How many times faster the gates `alpha` learn, which start at zero.
+        alpha_lr_factor: How many times faster the gates `alpha` learn, which start at zero.
         vector_factor: How many times faster vectors (biases, weights of norms) learn than matrices beside them.
         betas: Of the moments.
         eps: Added to the root of the second moment.
@@ -44,7 +44,7 @@ class OptimizerConfig:
     kind: Literal["adamw", "adam"] = "adamw"
     lr: float = 3e-5
     new_layer_factor: float = 4.0
-    gate_factor: float = 4.0
+    alpha_lr_factor: float = 4.0
     vector_factor: float = 1.0
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
@@ -81,15 +81,15 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig, name_of_rest: s
                      ) -> list[dict[str, Any]]:
     """Every trainable parameter in a named group of its rate and decay; the log says how many fell in each."""
     groups: dict[str, dict[str, Any]] = {}
-    factors = {name_of_rest: 1.0, "new layers": config.new_layer_factor, "gates": config.gate_factor}
+    factors = {name_of_rest: 1.0, "new layers": config.new_layer_factor, "alphas": config.alpha_lr_factor}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        kind = "gates" if name.endswith(".alpha") else "new layers" if any(n in name for n in _NEW) else name_of_rest
+        kind = "alphas" if name.endswith(".alpha") else "new layers" if any(n in name for n in _NEW) else name_of_rest
         slower = config.vector_factor != 1 and parameter.ndim == 1
         decayed = decays(name, parameter, config.no_decay)
         key = f"{kind}, vectors" if slower else kind
-        key = key if decayed or kind == "gates" else f"{key}, no decay"
+        key = key if decayed or kind == "alphas" else f"{key}, no decay"
         lr = config.lr * factors[kind] * (config.vector_factor if slower else 1.0)
         group = groups.setdefault(key, {"name": key, "params": [], "lr": lr,
                                         "weight_decay": config.weight_decay if decayed else 0.0})

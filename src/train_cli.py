@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from egovlpv2.command.signals import ending_on_signals
-from egovlpv2.io.files import whole
+from egovlpv2.io.files import atomic_write
 from egovlpv2.io.yaml_files import read_yaml
 from egovlpv2.training.checkpoint_io import WholeCheckpointIO
 from egovlpv2.training.report import FinalReport
@@ -139,7 +139,7 @@ class SaveSettings(SaveConfigCallback):
     def _write(self, trainer: Trainer) -> None:
         folder = trainer.log_dir  # all processes must ask
         if trainer.is_global_zero and folder is not None:
-            with whole(Path(folder) / self.config_filename) as draft:
+            with atomic_write(Path(folder) / self.config_filename) as draft:
                 draft.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
 
 

@@ -100,7 +100,7 @@ def egomcq(backbone: Backbone, video: Tensor) -> tuple[str, Call, Call, str]:
 
     def plain() -> dict[str, Tensor]:
         dual = F.cosine_similarity(backbone.embed_text(texts).float(), backbone.embed_video(video).float())
-        return {"dual": dual[None], "fusion": backbone.match(video, texts).float().softmax(-1)[None, :, 1]}
+        return {"dual": dual[None], "fusion": backbone.vtm_logits(video, texts).float().softmax(-1)[None, :, 1]}
 
     return (f"a question of EgoMCQ, {num_clips} clips", lambda: choice_scores(backbone, batch), plain,
             "a whole pass for each score")

@@ -36,7 +36,7 @@ from egovlpv2.bench.measure import (
     training_flops,
 )
 from egovlpv2.features.options import precision_of
-from egovlpv2.losses import contrastive, ego_positives, mask_words, match_pairs
+from egovlpv2.losses import ego_positives, mask_words, multi_positive_nce, sample_vtm_pairs
 from egovlpv2.model.backbone import Top
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig, parameter_groups
@@ -56,25 +56,25 @@ class UnsharedPretrain(Pretrain):
         text_embeds = F.normalize(backbone.project_text(dual.text[:, 0]).float(), dim=-1)
         similarity = text_embeds @ video_embeds.T
         positives = ego_positives(batch["verbs"], batch["nouns"], self.positives)
-        pairs = match_pairs(similarity.detach(), positives, self.negative_temperature, generator)
+        pairs = sample_vtm_pairs(similarity.detach(), positives, self.negative_temperature, generator)
         words = Text(**{key: value[pairs.text] for key, value in batch["text"].items()})
-        logits = backbone.match_logits(self._pass(batch["video"][pairs.video], words, gate=True))
+        logits = backbone.vtm_logits_from(self._pass(batch["video"][pairs.video], words, gate=True))
         ids = batch["text"]["input_ids"]
-        masked = mask_words(ids, ~torch.isin(ids, self.special_ids), self.mask_id, self.num_words, self.masked_share,
+        masked = mask_words(ids, ~torch.isin(ids, self.special_ids), self.mask_id, self.vocab_size, self.masked_share,
                             generator)
         states = self._pass(batch["video"], {**batch["text"], "input_ids": masked.input_ids}, gate=True).text
         target = torch.where(masked.chosen, ids, -100)
-        return {"ego_nce": contrastive(similarity, positives, self.temperature),
+        return {"ego_nce": multi_positive_nce(similarity, positives, self.temperature),
                 "vtm": F.cross_entropy(logits.float(), pairs.is_match),
-                "mlm": F.cross_entropy(backbone.word_logits(states).flatten(0, 1).float(), target.flatten())}
+                "mlm": F.cross_entropy(backbone.mlm_logits_from(states).flatten(0, 1).float(), target.flatten())}
 
     def _pass(self, video: Tensor, text: Text, gate: bool) -> Top:
         return self.backbone.top(self.backbone.trunk(video, text, gate), video.shape[1], gate)
 
 
-def made_up_tokenizer(folder: str | Path, num_words: int) -> str:
+def made_up_tokenizer(folder: str | Path, vocab_size: int) -> str:
     """Writes a tokenizer of `w0`, `w1`, ... with RoBERTa's special words, and returns its folder."""
-    words = ["<s>", "<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(num_words - 5)), "<mask>"]
+    words = ["<s>", "<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(vocab_size - 5)), "<mask>"]
     raw = RawTokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     raw.pre_tokenizer = WhitespaceSplit()
     kinds = ("cls", "pad", "sep", "unk", "bos", "eos", "mask")

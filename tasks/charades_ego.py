@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from egovlpv2.losses import contrastive
+from egovlpv2.losses import multi_positive_nce
 from egovlpv2.metrics.ranking import charades_map
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig
@@ -23,7 +23,7 @@ class CharadesEgo(Retrieval):
     """
 
     name = "charades_ego"
-    judged_by = ("map",)
+    monitor = ("map",)
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig,
                  positives: Literal["class", "none"] = "class", temperature: float = 0.05, **kwargs: Any) -> None:
@@ -36,7 +36,7 @@ class CharadesEgo(Retrieval):
 
     def loss(self, similarity: Tensor, relevancy: Tensor) -> Tensor:
         same = relevancy > 0 if self.positives == "class" else torch.eye(len(relevancy), device=relevancy.device) > 0
-        return contrastive(similarity, same, self.temperature)
+        return multi_positive_nce(similarity, same, self.temperature)
 
     def measure(self, scores: Tensor, relevancy: Tensor) -> dict[str, float]:
         return {"map": 100 * charades_map(scores, relevancy)}

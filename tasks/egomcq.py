@@ -37,7 +37,7 @@ def choice_scores(backbone: Backbone, batch: ChoiceBatch, names: Sequence[str] =
     if not backbone.shares_trunk:
         clips = backbone.trunk_video(video, gate=True)
     pairs = Trunk(clips, text.repeat_interleave(choices, 0), mask.repeat_interleave(choices, 0))
-    logits = backbone.match_logits(backbone.top(pairs, num_frames, True, "cls"))  # (Q*5, 2)
+    logits = backbone.vtm_logits_from(backbone.top(pairs, num_frames, True, "cls"))  # (Q*5, 2)
     fusion = logits.float().softmax(-1)[:, 1].unflatten(0, (-1, choices))  # (Q, 5)
     return {"dual": dual, "fusion": fusion, "ensemble": dual + fusion}
 
@@ -49,14 +49,14 @@ class EgoMCQ(BackboneTask):
         backbone: What the backbone is made of.
         optimizer: Not used by evaluation; tasks that train build on this one.
         weights: Weights to evaluate.
-        judged_by: Which accuracy is `val/score`, that picks the checkpoint: of the `intra` (paper) or `inter`-video
+        monitor: Which accuracy is `val/score`, that picks the checkpoint: of the `intra` (paper) or `inter`-video
             questions, or their `mean`. Where a file has no questions of that kind, the others' counts.
     """
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None,
-                 judged_by: JudgedBy = "intra") -> None:
+                 monitor: JudgedBy = "intra") -> None:
         super().__init__(backbone, optimizer, weights)
-        self.scores, self.judged_by = SCORES, judged_by
+        self.scores, self.monitor = SCORES, monitor
         self.accuracy = nn.ModuleDict({
             split: nn.ModuleDict({score: EgoMCQAccuracy() for score in SCORES}) for split in ("val", "test")
         })
@@ -93,7 +93,7 @@ class EgoMCQ(BackboneTask):
             metric = self.accuracy[split][name]
             kinds = metric.compute()
             if name == best and kinds:
-                self.log(f"{split}/score", kinds.get(self.judged_by, sum(kinds.values()) / len(kinds)))
+                self.log(f"{split}/score", kinds.get(self.monitor, sum(kinds.values()) / len(kinds)))
             self.log_dict({f"{split}/egomcq/{name}/{kind}": value for kind, value in kinds.items()},
                           prog_bar=name == best)
             metric.reset()

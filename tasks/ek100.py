@@ -29,7 +29,7 @@ class EK100(Retrieval):
     """
 
     name = "ek100"
-    judged_by = ("map_avg", "ndcg_avg")
+    monitor = ("map_avg", "ndcg_avg")
 
     def __init__(
         self, backbone: BackboneConfig, optimizer: OptimizerConfig,

@@ -13,12 +13,12 @@ from torchmetrics import Metric
 from egovlpv2.checkpoints.head_weights import read_head
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import Task, global_seed
-from egovlpv2.tasks.metric_task import Judged
+from egovlpv2.tasks.metric_task import MetricTask
 
 log = logging.getLogger(__name__)
 
 
-class HeadTask(Judged, Task):
+class HeadTask(MetricTask, Task):
     """A head that learns on the features of a frozen backbone, and the metric that judges it.
 
     Args:

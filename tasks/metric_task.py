@@ -8,25 +8,25 @@ from torch import nn
 from torchmetrics import Metric
 
 
-class Judged(LightningModule):
+class MetricTask(LightningModule):
     """A task with a metric; `judge_by` makes it."""
 
     name: ClassVar[str]  # in the log
-    judged_by: ClassVar[str]  # the number that picks the checkpoint
+    monitor: ClassVar[str]  # the number that picks the checkpoint
 
     def judge_by(self, metric: type[Metric]) -> None:
         """Makes the metric of each split; it computes numbers by name."""
         self.metrics = nn.ModuleDict({split: metric() for split in ("val", "test")})
 
     @abstractmethod
-    def judge(self, metric: Any, batch: Any) -> None:
+    def update_metric(self, metric: Any, batch: Any) -> None:
         """Gives a metric what it needs of a batch; an empty one too, since all processes must take part."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.judge(self.metrics["val"], batch)
+        self.update_metric(self.metrics["val"], batch)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.judge(self.metrics["test"], batch)
+        self.update_metric(self.metrics["test"], batch)
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
@@ -42,4 +42,4 @@ class Judged(LightningModule):
 
     def score(self, split: str, numbers: dict[str, float]) -> float:
         """Rank a checkpoint by a split's numbers; the highest is best."""
-        return numbers[self.judged_by]
+        return numbers[self.monitor]

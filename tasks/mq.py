@@ -9,8 +9,8 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from egovlpv2.batch import MomentBatch
-from egovlpv2.heads.moments import Found, detections, retrievals, scored_segments
-from egovlpv2.heads.vsgn import VSGN, Detected
+from egovlpv2.heads.moments import Detections, detections, retrievals, scored_segments
+from egovlpv2.heads.vsgn import VSGN, VSGNOutput
 from egovlpv2.heads.vsgn_losses import MomentLabels, vsgn_losses
 from egovlpv2.metrics.moments import MomentDetection
 from egovlpv2.optim import OptimizerConfig
@@ -37,7 +37,7 @@ class MQ(HeadTask):
         weights: Weights to start from.
     """
 
-    name, kind, judged_by = "mq", "vsgn", "map_avg"
+    name, kind, monitor = "mq", "vsgn", "map_avg"
 
     def __init__(self, optimizer: OptimizerConfig, in_dim: int = 4096, num_classes: int = 111, num_steps: int = 928,
                  num_levels: int = 5, dim: int = 256, num_neighbours: int = 12, class_weight: float = 1.0,
@@ -55,7 +55,7 @@ class MQ(HeadTask):
         """What a reader of the numbers must know of the model."""
         return super().protocol | {"loss_weights": self.loss_weights, "picked_by": self.picked_by}
 
-    def forward(self, batch: MomentBatch) -> Detected:
+    def forward(self, batch: MomentBatch) -> VSGNOutput:
         self.check_width(batch["features"].shape[1], self.in_dim, "in_dim")
         if len(batch["labels"]) != self.num_classes:
             raise ValueError(f"The list of classes has {len(batch['labels'])} labels, nothing included, and the head "
@@ -84,17 +84,17 @@ class MQ(HeadTask):
         self.log("val/loss", loss)
         return -loss if self.picked_by == "loss" else super().score(split, numbers)
 
-    def _losses(self, out: Detected, batch: MomentBatch) -> dict[str, Tensor]:
+    def _losses(self, out: VSGNOutput, batch: MomentBatch) -> dict[str, Tensor]:
         """The six losses, and what training minimises: `loss`, their weighted sum."""
         last = (batch["num_frames"] - 1)[:, None, None]  # (B, 1, 1), the step in which labels end at the latest
         segments = batch["segments"].clamp(min=0).minimum(last)  # (B, G, 2)
         losses = vsgn_losses(out, self.head.anchors, MomentLabels(segments, batch["classes"]))
         return {"loss": sum(self.loss_weights[name] * value for name, value in losses.items())} | losses
 
-    def judge(self, metric: MomentDetection, batch: MomentBatch) -> None:
+    def update_metric(self, metric: MomentDetection, batch: MomentBatch) -> None:
         self._judge(metric, batch, self(batch) if batch["key"] else None)
 
-    def _judge(self, metric: MomentDetection, batch: MomentBatch, out: Detected | None) -> None:
+    def _judge(self, metric: MomentDetection, batch: MomentBatch, out: VSGNOutput | None) -> None:
         if out is None:
             metric.update(*(torch.empty(0, 5, device=self.device) for _ in range(3)))
             return
@@ -137,24 +137,24 @@ class MQ(HeadTask):
         return drawings
 
 
-def _found(out: Detected, batch: MomentBatch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _found(out: VSGNOutput, batch: MomentBatch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Of each clip its segments in steps, their scores, and the seconds of a step."""
     return zip(*scored_segments(out), batch["duration"] / batch["num_frames"], strict=True)
 
 
-def _told(batch: MomentBatch, i: int) -> Found:
+def _told(batch: MomentBatch, i: int) -> Detections:
     """The true moments of a clip."""
     real = batch["classes"][i] > 0
     classes = batch["classes"][i][real]
-    return Found(batch["segments"][i][real], classes, torch.ones_like(classes, dtype=torch.float32))
+    return Detections(batch["segments"][i][real], classes, torch.ones_like(classes, dtype=torch.float32))
 
 
-def _rows(clip: int, found: Found, seconds: Tensor) -> Tensor:
+def _rows(clip: int, found: Detections, seconds: Tensor) -> Tensor:
     """(n, 5): clip, class, start and end in seconds, score."""
     times = found.segments.cpu() * seconds.cpu()
     return torch.column_stack([torch.full((len(times),), clip), found.classes.cpu(), times, found.scores.cpu()])
 
 
-def _named(found: Found, seconds: Tensor, labels: list[str]) -> list[dict[str, Any]]:
+def _named(found: Detections, seconds: Tensor, labels: list[str]) -> list[dict[str, Any]]:
     return [{"label": labels[label], "score": score, "segment": segment} for label, score, segment in zip(
         found.classes.tolist(), found.scores.tolist(), (found.segments.cpu() * seconds.cpu()).tolist(), strict=True)]

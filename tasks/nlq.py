@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from egovlpv2.batch import QueryBatch
-from egovlpv2.heads.vslnet import Grounded, SmallVSLNet, VSLNet, best_spans, highlight_loss, span_loss
+from egovlpv2.heads.vslnet import SmallVSLNet, VSLNet, VSLNetOutput, best_spans, highlight_loss, span_loss
 from egovlpv2.metrics.moments import WindowRecall
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.head import HeadTask
@@ -31,7 +31,7 @@ class NLQ(HeadTask):
         weights: Weights to start from.
     """
 
-    name, kind, judged_by = "nlq", "vslnet", "r1_iou0.3"
+    name, kind, monitor = "nlq", "vslnet", "r1_iou0.3"
 
     def __init__(self, optimizer: OptimizerConfig, video_dim: int = 768, query_dim: int = 768, dim: int = 128,
                  num_heads: int = 8, max_positions: int = 256, dropout: float = 0.2,
@@ -47,7 +47,7 @@ class NLQ(HeadTask):
     def protocol(self) -> dict[str, Any]:
         return super().protocol | {"variant": self.variant, "highlight_weight": self.highlight_weight}
 
-    def forward(self, batch: QueryBatch) -> Grounded:
+    def forward(self, batch: QueryBatch) -> VSLNetOutput:
         self.check_width(batch["video"].shape[2], self.video_dim, "video_dim")
         self.check_width(batch["query"].shape[2], self.query_dim, "query_dim")
         with self.float32():
@@ -91,12 +91,12 @@ class NLQ(HeadTask):
             drawings.append(Drawing(text, float(batch["duration"][i]), shown, told, found))
         return drawings
 
-    def judge(self, metric: WindowRecall, batch: QueryBatch) -> None:
+    def update_metric(self, metric: WindowRecall, batch: QueryBatch) -> None:
         windows = self.windows(batch) if batch["key"] else batch["window"].new_empty(0, _PREDICTIONS, 2)
         metric.update(batch["index"], windows, batch["window"])
 
 
-def _windows(out: Grounded, batch: QueryBatch) -> Tensor:
+def _windows(out: VSLNetOutput, batch: QueryBatch) -> Tensor:
     first, last = best_spans(out.start_logits, out.end_logits, _PREDICTIONS)  # (B, P)
     step = batch["duration"] / batch["video_mask"].sum(1)  # (B,) seconds
     return torch.stack([first, last + 1], dim=2) * step[:, None, None]  # (B, P, 2)

@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from egovlpv2.batch import ClipBatch
-from egovlpv2.distributed import fetch_rows, from_first, gather, local, world_size
+from egovlpv2.distributed import broadcast_from_rank0, exchange_rows, gather, local_shard, world_size
 from egovlpv2.losses import (
     MatchPairs,
     NegativesBy,
     Positives,
-    contrastive,
     ego_positives,
     mask_words,
-    match_pairs,
+    multi_positive_nce,
+    sample_vtm_pairs,
 )
 from egovlpv2.model.backbone import Trunk
 from egovlpv2.model.config import BackboneConfig
@@ -43,16 +43,16 @@ class Pretrain(EgoMCQ):
         mlm_weight: Weight of masked words.
         vtm_weight: Weight of video-text matching; with 0, evaluation asks the closed gate alone.
         masked_share: Share of the words to predict.
-        negatives_by: How a similarity draws negatives for video-text matching, see `match_pairs`.
-        judged_by: See `EgoMCQ`.
+        negatives_by: How a similarity draws negatives for video-text matching, see `sample_vtm_pairs`.
+        monitor: See `EgoMCQ`.
     """
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None,
                  positives: Positives = "verb_or_noun", temperature: float = 0.05, negative_temperature: float = 0.05,
                  mlm_weight: float = 0.25, vtm_weight: float = 0.5, masked_share: float = 0.15,
                  init: Literal["default", "released"] = "default", negatives_by: NegativesBy = "own",
-                 judged_by: JudgedBy = "intra") -> None:
-        super().__init__(backbone, optimizer, weights, judged_by)
+                 monitor: JudgedBy = "intra") -> None:
+        super().__init__(backbone, optimizer, weights, monitor)
         if init == "released" and weights is None:
             init_as_released(self.backbone)
         if min(mlm_weight, vtm_weight) < 0 or mlm_weight + vtm_weight > 1:
@@ -66,7 +66,7 @@ class Pretrain(EgoMCQ):
         if mlm_weight == vtm_weight == 0:
             self.backbone.freeze_fusion()
         tokenizer = load_fitting_tokenizer(backbone.text.tokenizer, self.backbone.text_tower)
-        self.mask_id, self.num_words = tokenizer.mask_token_id, len(tokenizer)
+        self.mask_id, self.vocab_size = tokenizer.mask_token_id, len(tokenizer)
         self.register_buffer("special_ids", torch.tensor(tokenizer.all_special_ids), persistent=False)
 
     @property
@@ -74,7 +74,7 @@ class Pretrain(EgoMCQ):
         negatives = self.negative_temperature if isfinite(self.negative_temperature) else "any"  # no infinity in JSON
         return super().protocol | {"positives": self.positives, "loss_weights": self.loss_weights,
                                    "negative_temperature": negatives, "negatives_by": self.negatives_by,
-                                   "judged_by": self.judged_by}
+                                   "monitor": self.monitor}
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         # The generator is the same on every process: all draw the pairs and masks of the whole batch.
@@ -94,13 +94,13 @@ class Pretrain(EgoMCQ):
         """
         backbone, num_frames = self.backbone, batch["video"].shape[1]
         trunk = backbone.trunk(batch["video"], batch["text"], gate=False)
-        dual = backbone.top(trunk, num_frames, gate=False, video_reads="cls")
+        dual = backbone.top(trunk, num_frames, gate=False, video_output="cls")
         video_embeds = gather(F.normalize(backbone.project_video(dual.video[:, 0]).float(), dim=-1))  # (n, P)
         text_embeds = gather(F.normalize(backbone.project_text(dual.text[:, 0]).float(), dim=-1))  # (n, P)
         with torch.autocast(self.device.type, enabled=False):  # in bfloat16 a logit is a tenth off
             similarity = text_embeds @ video_embeds.T  # (n, n)
         positives = ego_positives(gather(batch["verbs"]), gather(batch["nouns"]), self.positives)
-        losses = {"ego_nce": contrastive(similarity, positives, self.temperature)}
+        losses = {"ego_nce": multi_positive_nce(similarity, positives, self.temperature)}
         if self.loss_weights["mlm"] == self.loss_weights["vtm"] == 0:
             return losses
         # Both from here on, whatever they weigh: DDP waits for a gradient of each parameter.
@@ -114,21 +114,21 @@ class Pretrain(EgoMCQ):
                   generator: torch.Generator) -> Tensor:
         """Hard negatives come from any process as trunk tokens, never as pixels, and only those that were drawn."""
         # The first process draws for all: a similarity that differs in its last bit could draw another pair elsewhere.
-        drawn = match_pairs(similarity, positives, self.negative_temperature, generator, self.negatives_by)
-        pairs = MatchPairs(*map(from_first, drawn))
-        mask = local(gather(trunk.mask.long())[pairs.text]).bool()
-        matched = Trunk(fetch_rows(trunk.video, pairs.video), fetch_rows(trunk.text, pairs.text), mask)
-        logits = self.backbone.match_logits(self.backbone.top(matched, num_frames, True, "cls"))
-        return F.cross_entropy(logits.float(), local(pairs.is_match))
+        drawn = sample_vtm_pairs(similarity, positives, self.negative_temperature, generator, self.negatives_by)
+        pairs = MatchPairs(*map(broadcast_from_rank0, drawn))
+        mask = local_shard(gather(trunk.mask.long())[pairs.text]).bool()
+        matched = Trunk(exchange_rows(trunk.video, pairs.video), exchange_rows(trunk.text, pairs.text), mask)
+        logits = self.backbone.vtm_logits_from(self.backbone.top(matched, num_frames, True, "cls"))
+        return F.cross_entropy(logits.float(), local_shard(pairs.is_match))
 
     def _masked_words(self, trunk: Trunk, num_frames: int, batch: ClipBatch, generator: torch.Generator) -> Tensor:
         input_ids = gather(batch["text"]["input_ids"])
         maskable = ~torch.isin(input_ids, self.special_ids)
-        masked = mask_words(input_ids, maskable, self.mask_id, self.num_words, self.masked_share, generator)
-        ids, chosen = local(masked.input_ids), local(masked.chosen)
+        masked = mask_words(input_ids, maskable, self.mask_id, self.vocab_size, self.masked_share, generator)
+        ids, chosen = local_shard(masked.input_ids), local_shard(masked.chosen)
         text, mask = self.backbone.trunk_text({**batch["text"], "input_ids": ids})
         states = self.backbone.top(Trunk(trunk.video, text, mask), num_frames, True, "none").text[chosen]  # (words, D)
-        loss = F.cross_entropy(self.backbone.word_logits(states).float(), batch["text"]["input_ids"][chosen],
+        loss = F.cross_entropy(self.backbone.mlm_logits_from(states).float(), batch["text"]["input_ids"][chosen],
                                reduction="sum")
         return loss * world_size() / masked.chosen.sum().clamp(min=1)
 

@@ -31,7 +31,7 @@ class QFVS(HeadTask):
         weights: Weights to start from.
     """
 
-    name, kind, judged_by = "qfvs", "qfvs", "f1"
+    name, kind, monitor = "qfvs", "qfvs", "f1"
 
     def __init__(self, optimizer: OptimizerConfig, dim: int = 768, num_layers: int = 1, num_heads: int = 2,
                  dropout: float = 0.1, design: Design = "paper", share: float = 0.02, round_down: bool = False,
@@ -85,7 +85,7 @@ class QFVS(HeadTask):
         self.check_width(batch["features"].shape[-1], self.dim, "dim")
         return self.head(batch["features"], batch["mask"][:, None])
 
-    def judge(self, metric: SummaryF1, batch: SummaryBatch) -> None:
+    def update_metric(self, metric: SummaryF1, batch: SummaryBatch) -> None:
         chosen, drawn, wanted = [], [], []
         for scores, truth, index in zip(*self._shots(batch), batch["index"].tolist(), strict=True):
             chosen.append(select(scores, self.share, self.round_down))

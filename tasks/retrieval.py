@@ -44,7 +44,7 @@ class Retrieval(BackboneTask):
     """
 
     name: ClassVar[str]  # in the log
-    judged_by: ClassVar[tuple[str, ...]]  # the metrics whose mean picks the checkpoint
+    monitor: ClassVar[tuple[str, ...]]  # the metrics whose mean picks the checkpoint
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None,
                  num_frames: int | None = None, rerank: int = 0, dual_softmax: float | None = None) -> None:
@@ -184,7 +184,7 @@ class Retrieval(BackboneTask):
         columns = []
         for text in best.T:  # (B,)
             pairs = Trunk(trunk, texts.trunk[text], texts.mask[text])
-            logits = self.backbone.match_logits(self.backbone.top(pairs, num_frames, True, "cls"))
+            logits = self.backbone.vtm_logits_from(self.backbone.top(pairs, num_frames, True, "cls"))
             columns.append(logits.float().softmax(-1)[:, 1])
         self._pairs += best.numel()
         return torch.stack(columns, dim=1)
@@ -205,7 +205,7 @@ class Retrieval(BackboneTask):
             metrics = self.measure(scores, scored.relevancy)
             self.log_dict({f"{split}/{self.name}/{name}/{metric}": value for metric, value in metrics.items()})
             if name == "dual":  # what is trained picks the checkpoint
-                self.log(f"{split}/score", sum(metrics[m] for m in self.judged_by) / len(self.judged_by), prog_bar=True)
+                self.log(f"{split}/score", sum(metrics[m] for m in self.monitor) / len(self.monitor), prog_bar=True)
 
 
 def _normalised(embeds: Tensor) -> Tensor:

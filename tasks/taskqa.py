@@ -9,18 +9,18 @@ from torch import Tensor
 
 from egovlpv2.batch import AnswerBatch
 from egovlpv2.checkpoints.head_weights import read_answer_head
-from egovlpv2.distributed import total, world_size
+from egovlpv2.distributed import all_reduce_sum, world_size
 from egovlpv2.heads.answers import AnswerHead
 from egovlpv2.metrics.answers import AnswerAccuracy
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import BackboneTask
-from egovlpv2.tasks.metric_task import Judged
+from egovlpv2.tasks.metric_task import MetricTask
 
 _BEST = 5  # answers of a question that `egovlpv2 predict` writes
 
 
-class TaskQA(Judged, BackboneTask):
+class TaskQA(MetricTask, BackboneTask):
     """Answers questions about videos.
 
     Args:
@@ -33,7 +33,7 @@ class TaskQA(Judged, BackboneTask):
         num_frames: Frames of the clips; see `BackboneTask`.
     """
 
-    name, judged_by = "taskqa", "all"
+    name, monitor = "taskqa", "all"
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, num_answers: int,
                  tune: Literal["all", "head"] = "all", dropout: float = 0.2, weights: str | None = None,
@@ -76,7 +76,7 @@ class TaskQA(Judged, BackboneTask):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         data = self.trainer.datamodule
-        checkpoint["egovlpv2"]["taskqa"] = {"answers": list(data.answers), "max_words": data.eval_max_words,
+        checkpoint["egovlpv2"]["taskqa"] = {"answers": list(data.answers), "max_tokens": data.eval_max_tokens,
                                             "num_frames": data.eval_num_frames}
 
     def forward(self, batch: AnswerBatch) -> Tensor:
@@ -87,18 +87,20 @@ class TaskQA(Judged, BackboneTask):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.tune == "all"):
             num_frames = batch["video"].shape[1]
             trunk = self.backbone.trunk_video(batch["video"], gate=True)  # (V, S, D): a video's questions share it
-            attended = self.backbone.attend_first(trunk, num_frames).of(batch["of_video"])  # of Q
-            cls = self.backbone.fused_cls(attended, num_frames, *self.backbone.trunk_text(batch["text"]))  # (Q, D)
+            attended = self.backbone.precompute_video(trunk, num_frames).of(batch["of_video"])  # of Q
+            words = self.backbone.trunk_text(batch["text"])
+            cls = self.backbone.fused_video_cls(attended, num_frames, *words)  # (Q, D)
         return self.answer_head(cls)
 
     def training_step(self, batch: AnswerBatch, batch_idx: int) -> Tensor:
         logits = self(batch)
         loss = F.cross_entropy(logits.float(), batch["answer"], reduction="sum")
-        loss = loss * world_size() / total(len(logits), self.device)  # videos may have different numbers of questions
+        # Videos may have different numbers of questions.
+        loss = loss * world_size() / all_reduce_sum(len(logits), self.device)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
         return loss
 
-    def judge(self, metric: AnswerAccuracy, batch: AnswerBatch) -> None:
+    def update_metric(self, metric: AnswerAccuracy, batch: AnswerBatch) -> None:
         answers = self(batch).argmax(1) if batch["key"] else batch["answer"]
         right = torch.stack([answers == batch["answer"], batch["guess"] == batch["answer"]], dim=1)  # (Q, 2)
         metric.update(batch["index"], right, batch["kinds"], batch["kind_names"])

@@ -78,20 +78,20 @@ def test_the_papers_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     out = parse(capsys, "fit", "pretrain", "model/base", "data/egoclip", "trainer/a100x32")
     for line in ("max_epochs: 20", "batch_size: 8", "devices: 8", "num_nodes: 4", "lr: 3.0e-05", "warmup_epochs: 2",
                  "new_layer_factor: 4.0", "weight_decay: 0.01", "- 0.98", "decay: linear", "positives: verb_or_noun",
-                 "mlm_weight: 0.25", "vtm_weight: 0.5", "num_frames: 4", "max_words: 30"):
+                 "mlm_weight: 0.25", "vtm_weight: 0.5", "num_frames: 4", "max_tokens: 30"):
         assert line in out, line
 
 
 def test_the_papers_retrieval_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     out = parse(capsys, "fit", "ek100", "model/base", "trainer/a100x8")
     for line in ("max_epochs: 100", "lr: 0.0002", "objective: adaptive_max_margin", "margin: 0.2", "batch_size: 16",
-                 "num_frames: 16", "max_words: 30", "end_lr: 1.0e-07", "- 4096"):
+                 "num_frames: 16", "max_tokens: 30", "end_lr: 1.0e-07", "- 4096"):
         assert line in out, line
     out = parse(capsys, "fit", "charades_ego", "model/base", "trainer/a100x8")
     for line in ("max_epochs: 10", "lr: 0.00015", "positives: class", "num_frames: 16", "warmup_epochs: 1"):
         assert line in out, line
     out = parse(capsys, "fit", "charades_ego", "model/base", "trainer/a100x8", "released/charades_ego")
-    for line in ("max_epochs: 20", "lr: 1.5e-05", "positives: none", "max_words: 15", "fusion_cls: own"):
+    for line in ("max_epochs: 20", "lr: 1.5e-05", "positives: none", "max_tokens: 15", "fusion_cls: own"):
         assert line in out, line
     assert out.count("num_frames: 32") == 2  # of the data and of the model
 
@@ -135,7 +135,7 @@ def test_the_papers_recipes_of_summaries_and_questions(capsys: pytest.CaptureFix
                  "no_decay: none", "cut_by: cls"):
         assert line in out, line
     out = parse(capsys, "fit", "taskqa", "model/base", "trainer/a100x8")
-    for line in ("max_epochs: 36", "lr: 0.0002", "batch_size: 8", "warmup_epochs: 3.6", "max_words: 30",
+    for line in ("max_epochs: 36", "lr: 0.0002", "batch_size: 8", "warmup_epochs: 3.6", "max_tokens: 30",
                  "dropout: 0.2", "tune: all", "split: direct"):
         assert line in out, line
     assert out.count("num_frames: 16") == 2  # of the data and of the model

@@ -11,7 +11,7 @@ from helpers import WORDS, draw_parameters, make_clips, make_config
 from torch.nn.parallel import DistributedDataParallel
 
 from egovlpv2.batch import ClipBatch
-from egovlpv2.distributed import fetch_rows, gather, local
+from egovlpv2.distributed import exchange_rows, gather, local_shard
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.bench_step import made_up_tokenizer
 from egovlpv2.tasks.ek100 import EK100
@@ -34,7 +34,7 @@ def _start(rank: int, check: Callable[..., None], folder: Path, *args: object) -
 def _check_rows(rank: int, folder: Path) -> None:
     x = torch.arange(12.0).view(6, 2)
     mine = x[3 * rank : 3 * rank + 3].clone().requires_grad_()
-    assert torch.equal(gather(mine), x) and torch.equal(local(x), mine)
+    assert torch.equal(gather(mine), x) and torch.equal(local_shard(x), mine)
     assert torch.equal(gather(torch.tensor([rank])), torch.tensor([0, 1]))
     (gather(mine) * (rank + 1)).sum().backward()
     assert torch.equal(mine.grad, torch.full((3, 2), 3.0))  # 1 from the first process and 2 from the second
@@ -42,9 +42,9 @@ def _check_rows(rank: int, folder: Path) -> None:
         index = torch.tensor(index)
         weight = torch.arange(1.0, 7).view(6, 1)  # tells which request a gradient belongs to
         mine.grad = None
-        rows = fetch_rows(mine, index)
-        assert torch.equal(rows, x[local(index)])
-        (rows * local(weight)).sum().backward()
+        rows = exchange_rows(mine, index)
+        assert torch.equal(rows, x[local_shard(index)])
+        (rows * local_shard(weight)).sum().backward()
         expected = torch.zeros(6, 1).index_add(0, index, weight).expand(6, 2)
         assert torch.equal(mine.grad, expected[3 * rank : 3 * rank + 3])
 

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from egovlpv2 import distributed
-from egovlpv2.distributed import fetch_rows, from_first, gather, local, rank, total, world_size
+from egovlpv2.distributed import (
+    all_reduce_sum,
+    broadcast_from_rank0,
+    exchange_rows,
+    gather,
+    local_shard,
+    rank,
+    world_size,
+)
 
 PROCESSES = 3
 
@@ -94,8 +102,9 @@ def test_every_process_knows_its_place(on_all) -> None:
 def test_one_process_alone_shares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.arange(6.0).view(3, 2).requires_grad_()
     assert (rank(), world_size()) == (0, 1)
-    assert gather(x) is x and torch.equal(local(x), x) and from_first(x) is x and total(4, x.device) == 4
-    assert torch.equal(fetch_rows(x, torch.tensor([2, 0, 2])), x[[2, 0, 2]])
+    assert gather(x) is x and torch.equal(local_shard(x), x) and broadcast_from_rank0(x) is x
+    assert all_reduce_sum(4, x.device) == 4
+    assert torch.equal(exchange_rows(x, torch.tensor([2, 0, 2])), x[[2, 0, 2]])
     for missing in ("is_available", "is_initialized"):
         monkeypatch.setattr(torch.distributed, missing, lambda: False)
         assert (rank(), world_size()) == (0, 1)
@@ -106,7 +115,7 @@ def test_a_group_of_one_is_a_process_alone(monkeypatch: pytest.MonkeyPatch) -> N
     group.here.rank = 0
     monkeypatch.setattr(distributed, "dist", group)
     x = torch.arange(4.0)
-    assert (rank(), world_size()) == (0, 1) and gather(x) is x and total(2, x.device) == 2
+    assert (rank(), world_size()) == (0, 1) and gather(x) is x and all_reduce_sum(2, x.device) == 2
 
 
 def test_two_processes_are_enough_to_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,8 +123,9 @@ def test_two_processes_are_enough_to_share(monkeypatch: pytest.MonkeyPatch) -> N
 
     def job(r: int) -> tuple[Any, ...]:
         mine = rows[2 * r : 2 * r + 2]
-        return (rank(), world_size(), total(r + 1, torch.device("cpu")), from_first(torch.tensor([r + 5])).item(),
-                gather(mine).tolist(), local(rows).tolist(), fetch_rows(mine, asked).tolist())
+        first = broadcast_from_rank0(torch.tensor([r + 5])).item()
+        return (rank(), world_size(), all_reduce_sum(r + 1, torch.device("cpu")), first, gather(mine).tolist(),
+                local_shard(rows).tolist(), exchange_rows(mine, asked).tolist())
 
     for r, found in enumerate(start(2, monkeypatch)(job)):
         share = slice(2 * r, 2 * r + 2)
@@ -124,12 +134,12 @@ def test_two_processes_are_enough_to_share(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_sum_is_made_on_the_device_that_is_named() -> None:
     with torch.device("meta"):  # where whatever is made without a device lands
-        assert total(4, torch.device("cpu")) == 4
+        assert all_reduce_sum(4, torch.device("cpu")) == 4
 
 
 def test_sums_and_the_first_processes_values(on_all) -> None:
-    assert on_all(lambda r: total(10**r, torch.device("cpu"))) == [111] * 3
-    assert [x.tolist() for x in on_all(lambda r: from_first(torch.tensor([r + 5, r])))] == [[5, 0]] * 3
+    assert on_all(lambda r: all_reduce_sum(10**r, torch.device("cpu"))) == [111] * 3
+    assert [x.tolist() for x in on_all(lambda r: broadcast_from_rank0(torch.tensor([r + 5, r])))] == [[5, 0]] * 3
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -144,7 +154,7 @@ def test_gathered_rows_bring_the_sum_of_all_gradients_home(on_all, turned: bool)
         kept = weights[r].clone()
         (everything.T * kept.T if turned else everything * kept).sum().backward()
         assert torch.equal(kept, weights[r])
-        return everything.detach(), mine.grad, local(everything)
+        return everything.detach(), mine.grad, local_shard(everything)
 
     for r, (everything, grad, share) in enumerate(on_all(job)):
         assert torch.equal(everything, rows) and torch.equal(share, rows[2 * r : 2 * r + 2])
@@ -172,7 +182,7 @@ def test_fetched_rows_come_in_the_order_asked_for_and_take_their_gradients_back(
 
     def job(r: int) -> tuple[Tensor, Tensor]:
         mine = rows[2 * r : 2 * r + 2].clone().requires_grad_()
-        fetched, weight = fetch_rows(mine, asked), weights[2 * r : 2 * r + 2]
+        fetched, weight = exchange_rows(mine, asked), weights[2 * r : 2 * r + 2]
         (fetched.T * weight.T if turned else fetched * weight).sum().backward()
         return fetched.detach(), mine.grad
 
@@ -184,6 +194,6 @@ def test_fetched_rows_come_in_the_order_asked_for_and_take_their_gradients_back(
 
 def test_rows_of_any_shape_and_kind_travel(on_all) -> None:
     rows, asked = torch.arange(6 * 2 * 3).view(6, 2, 3), torch.tensor([4, 1, 3, 3, 0, 2])
-    found = on_all(lambda r: (gather(rows[2 * r : 2 * r + 2]), fetch_rows(rows[2 * r : 2 * r + 2], asked)))
+    found = on_all(lambda r: (gather(rows[2 * r : 2 * r + 2]), exchange_rows(rows[2 * r : 2 * r + 2], asked)))
     assert all(torch.equal(everything, rows) and everything.dtype == torch.int64 for everything, _ in found)
     assert torch.equal(torch.cat([fetched for _, fetched in found]), rows[asked])

@@ -14,8 +14,8 @@ from egovlpv2.losses import (
     ego_positives,
     info_nce,
     mask_words,
-    match_pairs,
     max_margin,
+    sample_vtm_pairs,
     symmetric_multi_similarity,
 )
 
@@ -98,7 +98,7 @@ def test_masking_takes_its_share_and_spares_special_words() -> None:
 
 
 def draw(similarity: Tensor, positives: Tensor, seed: int = 0):
-    return match_pairs(similarity, positives, 0.05, torch.Generator().manual_seed(seed))
+    return sample_vtm_pairs(similarity, positives, 0.05, torch.Generator().manual_seed(seed))
 
 
 def test_hard_negatives_are_hard_and_no_positives() -> None:

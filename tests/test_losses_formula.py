@@ -12,8 +12,8 @@ from egovlpv2.losses import (
     ego_nce,
     info_nce,
     mask_words,
-    match_pairs,
     max_margin,
+    sample_vtm_pairs,
     symmetric_multi_similarity,
 )
 
@@ -164,7 +164,7 @@ def test_masks_have_the_shares_of_bert() -> None:
 
 
 def draw(similarity: Tensor, positives: Tensor, temperature: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    return match_pairs(similarity, positives, temperature, torch.Generator().manual_seed(seed))
+    return sample_vtm_pairs(similarity, positives, temperature, torch.Generator().manual_seed(seed))
 
 
 def test_pairs_follow_the_generator_alone(similarity: Tensor) -> None:
@@ -220,7 +220,7 @@ def test_a_batch_of_one_row_teaches_nothing_and_is_finite() -> None:
     torch.stack(losses).sum().backward()
     assert similarity.grad.tolist() == [[0.0]]
     for by in ("own", "swapped"):
-        pairs = match_pairs(one, one > 0, 0.05, torch.Generator().manual_seed(0), by)
+        pairs = sample_vtm_pairs(one, one > 0, 0.05, torch.Generator().manual_seed(0), by)
         assert [x.tolist() for x in pairs] == [[0], [0], [1]]
 
 
@@ -235,7 +235,7 @@ def test_each_way_of_drawing_negatives_is_its_formula(by: str) -> None:
     texts, videos = torch.zeros(n, n), torch.zeros(n, n)
     own = torch.arange(n)
     for _ in range(rounds):
-        pairs = match_pairs(similarity, positives, temperature, generator, by)
+        pairs = sample_vtm_pairs(similarity, positives, temperature, generator, by)
         texts[own[pairs.text != own], pairs.text[pairs.text != own]] += 1
         videos[own[pairs.video != own], pairs.video[pairs.video != own]] += 1
     for counts, direct in ((texts, by == "swapped"), (videos, by == "own")):

@@ -29,14 +29,14 @@ def test_groups_of_the_paper(small_config) -> None:
     assert sum(len(m) for m in members.values()) == len(names) == len(set().union(*members.values()))
     assert {key: (g["lr"], g["weight_decay"]) for key, g in groups.items()} == {
         "backbone": (3e-5, 0.01), "backbone, no decay": (3e-5, 0.0),
-        "new layers": (12e-5, 0.01), "new layers, no decay": (12e-5, 0.0), "gates": (12e-5, 0.0),
+        "new layers": (12e-5, 0.01), "new layers, no decay": (12e-5, 0.0), "alphas": (12e-5, 0.0),
     }
     assert "video_tower.blocks.0.attn.qkv.weight" in members["backbone"]
     assert {"video_tower.norm.bias", "video_tower.pos_embed", "fused_cls_token"} <= members["backbone, no decay"]
     assert {"video_tower.blocks.2.fusion.query.weight", "match_head.classifier.weight",
             "text_projector.0.weight"} <= members["new layers"]
     gates = {f"{tower}_tower.blocks.{i}.fusion.alpha" for tower in ("video", "text") for i in (1, 2)}
-    assert members["gates"] == gates
+    assert members["alphas"] == gates
 
 
 def decayed(module: nn.Module, config: OptimizerConfig) -> dict[str, bool]:
@@ -61,7 +61,7 @@ def test_what_decays_is_what_the_authors_rule_lets_decay_by_their_names(small_co
 def test_all_parameters_decay_where_nothing_is_exempt(small_config) -> None:
     groups = parameter_groups(Backbone(small_config()), OptimizerConfig(no_decay="none", weight_decay=0.3))
     assert {group["name"]: group["weight_decay"] for group in groups} == {
-        "backbone": 0.3, "new layers": 0.3, "gates": 0.3}
+        "backbone": 0.3, "new layers": 0.3, "alphas": 0.3}
 
 
 def test_vectors_learn_at_a_rate_of_their_own() -> None:

@@ -107,10 +107,10 @@ def test_adamw_has_the_betas_and_the_decay_of_the_configuration() -> None:
 def test_what_no_tower_brings_is_new_and_gates_have_their_own_rate(small_config, fusion: str) -> None:
     backbone = Backbone(small_config(fusion=fusion))
     names = {id(p): name for name, p in backbone.named_parameters()}
-    config = OptimizerConfig(lr=1.0, new_layer_factor=2.0, gate_factor=5.0)
+    config = OptimizerConfig(lr=1.0, new_layer_factor=2.0, alpha_lr_factor=5.0)
     groups = parameter_groups(backbone, config)
     assert {group["name"].split(",")[0]: group["lr"] for group in groups} == {
-        "backbone": 1.0, "new layers": 2.0, **({"gates": 5.0} if fusion == "backbone" else {})}
+        "backbone": 1.0, "new layers": 2.0, **({"alphas": 5.0} if fusion == "backbone" else {})}
     new = {names[id(p)] for group in groups if group["name"].startswith("new") for p in group["params"]}
     gates = {name for name in names.values() if name.endswith(".alpha")}
     assert new == {name for name in names.values() if not name.startswith(("video_tower.", "text_tower."))
@@ -131,7 +131,7 @@ def test_defaults_are_the_papers() -> None:
     """Table D.1."""
     config = OptimizerConfig()
     assert (config.lr, config.end_lr, config.warmup_epochs, config.decay) == (3e-5, 1e-7, 2.0, "linear")
-    assert (config.new_layer_factor, config.gate_factor, config.weight_decay) == (4.0, 4.0, 0.01)
+    assert (config.new_layer_factor, config.alpha_lr_factor, config.weight_decay) == (4.0, 4.0, 0.01)
 
 
 def run(config: OptimizerConfig, steps: int, state: dict | None = None) -> tuple[nn.Module, dict, torch.Tensor]:

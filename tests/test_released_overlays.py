@@ -43,7 +43,7 @@ DIFFERENCES: dict[str, Differences] = {
         OPTIMIZER + "decay": ("linear", "cosine"),
         OPTIMIZER + "end_lr": (1e-7, 0.0),
         OPTIMIZER + "no_decay": ("vectors", "released"),
-        DATA + "max_words": (30, 15),
+        DATA + "max_tokens": (30, 15),
         DATA + "drop_last": (True, False),
     },
     "egomcq": _BUILT | _FRAMES | {
@@ -59,7 +59,7 @@ DIFFERENCES: dict[str, Differences] = {
         OPTIMIZER + "no_decay": ("vectors", "released"),
         DATA + "val": (None, "CharadesEgo_v1_test_only1st.csv"),
         DATA + "num_frames": (16, 32),
-        DATA + "max_words": (30, 15),
+        DATA + "max_tokens": (30, 15),
         DATA + "drop_last": (True, False),
         TRAINER + "max_epochs": (10, 20),
     },

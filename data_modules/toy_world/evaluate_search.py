@@ -1,6 +1,6 @@
 """Whether a search finds what a narration tells of, on an index of toy videos.
 
-egovlpv2 index data/toy/videos/toy-test-* --chunk-seconds 20 --max-words 16 --weights W --out toy-index
+egovlpv2 index data/toy/videos/toy-test-* --chunk-seconds 20 --max-tokens 16 --weights W --out toy-index
 python -m egovlpv2.data_modules.toy_world.evaluate_search --index toy-index
 """
 

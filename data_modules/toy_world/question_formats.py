@@ -16,7 +16,7 @@ import av
 
 from egovlpv2.data_modules.toy_world.question_templates import KINDS, Interval, intervals, questions
 from egovlpv2.data_modules.toy_world.script import Split, Video
-from egovlpv2.io.files import whole
+from egovlpv2.io.files import atomic_write
 
 WriteText = Callable[[Path, str], None]
 Row = dict[str, Any]
@@ -166,7 +166,7 @@ def _cut(part: Interval, root: Path, path: Path, chunk_seconds: int) -> None:
     (one, two), k = part.events, int(part.events[0].start // chunk_seconds)
     start, end = (round(seconds - k * chunk_seconds, 2) for seconds in (one.start, two.end))
     source = root / "videos" / part.video.uid / f"{k}.mp4"
-    with av.open(str(source)) as chunk, whole(path) as draft, av.open(str(draft), "w", format="mp4") as film:
+    with av.open(str(source)) as chunk, atomic_write(path) as draft, av.open(str(draft), "w", format="mp4") as film:
         own = film.add_stream_from_template(chunk.streams.video[0])
         packets = [packet for packet in chunk.demux(video=0) if packet.pts is not None]
         first = max(packet.pts for packet in packets if packet.is_keyframe and _seconds(packet) <= start)

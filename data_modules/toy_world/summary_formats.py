@@ -18,7 +18,7 @@ from scipy.io import savemat
 from egovlpv2.data_modules.toy_world.retrieval_formats import link
 from egovlpv2.data_modules.toy_world.script import Video
 from egovlpv2.data_modules.toy_world.vocabulary import NOUNS
-from egovlpv2.io.files import whole
+from egovlpv2.io.files import atomic_write
 
 WriteText = Callable[[Path, str], None]
 
@@ -125,7 +125,7 @@ def write_qfvs(videos: Sequence[Video], root: Path, chunk_seconds: int, write: W
             oracle = folder / "Oracle_Summaries" / video.name / f"{'_'.join(query)}_oracle.txt"
             write(oracle, "".join(f"{shot}\n" for shot in summary(video, query)))
     write(folder / "Dense_per_shot_tags" / "Dictionary.txt", "\n".join(f"'{concept}'" for concept in CONCEPTS))
-    with whole(folder / "Tags.mat") as draft:
+    with atomic_write(folder / "Tags.mat") as draft:
         draft.write_bytes(_tags_mat(found))
 
 

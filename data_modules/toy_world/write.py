@@ -27,7 +27,7 @@ from egovlpv2.data_modules.toy_world.retrieval_formats import write_charades_ego
 from egovlpv2.data_modules.toy_world.script import Video, write_script
 from egovlpv2.data_modules.toy_world.summary_formats import write_qfvs
 from egovlpv2.data_modules.toy_world.tokenizer import write_tokenizer
-from egovlpv2.io.files import whole
+from egovlpv2.io.files import atomic_write
 from egovlpv2.io.schema import read_json, read_text
 
 VERSION = 6
@@ -77,7 +77,7 @@ class World:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
@@ -85,7 +85,7 @@ def write_video(video: Video, root: Path, chunk_seconds: int, fps: int) -> None:
     """Films a video and writes its chunks to `<root>/videos/<uid>/<k>.mp4`."""
     frames, step = list(film(video, fps)), chunk_seconds * fps
     for k, first in enumerate(range(0, len(frames), step)):
-        with whole(root / "videos" / video.uid / f"{k}.mp4") as draft:
+        with atomic_write(root / "videos" / video.uid / f"{k}.mp4") as draft:
             encode(frames[first : first + step], draft, fps)
 
 
@@ -116,7 +116,7 @@ def _write_annotations(videos: list[Video], root: Path, world: World) -> None:
     write_text(root / "egomcq_val.json", egomcq_json(val, "val", world.val_questions, world.seed))
     write_text(root / "egomcq_test.json", egomcq_json(test, "test", world.test_questions, world.seed))
     write_tokenizer([event.text for video in train for event in video.events], root / "tokenizer", write_text)
-    with whole(root / "contact_sheet.png") as draft:
+    with atomic_write(root / "contact_sheet.png") as draft:
         contact_sheet(videos).save(draft, format="png")
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from egovlpv2.command.parser import CommandParser
-from egovlpv2.io.files import whole, write_report
+from egovlpv2.io.files import atomic_write, write_report
 from egovlpv2.io.schema import read_json
 from egovlpv2.viz.figures import drawable, png
 
@@ -82,5 +82,5 @@ def save_plot(table: pd.DataFrame, path: Path) -> None:
     axes.invert_yaxis()
     axes.grid(alpha=0.3)
     axes.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_bytes(png(figure))

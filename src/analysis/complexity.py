@@ -53,7 +53,7 @@ def macs_by_objective(backbone: Backbone, video: Tensor, text: Text) -> dict[str
     shared, trunk = gmacs(lambda: backbone.trunk(video, text, gate=False))
 
     def ego_nce() -> None:
-        top = backbone.top(trunk, num_frames, gate=False, video_reads="cls")
+        top = backbone.top(trunk, num_frames, gate=False, video_output="cls")
         backbone.project_video(top.video[:, 0])
         backbone.project_text(top.text[:, 0])
 
@@ -61,11 +61,11 @@ def macs_by_objective(backbone: Backbone, video: Tensor, text: Text) -> dict[str
         return trunk if backbone.shares_trunk else trunk._replace(video=backbone.trunk_video(video, gate=True))
 
     def vtm() -> None:
-        backbone.match_logits(backbone.top(fused, num_frames, True, "cls"))
+        backbone.vtm_logits_from(backbone.top(fused, num_frames, True, "cls"))
 
     def mlm() -> None:
         masked = Trunk(fused.video, *backbone.trunk_text(text))
-        backbone.word_logits(backbone.top(masked, num_frames, True, "none").text[:, :words])
+        backbone.mlm_logits_from(backbone.top(masked, num_frames, True, "none").text[:, :words])
 
     more, fused = gmacs(open_trunk)
     return {"shared trunk": shared + more} | {f.__name__: gmacs(f)[0] for f in (ego_nce, vtm, mlm)}
@@ -90,8 +90,8 @@ def macs_video_once(backbone: Backbone, video: Tensor, text: Text) -> float:
 def _read_all(backbone: Backbone, top: Top) -> None:
     backbone.project_video(top.video[:, 0])
     backbone.project_text(top.text[:, 0])
-    backbone.match_logits(top)
-    backbone.word_logits(top.text)
+    backbone.vtm_logits_from(top)
+    backbone.mlm_logits_from(top.text)
 
 
 def macs_unshared(backbone: Backbone, video: Tensor, text: Text) -> float:

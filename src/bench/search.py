@@ -19,7 +19,7 @@ from tqdm import tqdm
 from egovlpv2.bench.measure import Figure
 from egovlpv2.features.files import SUFFIX, FeatureWriter
 from egovlpv2.features.header import Recipe
-from egovlpv2.search.store import KIND, Rows, one_thread
+from egovlpv2.search.store import KIND, EmbeddingStore, one_thread
 
 _TOP = 10
 _AT_ONCE = 4096  # rows that are drawn at a time
@@ -67,12 +67,12 @@ def search_seconds(folder: Path, width: int) -> dict[str, float]:
     queries = normalize(torch.randn(_REPEATS + 1, width, generator=torch.Generator().manual_seed(1)), dim=-1)
     forgotten = forget(folder)
     before = time.perf_counter()
-    rows = Rows(folder)
+    rows = EmbeddingStore(folder)
     opened = time.perf_counter() - before
-    first = timed(lambda: rows.best(queries[0], _TOP))
+    first = timed(lambda: rows.topk(queries[0], _TOP))
     read, more = [], []
     for query in queries[1:]:
-        more.append(timed(lambda query=query: rows.best(query, _TOP)))
+        more.append(timed(lambda query=query: rows.topk(query, _TOP)))
         with one_thread():
             read.append(timed(lambda: [values.view(torch.int16).max() for values in rows.values]))
     return {"windows": len(rows), "from disk": forgotten, "open": opened, "first": first,

@@ -7,7 +7,7 @@ from msgspec import Meta
 from torch import nn
 
 from egovlpv2.checkpoints.foreign import describe
-from egovlpv2.checkpoints.released import convert, read_released, under
+from egovlpv2.checkpoints.released import convert, read_released, strip_prefix
 from egovlpv2.checkpoints.released_heads import convert_answer_head
 from egovlpv2.checkpoints.soundness import check_weights
 from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file
@@ -24,7 +24,7 @@ class _AnswerFacts(TypedDict, total=False):
     """What an own `.ckpt` tells of how questions were asked."""
 
     answers: list[str]
-    max_words: _Count
+    max_tokens: _Count
     num_frames: _Count
 
 
@@ -48,7 +48,7 @@ def read_answer_head(path: Path) -> tuple[AnswerHead | None, dict[str, Any]]:
 
     Returns:
         None and nothing of a file without such a head. What an own `.ckpt` tells: `answers`, the answer set;
-        `max_words`; `num_frames`.
+        `max_tokens`; `num_frames`.
 
     Raises:
         ValueError: The file is missing or unreadable, or its head is not whole.
@@ -56,7 +56,7 @@ def read_answer_head(path: Path) -> tuple[AnswerHead | None, dict[str, Any]]:
     facts: dict[str, Any] = {}
     if path.suffix == ".ckpt":
         file = read_torch_file(path)
-        state, facts = under(_state_of(file, path), _ANSWERS), _facts(file, "taskqa")
+        state, facts = strip_prefix(_state_of(file, path), _ANSWERS), _facts(file, "taskqa")
         check(facts, _AnswerFacts, f"{path}, egovlpv2.taskqa")
     elif path.suffix in (".pth", ".pt"):
         state = convert_answer_head(read_released(path))
@@ -95,7 +95,7 @@ def read_summary_head(path: Path) -> tuple[SummaryHead, dict[str, Any]]:
     sizes = check(facts, _SummaryFacts, f"{path}, egovlpv2.qfvs")
     if sizes["dim"] % sizes["num_heads"]:
         raise ValueError(f"{path}, egovlpv2.qfvs: num_heads {sizes['num_heads']} does not divide dim {sizes['dim']}")
-    state = under(_state_of(file, path), _OURS)
+    state = strip_prefix(_state_of(file, path), _OURS)
     # A matrix of each layer is as wide as the head: sizes that the file doesn't have would take memory for nothing.
     name = {"paper": "summary.weight", "released": "score.0.weight"}[sizes["design"]]
     if name not in state or state[name].shape[-1:] != (sizes["dim"],):
@@ -125,7 +125,7 @@ def read_head(head: nn.Module, kind: str, path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} holds a backbone, not a head: features are extracted with it, and a head is what "
                          "`make finetune-nlq` or `finetune-mq` leaves")
     try:
-        ours = under(state, _OURS) or convert(kind, state)
+        ours = strip_prefix(state, _OURS) or convert(kind, state)
     except (ValueError, IndexError, RuntimeError) as error:  # a tensor of other dimensions
         raise ValueError(f"{path} does not fit the head ({describe(state)}): {error}") from error
     _load_state(head, ours, f"{path} does not fit the head; are its sizes in your config those it was trained with?")

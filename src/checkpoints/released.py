@@ -139,7 +139,7 @@ def released_config(state: State) -> dict[str, Any]:
     ).to_dict()
 
 
-def under(state: State, prefix: str) -> State:
+def strip_prefix(state: State, prefix: str) -> State:
     """What is named under a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 

@@ -12,10 +12,10 @@ from timm.layers import resample_abs_pos_embed, to_2tuple
 from torch import nn
 
 from egovlpv2.checkpoints.foreign import describe
-from egovlpv2.checkpoints.released import convert, read_released, released_config, under
+from egovlpv2.checkpoints.released import convert, read_released, released_config, strip_prefix
 from egovlpv2.checkpoints.soundness import check_weights
 from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file
-from egovlpv2.io.files import whole
+from egovlpv2.io.files import atomic_write
 from egovlpv2.io.schema import parse_json
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.config import BackboneConfig
@@ -172,7 +172,7 @@ def save_backbone(backbone: Backbone, path: str | os.PathLike[str]) -> None:
     state = {k: v.detach().contiguous() for k, v in backbone.state_dict().items()}
     check_weights(state, str(path))
     content = save(state, {"egovlpv2": json.dumps(backbone.config.to_dict())})
-    with whole(Path(path)) as draft:  # `save_file` would put another file in the place of the draft, without its lock
+    with atomic_write(Path(path)) as draft:  # `save_file` would replace the locked draft by another file
         draft.write_bytes(content)
 
 
@@ -182,7 +182,7 @@ def _read_released(path: Path) -> tuple[dict[str, Any], State]:
         config = released_config(state)
         if "projector_1.weight" not in state:
             return config, convert("egovlpv2", state)
-        return config, under(convert("taskqa", state), "backbone.")
+        return config, strip_prefix(convert("taskqa", state), "backbone.")
     except ValueError as error:
         raise ValueError(f"{path} holds no whole EgoVLPv2 weights: {error}") from error
 
@@ -193,7 +193,7 @@ def _read_own(path: Path) -> tuple[dict[str, Any], State]:
     if not isinstance(facts, dict) or "backbone" not in facts:
         raise ValueError(f"{path} holds no EgoVLPv2 weights ({describe(state if isinstance(state, dict) else file)}): "
                          "it is not a checkpoint of an egovlpv2 task with a backbone (released files end in .pth)")
-    return facts["backbone"], under(check_tensors(state, f"{path}, state_dict"), "backbone.")
+    return facts["backbone"], strip_prefix(check_tensors(state, f"{path}, state_dict"), "backbone.")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], State]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from egovlpv2.command.errors import describe, one_line
-from egovlpv2.video.collection import Source
+from egovlpv2.video.collection import VideoSource
 from egovlpv2.video.container import NO_HANDLES, VideoError
 from egovlpv2.video.windows import Windows
 
@@ -17,7 +17,7 @@ from egovlpv2.video.windows import Windows
 class Block(NamedTuple):
     """Some windows of a video that is being written."""
 
-    source: Source
+    source: VideoSource
     duration: float  # seconds
     first: int
     count: int
@@ -47,7 +47,7 @@ class Blocks(Dataset[Read]):
             return Read(block, None, str(error))
 
 
-def find_problem(source: Source, path: Path) -> str:
+def find_problem(source: VideoSource, path: Path) -> str:
     """Tell from its names and its files alone why nothing can come of a video; empty if something can."""
     if source.problem:
         return source.problem

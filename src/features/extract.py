@@ -28,18 +28,18 @@ from egovlpv2.features.locks import Claim, claim, remove_left
 from egovlpv2.features.options import (
     add_model_options,
     add_video_options,
+    check_same_recipe,
     fingerprint,
     make_folder,
     open_backbone,
     precision_of,
-    refuse_a_mix,
     require_positive,
 )
 from egovlpv2.features.queries import read_queries
-from egovlpv2.features.query_encoding import ask, look
+from egovlpv2.features.query_encoding import encode_queries, fuse_with_queries
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.tokenization import load_fitting_tokenizer
-from egovlpv2.video.collection import Source, find_videos
+from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.container import NO_HANDLES, VideoError
 from egovlpv2.video.frame_rules import FrameRuleName
 from egovlpv2.video.windows import Windows
@@ -61,16 +61,16 @@ class Extraction(Sampler[Block]):
         batch_size: Windows at a time.
         queries: By video; those without any get none.
         tokenizer: Of the text tower.
-        max_words: Tokens of a query.
+        max_tokens: Tokens of a query.
         precision: A context in which the model runs.
     """
 
-    def __init__(self, backbone: Backbone, recipe: Recipe, windows: Windows, sources: Sequence[Source], out: Path,
-                 batch_size: int, queries: dict[str, list[str]], tokenizer: str, max_words: int,
+    def __init__(self, backbone: Backbone, recipe: Recipe, windows: Windows, sources: Sequence[VideoSource], out: Path,
+                 batch_size: int, queries: dict[str, list[str]], tokenizer: str, max_tokens: int,
                  precision: AbstractContextManager[None]) -> None:
         self.backbone, self.recipe, self.windows, self.sources = backbone, recipe, windows, sources
         self.out, self.batch_size, self.queries = out, batch_size, queries
-        self.tokenizer_name, self.max_words, self.precision = tokenizer, max_words, precision
+        self.tokenizer_name, self.max_tokens, self.precision = tokenizer, max_tokens, precision
         self.claims: dict[str, Claim] = {}
         self.failures: dict[str, str] = {}
         self.done = 0
@@ -83,7 +83,7 @@ class Extraction(Sampler[Block]):
         return load_fitting_tokenizer(self.tokenizer_name, self.backbone.text_tower)
 
     @property
-    def left(self) -> list[Source]:
+    def left(self) -> list[VideoSource]:
         """The videos that haven't failed."""
         return [source for source in self.sources if source.name not in self.failures]
 
@@ -91,7 +91,7 @@ class Extraction(Sampler[Block]):
         for source in self.left:
             yield from self._blocks(source)
 
-    def _blocks(self, source: Source) -> Iterator[Block]:
+    def _blocks(self, source: VideoSource) -> Iterator[Block]:
         """Take a video that nobody has, and give its blocks until it fails."""
         try:
             taken = claim(self._path(source))
@@ -114,7 +114,7 @@ class Extraction(Sampler[Block]):
                 return
             yield Block(source, duration, first, min(self.batch_size, count - first), count)
 
-    def _path(self, source: Source) -> Path:
+    def _path(self, source: VideoSource) -> Path:
         return self.out / f"{source.name}{SUFFIX}"
 
     def run(self, num_workers: int) -> None:
@@ -133,7 +133,7 @@ class Extraction(Sampler[Block]):
                     self._take(read)
         finally:
             for taken in self.claims.values():
-                taken.drop()
+                taken.release()
 
     def _take(self, read: Read) -> None:
         """Write the features of a block, or give its video up."""
@@ -153,7 +153,7 @@ class Extraction(Sampler[Block]):
         with self.precision:
             if block.first == 0:
                 texts = self.queries.get(name, [])
-                self.asked = ask(self.backbone, self.tokenizer, texts, self.max_words) if texts else None
+                self.asked = encode_queries(self.backbone, self.tokenizer, texts, self.max_tokens) if texts else None
                 self.writer = self._start(block)
             self.writer.append(self._encode(frames.to(self.backbone.device)))
         if block.first + block.count == block.of:
@@ -170,10 +170,10 @@ class Extraction(Sampler[Block]):
             return FeatureWriter(draft, self.recipe, block.duration, block.of, num_tokens=tokens)
         return FeatureWriter(draft, self.recipe, block.duration, block.of, asked.texts, asked.words, asked.mask)
 
-    def _fail(self, source: Source, error: Exception, share: float) -> None:
+    def _fail(self, source: VideoSource, error: Exception, share: float) -> None:
         """Give a video up, with the share of it that is left; what would stop all others too is raised."""
         if taken := self.claims.pop(source.name, None):
-            taken.drop()
+            taken.release()
         if isinstance(error, OSError) and error.errno in _STOPS_ALL:
             error.filename = error.filename or str(self._path(source))
             raise error
@@ -181,7 +181,7 @@ class Extraction(Sampler[Block]):
         self._advance(source, share)
         tqdm.write(f"failed: {reason}", file=sys.stderr)
 
-    def _advance(self, source: Source, share: float) -> None:
+    def _advance(self, source: VideoSource, share: float) -> None:
         self.bar.update(round(self.sizes.get(source.name, 0) * share))
 
     def _encode(self, video: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ class Extraction(Sampler[Block]):
         trunk = self.backbone.trunk_video(video, gate=True)  # shared by all queries
         if kind == "trunk":
             return trunk.float()
-        return look(self.backbone, self.asked, trunk, video.shape[1], kind == "transformed")
+        return fuse_with_queries(self.backbone, self.asked, trunk, video.shape[1], kind == "transformed")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     if args.image_fps is not None:
         require_positive(args, "image_fps")
-    require_positive(args, "fps", "window", "stride", "frames", "chunk_seconds", "batch_size", "max_words")
+    require_positive(args, "fps", "window", "stride", "frames", "chunk_seconds", "batch_size", "max_tokens")
     if args.frame_rule == "released" and (args.fps, args.window, args.stride) != (30.0, 16, 16):
         raise ValueError("--frame-rule released has windows of its own: leave --fps, --window and --stride out")
     queries = read_queries(args.queries or [])
@@ -218,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report(extraction, "extract")
 
 
-def prepare(args: argparse.Namespace, sources: Sequence[Source], queries: dict[str, list[str]]) -> Extraction:
+def prepare(args: argparse.Namespace, sources: Sequence[VideoSource], queries: dict[str, list[str]]) -> Extraction:
     """The extraction that a command's options ask for; its folder is there and holds nothing of another recipe.
 
     Raises:
@@ -235,10 +235,10 @@ def prepare(args: argparse.Namespace, sources: Sequence[Source], queries: dict[s
         load_fitting_tokenizer(tokenizer, backbone.text_tower)  # one that doesn't fit is told before the first video
     make_folder(args.out)
     remove_left(args.out)
-    refuse_a_mix(args.out, recipe, queries)
+    check_same_recipe(args.out, recipe, queries)
     windows = Windows(args.fps, args.window, args.stride, args.frames, size, args.chunk_seconds, args.frame_rule)
-    return Extraction(backbone, recipe, windows, sources, args.out, args.batch_size, queries, tokenizer, args.max_words,
-                      precision_of(args.precision, backbone.device))
+    return Extraction(backbone, recipe, windows, sources, args.out, args.batch_size, queries, tokenizer,
+                      args.max_tokens, precision_of(args.precision, backbone.device))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -261,7 +261,7 @@ def report(extraction: Extraction, command: str) -> None:
                          + "\n  ".join(failures.values()))
 
 
-def _asked_of(sources: list[Source], queries: dict[str, list[str]]) -> list[Source]:
+def _asked_of(sources: list[VideoSource], queries: dict[str, list[str]]) -> list[VideoSource]:
     """The videos that something is asked of."""
     asked = [source for source in sources if queries.get(source.name)]
     if not asked:

@@ -20,15 +20,15 @@ from egovlpv2.features.header import PER_QUERY
 from egovlpv2.features.locks import Claim, claim, remove_left
 from egovlpv2.features.options import (
     add_model_options,
+    check_same_recipe,
     fingerprint,
     make_folder,
     open_backbone,
     precision_of,
-    refuse_a_mix,
     require_positive,
 )
 from egovlpv2.features.queries import read_queries
-from egovlpv2.features.query_encoding import ask, look, unfused
+from egovlpv2.features.query_encoding import encode_queries, fuse_with_queries, mean_patch_tokens
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.tokenization import load_fitting_tokenizer
 
@@ -45,20 +45,20 @@ def fuse_file(backbone: Backbone, tokenizer: PreTrainedTokenizerBase, folder: Fe
         name: The video.
         taken: The right to write its file.
         texts: What is asked of it.
-        args: `kind`, `batch_size` and `max_words`.
+        args: `kind`, `batch_size` and `max_tokens`.
         precision: A context in which the model runs.
     """
     recipe, count, duration = folder.recipe, folder.count(name), folder.duration(name)
     with precision:
-        asked = ask(backbone, tokenizer, texts, args.max_words)
+        asked = encode_queries(backbone, tokenizer, texts, args.max_tokens)
         writer = FeatureWriter(taken.draft, replace(recipe, kind=args.kind), duration, count, asked.texts, asked.words,
                                asked.mask, keeps_unfused=True, keeps_cls=True)
         plain: list[Tensor] = []
         cls: list[Tensor] = []
         for trunk in _with_progress(folder.pieces(name, args.batch_size), count, f"{name}, {len(texts)} queries"):
             trunk = trunk.to(backbone.device).float()  # (n, S, D)
-            writer.append(look(backbone, asked, trunk, recipe.frames, args.kind == "transformed"))
-            plain.append(unfused(trunk))
+            writer.append(fuse_with_queries(backbone, asked, trunk, recipe.frames, args.kind == "transformed"))
+            plain.append(mean_patch_tokens(trunk))
             cls.append(trunk[:, 0])
     writer.finish(torch.cat(plain), torch.cat(cls))
     taken.finish()
@@ -74,7 +74,7 @@ def _with_progress(pieces: Iterator[Tensor], count: int, what: str) -> Iterator[
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     args = _parser().parse_args(argv)
-    require_positive(args, "batch_size", "max_words")
+    require_positive(args, "batch_size", "max_tokens")
     folder, queries = FeatureFolder(args.trunks), read_queries(args.queries)
     recipe = folder.recipe
     if recipe.kind != "trunk":
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = load_fitting_tokenizer(args.tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
     make_folder(args.out)
     remove_left(args.out)
-    refuse_a_mix(args.out, replace(recipe, kind=args.kind), queries)
+    check_same_recipe(args.out, replace(recipe, kind=args.kind), queries)
     done, failures = 0, []
     for name in names:
         taken = claim(args.out / f"{name}{SUFFIX}")
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             fuse_file(backbone, tokenizer, folder, name, taken, queries[name], args,
                       precision_of(args.precision, backbone.device))
         except BaseException as error:
-            taken.drop()
+            taken.release()
             if not isinstance(error, ValueError):
                 raise
             failures.append(str(error))  # such as a damaged trunk: the others are fused

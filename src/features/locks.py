@@ -42,7 +42,7 @@ class Claim:
         sync(self.path.parent)
         self.draft.close()
 
-    def drop(self) -> None:
+    def release(self) -> None:
         """Leave nothing."""
         Path(self.draft.name).unlink(missing_ok=True)
         with suppress(OSError):  # what is buffered may not fit a full disk
@@ -60,7 +60,7 @@ def claim(path: Path) -> Claim | None:
         if not is_at(draft, name):
             draft.close()  # the other process finished it, or dropped it, between our two looks
         elif path.exists():
-            Claim(path, draft).drop()  # the other process finished it before we opened the draft
+            Claim(path, draft).release()  # the other process finished it before we opened the draft
         else:
             draft.truncate(0)  # of a process that was killed
             return Claim(path, draft)

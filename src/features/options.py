@@ -16,13 +16,13 @@ from egovlpv2.model.backbone import Backbone
 
 _MOST_WORKERS = 1000  # processes: each takes some 300 MB
 # No text tower takes as many words, and the tokenizer's library aborts at far more; no camera gives as many frames.
-_MOST = {"max_words": 1_000_000, "fps": 1000.0}
+_MOST = {"max_tokens": 1_000_000, "fps": 1000.0}
 
 
-def add_model_options(parser: argparse.ArgumentParser, max_words: int | None = 30) -> None:
-    """Which weights, and where and how they run; without `max_words`, the weights tell them."""
+def add_model_options(parser: argparse.ArgumentParser, max_tokens: int | None = 30) -> None:
+    """Which weights, and where and how they run; without `max_tokens`, the weights tell them."""
     parser.add_argument("--weights", required=True, help=".ckpt, .safetensors or released .pth")
-    parser.add_argument("--max-words", type=int, default=max_words, help="tokens of a query" if max_words else
+    parser.add_argument("--max-tokens", type=int, default=max_tokens, help="tokens of a query" if max_tokens else
                         "tokens of the question; as many as the weights were trained with, if not given")
     parser.add_argument("--tokenizer", help="the text tower's; the checkpoint's own if not given")
     parser.add_argument("--device", help="cuda or cpu; cuda where there is one")
@@ -110,7 +110,7 @@ def make_folder_of(file: Path) -> None:
     make_folder(file.parent)
 
 
-def refuse_a_mix(out: Path, recipe: Recipe, queries: dict[str, list[str]]) -> None:
+def check_same_recipe(out: Path, recipe: Recipe, queries: dict[str, list[str]]) -> None:
     """Refuses files of another recipe, and those that lack queries of their video: they would be kept as finished."""
     for path in sorted(out.glob(f"*{SUFFIX}")):
         there, asked = read_plain(path)

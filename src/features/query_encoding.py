@@ -15,7 +15,7 @@ from egovlpv2.tokenization import tokenize
 
 
 @dataclass(frozen=True)
-class Asked:
+class EncodedQueries:
     """Queries."""
 
     texts: list[str]
@@ -24,28 +24,30 @@ class Asked:
     words: Tensor  # (Q, L, D), gate closed
 
 
-def ask(backbone: Backbone, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_words: int) -> Asked:
+def encode_queries(backbone: Backbone, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int
+                   ) -> EncodedQueries:
     """Reads queries.
 
     Args:
         backbone: The model.
         tokenizer: Of its text tower.
         texts: One query at least.
-        max_words: Tokens of a query; longer ones are cut.
+        max_tokens: Tokens of a query; longer ones are cut.
     """
-    text = tokenize(tokenizer, texts, max_words)
+    text = tokenize(tokenizer, texts, max_tokens)
     trunk, mask = backbone.trunk_text({name: ids.to(backbone.device) for name, ids in text.items()})
-    return Asked(list(texts), trunk, mask, backbone.top_text(trunk, mask).float())
+    return EncodedQueries(list(texts), trunk, mask, backbone.top_text(trunk, mask).float())
 
 
-def tell_of_a_cut(tokenizer: PreTrainedTokenizerBase, what: str, text: str, max_words: int) -> None:
+def warn_if_truncated(tokenizer: PreTrainedTokenizerBase, what: str, text: str, max_tokens: int) -> None:
     """Prints that a text, called so and so, has more tokens than are read of it."""
     tokens = len(tokenizer(text)["input_ids"])
-    if tokens > max_words:
-        print(f"the {what} has {tokens} tokens and is cut to {max_words} (--max-words)")
+    if tokens > max_tokens:
+        print(f"the {what} has {tokens} tokens and is cut to {max_tokens} (--max-tokens)")
 
 
-def look(backbone: Backbone, asked: Asked, trunk: Tensor, num_frames: int, transformed: bool) -> Tensor:
+def fuse_with_queries(backbone: Backbone, asked: EncodedQueries, trunk: Tensor, num_frames: int, transformed: bool
+                      ) -> Tensor:
     """The CLS states of windows with the gate open, for each query: (n, S, D) -> (n, Q, D).
 
     Args:
@@ -55,14 +57,14 @@ def look(backbone: Backbone, asked: Asked, trunk: Tensor, num_frames: int, trans
         num_frames: Frames of a window.
         transformed: Whether the cross-modal transform follows.
     """
-    states, attended = [], backbone.attend_first(trunk, num_frames)
+    states, attended = [], backbone.precompute_video(trunk, num_frames)
     for words, mask in zip(asked.trunk, asked.mask, strict=True):
         words, mask = words.expand(len(trunk), -1, -1), mask.expand(len(trunk), -1)
-        cls = backbone.fused_cls(attended, num_frames, words, mask)  # (n, D)
+        cls = backbone.fused_video_cls(attended, num_frames, words, mask)  # (n, D)
         states.append(backbone.fused_video_transform(cls) if transformed else cls)
     return torch.stack(states, dim=1).float()
 
 
-def unfused(trunk: Tensor) -> Tensor:
+def mean_patch_tokens(trunk: Tensor) -> Tensor:
     """What windows look like, whatever is asked: the mean of their patches' tokens, (n, S, D) -> (n, D)."""
     return trunk[:, 1:].float().mean(1)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egovlpv2.heads.vsgn import Detected
+from egovlpv2.heads.vsgn import VSGNOutput
 from egovlpv2.metrics.temporal import temporal_iou
 
 MOST = 200  # detections of a clip, and retrievals
@@ -20,7 +20,7 @@ _SIGMA = 0.46  # of soft-NMS (Ego4D MQ)
 _LOOKED_AT = 4096  # pairs of a segment and a class, at first
 
 
-class Found(NamedTuple):
+class Detections(NamedTuple):
     """Moments of a clip, the best first."""
 
     segments: Tensor  # (n, 2) steps
@@ -28,7 +28,7 @@ class Found(NamedTuple):
     scores: Tensor  # (n,)
 
 
-def scored_segments(out: Detected) -> tuple[Tensor, Tensor]:
+def scored_segments(out: VSGNOutput) -> tuple[Tensor, Tensor]:
     """Segments (B, A, 2) within their clips, and scores (B, A, N - 1) of all classes but nothing.
 
     A class counts as much as the segment's ends look like a start and an end. Segments without length count nothing,
@@ -86,7 +86,8 @@ def _doubles(segments: Tensor) -> Callable[[int], int]:
     return doubles_of
 
 
-def _without_looking_at_all(segments: Tensor, scores: Tensor, find: Callable[[Tensor, Tensor], Found]) -> Found:
+def _without_looking_at_all(segments: Tensor, scores: Tensor, find: Callable[[Tensor, Tensor], Detections]
+                            ) -> Detections:
     """The 200 best moments of segments (A, 2) and scores (A, N - 1) without doubles.
 
     Only the best pairs are looked at, and more of them until the best of the rest could be none of the moments.
@@ -100,7 +101,7 @@ def _without_looking_at_all(segments: Tensor, scores: Tensor, find: Callable[[Te
         count *= 4
 
 
-def detections(segments: Tensor, scores: Tensor) -> Found:
+def detections(segments: Tensor, scores: Tensor) -> Detections:
     """The 200 best moments of a clip, without doubles of a class and by soft-NMS of all classes together.
 
     Args:
@@ -110,7 +111,7 @@ def detections(segments: Tensor, scores: Tensor) -> Found:
     return _without_looking_at_all(segments, scores, _soft_nms)
 
 
-def retrievals(segments: Tensor, scores: Tensor, classes: Tensor) -> Found:
+def retrievals(segments: Tensor, scores: Tensor, classes: Tensor) -> Detections:
     """The 200 best moments of some classes together, without doubles of a class.
 
     Args:
@@ -122,12 +123,12 @@ def retrievals(segments: Tensor, scores: Tensor, classes: Tensor) -> Found:
     return found._replace(classes=classes.cpu()[found.classes - 1])
 
 
-def _best(segments: Tensor, scores: Tensor) -> Found:
+def _best(segments: Tensor, scores: Tensor) -> Detections:
     best = scores.T.flatten().topk(min(MOST, int(scores.count_nonzero())))
-    return Found(segments[best.indices % len(segments)], best.indices // len(segments) + 1, best.values)
+    return Detections(segments[best.indices % len(segments)], best.indices // len(segments) + 1, best.values)
 
 
-def _soft_nms(segments: Tensor, scores: Tensor) -> Found:
+def _soft_nms(segments: Tensor, scores: Tensor) -> Detections:
     """The best pair stays, all that overlap it lose score, and so on."""
     places, left = segments.double().numpy(), scores.double().numpy()
     weight, label = np.ones(len(left)), left.argmax(1)  # (A,): what is left of a segment's scores, and its best class
@@ -139,4 +140,4 @@ def _soft_nms(segments: Tensor, scores: Tensor) -> Found:
         label[anchor], best[anchor] = left[anchor].argmax(), left[anchor].max()  # other classes of that segment stay
         weight *= np.exp(-np.nan_to_num(temporal_iou(places, places[anchor])) ** 2 / _SIGMA)
     anchors, labels, values = np.array(found).reshape(-1, 3).T
-    return Found(segments[anchors.astype(int)], torch.from_numpy(labels).long(), torch.from_numpy(values).float())
+    return Detections(segments[anchors.astype(int)], torch.from_numpy(labels).long(), torch.from_numpy(values).float())

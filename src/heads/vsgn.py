@@ -17,7 +17,7 @@ _LONGEST = math.log(1000 / 16)  # what an anchor's length can be multiplied with
 _TOWER_LAYERS, _NORM_GROUPS = 4, 32
 
 
-class Detected(NamedTuple):
+class VSGNOutput(NamedTuple):
     """What VSGN says of a clip."""
 
     actionness: Tensor  # (B, T) probability that something happens
@@ -64,7 +64,7 @@ class VSGN(nn.Module):
             nn.Sequential(_convolution(dim, dim), nn.ReLU(), nn.Conv1d(dim, 1, 1)) for _ in range(3))
         self.register_buffer("anchors", make_anchors(num_steps, num_levels), persistent=False)  # (A, 2)
 
-    def forward(self, features: Tensor, num_frames: Tensor) -> Detected:
+    def forward(self, features: Tensor, num_frames: Tensor) -> VSGNOutput:
         """Args:
             features: (B, C, T), zero beyond the clip; the graph hears that padding too, as the authors' does.
             num_frames: (B,) steps that each clip really has.
@@ -78,7 +78,7 @@ class VSGN(nn.Module):
         segments = decode(deltas, self.anchors)  # (B, A, 2)
         supplementary = (head(finest)[:, 0].float().sigmoid()  # (B, T); in bfloat16 a sure mistake has no gradient
                          for head in (self.actionness, self.startness, self.endness))
-        return Detected(*supplementary, segments, self._adjust(finest, segments), logits, num_frames)
+        return VSGNOutput(*supplementary, segments, self._adjust(finest, segments), logits, num_frames)
 
     def _per_anchor(self, x: Tensor) -> Tensor:
         """(B, scales * n, t) -> (B, t * scales, n)."""

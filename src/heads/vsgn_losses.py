@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from egovlpv2.heads.vsgn import Detected, decode
+from egovlpv2.heads.vsgn import VSGNOutput, decode
 
 # From which temporal IoU on a segment stands for an instance, in the loss of classes, segments and boundaries.
 _CLASS_IOU, _SEGMENT_IOU, _BOUNDARY_IOU = 0.5, 0.5, 0.7
@@ -42,7 +42,7 @@ class Matched(NamedTuple):
         return self._replace(classes=self.classes * ((self.overlap >= threshold) | self.best))
 
 
-def vsgn_losses(out: Detected, anchors: Tensor, labels: MomentLabels) -> dict[str, Tensor]:
+def vsgn_losses(out: VSGNOutput, anchors: Tensor, labels: MomentLabels) -> dict[str, Tensor]:
     """The six losses of VSGN; each of the first three matches segments of its own with the instances.
 
     Args:
@@ -51,7 +51,7 @@ def vsgn_losses(out: Detected, anchors: Tensor, labels: MomentLabels) -> dict[st
         labels: What is true.
     """
     with torch.autocast(out.segments.device.type, enabled=False):
-        out = Detected(*(value.float() for value in out))
+        out = VSGNOutput(*(value.float() for value in out))
         untouched = decode(torch.zeros_like(out.segments), anchors)  # (B, A, 2)
         matched = match(out.segments, labels)
         bands = label_bands(labels, out.actionness.shape[1])

@@ -13,7 +13,7 @@ _CONVOLUTIONS, _KERNEL = 4, 7
 _EPS = 1e-6  # of layer norms, as in the authors' code
 
 
-class Grounded(NamedTuple):
+class VSLNetOutput(NamedTuple):
     """What VSLNet says of each position."""
 
     highlight: Tensor  # (B, T) probability that the position lies in the window
@@ -45,7 +45,7 @@ class VSLNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.apply(_draw)
 
-    def forward(self, video: Tensor, video_mask: Tensor, query: Tensor, query_mask: Tensor) -> Grounded:
+    def forward(self, video: Tensor, video_mask: Tensor, query: Tensor, query_mask: Tensor) -> VSLNetOutput:
         """Args:
             video: (B, T, video_dim).
             video_mask: (B, T), true where there is video.
@@ -57,7 +57,7 @@ class VSLNet(nn.Module):
         y = self.encoder(self.query_affine(query), query_mask)  # (B, L, D)
         x = self.query_pool(self.attention(x, video_mask, y, query_mask), y, query_mask)  # (B, T, D)
         highlight = _masked(self.highlighter(x)[..., 0].float(), video_mask).sigmoid()  # (B, T)
-        return Grounded(highlight, *self.predictor(x * highlight[..., None], video_mask))
+        return VSLNetOutput(highlight, *self.predictor(x * highlight[..., None], video_mask))
 
 
 class SmallVSLNet(nn.Module):
@@ -78,7 +78,7 @@ class SmallVSLNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.apply(_draw)
 
-    def forward(self, video: Tensor, video_mask: Tensor, query: Tensor, query_mask: Tensor) -> Grounded:
+    def forward(self, video: Tensor, video_mask: Tensor, query: Tensor, query_mask: Tensor) -> VSLNetOutput:
         video_mask, query_mask = video_mask.bool(), query_mask.bool()
         x = self.query_pool(self.video_affine(self.dropout(video)), self.query_affine(query), query_mask)  # (B, T, D)
         highlight = _masked(self.highlighter(x.relu())[..., 0].float(), video_mask).sigmoid()  # (B, T)
@@ -86,7 +86,7 @@ class SmallVSLNet(nn.Module):
         start = self.start(x).relu()  # (B, T, D)
         end = self.end(torch.cat([x, start], dim=2)).relu()  # (B, T, D)
         logits = (self.start_logit(start)[..., 0], self.end_logit(end)[..., 0])  # (B, T) each
-        return Grounded(highlight, *(_masked(logit, video_mask) for logit in logits))
+        return VSLNetOutput(highlight, *(_masked(logit, video_mask) for logit in logits))
 
 
 class Encoder(nn.Module):
@@ -157,9 +157,9 @@ class ContextQueryAttention(nn.Module):
         score = self.of_video(a) + self.of_query(b).transpose(1, 2) + both  # (B, T, L)
         to_words = _masked(score, query_mask[:, None]).softmax(2)  # (B, T, L)
         to_video = _masked(score, video_mask[..., None]).softmax(1)  # (B, T, L)
-        heard = to_words @ y  # (B, T, D)
-        echo = to_words @ (to_video.transpose(1, 2) @ x)  # (B, T, D)
-        return self.out(torch.cat([x, heard, x * heard, x * echo], dim=2))
+        context_to_query = to_words @ y  # (B, T, D)
+        query_to_context = to_words @ (to_video.transpose(1, 2) @ x)  # (B, T, D)
+        return self.out(torch.cat([x, context_to_query, x * context_to_query, x * query_to_context], dim=2))
 
 
 class QueryPool(nn.Module):

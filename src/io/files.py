@@ -19,7 +19,7 @@ _OF_WRITING = NO_ROOM | {errno.EROFS, errno.EIO}
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a draft to write to, which gets the file's name once it is complete and on the disk.
 
     The draft lies beside the file, its name ends in `.tmp` and is new each time: neither a process that outlives a
@@ -53,7 +53,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write plain values, all of whose numbers are finite, as a JSON file, whole or not at all."""
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 

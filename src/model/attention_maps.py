@@ -37,16 +37,16 @@ class Attention(NamedTuple):
     match: float  # probability that the text fits the clip
 
 
-def read_words(tokenizer: PreTrainedTokenizerBase, text: str, max_words: int) -> Words:
+def read_words(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> Words:
     """Reads a text so that its tokens can be told by word.
 
     Args:
         tokenizer: Of the text tower; a fast one, which knows where in the text a token lies.
         text: What the words are of.
-        max_words: Tokens (L), special ones included; what is beyond them is cut off.
+        max_tokens: Tokens (L), special ones included; what is beyond them is cut off.
     """
     text = text.strip()
-    encoded = tokenizer([text], truncation=True, max_length=max_words, return_offsets_mapping=True,
+    encoded = tokenizer([text], truncation=True, max_length=max_tokens, return_offsets_mapping=True,
                         return_special_tokens_mask=True)
     spans = [(word.group(), word.end()) for word in re.finditer(r"\S+", text)]
     places: dict[int, list[int]] = {}
@@ -107,7 +107,7 @@ def attend_words(backbone: Backbone, video: Tensor, words: Words, layers: Mappin
     """
     text = Text(**{name: ids.to(backbone.device) for name, ids in words.text.items()})
     with captured(layers, heads) as found:
-        match = backbone.match(video[None].to(backbone.device), text).float().softmax(-1)[0, 1]
+        match = backbone.vtm_logits(video[None].to(backbone.device), text).float().softmax(-1)[0, 1]
     weights = torch.cat([found[layer][0] for layer in layers]).float().cpu()  # (M, L, S)
     spread = torch.stack([weights[:, places].mean(1) for places in words.places])  # (W, M, S)
     grid = backbone.video_tower.patch_embed.grid_size

@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from egovlpv2.batch import Text
 from egovlpv2.model.config import BackboneConfig
-from egovlpv2.model.fusion import GatedCrossAttention, Stack
-from egovlpv2.model.heads import MaskedWordHead, MatchHead, projector
+from egovlpv2.model.fusion import GatedCrossAttention, StackedFusionEncoder
+from egovlpv2.model.heads import MLMHead, VTMHead, projector
 from egovlpv2.model.text_tower import TextTower
 from egovlpv2.model.video_tower import VideoTower
 
@@ -29,7 +29,7 @@ class Trunk(NamedTuple):
     mask: Tensor  # (B, L) bool
 
 
-class Attended(NamedTuple):
+class VideoContext(NamedTuple):
     """A video's trunk, and what the first fused layer makes of it before it hears of any text; of stacked layers, what
     they attend to, and its CLS state.
     """
@@ -37,9 +37,9 @@ class Attended(NamedTuple):
     video: Tensor  # (B, S, D), or (B, 1, D) if only the CLS state goes on from there
     first: Tensor  # the same
 
-    def of(self, index: Tensor) -> "Attended":
+    def of(self, index: Tensor) -> "VideoContext":
         """Some of the videos, each as often as it is named."""
-        return Attended(self.video[index], self.first[index])
+        return VideoContext(self.video[index], self.first[index])
 
 
 class Top(NamedTuple):
@@ -72,18 +72,18 @@ class Backbone(LightningModule):
         self.text_projector = projector(text_dim, config.projector, "text")
         self.fused_video_transform = nn.Linear(video_dim, video_dim)
         self.fused_text_transform = nn.Linear(text_dim, text_dim)
-        self.match_head = MatchHead(video_dim, text_dim)
-        self.masked_word_head = MaskedWordHead(text_dim, self.text_tower.vocab_size)
-        fusions = [module for module in self.modules() if isinstance(module, GatedCrossAttention | Stack)]
+        self.match_head = VTMHead(video_dim, text_dim)
+        self.masked_word_head = MLMHead(text_dim, self.text_tower.vocab_size)
+        fusions = [m for m in self.modules() if isinstance(m, GatedCrossAttention | StackedFusionEncoder)]
         for module in (self.fused_video_transform, self.fused_text_transform, self.match_head, self.masked_word_head,
                        *fusions):
             module.apply(_init_linear)
         for gated in fusions if config.alpha is not None else []:
             nn.init.constant_(gated.alpha.requires_grad_(False), config.alpha)
 
-    def _make_stack(self) -> Stack:
+    def _make_stack(self) -> StackedFusionEncoder:
         video, text = self.video_tower, self.text_tower
-        return Stack(self.config.num_fused_layers, video.dim, text.dim, video.blocks[0].attn.num_heads,
+        return StackedFusionEncoder(self.config.num_fused_layers, video.dim, text.dim, video.blocks[0].attn.num_heads,
                      text.blocks[0].num_heads, text.norm_eps, text.dropout)
 
     # ---- trunk and top: the parts that objectives share -------------------------------------------------------------
@@ -122,24 +122,24 @@ class Backbone(LightningModule):
     def trunk(self, video: Tensor, text: Text, gate: bool) -> Trunk:
         return Trunk(self.trunk_video(video, gate), *self.trunk_text(text))
 
-    def top(self, trunk: Trunk, num_frames: int, gate: bool, video_reads: Literal["all", "cls", "none"] = "all",
-            text_reads: bool = True) -> Top:
+    def top(self, trunk: Trunk, num_frames: int, gate: bool, video_output: Literal["all", "cls", "none"] = "all",
+            text_output: bool = True) -> Top:
         """The upper layers. With the gate closed, cross-attention is not computed.
 
         Args:
             trunk: Outputs of the trunk.
             num_frames: `T` of the clips.
             gate: Whether the towers see each other.
-            video_reads: What is read of the video's last layer; what is not read is not computed.
-            text_reads: Whether the text's last layer is read.
+            video_output: What is read of the video's last layer; what is not read is not computed.
+            text_output: Whether the text's last layer is read.
         """
         if not gate:
-            video = None if video_reads == "none" else self.top_video(trunk.video, num_frames, video_reads == "cls")
-            return Top(video, self.top_text(trunk.text, trunk.mask) if text_reads else None)
+            video = None if video_output == "none" else self.top_video(trunk.video, num_frames, video_output == "cls")
+            return Top(video, self.top_text(trunk.text, trunk.mask) if text_output else None)
         if self.stack is not None:
             video = self.video_tower.norm(trunk.video)
-            return self._stacked_top(video, trunk.text, trunk.mask, video_reads, text_reads)
-        return self._fused_top(trunk, num_frames, video_reads, text_reads)
+            return self._stacked_top(video, trunk.text, trunk.mask, video_output, text_output)
+        return self._fused_top(trunk, num_frames, video_output, text_output)
 
     def top_video(self, x: Tensor, num_frames: int, cls_only: bool = False) -> Tensor:
         """Gate closed: (B, S, D) -> (B, S, D), or (B, 1, D) with `cls_only`, after the final norm."""
@@ -154,46 +154,46 @@ class Backbone(LightningModule):
             y = self._run(block, y, mask)
         return y
 
-    def attend_first(self, video: Tensor, num_frames: int) -> Attended:
-        """What all texts of a video share of the first fused layer: (B, S, D) -> `Attended`."""
+    def precompute_video(self, video: Tensor, num_frames: int) -> VideoContext:
+        """What all texts of a video share of the first fused layer: (B, S, D) -> `VideoContext`."""
         if self.stack is not None:
             normed = self.video_tower.norm(video)
-            return Attended(normed, normed[:, :1])
+            return VideoContext(normed, normed[:, :1])
         if not self.config.num_fused_layers:
-            return Attended(video[:, :1], video[:, :1])
+            return VideoContext(video[:, :1], video[:, :1])
         alone = self.config.num_fused_layers == 1
         first = self._run(self._fused(self.video_tower)[0].attend, video, num_frames, alone)
-        return Attended(video[:, :1] if alone else video, first)
+        return VideoContext(video[:, :1] if alone else video, first)
 
-    def fused_cls(self, attended: Attended, num_frames: int, text: Tensor, mask: Tensor) -> Tensor:
+    def fused_video_cls(self, attended: VideoContext, num_frames: int, text: Tensor, mask: Tensor) -> Tensor:
         """CLS of the videos (B, D) after the final norm, gate open, each with its text: (B, L, D) and (B, L) bool."""
         if self.stack is not None:
             return self._stacked_top(attended.video, text, mask, "cls", False).video[:, 0]
         trunk = Trunk(attended.video, text, mask)
         return self._fused_top(trunk, num_frames, "cls", False, attended.first).video[:, 0]
 
-    def _fused_top(self, trunk: Trunk, num_frames: int, video_reads: str, text_reads: bool,
+    def _fused_top(self, trunk: Trunk, num_frames: int, video_output: str, text_output: bool,
                    first: Tensor | None = None) -> Top:
         x, y, mask = trunk
         attends_to_current = self.config.text_attends_to == "current"
         pairs = list(zip(self._fused(self.video_tower), self._fused(self.text_tower), strict=True))
         for i, (video_block, text_block) in enumerate(pairs):
             previous, last = x, i == len(pairs) - 1
-            feeds_text = attends_to_current and (text_reads or not last)
-            if not last or feeds_text or video_reads != "none":
-                cls_only = last and not feeds_text and video_reads == "cls"
+            feeds_text = attends_to_current and (text_output or not last)
+            if not last or feeds_text or video_output != "none":
+                cls_only = last and not feeds_text and video_output == "cls"
                 x = (self._run(video_block, previous, num_frames, y, mask, cls_only) if i or first is None
                      else self._run(video_block.join, previous, first, y, mask))
-            if not last or text_reads:
+            if not last or text_output:
                 y = self._run(text_block, y, mask, x if attends_to_current else previous)
         norm = self.video_tower.norm if self.shares_trunk else self.fused_norm
-        read = {"all": x, "cls": x[:, :1], "none": None}[video_reads]
-        return Top(None if read is None else norm(read), y if text_reads else None)
+        read = {"all": x, "cls": x[:, :1], "none": None}[video_output]
+        return Top(None if read is None else norm(read), y if text_output else None)
 
-    def _stacked_top(self, video: Tensor, text: Tensor, mask: Tensor, video_reads: str, text_reads: bool) -> Top:
-        cls, words = self._run(self.stack, video, text, mask, video_reads != "none", text_reads)
-        read = torch.cat([cls, video[:, 1:]], dim=1) if video_reads == "all" else cls
-        return Top(None if video_reads == "none" else read, words if text_reads else None)
+    def _stacked_top(self, video: Tensor, text: Tensor, mask: Tensor, video_output: str, text_output: bool) -> Top:
+        cls, words = self._run(self.stack, video, text, mask, video_output != "none", text_output)
+        read = torch.cat([cls, video[:, 1:]], dim=1) if video_output == "all" else cls
+        return Top(None if video_output == "none" else read, words if text_output else None)
 
     def _fused(self, tower: VideoTower | TextTower) -> nn.ModuleList:
         return tower.blocks[len(tower.blocks) - tower.num_fused:]
@@ -229,11 +229,11 @@ class Backbone(LightningModule):
     def project_text(self, cls: Tensor) -> Tensor:
         return self.text_projector(cls)  # (B, D) -> (B, P)
 
-    def match_logits(self, top: Top) -> Tensor:
+    def vtm_logits_from(self, top: Top) -> Tensor:
         """Fused states -> (B, 2): no match, match."""
         return self.match_head(self.fused_video_transform(top.video[:, 0]), self.fused_text_transform(top.text[:, 0]))
 
-    def word_logits(self, states: Tensor) -> Tensor:
+    def mlm_logits_from(self, states: Tensor) -> Tensor:
         """Fused text states (..., D) -> (..., V)."""
         return self.masked_word_head(self.fused_text_transform(states))
 
@@ -257,16 +257,16 @@ class Backbone(LightningModule):
 
     def fused_features(self, video: Tensor, text: Text) -> Tensor:
         """CLS of the video (B, D) after the final norm, gate open."""
-        attended = self.attend_first(self.trunk_video(video, gate=True), video.shape[1])
-        return self.fused_cls(attended, video.shape[1], *self.trunk_text(text))
+        attended = self.precompute_video(self.trunk_video(video, gate=True), video.shape[1])
+        return self.fused_video_cls(attended, video.shape[1], *self.trunk_text(text))
 
-    def match(self, video: Tensor, text: Text) -> Tensor:
+    def vtm_logits(self, video: Tensor, text: Text) -> Tensor:
         """Video-text matching logits (B, 2): no match, match."""
-        return self.match_logits(self.top(self.trunk(video, text, gate=True), video.shape[1], True, "cls"))
+        return self.vtm_logits_from(self.top(self.trunk(video, text, gate=True), video.shape[1], True, "cls"))
 
-    def predict_masked(self, video: Tensor, text: Text) -> Tensor:
+    def mlm_logits(self, video: Tensor, text: Text) -> Tensor:
         """Logits of every word (B, L, V), gate open."""
-        return self.word_logits(self.top(self.trunk(video, text, gate=True), video.shape[1], True, "none").text)
+        return self.mlm_logits_from(self.top(self.trunk(video, text, gate=True), video.shape[1], True, "none").text)
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -62,7 +62,7 @@ class GatedCrossAttention(CrossAttention):
         return x + self.alpha * super().forward(x, context, mask)
 
 
-class StackedLayer(nn.Module):
+class FusionLayer(nn.Module):
     """A layer of ALBEF's fusion encoder: self-attention, cross-attention and MLP, with residuals and norms behind.
 
     Args:
@@ -94,7 +94,7 @@ class StackedLayer(nn.Module):
         return self.norm3(x + self.mlp(x))
 
 
-class Stack(nn.Module):
+class StackedFusionEncoder(nn.Module):
     """Fusion in layers on top of both towers, as in ALBEF: what the paper's Table 7 compares its own fusion with.
 
     The words attend to what the video tower gives, which stays as it is. Since the heads read the video's CLS state
@@ -114,11 +114,11 @@ class Stack(nn.Module):
                  norm_eps: float, dropout: float) -> None:
         super().__init__()
         self.video = nn.ModuleList(
-            StackedLayer(video_dim, text_dim, video_heads, norm_eps, 0.0) for _ in range(num_layers))
+            FusionLayer(video_dim, text_dim, video_heads, norm_eps, 0.0) for _ in range(num_layers))
         self.text = nn.ModuleList(
-            StackedLayer(text_dim, video_dim, text_heads, norm_eps, dropout) for _ in range(num_layers))
+            FusionLayer(text_dim, video_dim, text_heads, norm_eps, dropout) for _ in range(num_layers))
 
-    def forward(self, video: Tensor, text: Tensor, mask: Tensor, video_reads: bool, text_reads: bool
+    def forward(self, video: Tensor, text: Tensor, mask: Tensor, video_output: bool, text_output: bool
                 ) -> tuple[Tensor, Tensor]:
         """CLS state (B, 1, D) and words (B, L, D'), as far as they are read.
 
@@ -126,13 +126,13 @@ class Stack(nn.Module):
             video: (B, S, D) after the tower's norm.
             text: (B, L, D').
             mask: (B, L) bool.
-            video_reads: Whether the CLS state is read.
-            text_reads: Whether the last layer's words are.
+            video_output: Whether the CLS state is read.
+            text_output: Whether the last layer's words are.
         """
         cls = video[:, :1]
         for i, (of_cls, of_words) in enumerate(zip(self.video, self.text, strict=True)):
-            if video_reads:
+            if video_output:
                 cls = of_cls(cls, video, None, text, mask)
-            if text_reads or i < len(self.text) - 1:
+            if text_output or i < len(self.text) - 1:
                 text = of_words(text, text, mask, video, None)
         return cls, text

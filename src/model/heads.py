@@ -19,7 +19,7 @@ def projector(dim: int, widths: list[int], modality: str) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class MatchHead(nn.Module):
+class VTMHead(nn.Module):
     """Video-text matching: poolers on both transformed CLS states, and a linear layer to (no match, match)."""
 
     def __init__(self, video_dim: int, text_dim: int) -> None:
@@ -33,7 +33,7 @@ class MatchHead(nn.Module):
         return self.classifier(torch.cat(pooled, dim=-1))  # (B, D), (B, D') -> (B, 2)
 
 
-class MaskedWordHead(nn.Module):
+class MLMHead(nn.Module):
     """BERT's prediction head, with a decoder of its own."""
 
     def __init__(self, dim: int, vocab_size: int) -> None:

@@ -147,7 +147,7 @@ class TextTower(nn.Module):
         self.embeddings = model.embeddings
         # RoBERTa's positions begin behind that of the padding, and are counted from the ids.
         self.padding_id: int | None = getattr(model.embeddings, "padding_idx", None)
-        self.max_words = arch.max_position_embeddings - (-1 if self.padding_id is None else self.padding_id) - 1
+        self.max_tokens = arch.max_position_embeddings - (-1 if self.padding_id is None else self.padding_id) - 1
         first_fused = len(layers) - num_fused
         self.blocks = nn.ModuleList(
             TextBlock(layer, GatedCrossAttention(self.dim, video_dim, arch.num_attention_heads, None, self.dropout)
@@ -156,9 +156,9 @@ class TextTower(nn.Module):
         )
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        if input_ids.shape[1] > self.max_words:
-            raise ValueError(f"texts of {input_ids.shape[1]} tokens are too long for a text tower of {self.max_words} "
-                             "positions: lower max_words or eval_max_words")
+        if input_ids.shape[1] > self.max_tokens:
+            raise ValueError(f"texts of {input_ids.shape[1]} tokens are too long for a text tower of {self.max_tokens} "
+                             "positions: lower max_tokens or eval_max_tokens")
         return self.embeddings(input_ids=input_ids)  # (B, L) -> (B, L, D)
 
 
@@ -212,7 +212,7 @@ def _check_parts(arch: str) -> None:
         except UNFIT as error:
             raise ValueError(f"{what} is not supported: it has another structure ({error})") from error
         padding = model.config.pad_token_id or 0
-        ids = torch.randint(padding + 1, tower.vocab_size, (2, min(9, max(tower.max_words, 1))))  # (B, L)
+        ids = torch.randint(padding + 1, tower.vocab_size, (2, min(9, max(tower.max_tokens, 1))))  # (B, L)
         mask = torch.ones_like(ids)
         ids[1, -2:], mask[1, -2:] = padding, 0
 

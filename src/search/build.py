@@ -11,8 +11,8 @@ from egovlpv2.command.parser import CommandParser
 from egovlpv2.features.extract import add_options, prepare, report
 from egovlpv2.features.files import SUFFIX
 from egovlpv2.features.options import require_positive
-from egovlpv2.search.manifest import Catalogue, add
-from egovlpv2.search.store import Rows
+from egovlpv2.search.manifest import IndexManifest, add
+from egovlpv2.search.store import EmbeddingStore
 from egovlpv2.tokenization import load_fitting_tokenizer
 from egovlpv2.video.collection import find_videos
 
@@ -22,7 +22,7 @@ _FPS = 1000  # windows and strides count milliseconds: any length of theirs is a
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     args = _parser().parse_args(argv)
-    require_positive(args, "seconds", "every", "frames", "chunk_seconds", "batch_size", "max_words")
+    require_positive(args, "seconds", "every", "frames", "chunk_seconds", "batch_size", "max_tokens")
     if args.image_fps is not None:
         require_positive(args, "image_fps")
     args.kind, args.fps, args.frame_rule = "unit", float(_FPS), "centre"
@@ -31,16 +31,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     extraction = prepare(args, sources, {})
     # One that is missing or doesn't fit is told now, not at the first search.
     load_fitting_tokenizer(extraction.tokenizer_name, extraction.backbone.text_tower)
-    if args.max_words > (most := extraction.backbone.text_tower.max_words):
-        raise ValueError(f"--max-words {args.max_words}: the text tower of {args.weights} takes {most} at most")
+    if args.max_tokens > (most := extraction.backbone.text_tower.max_tokens):
+        raise ValueError(f"--max-tokens {args.max_tokens}: the text tower of {args.weights} takes {most} at most")
     weights, tokenizer = str(Path(args.weights).absolute()), _place(extraction.tokenizer_name)
-    add(args.out, Catalogue(weights, tokenizer, args.max_words, {}), extraction.left, args.chunk_seconds)
+    add(args.out, IndexManifest(weights, tokenizer, args.max_tokens, {}), extraction.left, args.chunk_seconds)
     extraction.run(args.num_workers)
     report(extraction, "index")
     if not any(args.out.glob(f"*{SUFFIX}")):
         print(f"{args.out} can't be searched yet: other processes are at work on all of its videos")
         return
-    rows = Rows(args.out)
+    rows = EmbeddingStore(args.out)
     print(f"{args.out} now has {len(rows):,} windows of {len(rows.names)} videos, {rows.hours:.2f} hours: "
           f'`egovlpv2 search "#C C ..." --index {args.out}`')
 

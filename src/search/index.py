@@ -20,11 +20,11 @@ from egovlpv2.checkpoints.weights import load_backbone
 from egovlpv2.command.errors import one_line
 from egovlpv2.command.parser import CommandParser
 from egovlpv2.features.options import fingerprint, make_folder_of, pick_device, precision_of, require_positive
-from egovlpv2.features.query_encoding import tell_of_a_cut
-from egovlpv2.search.manifest import Listed, read_catalogue
+from egovlpv2.features.query_encoding import warn_if_truncated
+from egovlpv2.search.manifest import VideoEntry, read_manifest
 from egovlpv2.search.moments import Moment, clock
 from egovlpv2.search.page import Card, jpegs, write_page
-from egovlpv2.search.store import Rows
+from egovlpv2.search.store import EmbeddingStore
 from egovlpv2.tokenization import load_fitting_tokenizer, tokenize
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.sampling import uniform_times
@@ -39,7 +39,7 @@ class Index:
         folder: What `egovlpv2 index` wrote.
         weights: The weights that it was made with, if they have moved.
         tokenizer: The text tower's, if it has moved.
-        max_words: Tokens of a query, if not as many as the index says.
+        max_tokens: Tokens of a query, if not as many as the index says.
         device: Where the model runs; CUDA where there is one.
         precision: `bf16` or `32`; `bf16` on a GPU if not given.
 
@@ -48,12 +48,12 @@ class Index:
     """
 
     def __init__(self, folder: str | os.PathLike[str], weights: str | None = None, tokenizer: str | None = None,
-                 max_words: int | None = None, device: str | None = None, precision: str | None = None) -> None:
+                 max_tokens: int | None = None, device: str | None = None, precision: str | None = None) -> None:
         self.folder = Path(folder)
-        self.catalogue = read_catalogue(self.folder)
-        self.rows = Rows(self.folder)
+        self.catalogue = read_manifest(self.folder)
+        self.rows = EmbeddingStore(self.folder)
         path = self._weights(weights)
-        self.max_words = max_words or self.catalogue.max_words
+        self.max_tokens = max_tokens or self.catalogue.max_tokens
         self.backbone = load_backbone(path, self.rows.recipe.frames).to(pick_device(device))
         self.tokenizer = load_fitting_tokenizer(tokenizer or self.catalogue.tokenizer, self.backbone.text_tower)
         self._precision = precision_of(precision, self.backbone.device)
@@ -86,10 +86,10 @@ class Index:
         if top < 1 or rerank < 0:
             raise ValueError(f"top {top}, rerank {rerank}: ask for 1 moment at least, and rerank 0 or more")
         words = {name: ids.to(self.backbone.device) for name, ids in
-                 tokenize(self.tokenizer, [text], self.max_words).items()}
+                 tokenize(self.tokenizer, [text], self.max_tokens).items()}
         with self._precision:
             query = normalize(self.backbone.embed_text(words)[0].float(), dim=0).cpu()  # (P,)
-        moments = self.rows.best(query, max(top, rerank))
+        moments = self.rows.topk(query, max(top, rerank))
         looked_at = self._look(moments[:rerank], words)
         return [*sorted(looked_at, key=lambda moment: (moment.match is None, -moment.score)), *moments[rerank:]][:top]
 
@@ -103,7 +103,7 @@ class Index:
                 seen.append(moment)
                 continue
             with self._precision:
-                logits = self.backbone.match(video, words)  # (1, 2)
+                logits = self.backbone.vtm_logits(video, words)  # (1, 2)
             seen.append(replace(moment, match=float(logits[0].float().softmax(-1)[1])))
         return seen
 
@@ -112,7 +112,7 @@ class Index:
         listed, recipe = self._listed(moment), self.rows.recipe
         windows = Windows(recipe.fps, recipe.window, recipe.stride, recipe.frames, recipe.size, listed.chunk_seconds,
                           recipe.frame_rule)
-        return windows.read(listed.source(moment.video), moment.end, moment.place, 1)
+        return windows.read(listed.source(moment.video), moment.end, moment.window_index, 1)
 
     def frames(self, moment: Moment, count: int = 6, short_side: int = 270) -> Tensor:
         """Whole pictures of a moment, at the centres of equal parts: (n, 3, H, W) uint8.
@@ -124,7 +124,7 @@ class Index:
         times = uniform_times(moment.start, moment.end, count)
         return listed.source(moment.video).read(times, WholePicture(short_side), listed.chunk_seconds).frames
 
-    def _listed(self, moment: Moment) -> Listed:
+    def _listed(self, moment: Moment) -> VideoEntry:
         """Where a moment's video is.
 
         Raises:
@@ -144,11 +144,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_positive(args, "top")
     if args.rerank < 0:
         raise ValueError(f"--rerank {args.rerank}: give 0 or more")
-    if args.max_words is not None:
-        require_positive(args, "max_words")
+    if args.max_tokens is not None:
+        require_positive(args, "max_tokens")
     make_folder_of(args.out)
-    index = Index(args.index, args.weights, args.tokenizer, args.max_words, args.device, args.precision)
-    tell_of_a_cut(index.tokenizer, "query", args.query, index.max_words)
+    index = Index(args.index, args.weights, args.tokenizer, args.max_tokens, args.device, args.precision)
+    warn_if_truncated(index.tokenizer, "query", args.query, index.max_tokens)
     before = time.perf_counter()
     moments = index.search(args.query, args.top, args.rerank)
     told = (f"{len(index.rows):,} windows of {len(index.rows.names)} videos, {index.rows.hours:.2f} hours, searched in "
@@ -192,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("search.html"), help="the page")
     parser.add_argument("--weights", help="those of the index, if they have moved")
     parser.add_argument("--tokenizer", help="the text tower's, if it has moved")
-    parser.add_argument("--max-words", type=int, help="tokens of the query; as the index says, if not given")
+    parser.add_argument("--max-tokens", type=int, help="tokens of the query; as the index says, if not given")
     parser.add_argument("--device", help="cuda or cpu; cuda where there is one")
     parser.add_argument("--precision", choices=("32", "bf16"), help="bf16 on a GPU if not given, else 32")
     return parser

@@ -12,13 +12,13 @@ from msgspec import Meta
 from egovlpv2.features.files import SUFFIX
 from egovlpv2.io.files import write_json
 from egovlpv2.io.schema import read_json
-from egovlpv2.video.collection import Source
+from egovlpv2.video.collection import VideoSource
 
 FILE = "index.json"
 
 
 @dataclass(frozen=True)
-class Listed:
+class VideoEntry:
     """A video as it was when it was indexed.
 
     Args:
@@ -38,7 +38,7 @@ class Listed:
     modified: float
 
     @classmethod
-    def of(cls, source: Source, chunk_seconds: float) -> "Listed":
+    def of(cls, source: VideoSource, chunk_seconds: float) -> "VideoEntry":
         """A video as it is now.
 
         Raises:
@@ -48,42 +48,42 @@ class Listed:
                    chunk_seconds if source.chunked else 0.0, source.num_bytes,
                    max(file.stat().st_mtime for file in source.files))
 
-    def source(self, name: str) -> Source:
+    def source(self, name: str) -> VideoSource:
         """What reads the video."""
-        return Source(name, tuple(map(Path, self.files)), self.chunked, self.image_fps)
+        return VideoSource(name, tuple(map(Path, self.files)), self.chunked, self.image_fps)
 
     @property
     def problem(self) -> str:
         """Why the video can't be shown any more, in words; empty if it can."""
         try:
-            now = Listed.of(self.source(""), self.chunk_seconds)
+            now = VideoEntry.of(self.source(""), self.chunk_seconds)
         except OSError:
             return f"{self.files[0]} is not there any more"
         return "" if now == self else f"{self.files[0]} has changed since it was indexed: run `egovlpv2 index` again"
 
-    def fits(self, other: "Listed") -> bool:
+    def same_content(self, other: "VideoEntry") -> bool:
         """Whether it is the same video, at the same place or at another."""
         return replace(self, files=other.files) == other
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class IndexManifest:
     """The videos of an index, and the model that it was made with.
 
     Args:
         weights: Path of the weights.
         tokenizer: Of the text tower.
-        max_words: Tokens of a query.
+        max_tokens: Tokens of a query.
         videos: By name.
     """
 
     weights: str
     tokenizer: str
-    max_words: Annotated[int, Meta(ge=1)]
-    videos: dict[str, Listed]
+    max_tokens: Annotated[int, Meta(ge=1)]
+    videos: dict[str, VideoEntry]
 
 
-def read_catalogue(folder: Path) -> Catalogue:
+def read_manifest(folder: Path) -> IndexManifest:
     """The catalogue of an index.
 
     Raises:
@@ -94,14 +94,14 @@ def read_catalogue(folder: Path) -> Catalogue:
         raise ValueError(f"{folder} is not an index (it has no {FILE}): `egovlpv2 index VIDEOS --weights W --out "
                          f"{folder}` makes one")
     try:
-        return read_json(path, Catalogue)
+        return read_json(path, IndexManifest)
     except ValueError as error:
         told = str(error).removeprefix(str(path)).removeprefix(":").strip()
         raise ValueError(f"{path} is damaged, or another program's ({told}): move it and run `egovlpv2 index` again; "
                          "finished videos stay") from error
 
 
-def add(folder: Path, made_with: Catalogue, sources: Sequence[Source], chunk_seconds: float) -> None:
+def add(folder: Path, made_with: IndexManifest, sources: Sequence[VideoSource], chunk_seconds: float) -> None:
     """Puts videos into the catalogue; the embeddings of one that has changed are deleted, to be made anew.
 
     Args:
@@ -114,18 +114,18 @@ def add(folder: Path, made_with: Catalogue, sources: Sequence[Source], chunk_sec
         ValueError: Another video of the same name is in the index, and still at its place.
     """
     with _locked(folder):  # several processes may share the work
-        there = read_catalogue(folder).videos if (folder / FILE).exists() else {}
-        new = {source.name: Listed.of(source, chunk_seconds) for source in sources}
+        there = read_manifest(folder).videos if (folder / FILE).exists() else {}
+        new = {source.name: VideoEntry.of(source, chunk_seconds) for source in sources}
         for name in there.keys() & new.keys():
             _refuse_another(name, there[name], new[name])
         for name in there.keys() & new.keys():
-            if not there[name].fits(new[name]):
+            if not there[name].same_content(new[name]):
                 (folder / f"{name}{SUFFIX}").unlink(missing_ok=True)
         merged = replace(made_with, videos=dict(sorted({**there, **new}.items())))
         write_json(folder / FILE, asdict(merged))
 
 
-def _refuse_another(name: str, there: Listed, new: Listed) -> None:
+def _refuse_another(name: str, there: VideoEntry, new: VideoEntry) -> None:
     """Two videos of one name don't share their embeddings; one that has moved, or got more chunks, is no other."""
     if there.files[0] != new.files[0] and Path(there.files[0]).exists():
         raise ValueError(f"the index has a video {name!r} already, {there.files[0]}, and {new.files[0]} is another: "

@@ -15,7 +15,7 @@ class Moment:
         end: Seconds.
         cosine: How near the closed gate finds the text, -1 to 1.
         match: How probable the open gate holds it that the text tells of it; None where it was not asked.
-        place: Which window of the video.
+        window_index: Which window of the video.
     """
 
     video: str
@@ -23,7 +23,7 @@ class Moment:
     end: float
     cosine: float
     match: float | None = None
-    place: int = 0
+    window_index: int = 0
 
     @property
     def score(self) -> float:
@@ -42,7 +42,7 @@ def clock(seconds: float) -> str:
     return f"{text}.{tenths % 10}" if tenths % 10 else text
 
 
-def apart(moments: Iterable[Moment], seconds: float, count: int) -> list[Moment]:
+def temporal_nms(moments: Iterable[Moment], seconds: float, count: int) -> list[Moment]:
     """The first so many moments of which no two of one video begin less than some seconds from each other."""
     kept: dict[str, list[float]] = defaultdict(list)
     found: list[Moment] = []

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from egovlpv2.io.files import whole
+from egovlpv2.io.files import atomic_write
 from egovlpv2.search.moments import Moment, clock
 
 _PLACE = "{{DATA}}"  # in page.html
@@ -58,5 +58,5 @@ def _plain(rank: int, card: Card) -> dict[str, Any]:
 
 def write_page(path: Path, query: str, cards: Sequence[Card], told: str) -> None:
     """Writes the page whole or not at all."""
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(page(query, cards, told), encoding="utf-8")

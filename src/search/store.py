@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from egovlpv2.features.files import SUFFIX, FeatureFolder
-from egovlpv2.search.moments import Moment, apart
+from egovlpv2.search.moments import Moment, temporal_nms
 
 KIND = "unit"
 
 
-class Rows:
+class EmbeddingStore:
     """All windows of an index.
 
     Args:
@@ -59,7 +59,7 @@ class Rows:
         """Length of all videos."""
         return sum(self.durations) / 3600
 
-    def best(self, query: Tensor, count: int) -> list[Moment]:
+    def topk(self, query: Tensor, count: int) -> list[Moment]:
         """The windows that fit a query best, the best first; of windows that overlap in time, the best alone.
 
         Args:
@@ -71,7 +71,7 @@ class Rows:
             scores = torch.cat([values @ half for values in self.values])  # (n,)
         hides = 2 * (-(-self.recipe.window // self.recipe.stride) - 1)  # so many others at most, by a window that stays
         rows = scores.topk(min(count * (1 + hides), len(scores))).indices.tolist()
-        return apart(sorted((self._moment(row, query) for row in rows), key=lambda moment: -moment.cosine),
+        return temporal_nms(sorted((self._moment(row, query) for row in rows), key=lambda moment: -moment.cosine),
                      self.seconds, count)
 
     def spans(self) -> list[tuple[str, float, float]]:
@@ -88,7 +88,7 @@ class Rows:
         video = int(np.searchsorted(self.first, row, side="right")) - 1
         place = row - int(self.first[video])
         cosine = float(self.values[video][place].float() @ query)
-        return Moment(self.names[video], *self._span(video, place), cosine, place=place)
+        return Moment(self.names[video], *self._span(video, place), cosine, window_index=place)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from egovlpv2.checkpoints.weights import num_frames_of
 from egovlpv2.command.options import require_text
 from egovlpv2.command.parser import CommandParser
 from egovlpv2.features.options import add_model_options, open_backbone, precision_of, require_positive
-from egovlpv2.features.query_encoding import tell_of_a_cut
+from egovlpv2.features.query_encoding import warn_if_truncated
 from egovlpv2.heads.answers import AnswerHead, read_answers
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.tokenization import load_fitting_tokenizer, tokenize
@@ -21,7 +21,7 @@ from egovlpv2.video.decode import read_frames, video_info
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
 
-_MAX_WORDS = 30  # as EgoTaskQA's questions are cut
+_MAX_TOKENS = 30  # as EgoTaskQA's questions are cut
 
 
 class Answerer(NamedTuple):
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     answerer = open_answerer(args)
     backbone, device = answerer.backbone, answerer.backbone.device
     tokenizer = load_fitting_tokenizer(args.tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
-    tell_of_a_cut(tokenizer, "question", question, args.max_words)
-    text = tokenize(tokenizer, [question], args.max_words)
+    warn_if_truncated(tokenizer, "question", question, args.max_tokens)
+    text = tokenize(tokenizer, [question], args.max_tokens)
     video = _read(args, answerer)[None]  # (1, T, 3, H, W)
     with torch.inference_mode(), precision_of(args.precision, device):
         words = {name: ids.to(device) for name, ids in text.items()}
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def open_answerer(args: argparse.Namespace) -> Answerer:
-    """The model of `--weights`; `--max-words`, where it isn't given, becomes what the model was trained with.
+    """The model of `--weights`; `--max-tokens`, where it isn't given, becomes what the model was trained with.
 
     Raises:
         ValueError: The weights have no head that answers, or not that of the answers.
@@ -63,8 +63,8 @@ def open_answerer(args: argparse.Namespace) -> Answerer:
     if head is None:
         raise ValueError(f"{args.weights} has no head that answers: `make finetune-taskqa` trains one")
     answers = _answers(args.answers, facts, head.out.out_features)
-    args.max_words = facts.get("max_words", _MAX_WORDS) if args.max_words is None else args.max_words
-    require_positive(args, "max_words")
+    args.max_tokens = facts.get("max_tokens", _MAX_TOKENS) if args.max_tokens is None else args.max_tokens
+    require_positive(args, "max_tokens")
     num_frames = facts.get("num_frames") or num_frames_of(args.weights)
     backbone = open_backbone(args, num_frames)
     return Answerer(backbone, head.to(backbone.device).eval(), answers, num_frames)
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--end", type=float, default=float("inf"), help="seconds; where to look to")
     parser.add_argument("--answers", type=Path, help="answer_set.txt, if the weights don't tell their answers")
     parser.add_argument("--top", type=int, default=5, help="answers to show")
-    add_model_options(parser, max_words=None)
+    add_model_options(parser, max_tokens=None)
     return parser
 
 

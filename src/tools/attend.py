@@ -16,8 +16,8 @@ from egovlpv2.checkpoints.weights import resize_frames
 from egovlpv2.command.options import require_text
 from egovlpv2.command.parser import CommandParser
 from egovlpv2.features.options import add_model_options, make_folder_of, open_backbone, precision_of, require_positive
-from egovlpv2.features.query_encoding import tell_of_a_cut
-from egovlpv2.io.files import whole
+from egovlpv2.features.query_encoding import warn_if_truncated
+from egovlpv2.io.files import atomic_write
 from egovlpv2.model.attention_maps import Attention, Words, attend_words, read_words, text_layers
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.fusion import CrossAttention
@@ -43,7 +43,7 @@ class Maps(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     args = _parser().parse_args(argv)
-    require_positive(args, "frames", "max_words", *(["size"] if args.size is not None else []))
+    require_positive(args, "frames", "max_tokens", *(["size"] if args.size is not None else []))
     require_text("--text", args.text, "say what is seen")
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out {args.out}: the picture is a .png, so give it such a name")
@@ -52,10 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     backbone = open_backbone(args, args.frames)
     maps = _pick_maps(args, backbone)
     tokenizer = load_fitting_tokenizer(args.tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
-    tell_of_a_cut(tokenizer, "text", args.text, args.max_words)
-    words = read_words(tokenizer, args.text, args.max_words)
+    warn_if_truncated(tokenizer, "text", args.text, args.max_tokens)
+    words = read_words(tokenizer, args.text, args.max_tokens)
     if not words.labels:
-        raise ValueError(f"--max-words {args.max_words} leaves no word of {args.text!r} beside the special tokens: "
+        raise ValueError(f"--max-tokens {args.max_tokens} leaves no word of {args.text!r} beside the special tokens: "
                          "give more, or another --text")
     rows = pick_rows(words.labels, args.words)
     if (count := len(rows) * len(maps.names) * args.frames) > _MOST:
@@ -165,7 +165,7 @@ def _write(args: argparse.Namespace, clip: Clip, maps: Maps, rows: list[list[Str
     beside = 1 if args.frames > 1 else len(maps.names) if len(maps.names) > 1 else ceil(sqrt(len(strips)))
     title = f"{Path(*args.video.parts[-2:])}: “{args.text}”\n{facts}"
     figure = draw_attention(title, clip.frames, clip.times.tolist(), strips, beside)
-    with whole(args.out) as draft:
+    with atomic_write(args.out) as draft:
         draft.write_bytes(png(figure))
     width = max(len(strip.label) for strip in strips)
     print(f"{facts}\n{'':{width}}     CLS  frames at {' '.join(f'{time:6.2f}' for time in clip.times)} s")

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from egovlpv2.command.parser import CommandParser
 from egovlpv2.features.options import make_folder_of
-from egovlpv2.io.files import whole
+from egovlpv2.io.files import atomic_write
 from egovlpv2.io.schema import Words, check
 from egovlpv2.io.yaml_files import read_yaml
 from egovlpv2.viz.callbacks import NUM_FRAMES
@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     batch = loader.collate_fn([loader.dataset[args.row]])
     with torch.inference_mode():
         drawing = model.eval().drawings(batch, 1)[0]
-    with whole(args.out) as draft:
-        draft.write_bytes(png(draw(drawing, data.strip(args.split, args.row, NUM_FRAMES))))
+    with atomic_write(args.out) as draft:
+        draft.write_bytes(png(draw(drawing, data.preview_frames(args.split, args.row, NUM_FRAMES))))
     print(f"{drawing.title}\nwritten: {args.out}")
 
 

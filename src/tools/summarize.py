@@ -31,14 +31,14 @@ from egovlpv2.features.options import (
     precision_of,
     require_positive,
 )
-from egovlpv2.features.query_encoding import ask, tell_of_a_cut, unfused
+from egovlpv2.features.query_encoding import encode_queries, mean_patch_tokens, warn_if_truncated
 from egovlpv2.heads.kts import segments
 from egovlpv2.heads.summary import CutBy, SummaryHead
-from egovlpv2.io.files import whole
+from egovlpv2.io.files import atomic_write
 from egovlpv2.metrics.summary import select
 from egovlpv2.model.backbone import Backbone, Trunk
 from egovlpv2.tokenization import load_fitting_tokenizer
-from egovlpv2.video.collection import Source, find_videos
+from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.excerpt import write_excerpt
 from egovlpv2.video.windows import Windows
@@ -51,7 +51,7 @@ _LONGEST = 200  # shots of a segment, as the head was trained
 _SEGMENTS = 20  # of a video that fits
 
 
-class Seen(NamedTuple):
+class ShotFeatures(NamedTuple):
     """What is kept of the shots of a video."""
 
     fused: Tensor  # (n, D) CLS, gate open
@@ -59,7 +59,7 @@ class Seen(NamedTuple):
     unfused: Tensor  # (n, D) what tells where the video changes
 
 
-def read_shots(windows: Windows, source: Source, duration: float, size: int, num_workers: int) -> Iterator[Read]:
+def read_shots(windows: Windows, source: VideoSource, duration: float, size: int, num_workers: int) -> Iterator[Read]:
     """The frames of all shots, `size` at a time, decoded ahead."""
     count = windows.count(duration)
     blocks = [Block(source, duration, first, min(size, count - first), count) for first in range(0, count, size)]
@@ -69,7 +69,8 @@ def read_shots(windows: Windows, source: Source, duration: float, size: int, num
 
 @torch.inference_mode()
 def look_at_shots(backbone: Backbone, query: str, reads: Iterator[Read], tokenizer: PreTrainedTokenizerBase,
-                  max_words: int, transformed: bool, cut_by: CutBy, precision: AbstractContextManager[None]) -> Seen:
+                  max_tokens: int, transformed: bool, cut_by: CutBy, precision: AbstractContextManager[None]
+                  ) -> ShotFeatures:
     """Looks at all shots with a query.
 
     Raises:
@@ -77,7 +78,7 @@ def look_at_shots(backbone: Backbone, query: str, reads: Iterator[Read], tokeniz
     """
     kept = []
     with precision:
-        asked = ask(backbone, tokenizer, [query], max_words)
+        asked = encode_queries(backbone, tokenizer, [query], max_tokens)
     bar = None
     for read in reads:
         if read.frames is None:
@@ -88,18 +89,18 @@ def look_at_shots(backbone: Backbone, query: str, reads: Iterator[Read], tokeniz
             trunk = backbone.trunk_video(video, gate=True)  # (n, S, D)
             pairs = Trunk(trunk, asked.trunk.expand(len(video), -1, -1), asked.mask.expand(len(video), -1))
             top = backbone.top(pairs, video.shape[1], True, "cls")
-            match = backbone.match_logits(top).float().softmax(-1)[:, 1]
+            match = backbone.vtm_logits_from(top).float().softmax(-1)[:, 1]
             cls = top.video[:, 0]
             fused = backbone.fused_video_transform(cls) if transformed else cls
-        plain = unfused(trunk) if cut_by == "patches" else trunk[:, 0]
+        plain = mean_patch_tokens(trunk) if cut_by == "patches" else trunk[:, 0]
         kept.append([part.float().cpu() for part in (fused, match, plain)])
         bar.update(len(video))
     bar.close()
-    return Seen(*map(torch.cat, zip(*kept, strict=True)))
+    return ShotFeatures(*map(torch.cat, zip(*kept, strict=True)))
 
 
 @torch.inference_mode()
-def score(head: SummaryHead | None, seen: Seen, bounds: Sequence[int]) -> NDArray[np.float32]:
+def score(head: SummaryHead | None, seen: ShotFeatures, bounds: Sequence[int]) -> NDArray[np.float32]:
     """How well each shot belongs to the summary, 0 to 1: by a trained head, segment by segment, or by the match."""
     if head is None:
         return seen.match.numpy()
@@ -122,7 +123,7 @@ def spans(shots: Sequence[int], duration: float) -> list[tuple[float, float]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     args = _parser().parse_args(argv)
-    require_positive(args, "share", "chunk_seconds", "batch_size", "max_words", "fps", "short_side")
+    require_positive(args, "share", "chunk_seconds", "batch_size", "max_tokens", "fps", "short_side")
     if args.image_fps is not None:
         require_positive(args, "image_fps")
     if args.share > 1:
@@ -132,13 +133,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     _check_out(args.out, source)
     backbone = open_backbone(args, _SHOT_FRAMES)
     tokenizer = load_fitting_tokenizer(args.tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
-    tell_of_a_cut(tokenizer, "query", args.query, args.max_words)
+    warn_if_truncated(tokenizer, "query", args.query, args.max_tokens)
     head, transformed, cut_by = _open_head(args, backbone)
     duration = source.duration(args.chunk_seconds)
     windows = Windows(1.0, SHOT_SECONDS, SHOT_SECONDS, _SHOT_FRAMES, backbone.video_tower.patch_embed.img_size[0],
                       args.chunk_seconds)
     reads = read_shots(windows, source, duration, args.batch_size, args.num_workers)
-    seen = look_at_shots(backbone, args.query, reads, tokenizer, args.max_words, transformed, cut_by,
+    seen = look_at_shots(backbone, args.query, reads, tokenizer, args.max_tokens, transformed, cut_by,
                          precision_of(args.precision, backbone.device))
     longest = max(_LONGEST, ceil(len(seen.match) / _SEGMENTS))
     bounds = segments(seen.unfused.numpy(), _SEGMENTS, longest, f"{args.video}: ", directions=cut_by == "patches")
@@ -147,12 +148,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     _write(args, source, duration, scores, bounds, spans(chosen.tolist(), duration))
 
 
-def _write(args: argparse.Namespace, source: Source, duration: float, scores: NDArray[np.float32],
+def _write(args: argparse.Namespace, source: VideoSource, duration: float, scores: NDArray[np.float32],
            bounds: Sequence[int], chosen: list[tuple[float, float]]) -> None:
     picture = args.out.with_suffix(".png")
     figure = draw_summary(f"{source.name}: {args.query}", duration, SHOT_SECONDS, scores, bounds, chosen)
     seconds = sum(end - start for start, end in chosen)
-    with whole(picture) as draft, tqdm(total=round(seconds), unit="s", desc="writing") as bar:
+    with atomic_write(picture) as draft, tqdm(total=round(seconds), unit="s", desc="writing") as bar:
         draft.write_bytes(png(figure))  # first: it gets its name when the video is whole, so both are there or neither
         write_excerpt(source, args.chunk_seconds, chosen, args.out, args.fps, args.short_side, bar.update)
     print(f"{len(chosen)} parts, {seconds:.0f} of {duration:.0f} s, out of {len(bounds) - 1} segments:")
@@ -162,14 +163,14 @@ def _write(args: argparse.Namespace, source: Source, duration: float, scores: ND
     print(f"written: {args.out} and {picture}")
 
 
-def _only(sources: list[Source]) -> Source:
+def _only(sources: list[VideoSource]) -> VideoSource:
     if len(sources) > 1:
         raise ValueError(f"{len(sources)} videos were given, {sources[0].name!r} and others: summarize one at a time "
                          "(a folder of chunks 0.mp4, 1.mp4, ... is one)")
     return sources[0]
 
 
-def _check_out(out: Path, source: Source) -> None:
+def _check_out(out: Path, source: VideoSource) -> None:
     """Refuses what can't be written, or would be written over, before hours of looking."""
     if out.suffix.lower() != ".mp4":
         raise ValueError(f"--out {out}: the summary is an .mp4, so give it such a name")

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from egovlpv2.checkpoints.torch_files import load
-from egovlpv2.io.files import whole
+from egovlpv2.io.files import atomic_write
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -23,7 +23,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         Raises:
             OSError: It can't be written, for example because the disk is full; the file before it stays.
         """
-        with whole(Path(path)) as draft, draft.open("wb") as file:
+        with atomic_write(Path(path)) as draft, draft.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:  # torch's own, when it closes what could not be written

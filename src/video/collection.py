@@ -17,7 +17,7 @@ from egovlpv2.video.open_files import VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
-class Source:
+class VideoSource:
     """A video: one file, a folder of chunks `0.mp4`, `1.mp4`, ... as EgoClip's and those of `egovlpv2 prepare`, or a
     folder of pictures.
 
@@ -84,7 +84,7 @@ class Source:
 _listed = lru_cache(find_images)
 
 
-def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> list[Source]:
+def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> list[VideoSource]:
     """The videos among files and in folders, sorted by name.
 
     A folder in a folder that can't be searched, and chunks of which one is missing, come as a video with a `problem`,
@@ -98,11 +98,11 @@ def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> 
         ValueError: A path doesn't exist, can't be read or holds no video; or two videos have one name, or there are
             pictures without their rate, or chunks that are named by their first second.
     """
-    found: dict[str, Source] = {}
+    found: dict[str, VideoSource] = {}
     for path in map(Path, map(os.path.abspath, paths)):  # `.` and `..` have no name
         if not os.path.lexists(path):
             raise ValueError(f"{path}: there is no such file or folder")
-        sources = [Source(path.stem, (path,), False)] if kind_of(path) == "file" else _in_folder(path, image_fps)
+        sources = [VideoSource(path.stem, (path,), False)] if kind_of(path) == "file" else _in_folder(path, image_fps)
         if not sources:
             raise ValueError(f"{path} holds no videos ({' '.join(sorted(VIDEO_SUFFIXES))})")
         for source in sources:
@@ -113,9 +113,9 @@ def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> 
     return [found[name] for name in sorted(found)]
 
 
-def _in_folder(root: Path, image_fps: float | None) -> list[Source]:
+def _in_folder(root: Path, image_fps: float | None) -> list[VideoSource]:
     """The videos in a folder and all folders in it; its pictures are one if nothing else is further in."""
-    sources: list[Source] = []
+    sources: list[VideoSource] = []
     holding: set[Path] = set()  # folders that hold videos, or folders with some
     listings = search_folder(root)
     for listing in listings:
@@ -131,28 +131,28 @@ def _in_folder(root: Path, image_fps: float | None) -> list[Source]:
     return sorted(sources, key=lambda source: source.files)
 
 
-def _among(listing: Listing) -> list[Source]:
+def _among(listing: Listing) -> list[VideoSource]:
     """The videos that lie in one folder: its files, or the one whose chunks they are."""
     if listing.reason:
-        return [Source(str(listing.folder), (listing.folder,), False, problem=listing.reason)]
+        return [VideoSource(str(listing.folder), (listing.folder,), False, problem=listing.reason)]
     numbers = numbers_of(listing.videos)
     if not numbers or numbers[0] != 0:
-        return [Source(path.stem, (path,), False) for path in listing.videos]
+        return [VideoSource(path.stem, (path,), False) for path in listing.videos]
     chunks = tuple(listing.folder / f"{number}.mp4" for number in numbers)
     missing = min(set(range(len(numbers))).difference(numbers), default=None)
     problem = "" if missing is None else (
         f"{listing.folder} holds chunks of a video, 0.mp4 to {chunks[-1].name}, but not {missing}.mp4: fetch it, "
         "or rename the files if they are videos of their own")
-    return [Source(video_name(listing.folder), chunks, len(chunks) > 1, problem=problem)]
+    return [VideoSource(video_name(listing.folder), chunks, len(chunks) > 1, problem=problem)]
 
 
-def _of_pictures(folder: Path, image_fps: float | None) -> list[Source]:
+def _of_pictures(folder: Path, image_fps: float | None) -> list[VideoSource]:
     """The pictures of a folder as a video, if there are any."""
     try:
         images = find_images(folder)
     except OSError as error:
         problem = f"{folder} can't be searched for pictures ({error.strerror}): change its permissions, or leave it out"
-        return [Source(str(folder), (folder,), False, problem=problem)]
+        return [VideoSource(str(folder), (folder,), False, problem=problem)]
     if images and image_fps is None:
         raise ValueError(f"{folder} holds {len(images)} pictures: --image-fps says how many of them make a second")
-    return [Source(folder.name, (folder,), False, image_fps)] if images else []
+    return [VideoSource(folder.name, (folder,), False, image_fps)] if images else []

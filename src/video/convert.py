@@ -16,7 +16,7 @@ _QUICK_RGB = (("scale", "flags=bilinear"), ("format", "rgb24"))
 _PLANES = (2, 0, 1)  # where red, green and blue lie in FFmpeg's gbrp
 
 
-class Painter:
+class FrameConverter:
     """A painter of one part of every frame of a clip, at one size even where frames differ in size or pixel format.
 
     Args:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from egovlpv2.video.container import VideoError
-from egovlpv2.video.convert import Painter
+from egovlpv2.video.convert import FrameConverter
 from egovlpv2.video.open_files import drop_file, open_file
 from egovlpv2.video.reader import TAIL_SECONDS, VideoFile
 from egovlpv2.video.sampling import uniform_times
@@ -180,7 +180,7 @@ def _read(places: list[tuple[Path, float]], crop: Crop) -> Clip:
         raise VideoError("no times were given: ask for at least one frame")
     first = open_file(places[0][0])
     size = (first.height, first.width)
-    painter = Painter(partial(_box, crop, size), *size)
+    painter = FrameConverter(partial(_box, crop, size), *size)
     frames = torch.empty(len(places), 3, *painter.size, dtype=torch.uint8)  # (T, 3, H, W)
     shown = np.empty(len(places))  # (T,)
     for i, (path, time) in enumerate(places):
@@ -204,7 +204,7 @@ def _box(crop: Crop, first: tuple[int, int], height: int, width: int) -> CropBox
     return box._replace(top=top, left=left, height=min(tall, height - top), width=min(wide, width - left))
 
 
-def _show(path: Path, video: VideoFile, time: float, painter: Painter, out: NDArray[np.uint8]) -> float:
+def _show(path: Path, video: VideoFile, time: float, painter: FrameConverter, out: NDArray[np.uint8]) -> float:
     """Paints one frame into `out` `(3, H, W)` and returns its time; a file that fails is not kept open."""
     try:
         frame = video.frame_at(time)

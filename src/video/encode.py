@@ -15,10 +15,10 @@ from av.filter import Graph
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
-from egovlpv2.io.files import whole
+from egovlpv2.io.files import atomic_write
 from egovlpv2.video.container import as_fraction
 from egovlpv2.video.orientation import Turn, swaps_sides, upright
-from egovlpv2.video.sequential import ROUNDING, TICK, Shown, Source, cut
+from egovlpv2.video.sequential import ROUNDING, TICK, SequentialDecoder, TimedFrame, cut
 
 _FINEST_TICK = Fraction(1, 1_000_000)  # seconds
 # Where x264 weighs blocks by their later use ("mbtree") with AVX-512, one file in a hundred differs from run to run
@@ -77,7 +77,7 @@ class Scaler:
         short_side: Pixels, at most.
     """
 
-    def __init__(self, source: Source, short_side: int) -> None:
+    def __init__(self, source: SequentialDecoder, short_side: int) -> None:
         scale = min(Fraction(short_side, min(source.height, source.width)), Fraction(1))
         # Even, as 4:2:0 colours need it; rounded down, so that nothing is enlarged.
         self.height, self.width = (max(int(side * scale / 2 + (scale < 1) * Fraction(1, 2)) * 2, 2)
@@ -109,7 +109,7 @@ class Scaler:
         return graph
 
 
-def write_chunk(path: Path, frames: Iterator[Shown], source: Source, settings: Settings) -> None:
+def write_chunk(path: Path, frames: Iterator[TimedFrame], source: SequentialDecoder, settings: Settings) -> None:
     """Encodes one chunk; the file appears when it is whole."""
     scale = Scaler(source, settings.short_side)
     tick = _tick(source, settings)
@@ -117,7 +117,7 @@ def write_chunk(path: Path, frames: Iterator[Shown], source: Source, settings: S
     stream: VideoStream | None = None
     # With its own unit of time a file rounds times as the original does.
     options = {"video_track_timescale": str(tick.denominator)}
-    with whole(Path(os.path.abspath(path))) as draft, open_mp4(draft, options) as out:
+    with atomic_write(Path(os.path.abspath(path))) as draft, open_mp4(draft, options) as out:
         for item in frames:
             picture = scale(item.frame)
             picture.pts, picture.time_base, last = round(item.start / tick), tick, item.end - item.start
@@ -133,7 +133,7 @@ def write_chunk(path: Path, frames: Iterator[Shown], source: Source, settings: S
         out.mux([*packets, final])
 
 
-def _tick(source: Source, settings: Settings) -> Fraction:
+def _tick(source: SequentialDecoder, settings: Settings) -> Fraction:
     """The video's own unit of time, in seconds, unless chunks don't begin on it or it is too fine for mp4."""
     fits = (_seconds(settings.chunk_seconds) / source.tick).denominator == 1
     return source.tick if fits and source.tick >= _FINEST_TICK else TICK
@@ -143,7 +143,7 @@ def _seconds(number: float) -> Fraction:
     return Fraction(str(number))  # as it is written: 0.7 is 7/10
 
 
-def _add_stream(out: OutputContainer, picture: VideoFrame, source: Source, settings: Settings, tick: Fraction
+def _add_stream(out: OutputContainer, picture: VideoFrame, source: SequentialDecoder, settings: Settings, tick: Fraction
                 ) -> VideoStream:
     """An encoder for pictures like this one. A single thread: more would change the files with their number."""
     stream = out.add_stream("libx264", source.rate, options={**_ENCODER, "crf": str(settings.crf)})
@@ -174,9 +174,9 @@ def encode_video(path: Path, folder: Path, settings: Settings, threads: int = 1,
     Raises:
         VideoError: The video can't be decoded unharmed to its end.
     """
-    source, count = Source(path, threads), 0
+    source, count = SequentialDecoder(path, threads), 0
 
-    def counted() -> Iterator[Shown]:
+    def counted() -> Iterator[TimedFrame]:
         nonlocal count
         for item in cut(source.frames(), _seconds(settings.chunk_seconds), settings.fps):
             count += 1

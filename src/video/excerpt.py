@@ -9,15 +9,15 @@ import av
 import numpy as np
 from torch import Tensor
 
-from egovlpv2.io.files import whole
-from egovlpv2.video.collection import Source
+from egovlpv2.io.files import atomic_write
+from egovlpv2.video.collection import VideoSource
 from egovlpv2.video.encode import REPRODUCIBLE, open_mp4
 from egovlpv2.video.transforms import WholePicture
 
 _AT_ONCE = 2.0  # seconds that are decoded at a time: memory stays flat
 
 
-def write_excerpt(source: Source, chunk_seconds: float, spans: Sequence[tuple[float, float]], path: Path,
+def write_excerpt(source: VideoSource, chunk_seconds: float, spans: Sequence[tuple[float, float]], path: Path,
                   fps: float = 25.0, short_side: int = 480, on_progress: Callable[[float], None] = lambda seconds: None
                   ) -> None:
     """Writes spans of a video, one after the other, as H.264 in an mp4 without sound; whole or not at all.
@@ -35,7 +35,7 @@ def write_excerpt(source: Source, chunk_seconds: float, spans: Sequence[tuple[fl
         VideoError: The video can't be read there.
     """
     rate = Fraction(fps).limit_denominator(1001)
-    with whole(Path(os.path.abspath(path))) as draft, open_mp4(draft) as out:
+    with atomic_write(Path(os.path.abspath(path))) as draft, open_mp4(draft) as out:
         stream = out.add_stream("libx264", rate=rate, options={"crf": "21", "preset": "veryfast", **REPRODUCIBLE})
         stream.pix_fmt = "yuv420p"
         for frames in _frames(source, chunk_seconds, spans, float(rate), WholePicture(short_side)):
@@ -47,7 +47,7 @@ def write_excerpt(source: Source, chunk_seconds: float, spans: Sequence[tuple[fl
         out.mux(stream.encode())
 
 
-def _frames(source: Source, chunk_seconds: float, spans: Sequence[tuple[float, float]], fps: float,
+def _frames(source: VideoSource, chunk_seconds: float, spans: Sequence[tuple[float, float]], fps: float,
             crop: WholePicture) -> Iterator[Tensor]:
     """The frames of all spans, (n, 3, H, W) uint8, some at a time."""
     for start, end in spans:

@@ -20,7 +20,7 @@ _MAY_LACK = 0.5  # seconds at the end of what the header says
 TICK = Fraction(1, 90_000)  # seconds
 
 
-class Shown(NamedTuple):
+class TimedFrame(NamedTuple):
     """A frame and when it is shown, in seconds of the video or of a chunk."""
 
     start: Fraction
@@ -29,7 +29,7 @@ class Shown(NamedTuple):
     chunk: int = 0
 
 
-class Source:
+class SequentialDecoder:
     """A video to be decoded once from beginning to end.
 
     Args:
@@ -51,7 +51,7 @@ class Source:
         self._end = 0.0  # of all streams' packets so far, in seconds
         self.seconds = Fraction(0)  # up to which it is decoded
 
-    def frames(self) -> Iterator[Shown]:
+    def frames(self) -> Iterator[TimedFrame]:
         """All frames, ascending in time, as a sequential decode shows them.
 
         Raises:
@@ -67,7 +67,7 @@ class Source:
                 raise self._broken(f"a frame's time, {float(start):.3f} s, is past its end: remux it to mp4")
             end = start + ((item.end - item.stamp) * self.tick or 1 / self.rate)
             self.seconds = max(self.seconds, end)
-            yield Shown(start, end, item.frame)
+            yield TimedFrame(start, end, item.frame)
         self._check_end(self._end)
 
     def _packets(self) -> Iterator[Packet]:
@@ -97,7 +97,7 @@ class Source:
         return VideoError(f"{self.path} breaks at {float(self.seconds):.3f} s ({reason}): fetch or encode it again")
 
 
-def cut(frames: Iterator[Shown], chunk_seconds: Fraction, fps: float = 0.0) -> Iterator[Shown]:
+def cut(frames: Iterator[TimedFrame], chunk_seconds: Fraction, fps: float = 0.0) -> Iterator[TimedFrame]:
     """The frames of each chunk, ascending, in times of the chunk.
 
     A frame is shown until the next one; where a chunk begins meanwhile, it is repeated there. The first is also shown
@@ -108,7 +108,7 @@ def cut(frames: Iterator[Shown], chunk_seconds: Fraction, fps: float = 0.0) -> I
         chunk_seconds: Length of a chunk.
         fps: Keeps the first frame of every `1 / fps` seconds; 0 keeps all.
     """
-    held: Shown | None = None
+    held: TimedFrame | None = None
     since = end = Fraction(0)
     for item in frames:
         end = item.end
@@ -122,13 +122,13 @@ def cut(frames: Iterator[Shown], chunk_seconds: Fraction, fps: float = 0.0) -> I
         yield from _pieces(held.frame, since, end, chunk_seconds)
 
 
-def _slot(item: Shown, fps: float) -> int:
+def _slot(item: TimedFrame, fps: float) -> int:
     return math.floor((item.start + ROUNDING) * Fraction(fps))
 
 
-def _pieces(frame: VideoFrame, start: Fraction, end: Fraction, length: Fraction) -> Iterator[Shown]:
+def _pieces(frame: VideoFrame, start: Fraction, end: Fraction, length: Fraction) -> Iterator[TimedFrame]:
     """One piece for each chunk that a frame is shown in."""
     for k in range(start // length, math.ceil(end / length)):
-        piece = Shown(max(start - k * length, Fraction(0)), min(end - k * length, length), frame, k)
+        piece = TimedFrame(max(start - k * length, Fraction(0)), min(end - k * length, length), frame, k)
         if piece.end - piece.start >= 2 * TICK:  # nobody sees a shorter one, and rounding could give it no time
             yield piece

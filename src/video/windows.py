@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from egovlpv2.video.collection import Source
+from egovlpv2.video.collection import VideoSource
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.frame_rules import EGOCLIP_RATE, FrameRuleName, released_windows, windows
 from egovlpv2.video.sampling import uniform_times
@@ -43,7 +43,7 @@ class Windows:
             return released_windows(duration, self.frames)
         return max(int((duration * self.fps - self.window) / self.stride + 1e-6) + 1, 1)
 
-    def read(self, source: Source, duration: float, first: int, count: int) -> Tensor:
+    def read(self, source: VideoSource, duration: float, first: int, count: int) -> Tensor:
         """The frames of windows `first` to `first + count`: (count, T, 3, H, W) uint8."""
         times = self._times(source, duration, first, count)
         order = np.argsort(times, kind="stable")  # windows may overlap, and a reader goes forward
@@ -53,7 +53,7 @@ class Windows:
         frames[torch.from_numpy(order)] = clip.frames
         return frames.unflatten(0, (count, self.frames))
 
-    def _times(self, source: Source, duration: float, first: int, count: int) -> NDArray[np.float64]:
+    def _times(self, source: VideoSource, duration: float, first: int, count: int) -> NDArray[np.float64]:
         """When to look at windows `first` to `first + count`: (count * T,) seconds."""
         if self.frame_rule == "released":
             rate = source.rate

@@ -34,7 +34,7 @@ class Pictures(Callback):
     def _frames(self, trainer: Trainer, row: int) -> Tensor | None:
         """A picture without frames is better than no training."""
         try:
-            return trainer.datamodule.strip("val", row, NUM_FRAMES)
+            return trainer.datamodule.preview_frames("val", row, NUM_FRAMES)
         except ValueError as error:
             log.warning("Pictures without frames: %s", error)
             return None

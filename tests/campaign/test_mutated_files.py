@@ -26,7 +26,7 @@ from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.features import FeatureFolder, Recipe, read_features
 from egovlpv2.features.files import FeatureWriter, read_recipe
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.search.store import Rows
+from egovlpv2.search.store import EmbeddingStore
 
 pytestmark = pytest.mark.slow
 
@@ -184,7 +184,7 @@ def test_damaged_feature_files_are_named(tmp_path: Path, kind: str) -> None:
     readers = [lambda: read_features(path), lambda: read_recipe(path),
                lambda: list(FeatureFolder(tmp_path).pieces("mutated", 7))]
     if kind == "unit":
-        readers.append(lambda: Rows(tmp_path).best(torch.ones(16) / 4, 3))
+        readers.append(lambda: EmbeddingStore(tmp_path).topk(torch.ones(16) / 4, 3))
 
     def sound(found: Any, whole: Any) -> bool:
         """Flipped bits may give other numbers, which no checksum tells; shapes and bounds are told."""

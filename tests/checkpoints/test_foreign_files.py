@@ -137,7 +137,7 @@ def test_an_archive_without_a_pickle_in_it_says_what_failed(tmp_path: Path) -> N
         read_torch_file(path)
 
 
-@pytest.mark.parametrize("key", ["max_words", "num_frames"])
+@pytest.mark.parametrize("key", ["max_tokens", "num_frames"])
 def test_counts_of_a_head_that_answers_have_bounds(tmp_path: Path, key: str) -> None:
     state = {f"answer_head.{name}": tensor for name, tensor in AnswerHead(4, 3).state_dict().items()}
     for count, fits in ((1, True), (1 << 20, True), (0, False), ((1 << 20) + 1, False), ("4", False)):

@@ -254,6 +254,6 @@ def test_heads_of_another_task_are_named(tmp_path: Path) -> None:
     torch.save({"state_dict": {"feature_encoder.conv1d.weight": zeros(3)}}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match="a.pth does not fit the head"):
         read_head(nn.Linear(2, 2), "vslnet", tmp_path / "a.pth")
-    torch.save({"state_dict": {}, "egovlpv2": {"taskqa": {"max_words": -1}}}, tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match="a.ckpt, egovlpv2.taskqa: max_words: Expected `int` >= 1"):
+    torch.save({"state_dict": {}, "egovlpv2": {"taskqa": {"max_tokens": -1}}}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="a.ckpt, egovlpv2.taskqa: max_tokens: Expected `int` >= 1"):
         read_answer_head(tmp_path / "a.ckpt")

@@ -11,7 +11,7 @@ from egovlpv2.checkpoints.head_weights import read_answer_head, read_head, read_
 from egovlpv2.heads.answers import AnswerHead
 from egovlpv2.heads.summary import SummaryHead
 
-FACTS = {"answers": ["yes", "no", "knife"], "max_words": 20, "num_frames": 4}
+FACTS = {"answers": ["yes", "no", "knife"], "max_tokens": 20, "num_frames": 4}
 SIZES = {"dim": 12, "num_layers": 2, "num_heads": 3}
 
 

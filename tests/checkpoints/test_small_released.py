@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from egovlpv2.checkpoints.head_weights import read_answer_head
-from egovlpv2.checkpoints.released import convert, read_released, under
+from egovlpv2.checkpoints.released import convert, read_released, strip_prefix
 from egovlpv2.checkpoints.weights import load_backbone, read_weights
 from egovlpv2.heads.answers import AnswerHead
 
@@ -121,7 +121,7 @@ def test_a_key_that_is_not_theirs_is_named(state: dict[str, Tensor]) -> None:
 
 def test_names_under_a_prefix() -> None:
     one, two = torch.zeros(1), torch.ones(1)
-    assert under({"head.a": one, "b.head.a": two, "head.": two}, "head.") == {"a": one, "": two}
+    assert strip_prefix({"head.a": one, "b.head.a": two, "head.": two}, "head.") == {"a": one, "": two}
 
 
 def with_answers(state: dict[str, Tensor], answers: int = 7) -> dict[str, Tensor]:

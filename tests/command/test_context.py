@@ -186,7 +186,8 @@ def test_streams_that_take_nothing(command: str, code: int, err: bytes) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_any_terminal_can_show_any_text(encoding: str) -> None:
-    code = ("from egovlpv2.command.context import Border\nwith Border('egovlpv2 x'):\n print('gate α 🍳 é caf\\udce9')\n"
+    code = ("from egovlpv2.command.context import Border\n"
+            "with Border('egovlpv2 x'):\n print('gate α 🍳 é caf\\udce9')\n"
             " raise ValueError('料理.mp4 is missing')")
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True,
                            env={**os.environ, "PYTHONIOENCODING": encoding})

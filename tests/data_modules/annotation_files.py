@@ -18,7 +18,7 @@ from egovlpv2.data_modules.charades_ego import CharadesEgoDataModule
 from egovlpv2.data_modules.egomcq import EgoMCQ
 from egovlpv2.data_modules.ek100 import EK100DataModule
 from egovlpv2.data_modules.moments import read_classes, read_moments
-from egovlpv2.data_modules.nlq import read_queries
+from egovlpv2.data_modules.nlq import read_nlq_queries
 from egovlpv2.data_modules.qfvs_files import read_dictionary, read_oracles, read_tags
 from egovlpv2.data_modules.questions import kind_names, read_questions
 from egovlpv2.data_modules.tables import read_clip_table
@@ -84,7 +84,7 @@ def _egomcq() -> Format:
 
 
 def _check_queries(path: Path) -> None:
-    queries = [query for clip in read_queries(path) for query in clip]
+    queries = [query for clip in read_nlq_queries(path) for query in clip]
     assert all(isinstance(query.text, str) and query.place.duration > 0 for query in queries)
     assert all(-1 <= query.window[0] <= query.window[1] <= 1e6 for query in queries if query.window is not None)
     assert len({query.key for query in queries}) == len(queries)

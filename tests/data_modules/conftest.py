@@ -113,7 +113,7 @@ def world(tmp_path: Path) -> Path:
 @pytest.fixture
 def options(tokenizer_folder: Path) -> dict[str, Any]:
     """Arguments that make the data modules small."""
-    sizes = {"batch_size": 4, "eval_batch_size": 2, "num_workers": 0, "max_words": 6, "eval_max_words": 6,
+    sizes = {"batch_size": 4, "eval_batch_size": 2, "num_workers": 0, "max_tokens": 6, "eval_max_tokens": 6,
              "num_frames": 2, "size": 16}
     return sizes | {"tokenizer": str(tokenizer_folder), "chunk_seconds": CHUNK_SECONDS}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from egovlpv2.data_modules.base import Failure, VideoDataModule
-from egovlpv2.data_modules.loaders import FILLER, EpochSampler, ResumableDataLoader, ShareSampler
+from egovlpv2.data_modules.loaders import PAD_INDEX, DistributedEvalSampler, EpochSampler, ResumableDataLoader
 from egovlpv2.training.resume import use_resumable_loops
 
 SEED, ROWS, BATCH, EPOCHS = 3, 22, 4, 3  # five batches an epoch, two rows left out
@@ -194,8 +194,8 @@ def test_the_seed_sets_the_order() -> None:
 
 @pytest.mark.parametrize(("rows", "processes"), [(7, 1), (7, 2), (8, 3), (2, 4), (9, 3)])
 def test_evaluation_deals_every_row_once(rows: int, processes: int) -> None:
-    shares = [list(ShareSampler(range(rows), processes, rank)) for rank in range(processes)]
-    assert sorted(row for share in shares for row in share if row != FILLER) == list(range(rows))
+    shares = [list(DistributedEvalSampler(range(rows), processes, rank)) for rank in range(processes)]
+    assert sorted(row for share in shares for row in share if row != PAD_INDEX) == list(range(rows))
     assert len({len(share) for share in shares}) == 1
 
 

@@ -69,7 +69,7 @@ def test_rows_are_egocentric_and_end_with_their_video(small: Path) -> None:
 
 
 def test_without_a_validation_split_videos_are_held_out(toy: Path, options: dict[str, Any]) -> None:
-    data = CharadesEgoDataModule(str(toy / "charades_ego"), held_out=0.3, **(options | {"val": None}))
+    data = CharadesEgoDataModule(str(toy / "charades_ego"), val_fraction=0.3, **(options | {"val": None}))
     rows = pd.read_csv(toy / "charades_ego" / "CharadesEgo_v1_train_only1st.csv")
     train, val = data.load("train"), data.load("val")
     assert not {*train.videos} & {*val.videos} and len({*train.videos} | {*val.videos}) == len(rows)

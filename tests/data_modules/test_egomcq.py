@@ -11,7 +11,7 @@ from lightning import LightningModule, Trainer
 
 from egovlpv2.data_modules.clips import ChunkReader
 from egovlpv2.data_modules.egomcq import EgoMCQ, EgoMCQDataModule
-from egovlpv2.data_modules.loaders import FILLER
+from egovlpv2.data_modules.loaders import PAD_INDEX
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real_egoclip"
 
@@ -143,7 +143,7 @@ def test_a_batch_of_no_question(world: Path, options: dict[str, Any], damage: Ca
         assert batch["text"]["input_ids"].shape == (0, 6)
         assert batch["answer"].shape == batch["kind"].shape == (0,)
     dataset = EgoMCQ(world / "egomcq.json", reader(world))
-    assert dataset[FILLER].video is None and dataset[FILLER].failures == []
+    assert dataset[PAD_INDEX].video is None and dataset[PAD_INDEX].failures == []
 
 
 def test_validation_and_test_have_their_files(world: Path, options: dict[str, Any]) -> None:

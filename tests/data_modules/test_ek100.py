@@ -69,15 +69,15 @@ def test_a_training_clip_comes_with_a_text_that_fits(toy: Path, options: dict[st
 
 
 def test_only_texts_that_fit_wholly_can_be_drawn(toy: Path, options: dict[str, Any]) -> None:
-    data = EK100DataModule(str(toy / "ek100"), drawn_above=0.9, **options)
+    data = EK100DataModule(str(toy / "ek100"), min_relevancy=0.9, **options)
     for batch in data.train_dataloader():
         assert (batch["relevancy"][range(3), batch["target"]] == 1).all()
-    with pytest.raises(ValueError, match="drawn_above is a relevancy from 0 to below 1, not 1"):
-        EK100DataModule(str(toy / "ek100"), drawn_above=1, **options)
+    with pytest.raises(ValueError, match="min_relevancy is a relevancy from 0 to below 1, not 1"):
+        EK100DataModule(str(toy / "ek100"), min_relevancy=1, **options)
 
 
 def test_without_a_validation_split_videos_are_held_out(toy: Path, options: dict[str, Any]) -> None:
-    data = EK100DataModule(str(toy / "ek100"), held_out=0.3, **(options | {"val": None}))
+    data = EK100DataModule(str(toy / "ek100"), val_fraction=0.3, **(options | {"val": None}))
     rows = pd.read_csv(toy / "ek100" / "EPIC_100_retrieval_train.csv")
     train, val = data.load("train"), data.load("val")
     assert not {*train.videos} & {*val.videos} and len(train) + len(val) == len(rows) and len(val)
@@ -86,8 +86,8 @@ def test_without_a_validation_split_videos_are_held_out(toy: Path, options: dict
     by_id = {name: narration for name, narration in zip(rows.narration_id, rows.narration, strict=True)}
     for i, key in enumerate(val.keys):
         assert val.relevancy[i][val.texts.index(by_id[key])] == 1
-    with pytest.raises(ValueError, match="held_out=1e-05 leaves no video to val"):
-        EK100DataModule(str(toy / "ek100"), held_out=1e-5, **(options | {"val": None})).load("val")
+    with pytest.raises(ValueError, match="val_fraction=1e-05 leaves no video to val"):
+        EK100DataModule(str(toy / "ek100"), val_fraction=1e-5, **(options | {"val": None})).load("val")
 
 
 @pytest.mark.parametrize(("file", "change", "message"), [
@@ -128,8 +128,8 @@ def test_missing_files_and_bad_options(tmp_path: Path, options: dict[str, Any]) 
         data.train_dataloader()
     with pytest.raises(ValueError, match="prompt must have {} where the text goes"):
         EK100DataModule(str(tmp_path), prompt="#C C", **options)
-    with pytest.raises(ValueError, match="held_out is a share"):
-        EK100DataModule(str(tmp_path), held_out=0.0, **options)
+    with pytest.raises(ValueError, match="val_fraction is a share"):
+        EK100DataModule(str(tmp_path), val_fraction=0.0, **options)
 
 
 def test_no_videos(copy: Path, options: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from egovlpv2.data_modules.loaders import FILLER, EpochSampler, ResumableDataLoader, ShareSampler
+from egovlpv2.data_modules.loaders import PAD_INDEX, DistributedEvalSampler, EpochSampler, ResumableDataLoader
 
 
 @pytest.mark.parametrize("rows, processes", [(7, 1), (7, 2), (9, 3), (8, 2)])
@@ -21,8 +21,8 @@ def test_an_epoch_deals_whole_shares_of_other_rows_in_another_order(rows: int, p
 
 
 def test_shares_of_an_evaluation_have_one_length_and_keep_the_order() -> None:
-    samplers = [ShareSampler(range(7), 3, rank) for rank in range(3)]
-    assert [list(sampler) for sampler in samplers] == [[0, 3, 6], [1, 4, FILLER], [2, 5, FILLER]]
+    samplers = [DistributedEvalSampler(range(7), 3, rank) for rank in range(3)]
+    assert [list(sampler) for sampler in samplers] == [[0, 3, 6], [1, 4, PAD_INDEX], [2, 5, PAD_INDEX]]
     assert [len(sampler) for sampler in samplers] == [3, 3, 3]
 
 

@@ -12,8 +12,8 @@ from helpers import ROOT, only
 from torch import Tensor
 
 from egovlpv2.batch import MomentBatch
-from egovlpv2.data_modules.grounding import Place
-from egovlpv2.data_modules.loaders import FILLER
+from egovlpv2.data_modules.grounding import ClipSpan
+from egovlpv2.data_modules.loaders import PAD_INDEX
 from egovlpv2.data_modules.moments import Moments, read_moments
 from egovlpv2.data_modules.mq import Clips, MQDataModule
 from egovlpv2.features.files import FeatureWriter
@@ -177,7 +177,7 @@ def test_all_spellings_tell_the_same(tmp_path: Path) -> None:
                 del told["parent_end_sec"]
             (tmp_path / "c.json").write_text(json.dumps({"a": told}))
             found += read_moments(tmp_path / "c.json")
-    assert found == [Moments(Place("a", "film", 10.0, 30.0), "val", rows)] * 4
+    assert found == [Moments(ClipSpan("a", "film", 10.0, 30.0), "val", rows)] * 4
     official = write_official(tmp_path / "m.json", clip("a", [row(*told) for told in rows], start=10.0, end=30.0))
     assert list(read_moments(official)) == [found[0]._replace(split="")]
 
@@ -201,7 +201,7 @@ def test_epoch_keys_and_filler(make: Callable[..., MQDataModule], tmp_path: Path
     assert [i for batch in loader for i in batch["index"].tolist()] == [key[1] for key in keys][:4]
     clips: Clips = loader.dataset
     assert torch.equal(clips[2, 1].features, clips[1].features) and clips[2, 1].clip == "c1"
-    assert clips[FILLER] is None
+    assert clips[PAD_INDEX] is None
     monkeypatch.setattr(data, "_processes", lambda: (2, 1))
     first, second = data.val_dataloader()  # rows 1 and 3, then a filler alone
     assert first["index"].tolist() == [1, 3] and second["key"] == []
@@ -327,7 +327,7 @@ def test_the_toy_world(toy: Path, tmp_path: Path) -> None:
             assert seconds.flatten().tolist() == pytest.approx(
                 [entry[name] for entry in rows for name in ("start_time", "end_time")], abs=1e-3)
     assert not told
-    assert data.strip("test", 0, 2).shape == (2, 3, 128, 128)
+    assert data.preview_frames("test", 0, 2).shape == (2, 3, 128, 128)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations of shared/data/mq are not here")

@@ -12,9 +12,9 @@ from helpers import ROOT, only
 from torch import Tensor
 
 from egovlpv2.batch import QueryBatch
-from egovlpv2.data_modules.grounding import Place, averaged, pad, read_clip
-from egovlpv2.data_modules.loaders import FILLER
-from egovlpv2.data_modules.nlq import NLQDataModule, Queries, Query, label_span, read_queries
+from egovlpv2.data_modules.grounding import ClipSpan, averaged, pad, read_clip_features
+from egovlpv2.data_modules.loaders import PAD_INDEX
+from egovlpv2.data_modules.nlq import NLQDataModule, NLQQueries, Query, label_span, read_nlq_queries
 from egovlpv2.features.files import FeatureFolder, FeatureWriter
 from egovlpv2.features.header import Recipe
 
@@ -95,16 +95,16 @@ def test_features_of_clips_alone_and_of_whole_videos(tmp_path: Path) -> None:
     write_features(folder, "film", 30.0, kind="dual")
     write_features(folder, "own", 4.0, kind="dual")
     read = FeatureFolder(folder)
-    own = read_clip(read, Place("own", "film", 10.0, 15.0))
+    own = read_clip_features(read, ClipSpan("own", "film", 10.0, 15.0))
     assert own.values[:, 0].tolist() == list(range(8)) and own.duration == 4.0
-    part = read_clip(read, Place("part", "film", 10.0, 15.0))
+    part = read_clip_features(read, ClipSpan("part", "film", 10.0, 15.0))
     assert part.values[:, 0].tolist() == list(range(20, 30)) and part.duration == 5.0
-    late = read_clip(read, Place("late", "film", 28.0, 48.0))  # the video is shorter than the annotations say
+    late = read_clip_features(read, ClipSpan("late", "film", 28.0, 48.0))  # a shorter video
     assert late.values[:, 0].tolist() == [56, 57, 58, 59] and late.duration == 2.0
-    assert len(read_clip(read, Place("short", "film", 10.0, 10.1)).values) == 1
+    assert len(read_clip_features(read, ClipSpan("short", "film", 10.0, 10.1)).values) == 1
     for start in (30.0, 50.0):
         with pytest.raises(ValueError, match=f"of film last 30.0 s, and clip gone begins at {start} s: extract the wh"):
-            read_clip(read, Place("gone", "film", start, 60.0))
+            read_clip_features(read, ClipSpan("gone", "film", start, 60.0))
 
 
 def test_dual_features_serve_all_queries(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
@@ -254,9 +254,9 @@ def test_epoch_keys_and_filler(make: Callable[..., NLQDataModule], tmp_path: Pat
     assert sorted(keys) == [(3, i) for i in range(5)] != keys
     rows = [i for batch in loader for i in batch["index"].tolist()]
     assert rows == [key[1] for key in keys][:4]
-    queries: Queries = loader.dataset
+    queries: NLQQueries = loader.dataset
     assert torch.equal(queries[3, 1].video, queries[1].video) and queries[3, 1].query == queries[1].query
-    assert queries[FILLER] is None
+    assert queries[PAD_INDEX] is None
     monkeypatch.setattr(data, "_processes", lambda: (2, 1))
     first, second = data.val_dataloader()  # rows 1 and 3, then a filler alone
     assert first["index"].tolist() == [1, 3] and second["key"] == []
@@ -276,9 +276,9 @@ def test_both_forms_tell_the_same(tmp_path: Path) -> None:
              "exact_times": [[1, 2], [3, 4.5], [1, 1]], "sentences": ["What?", " Who?", ""],
              "annotation_uids": ["a-0", "a-1", "a-1"], "query_idx": [0, 0, 1]}
     (tmp_path / "train.json").write_text(json.dumps({"a": entry}))
-    (found,) = read_queries(tmp_path / "train.json")
-    assert [found] == list(read_queries(official))
-    assert found[1] == Query(Place("a", "a", 0.0, 480.0), "a-1", 0, "who?", (3.0, 4.5))
+    (found,) = read_nlq_queries(tmp_path / "train.json")
+    assert [found] == list(read_nlq_queries(official))
+    assert found[1] == Query(ClipSpan("a", "a", 0.0, 480.0), "a-1", 0, "who?", (3.0, 4.5))
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_both_forms_tell_the_same(tmp_path: Path) -> None:
 def test_bad_windows(tmp_path: Path, times: tuple[float, float], message: str) -> None:
     path = write_official(tmp_path / "bad.json", clip("a", [row("What?", *times)]))
     with pytest.raises(ValueError, match=f"bad.json.*{message}"):
-        list(read_queries(path))
+        list(read_nlq_queries(path))
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_bad_windows(tmp_path: Path, times: tuple[float, float], message: str) -
 def test_other_forms_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "bad.json").write_text(content)
     with pytest.raises(ValueError, match="bad.json.* (official nlq_.*.json|VSLNet's|has 0 entries)"):
-        list(read_queries(tmp_path / "bad.json"))
+        list(read_nlq_queries(tmp_path / "bad.json"))
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -320,7 +320,7 @@ def test_what_is_wrong_with_a_clip_is_named(tmp_path: Path, change: Callable[[An
     clips = [clip(name, [row("What?", 1, 2)]) for name in ("a", "b")]
     change(clips)
     with pytest.raises(ValueError, match=f"bad.json.*{message}"):
-        list(read_queries(write_official(tmp_path / "bad.json", *clips)))
+        list(read_nlq_queries(write_official(tmp_path / "bad.json", *clips)))
 
 
 def test_a_query_of_vslnet_that_is_there_twice_is_named(tmp_path: Path) -> None:
@@ -328,16 +328,16 @@ def test_a_query_of_vslnet_that_is_there_twice_is_named(tmp_path: Path) -> None:
              "exact_times": [[0, 1], [0, 1]]}
     (tmp_path / "bad.json").write_text(json.dumps({"a": entry}))
     with pytest.raises(ValueError, match=r"bad.json: clip a, sentences\[1\]: the query of annotation 'u 3' is"):
-        list(read_queries(tmp_path / "bad.json"))
+        list(read_nlq_queries(tmp_path / "bad.json"))
 
 
 def test_unreadable_annotations_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="gone.json can't be read: No such file or directory"):
-        list(read_queries(tmp_path / "gone.json"))
+        list(read_nlq_queries(tmp_path / "gone.json"))
     for content, message in ((b'{"videos": [', "not JSON"), (b"\xff\xfe", "the file is UTF-16")):
         (tmp_path / "bad.json").write_bytes(content)
         with pytest.raises(ValueError, match=f"bad.json, line 1.*: {message}"):
-            list(read_queries(tmp_path / "bad.json"))
+            list(read_nlq_queries(tmp_path / "bad.json"))
 
 
 def test_bad_features_are_named(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
@@ -390,18 +390,18 @@ def test_the_toy_world(toy: Path, tmp_path: Path) -> None:
                 span = [batch["start"][i] * step[i], (batch["end"][i] + 1) * step[i]]
                 assert span == pytest.approx(times, abs=step[i].item())
     assert {split for split, _ in told.values()} == {"train"}
-    frames = data.strip("val", 0, 3)
+    frames = data.preview_frames("val", 0, 3)
     assert frames.shape == (3, 3, 128, 128) and frames.dtype == torch.uint8
     assert not torch.equal(frames[0], frames[2])
     data.videos = None
     del data.sources
-    assert data.strip("val", 0, 3) is None
+    assert data.preview_frames("val", 0, 3) is None
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations of shared/data/nlq are not here")
 def test_real_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NLQDataModule, "has", lambda *_: True)
-    told = [query for clip in read_queries(REAL / "nlq_val.json") for query in clip]
+    told = [query for clip in read_nlq_queries(REAL / "nlq_val.json") for query in clip]
     assert len(told) == 3875
     assert sum(query.window[0] == query.window[1] for query in told) == 342
     data = NLQDataModule(str(REAL), str(tmp_path), train="train.json", num_workers=0)
@@ -411,7 +411,7 @@ def test_real_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
                            "val_without_length": 341, "queries": 3874, "train_clips_without_queries": 0,
                            "train_empty_queries": 0, "train_without_features": 0, "train_without_length": 963,
                            "train_rows": 10328}
-    same = {query.key: query.window for clip in read_queries(REAL / "val.json") for query in clip}
+    same = {query.key: query.window for clip in read_nlq_queries(REAL / "val.json") for query in clip}
     assert same == {query.key: query.window for query in told if query.text}
     queries = data.queries("train")
     for query in queries[:: len(queries) // 50]:

@@ -15,7 +15,7 @@ from scipy.io import loadmat, savemat
 
 from egovlpv2.batch import SummaryBatch
 from egovlpv2.cli import main as cli
-from egovlpv2.data_modules.loaders import FILLER
+from egovlpv2.data_modules.loaders import PAD_INDEX
 from egovlpv2.data_modules.qfvs import QFVSDataModule
 from egovlpv2.data_modules.qfvs_files import SummaryQuery, prompts, read_dictionary, read_oracles, read_tags
 from egovlpv2.features import FeatureFolder
@@ -225,7 +225,7 @@ def test_two_processes_share_the_queries(make: Callable[..., QFVSDataModule], mo
     data.eval_batch_size = 1
     real, filler = batches(data, "test")
     assert real["index"].tolist() == [1] and filler["key"] == filler["tags"] == []
-    assert data.test_dataloader().dataset[FILLER] is None
+    assert data.test_dataloader().dataset[PAD_INDEX] is None
     for name, value in filler.items():
         if isinstance(value, torch.Tensor):
             assert len(value) == 0 and value.dtype == real[name].dtype and value.ndim == real[name].ndim, name

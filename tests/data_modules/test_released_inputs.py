@@ -24,7 +24,7 @@ from egovlpv2.data_modules.egomcq import EgoMCQDataModule
 from egovlpv2.data_modules.ek100 import EK100DataModule
 from egovlpv2.data_modules.taskqa import TaskQADataModule
 from egovlpv2.tokenization import load_tokenizer, tokenize
-from egovlpv2.video.collection import Source
+from egovlpv2.video.collection import VideoSource
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.decode import read_frames
 from egovlpv2.video.frame_rules import windows
@@ -143,7 +143,7 @@ def test_windows_of_features(case: dict[str, Any]) -> None:
 
 def test_an_extraction_shows_the_released_windows(videos: Callable[..., Path]) -> None:
     path = videos(1800, 30)
-    source, looking = Source("v", (path,), False), Windows(30.0, 16, 16, 4, SIDE, 600.0, "released")
+    source, looking = VideoSource("v", (path,), False), Windows(30.0, 16, 16, 4, SIDE, 600.0, "released")
     expected = windows(0.0, 60.0, 4, 1800)
     assert looking.count(60.0) == len(expected) == 112
     found = looking.read(source, 60.0, 50, 3)

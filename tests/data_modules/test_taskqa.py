@@ -15,7 +15,7 @@ from video.numbered_videos import write_video
 
 from egovlpv2.batch import AnswerBatch
 from egovlpv2.data_modules.base import Failure
-from egovlpv2.data_modules.loaders import FILLER
+from egovlpv2.data_modules.loaders import PAD_INDEX
 from egovlpv2.data_modules.questions import kind_names, most_frequent, read_questions
 from egovlpv2.data_modules.taskqa import TaskQADataModule
 from egovlpv2.heads.answers import read_answers
@@ -68,7 +68,7 @@ def make(root: Path, tokenizer: str) -> Callable[..., TaskQADataModule]:
     """A function that makes a small data module."""
 
     def _make(**options: Any) -> TaskQADataModule:
-        sizes = {"batch_size": 1, "eval_batch_size": 3, "num_workers": 0, "max_words": 6, "eval_max_words": 6,
+        sizes = {"batch_size": 1, "eval_batch_size": 3, "num_workers": 0, "max_tokens": 6, "eval_max_tokens": 6,
                  "num_frames": 2, "size": 16}
         return TaskQADataModule(str(root), **(sizes | {"tokenizer": tokenizer} | options))
 
@@ -87,13 +87,13 @@ def grey_of(video: Tensor) -> str:
     return min(GREYS, key=lambda name: abs(GREYS[name] + 7 - mean))
 
 
-def check(batch: dict[str, Any], rows: list[Row], max_words: int = 6) -> None:
+def check(batch: dict[str, Any], rows: list[Row], max_tokens: int = 6) -> None:
     """What is asked belongs to what is shown, and everything to its question."""
     assert set(batch) == {*AnswerBatch.__annotations__, "failures"}
     count, asked = len(batch["key"]), [rows[i] for i in batch["index"].tolist()]
     assert batch["video"].dtype == torch.uint8 and batch["video"].shape[1:] == (2, 3, 16, 16)
     assert batch["of_video"].shape == batch["answer"].shape == batch["guess"].shape == (count,)
-    assert batch["text"]["input_ids"].shape == batch["text"]["attention_mask"].shape == (count, max_words)
+    assert batch["text"]["input_ids"].shape == batch["text"]["attention_mask"].shape == (count, max_tokens)
     assert sorted(set(batch["of_video"].tolist())) == list(range(len(batch["video"])))
     assert [grey_of(batch["video"][i]) for i in batch["of_video"]] == [question["interval"] for question in asked]
     assert batch["key"] == [question["question_id"] for question in asked]
@@ -181,7 +181,7 @@ def test_two_processes_share_the_videos(make: Callable[..., TaskQADataModule], r
     for name in ("video", "index", "of_video", "answer", "guess", "kinds"):
         assert empty[name].dtype == full[name].dtype and len(empty[name]) == 0
         assert empty[name].shape[1:] == full[name].shape[1:]
-    assert data.val_dataloader().dataset[FILLER] == (None, [], [])
+    assert data.val_dataloader().dataset[PAD_INDEX] == (None, [], [])
 
 
 def damage(root: Path, *names: str) -> None:

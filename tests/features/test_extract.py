@@ -31,7 +31,7 @@ from egovlpv2.features.locks import Claim, claim
 from egovlpv2.features.options import pick_device
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.tokenization import load_tokenizer, tokenize
-from egovlpv2.video.collection import Source
+from egovlpv2.video.collection import VideoSource
 from egovlpv2.video.decode import read_frames
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
@@ -142,7 +142,7 @@ def test_fused_features_are_the_models(make_backbone: Callable[..., Backbone], t
     queries = tmp_path / "queries.json"
     queries.write_text(json.dumps({"a": texts}))
     command = [str(tmp_path), *options(tmp_path / "weights.safetensors", tmp_path / "out", "--kind", "fused",
-                                       "--queries", queries, "--max-words", 9)]
+                                       "--queries", queries, "--max-tokens", 9)]
     main(command)
     assert "1 of 2 videos skipped" in capsys.readouterr().out
     assert os.listdir(tmp_path / "out") == ["a.safetensors"]
@@ -190,7 +190,7 @@ def test_chunks_give_the_features_of_the_whole(weights: Path, tmp_path: Path) ->
     for i in range(3):
         write(tmp_path / "in" / "parts" / f"{i}.mp4", 20 * i, min(20, 50 - 20 * i))
     main([str(tmp_path / "in"), *options(weights, tmp_path / "out", "--chunk-seconds", 2)])
-    whole, parts = (read_features(tmp_path / "out" / f"{name}.safetensors") for name in ("whole", "parts"))
+    whole, parts = (read_features(tmp_path / "out" / f"{name}.safetensors") for name in ("atomic_write", "parts"))
     assert parts.duration == pytest.approx(whole.duration) and len(whole.values) == 11
     # Encoded apart, pictures differ a little where one has a keyframe.
     assert (whole.values - parts.values).abs().max() < 0.1 * whole.values.abs().mean()
@@ -269,7 +269,7 @@ def test_what_is_there_is_kept(weights: Path, tmp_path: Path, capsys: pytest.Cap
     main(command)
     assert "1 of 3 videos written" in (out := capsys.readouterr().out) and "2 were there or are another" in out
     assert sorted(os.listdir(tmp_path / "out")) == ["a.safetensors", "b.safetensors", "c.safetensors.partial"]
-    other.drop()
+    other.release()
     main(command)
     assert contents(tmp_path / "out") == whole
     assert (tmp_path / "out" / "a.safetensors").stat().st_mtime_ns == stamp
@@ -439,7 +439,7 @@ def test_where_no_file_can_be_opened_any_more_all_stops(weights: Path, tmp_path:
         write(tmp_path / "in" / f"{name}.mp4")
     read = Windows.read
 
-    def fail(self: Windows, source: Source, *where: Any) -> torch.Tensor:
+    def fail(self: Windows, source: VideoSource, *where: Any) -> torch.Tensor:
         if source.name == "b":
             monkeypatch.setattr(av, "open", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
             return read_frames(tmp_path / "in" / "c.mp4", [0.0], EvalTransform(8)).frames

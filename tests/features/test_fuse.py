@@ -65,14 +65,14 @@ def made(make: Callable[..., Made]) -> Made:
 
 
 def extraction(made: Made, out: Path, kind: str) -> list[str]:
-    asked = [] if kind in ("trunk", "dual") else ["--queries", str(made.queries), "--max-words", str(MAX_WORDS)]
+    asked = [] if kind in ("trunk", "dual") else ["--queries", str(made.queries), "--max-tokens", str(MAX_WORDS)]
     return [str(made.videos), "--out", str(out), "--kind", kind, "--weights", str(made.weights), "--device", "cpu",
             "--fps", "10", "--window", "8", "--stride", "4", "--batch-size", "3", "--num-workers", "0", *asked]
 
 
 def command(made: Made, out: Path, *more: object) -> list[str]:
     return ["fuse", str(made.trunks), "--out", str(out), "--queries", str(made.queries), "--weights",
-            str(made.weights), "--device", "cpu", "--batch-size", "4", "--max-words", str(MAX_WORDS), *map(str, more)]
+            str(made.weights), "--device", "cpu", "--batch-size", "4", "--max-tokens", str(MAX_WORDS), *map(str, more)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -193,7 +193,7 @@ def test_what_is_finished_stays(made: Made, tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     cli(command(made, out))
     assert "0 of 2 videos written" in (printed := capsys.readouterr().out) and "2 were there or are anoth" in printed
-    other.drop()
+    other.release()
     cli(command(made, out))
     assert "1 of 2 videos written" in capsys.readouterr().out
     assert contents(out) == whole and (out / "a.safetensors").stat().st_mtime_ns == stamp
@@ -202,7 +202,7 @@ def test_what_is_finished_stays(made: Made, tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize("problem", [RuntimeError("a mistake of ours"), KeyboardInterrupt()])
 def test_a_stop_in_the_middle_leaves_nothing_half_written(made: Made, tmp_path: Path, problem: BaseException,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    out, look, calls = tmp_path / "out", fuse.look, []
+    out, look, calls = tmp_path / "out", fuse.fuse_with_queries, []
 
     def stop(*args: Any) -> Tensor:
         calls.append(len(args[2]))
@@ -212,7 +212,7 @@ def test_a_stop_in_the_middle_leaves_nothing_half_written(made: Made, tmp_path: 
         return look(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fuse, "look", stop)
+        patch.setattr(fuse, "fuse_with_queries", stop)
         with pytest.raises(SystemExit if isinstance(problem, KeyboardInterrupt) else RuntimeError):
             cli(command(made, out, "--batch-size", 3))
     assert calls == [3, 3, 3, 1] and os.listdir(out) == ["a.safetensors"]

@@ -11,7 +11,7 @@ import torch
 from video.numbered_videos import write_video
 
 from egovlpv2.features.queries import read_queries
-from egovlpv2.video.collection import Source, find_videos
+from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.windows import Windows
 
@@ -81,7 +81,7 @@ def test_windows_lie_wholly_in_the_video(duration: float, count: int) -> None:
 
 
 def test_windows_show_their_frames(tmp_path: Path) -> None:
-    source = Source("a", (write_greys(tmp_path / "a.mp4", range(30)),), False)
+    source = VideoSource("a", (write_greys(tmp_path / "a.mp4", range(30)),), False)
     windows = Windows(FPS, 8, 4, 4, 32, 600.0)
     duration = source.duration(600.0)
     assert duration == pytest.approx(3.0) and windows.count(duration) == 6
@@ -94,7 +94,7 @@ def test_windows_show_their_frames(tmp_path: Path) -> None:
 
 
 def test_a_video_shorter_than_a_window_gives_one(tmp_path: Path) -> None:
-    source = Source("a", (write_greys(tmp_path / "a.mp4", range(4)),), False)
+    source = VideoSource("a", (write_greys(tmp_path / "a.mp4", range(4)),), False)
     windows = Windows(FPS, 16, 16, 4, 32, 600.0)
     assert windows.count(source.duration(600.0)) == 1
     assert shown(windows.read(source, source.duration(600.0), 0, 1)) == [[0, 1, 2, 3]]
@@ -121,7 +121,7 @@ def test_a_single_chunk_may_be_long(tmp_path: Path) -> None:
 
 
 def test_overlapping_windows_of_a_long_chunk_cost_no_order(tmp_path: Path) -> None:
-    source = Source("a", (write_greys(tmp_path / "a.mp4", range(40)),), False)
+    source = VideoSource("a", (write_greys(tmp_path / "a.mp4", range(40)),), False)
     frames = Windows(FPS, 20, 2, 2, 32, 600.0).read(source, 4.0, 0, 11)
     assert shown(frames) == [[2 * k + 5, 2 * k + 15] for k in range(11)]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from egovlpv2.heads import moments
 from egovlpv2.heads.moments import MOST, detections, retrievals, scored_segments, without_doubles
-from egovlpv2.heads.vsgn import Detected
+from egovlpv2.heads.vsgn import VSGNOutput
 from egovlpv2.metrics.temporal import soft_nms, temporal_iou
 
 
@@ -23,7 +23,7 @@ def test_a_score_is_class_by_start_by_end_each_the_mean_of_two_steps() -> None:
     start, end = torch.tensor([[0.1, 0.3, 0.5, 0.7]]), torch.tensor([[0.2, 0.4, 0.6, 0.8]])
     segments = torch.tensor([[[0.5, 2.25], [-3.0, 9.0], [1.0, 2.0], [2.5, 8.0], [2.0, 1.0], [3.0, 3.5]]])
     logits = torch.tensor([0.0, 1.0, 2.0]).expand(1, 6, 3)
-    found, scores = scored_segments(Detected(torch.rand(1, 4), start, end, segments, segments, logits,
+    found, scores = scored_segments(VSGNOutput(torch.rand(1, 4), start, end, segments, segments, logits,
                                              torch.tensor([3])))
     # The curves are read within their 4 steps; then segments end in the last of the clip's 3 steps.
     assert found.tolist() == [[[0.5, 2.0], [0.0, 2.0], [1.0, 2.0], [2.0, 2.0], [2.0, 1.0], [2.0, 2.0]]]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from egovlpv2.checkpoints.released import convert
 from egovlpv2.heads import VSGN
-from egovlpv2.heads.vsgn import Detected, GraphLayer, decode, make_anchors
+from egovlpv2.heads.vsgn import GraphLayer, VSGNOutput, decode, make_anchors
 from egovlpv2.heads.vsgn_losses import (
     MomentLabels,
     balanced_cross_entropy,
@@ -42,7 +42,7 @@ def released() -> VSGN:
     return net
 
 
-def disagreement(out: Detected, golden: dict[str, Tensor]) -> float:
+def disagreement(out: VSGNOutput, golden: dict[str, Tensor]) -> float:
     """The largest share of an output's values that is off by more than rounding.
 
     Two steps that are nearly as far from a third may swap their places among its neighbours where float32 sums fall
@@ -179,7 +179,7 @@ def test_matching_agrees_with_the_authors_for_instances_of_any_length(case: dict
         found = [[[i, int(one[i])] for i in one.nonzero()[:, 0].tolist()] for one in classes]
         assert found == case["positives"][name], name
     curves = torch.full((3, 2, 64), 0.5)
-    losses = vsgn_losses(Detected(*curves, segments, segments + offsets, logits, torch.tensor([64, 64])), anchors,
+    losses = vsgn_losses(VSGNOutput(*curves, segments, segments + offsets, logits, torch.tensor([64, 64])), anchors,
                          labels)
     wanted = {"class": case["losses"]["loss_cls_dec"], "segment": case["losses"]["loss_reg_dec"],
               "boundary": case["boundary_loss"]}

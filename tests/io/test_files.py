@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from egovlpv2.features.locks import claim, remove_left
-from egovlpv2.io.files import whole
+from egovlpv2.io.files import atomic_write
 
 LEFT = f"a.safetensors.{'0' * 32}.tmp"
 # Writes part of a file and says so; then waits to be killed.
@@ -18,12 +18,12 @@ _WRITER = """
 import sys, time
 from pathlib import Path
 from egovlpv2.features.locks import claim
-from egovlpv2.io.files import whole
+from egovlpv2.io.files import atomic_write
 def wait():
     print("writing", flush=True)
     time.sleep(60)
-if sys.argv[1] == "whole":
-    with whole(Path("a.safetensors")) as draft:
+if sys.argv[1] == "atomic_write":
+    with atomic_write(Path("a.safetensors")) as draft:
         draft.write_bytes(b"half")
         wait()
 else:
@@ -57,15 +57,15 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_file_gets_its_name_once_it_is_whole(tmp_path: Path) -> None:
-    with whole(tmp_path / "in" / "a") as draft:
-        draft.write_bytes(b"whole")
+    with atomic_write(tmp_path / "in" / "a") as draft:
+        draft.write_bytes(b"atomic_write")
         assert not (tmp_path / "in" / "a").exists()
-    assert os.listdir(tmp_path / "in") == ["a"] and (tmp_path / "in" / "a").read_bytes() == b"whole"
+    assert os.listdir(tmp_path / "in") == ["a"] and (tmp_path / "in" / "a").read_bytes() == b"atomic_write"
 
 
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
-    with pytest.raises(KeyError), whole(tmp_path / "a") as draft:
+    with pytest.raises(KeyError), atomic_write(tmp_path / "a") as draft:
         draft.write_bytes(b"new")
         raise KeyError
     assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").read_bytes() == b"old"
@@ -73,14 +73,14 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_a_draft_of_a_killed_process_is_removed_by_the_next_and_one_that_is_written_is_not(
         tmp_path: Path, start) -> None:
-    first, second = start("whole"), start("whole")
+    first, second = start("atomic_write"), start("atomic_write")
     assert len(os.listdir(tmp_path)) == 2
     kill(first)
-    with whole(tmp_path / "b") as draft:
+    with atomic_write(tmp_path / "b") as draft:
         assert len(os.listdir(tmp_path)) == 2 and draft.exists()  # the second process's draft, and ours
     kill(second)
-    with whole(tmp_path / "a.safetensors") as draft:
-        draft.write_bytes(b"whole")
+    with atomic_write(tmp_path / "a.safetensors") as draft:
+        draft.write_bytes(b"atomic_write")
     assert sorted(os.listdir(tmp_path)) == ["a.safetensors", "b"]
 
 
@@ -99,23 +99,24 @@ def test_other_peoples_files_stay(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / LEFT).touch()
     remove_left(tmp_path)
-    with whole(tmp_path / "c"):
+    with atomic_write(tmp_path / "c"):
         pass
     assert sorted(os.listdir(tmp_path)) == sorted([*names, "c"])
 
 
 def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
-    with whole(tmp_path / ("é" * 127)) as draft:
-        draft.write_bytes(b"whole")
+    with atomic_write(tmp_path / ("é" * 127)) as draft:
+        draft.write_bytes(b"atomic_write")
     assert os.listdir(tmp_path) == ["é" * 127]
 
 
 def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"No space left on device: '.*/a.bin'") as found, whole(tmp_path / "a.bin"):
+    full = r"No space left on device: '.*/a.bin'"
+    with pytest.raises(OSError, match=full) as found, atomic_write(tmp_path / "a.bin"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert found.value.errno == errno.ENOSPC and not os.listdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="other"), whole(tmp_path / "a.bin"):
+    with pytest.raises(FileNotFoundError, match="other"), atomic_write(tmp_path / "a.bin"):
         (tmp_path / "other").read_bytes()  # of another file: as it is
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"file'"), whole(tmp_path / "file" / "a.bin"):
+    with pytest.raises(OSError, match=r"file'"), atomic_write(tmp_path / "file" / "a.bin"):
         pass

@@ -17,7 +17,7 @@ from egovlpv2.model.attention import (
     scaled_dot_product,
     split_heads,
 )
-from egovlpv2.model.fusion import CrossAttention, GatedCrossAttention, Stack
+from egovlpv2.model.fusion import CrossAttention, GatedCrossAttention, StackedFusionEncoder
 
 
 def draw(*shape: int) -> Tensor:
@@ -172,7 +172,7 @@ def layer_by_hand(layer: nn.Module, x: Tensor, tokens: Tensor, mask: Tensor | No
 @torch.no_grad()
 def test_stacked_layers_read_the_layer_below() -> None:
     torch.manual_seed(0)
-    stack = Stack(2, video_dim=12, text_dim=8, video_heads=3, text_heads=2, norm_eps=1e-3, dropout=0.0)
+    stack = StackedFusionEncoder(2, video_dim=12, text_dim=8, video_heads=3, text_heads=2, norm_eps=1e-3, dropout=0.0)
     for parameter in stack.parameters():
         nn.init.normal_(parameter, std=0.4)
     video, text = QUERY, draw(2, 4, 8)
@@ -195,7 +195,7 @@ def test_stacked_layers_read_the_layer_below() -> None:
 
 @torch.no_grad()
 def test_only_the_words_of_a_stack_have_dropout() -> None:
-    stack = Stack(1, 12, 8, 3, 2, 1e-5, dropout=0.5).train()
+    stack = StackedFusionEncoder(1, 12, 8, 3, 2, 1e-5, dropout=0.5).train()
     video, text = QUERY, draw(2, 4, 8)
     one, two = stack(video, text, MASK, True, True), stack(video, text, MASK, True, True)
     assert torch.equal(one[0], two[0]) and not torch.equal(one[1], two[1])

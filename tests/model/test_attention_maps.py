@@ -70,7 +70,7 @@ def test_the_weights_make_what_the_layer_gives(make_backbone: Callable[..., Back
     for number, layer in layers.items():
         layer.register_forward_hook(lambda _, args, out, number=number: ran.update({number: (*args[:2], out)}))
     with captured(layers, range(4)) as found:
-        alone = backbone.match(clip, words.text)
+        alone = backbone.vtm_logits(clip, words.text)
     for number, layer in layers.items():
         x, context, out = ran[number]
         weights = found[number]  # (B, heads, L, S)
@@ -79,7 +79,7 @@ def test_the_weights_make_what_the_layer_gives(make_backbone: Callable[..., Back
         value = layer.key_value(context)[..., 32:].unflatten(-1, (4, 8)).transpose(1, 2)  # (B, heads, S, d)
         heard = layer.out((weights @ value).transpose(1, 2).flatten(2))
         torch.testing.assert_close(out, heard if stacked else x + layer.alpha * heard, atol=1e-5, rtol=1e-4)
-    assert torch.equal(backbone.match(clip, words.text), alone)  # nothing changes for being watched
+    assert torch.equal(backbone.vtm_logits(clip, words.text), alone)  # nothing changes for being watched
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def test_chosen_heads_and_layers_alone(make_backbone: Callable[..., Backbone], t
     kept = []
     for some, heads in ((layers, range(4)), ({2: layers[2]}, [3, 0]), ({2: layers[2]}, None)):
         with captured(some, heads) as found:
-            backbone.match(clip, words.text)
+            backbone.vtm_logits(clip, words.text)
         assert found.keys() == some.keys()
         kept.append(found)
     every, two, mean = (found[2][0] for found in kept)
@@ -109,7 +109,7 @@ def test_attention_is_told_by_word_frame_row_and_column(make_backbone: Callable[
     assert seen.cls.shape == (2, 4) and seen.patches.shape == (2, 4, 3, 2, 4)
     torch.testing.assert_close(seen.cls + seen.patches.sum((2, 3, 4)), torch.ones(2, 4))
     with torch.no_grad(), captured(layers, [1, 3]) as found:
-        logits = backbone.match(clip[None], words.text)
+        logits = backbone.vtm_logits(clip[None], words.text)
     assert seen.match == pytest.approx(logits.softmax(-1)[0, 1].item())
     for m, (layer, head) in enumerate([(1, 0), (1, 1), (2, 0), (2, 1)]):
         weights = found[layer][0, head]  # (L, S)

@@ -34,7 +34,7 @@ def test_an_open_gate_lets_each_modality_see_the_other(make_backbone, fusion: st
     video, text = torch.randn(2, 4, 3, 32, 32), make_text(2)
     other = {**text, "input_ids": text["input_ids"].flip(1)}
     assert not torch.allclose(backbone.fused_features(video, text), backbone.fused_features(video, other))
-    assert not torch.allclose(backbone.predict_masked(video, text), backbone.predict_masked(video.flip(0), text))
+    assert not torch.allclose(backbone.mlm_logits(video, text), backbone.mlm_logits(video.flip(0), text))
 
 
 def test_a_closed_gate_computes_no_cross_attention(make_backbone) -> None:
@@ -45,7 +45,7 @@ def test_a_closed_gate_computes_no_cross_attention(make_backbone) -> None:
     video, text = torch.randn(2, 4, 3, 32, 32), make_text(2)
     backbone.embed_video(video), backbone.embed_text(text)
     assert not calls
-    backbone.match(video, text)
+    backbone.vtm_logits(video, text)
     assert len(calls) == 4
 
 
@@ -59,7 +59,7 @@ def test_a_stack_changes_no_closed_gate(make_backbone) -> None:
     torch.testing.assert_close(backbone.embed_text(text), plain.embed_text(text))
     torch.testing.assert_close(plain.fused_features(video, text), plain.video_features(video))  # nothing is fused
     assert not calls
-    backbone.match(video, text)
+    backbone.vtm_logits(video, text)
     assert len(calls) == 1
 
 
@@ -126,7 +126,7 @@ def test_what_is_not_read_changes_nothing(make_backbone, changes: dict[str, str]
         words = backbone.top(trunk, 4, gate, "none")
         assert words.video is None
         torch.testing.assert_close(words.text, whole.text)
-        features = backbone.top(trunk, 4, gate, "cls", text_reads=False)
+        features = backbone.top(trunk, 4, gate, "cls", text_output=False)
         assert features.text is None
         torch.testing.assert_close(features.video[:, 0], whole.video[:, 0])
     fused = backbone.top(backbone.trunk(video, text, True), 4, True).video[:, 0]

@@ -10,7 +10,7 @@ from torch import nn
 
 from egovlpv2.checkpoints.weights import check_traits
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.heads import MaskedWordHead, MatchHead, projector
+from egovlpv2.model.heads import MLMHead, VTMHead, projector
 
 # ---- first weights ----
 
@@ -56,7 +56,7 @@ def test_projectors_of_the_paper_and_of_its_retrieval_checkpoints(modality: str)
 
 @torch.no_grad()
 def test_heads_are_their_formulas() -> None:
-    match, words = MatchHead(5, 3), MaskedWordHead(4, 7)
+    match, words = VTMHead(5, 3), MLMHead(4, 7)
     video, text, x = torch.randn(2, 5), torch.randn(2, 3), torch.randn(2, 3, 4)
     pooled = torch.cat([torch.tanh(match.text_pooler(text)), torch.tanh(match.video_pooler(video))], dim=1)
     assert torch.equal(match(video, text), pooled @ match.classifier.weight.T + match.classifier.bias)
@@ -70,7 +70,7 @@ def test_heads_are_their_formulas() -> None:
 # ---- what is computed ----
 
 
-def run_counted(backbone: Backbone, gate: bool, video_reads: str, text_reads: bool) -> Counter[str]:
+def run_counted(backbone: Backbone, gate: bool, video_output: str, text_output: bool) -> Counter[str]:
     """How often the upper blocks run, and their MLPs' tokens, as `video 1: 17`."""
     ran: Counter[str] = Counter()
     handles = [block.norm2.register_forward_hook(
@@ -78,12 +78,12 @@ def run_counted(backbone: Backbone, gate: bool, video_reads: str, text_reads: bo
         for side in ("video", "text") for i, block in enumerate(getattr(backbone, f"{side}_tower").blocks)]
     trunk = backbone.trunk(torch.randn(2, 4, 3, 32, 32), make_text(2), gate)
     ran.clear()
-    top = backbone.top(trunk, 4, gate, video_reads, text_reads)
+    top = backbone.top(trunk, 4, gate, video_output, text_output)
     for handle in handles:
         handle.remove()
     shapes = [None if part is None else tuple(part.shape) for part in top]
-    assert shapes == [{"all": (2, 17, 24), "cls": (2, 1, 24), "none": None}[video_reads],
-                      (2, 7, 32) if text_reads else None]
+    assert shapes == [{"all": (2, 17, 24), "cls": (2, 1, 24), "none": None}[video_output],
+                      (2, 7, 32) if text_output else None]
     return ran
 
 
@@ -91,7 +91,7 @@ V1, V2, CLS, T1, T2 = "video 1: 17", "video 2: 17", "video 2: 1", "text 1: 7", "
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("attends_to, gate, video_reads, text_reads, expected", [
+@pytest.mark.parametrize("attends_to, gate, video_output, text_output, expected", [
     ("current", False, "all", True, [V1, V2, T1, T2]), ("current", False, "cls", True, [V1, CLS, T1, T2]),
     ("current", False, "none", True, [T1, T2]), ("current", False, "all", False, [V1, V2]),
     ("current", False, "cls", False, [V1, CLS]), ("current", True, "all", True, [V1, V2, T1, T2]),
@@ -100,10 +100,10 @@ V1, V2, CLS, T1, T2 = "video 1: 17", "video 2: 17", "video 2: 1", "text 1: 7", "
     ("previous", True, "all", True, [V1, V2, T1, T2]), ("previous", True, "cls", True, [V1, CLS, T1, T2]),
     ("previous", True, "none", True, [V1, T1, T2]), ("previous", True, "cls", False, [V1, CLS, T1]),
 ])
-def test_what_is_not_read_is_not_computed(make_backbone, attends_to: str, gate: bool, video_reads: str,
-                                          text_reads: bool, expected: list[str]) -> None:
+def test_what_is_not_read_is_not_computed(make_backbone, attends_to: str, gate: bool, video_output: str,
+                                          text_output: bool, expected: list[str]) -> None:
     backbone = make_backbone(text_attends_to=attends_to)
-    assert run_counted(backbone, gate, video_reads, text_reads) == Counter(expected)
+    assert run_counted(backbone, gate, video_output, text_output) == Counter(expected)
 
 
 @torch.no_grad()
@@ -115,10 +115,10 @@ def test_texts_of_a_video_share_its_first_fused_layer(make_backbone, kind: dict,
                                                       first_tokens: int) -> None:
     backbone = make_backbone(**kind)
     video, text = torch.randn(2, 4, 3, 32, 32), make_text(4)
-    attended = backbone.attend_first(backbone.trunk_video(video, gate=True), 4)
+    attended = backbone.precompute_video(backbone.trunk_video(video, gate=True), 4)
     assert (attended.video.shape[1], attended.first.shape[1]) == (tokens, first_tokens)
     index = torch.tensor([1, 0, 1, 1])
-    found = backbone.fused_cls(attended.of(index), 4, *backbone.trunk_text(text))
+    found = backbone.fused_video_cls(attended.of(index), 4, *backbone.trunk_text(text))
     torch.testing.assert_close(found, backbone.fused_features(video[index], text))
     whole = backbone.top(backbone.trunk(video[index], text, True), 4, True).video[:, 0]
     torch.testing.assert_close(found, whole)
@@ -143,7 +143,7 @@ def test_stacked_layers_stand_on_both_whole_towers(make_backbone) -> None:
     torch.testing.assert_close(closed.video, normed)
     torch.testing.assert_close(closed.text, trunk.text)
     for reads in ("cls", "none"):
-        top = backbone.top(trunk, 4, True, reads, text_reads=False)
+        top = backbone.top(trunk, 4, True, reads, text_output=False)
         assert top.text is None and (top.video is None) == (reads == "none")
         if reads == "cls":
             torch.testing.assert_close(top.video, cls)
@@ -156,12 +156,12 @@ def test_blocks_are_recomputed_in_the_backward_pass_if_so_configured(make_backbo
         ran: list[int] = []
         backbone.text_tower.blocks[1].query.register_forward_hook(lambda *_, ran=ran: ran.append(1))
         backbone.eval()
-        backbone.match(video, text).sum().backward()
+        backbone.vtm_logits(video, text).sum().backward()
         backbone.train()
         with torch.no_grad():
-            backbone.match(video, text)
+            backbone.vtm_logits(video, text)
         assert len(ran) == 2  # neither in evaluation nor without gradients
-        backbone.match(video, text).sum().backward()
+        backbone.vtm_logits(video, text).sum().backward()
         runs.append(len(ran))
     assert runs == [3, 4]
 

@@ -150,10 +150,10 @@ def test_heads_follow_the_paper(make_backbone) -> None:
     of_text = linear(text_states[:, 0], backbone.fused_text_transform)
     head = backbone.match_head
     pooled = torch.cat([linear(of_text, head.text_pooler).tanh(), linear(of_video, head.video_pooler).tanh()], dim=1)
-    torch.testing.assert_close(backbone.match(video, text), linear(pooled, head.classifier), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(backbone.vtm_logits(video, text), linear(pooled, head.classifier), atol=1e-4, rtol=1e-4)
     mlm = backbone.masked_word_head
     tokens = gelu(linear(linear(text_states, backbone.fused_text_transform), mlm.transform))
-    torch.testing.assert_close(backbone.predict_masked(video, text), linear(norm(tokens, mlm.norm, 1e-12), mlm.decoder),
+    torch.testing.assert_close(backbone.mlm_logits(video, text), linear(norm(tokens, mlm.norm, 1e-12), mlm.decoder),
                                atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(backbone.fused_features(video, text), video_states[:, 0], atol=1e-4, rtol=1e-4)
 

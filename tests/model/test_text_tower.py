@@ -55,7 +55,7 @@ def test_texts_may_be_as_long_as_there_are_positions(model_type: str, most: int)
     """RoBERTa's positions begin behind that of the padding, 1."""
     tower = text_tower(model_type)
     ids = torch.randint(5, 50, (2, most))
-    assert tower.max_words == most and tower.embed(ids).shape == (2, most, 16)
+    assert tower.max_tokens == most and tower.embed(ids).shape == (2, most, 16)
     with pytest.raises(ValueError, match=f"texts of {most + 1} tokens are too long for a text tower of {most} pos"):
         tower.embed(torch.randint(5, 50, (2, most + 1)))
 

@@ -93,7 +93,7 @@ def test_the_padding_may_be_any_token_and_the_vocabulary_small() -> None:
     small = {"model_type": "roberta", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
              "intermediate_size": 24, "max_position_embeddings": 120}
     tower = TextTower(TextTowerConfig({**small, "vocab_size": 300, "pad_token_id": 100}), 1, 8)
-    assert (tower.padding_id, tower.max_words) == (100, 19)
+    assert (tower.padding_id, tower.max_tokens) == (100, 19)
     assert TextTower(TextTowerConfig({**small, "vocab_size": 5}), 1, 8).vocab_size == 5
 
 

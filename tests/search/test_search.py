@@ -19,7 +19,7 @@ from egovlpv2.cli import main as cli
 from egovlpv2.data_modules.toy_world.evaluate_search import draw_events, is_right, measure, read_videos
 from egovlpv2.features.locks import claim
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.search.manifest import add, read_catalogue
+from egovlpv2.search.manifest import add, read_manifest
 from egovlpv2.search.moments import Moment
 from egovlpv2.tasks.bench_step import made_up_tokenizer
 from egovlpv2.tokenization import load_tokenizer, tokenize
@@ -51,7 +51,7 @@ def videos(tmp_path: Path) -> Path:
 
 def index(videos: Path, weights: Path, out: Path, *more: object) -> None:
     cli(["index", str(videos), "--weights", str(weights), "--out", str(out), "--device", "cpu", "--num-workers", "0",
-         "--max-words", "12", *map(str, more)])
+         "--max-tokens", "12", *map(str, more)])
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_cosine_and_match_are_the_models(backbone: Backbone, tokenizer: str, vid
         clip = clips(videos / f"{moment.video}.mp4", [moment.start], moment.end)
         with torch.no_grad():
             cosine = torch.cosine_similarity(backbone.embed_video(clip), backbone.embed_text(text))
-            match = backbone.match(clip, text).softmax(-1)[0, 1]
+            match = backbone.vtm_logits(clip, text).softmax(-1)[0, 1]
         assert moment.cosine == pytest.approx(float(cosine), abs=2e-3)
         assert moment.match == pytest.approx(float(match), abs=1e-5)
         assert moment.score == moment.cosine + moment.match
@@ -196,7 +196,7 @@ def test_one_process_at_a_time_writes_the_list(made: Path, videos: Path) -> None
     with ThreadPoolExecutor(1) as pool:
         with (made / "index.json.lock").open("ab") as other:  # closed, and so unlocked, whatever happens inside
             fcntl.flock(other, fcntl.LOCK_EX)
-            adding = pool.submit(add, made, read_catalogue(made), find_videos([videos]), 600.0)
+            adding = pool.submit(add, made, read_manifest(made), find_videos([videos]), 600.0)
             with pytest.raises(WaitedTooLong):
                 adding.result(timeout=0.3)
         assert adding.result(timeout=5) is None
@@ -254,7 +254,8 @@ def test_what_a_user_gets_wrong_is_one_line(made: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage, message", [
     (b"{", "line 1, column 2"), (b"[]", "Expected `object`, got `array`"), (b"\xff\xfe{", "UTF-16"), (b"", "not JSON"),
-    ({"max_words": "12"}, "max_words: Expected `int`, got `str`"), ({"max_words": 0}, "max_words: Expected `int` >= 1"),
+    ({"max_tokens": "12"}, "max_tokens: Expected `int`, got `str`"),
+    ({"max_tokens": 0}, "max_tokens: Expected `int` >= 1"),
     ({"weights": None}, "weights: Expected `str`, got `null`"), ({"videos": []}, "videos: Expected `object`"),
     ({"videos": {"a": {"files": []}}}, "videos"), ({"videos": {"a": 5}}, "videos.*Expected `object`, got `int`"),
 ])
@@ -312,8 +313,8 @@ def test_options_of_zero_and_missing_videos_are_refused(videos: Path, weights: P
                               ("every", "0.0001", "number of seconds, 0.001 at least")):
         with pytest.raises(SystemExit, match=f"--{name} {value}: give a?n? ?{hint}"):
             index(videos, weights, tmp_path / "index", f"--{name}", value)
-    with pytest.raises(SystemExit, match="--max-words 100: the text tower of .* takes [0-9]+ at most"):
-        index(videos, weights, tmp_path / "other", "--max-words", 100)
+    with pytest.raises(SystemExit, match="--max-tokens 100: the text tower of .* takes [0-9]+ at most"):
+        index(videos, weights, tmp_path / "other", "--max-tokens", 100)
     with pytest.raises(SystemExit, match="there is no such file or folder"):
         index(tmp_path / "nothing", weights, tmp_path / "index")
     assert not (tmp_path / "index").exists()
@@ -321,7 +322,7 @@ def test_options_of_zero_and_missing_videos_are_refused(videos: Path, weights: P
 
 def test_a_long_query_is_cut_and_told(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     search(made, query=" ".join(f"w{i}" for i in range(30)))
-    assert "is cut to 12 (--max-words)" in capsys.readouterr().out
+    assert "is cut to 12 (--max-tokens)" in capsys.readouterr().out
 
 
 def test_an_unreadable_video_is_named_and_the_rest_is_there(videos: Path, weights: Path, tmp_path: Path) -> None:
@@ -334,7 +335,7 @@ def test_an_unreadable_video_is_named_and_the_rest_is_there(videos: Path, weight
 def test_a_toy_search_is_measured_by_its_script(toy: Path, weights: Path, tmp_path: Path) -> None:
     folders = sorted((toy / "videos").glob("toy-test-*"))
     cli(["index", *map(str, folders), "--weights", str(weights), "--out", str(tmp_path / "toy"), "--device", "cpu",
-         "--num-workers", "0", "--chunk-seconds", "8", "--max-words", "12"])
+         "--num-workers", "0", "--chunk-seconds", "8", "--max-tokens", "12"])
     searched = Index(tmp_path / "toy", device="cpu")
     videos = read_videos(toy, searched.rows.names)
     events = draw_events(videos, 5, seed=0)

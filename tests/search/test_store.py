@@ -8,8 +8,8 @@ from torch.nn.functional import normalize
 
 from egovlpv2.features.files import FeatureWriter
 from egovlpv2.features.header import Recipe
-from egovlpv2.search.moments import Moment, apart, clock
-from egovlpv2.search.store import Rows
+from egovlpv2.search.moments import Moment, clock, temporal_nms
+from egovlpv2.search.store import EmbeddingStore
 
 WIDTH = 24
 
@@ -39,7 +39,7 @@ def folder(values: dict[str, torch.Tensor], tmp_path: Path) -> Path:
 
 
 def test_the_best_are_those_of_a_plain_loop(values: dict[str, torch.Tensor], folder: Path) -> None:
-    rows, generator = Rows(folder), torch.Generator().manual_seed(1)
+    rows, generator = EmbeddingStore(folder), torch.Generator().manual_seed(1)
     assert len(rows) == 132 and rows.names == ["a", "b", "c"]
     for query in normalize(torch.randn(20, WIDTH, generator=generator), dim=-1):
         every = [(float(row.half().float() @ query), name, place) for name in values
@@ -48,14 +48,15 @@ def test_the_best_are_those_of_a_plain_loop(values: dict[str, torch.Tensor], fol
         for one in sorted(every, reverse=True):
             if not any(one[1] == other[1] and abs(one[2] - other[2]) < 4 for other in expected):
                 expected.append(one)
-        found = rows.best(query, 7)
-        assert [(moment.video, moment.place) for moment in found] == [(name, place) for _, name, place in expected[:7]]
+        found = rows.topk(query, 7)
+        assert [(moment.video, moment.window_index) for moment in found] == [
+            (name, place) for _, name, place in expected[:7]]
         assert [moment.cosine for moment in found] == pytest.approx([cosine for cosine, *_ in expected[:7]], abs=1e-6)
-        assert all(moment.start == moment.place * 0.5 for moment in found)
+        assert all(moment.start == moment.window_index * 0.5 for moment in found)
 
 
 def test_all_moments_are_found_where_fewer_fit(folder: Path) -> None:
-    found = Rows(folder).best(normalize(torch.ones(WIDTH), dim=0), 1000)
+    found = EmbeddingStore(folder).topk(normalize(torch.ones(WIDTH), dim=0), 1000)
     for name in "abc":
         starts = sorted(moment.start for moment in found if moment.video == name)
         assert starts and all(b - a >= 2 for a, b in zip(starts[:-1], starts[1:], strict=True))
@@ -70,23 +71,23 @@ def test_near_ties_are_told_apart(tmp_path: Path) -> None:
     values[:, 2] = (1 - values[:, 0] ** 2 - values[:, 1] ** 2).sqrt()  # of length one
     query[1] = 1e-3
     write_rows(tmp_path, "a", values, 80.0, stride=2000)
-    places = [moment.place for moment in Rows(tmp_path).best(query, 40)]
+    places = [moment.window_index for moment in EmbeddingStore(tmp_path).topk(query, 40)]
     assert places == list(range(39, -1, -1))
 
 
 def test_a_window_ends_with_its_video(tmp_path: Path) -> None:
     write_rows(tmp_path, "a", normalize(torch.arange(1.0, WIDTH + 1)[None], dim=-1), duration=0.7)
-    (moment,) = Rows(tmp_path).best(torch.ones(WIDTH), 3)
+    (moment,) = EmbeddingStore(tmp_path).topk(torch.ones(WIDTH), 3)
     assert (moment.start, moment.end) == (0.0, 0.7)
-    assert Rows(tmp_path).spans() == [("a", 0.0, 0.7)]
+    assert EmbeddingStore(tmp_path).spans() == [("a", 0.0, 0.7)]
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no finished videos"):
-        Rows(tmp_path)
+        EmbeddingStore(tmp_path)
     write_rows(tmp_path, "a", torch.ones(1, WIDTH), 2.0, kind="dual")
     with pytest.raises(ValueError, match="kind dual and no index"):
-        Rows(tmp_path)
+        EmbeddingStore(tmp_path)
 
 
 def test_an_index_whose_windows_are_all_alike_is_refused(values: dict[str, torch.Tensor], folder: Path) -> None:
@@ -94,16 +95,17 @@ def test_an_index_whose_windows_are_all_alike_is_refused(values: dict[str, torch
     for name, count in (("b", 90), ("a", 41), ("c", 1)):
         write_rows(folder, name, one.expand(count, -1), duration=60.0)
     with pytest.raises(ValueError, match=r"index: all 132 windows have the same embedding: the weights 0+ are not"):
-        Rows(folder)
+        EmbeddingStore(folder)
     write_rows(folder, "b", values["b"], duration=60.0)
-    assert len(Rows(folder)) == 132  # of a video that shows one thing only, they may be
+    assert len(EmbeddingStore(folder)) == 132  # of a video that shows one thing only, they may be
 
 
 def test_moments_that_touch_both_stay() -> None:
     moments = [Moment(video, start, start + 2, 0.5) for video, start in
                (("a", 4.0), ("a", 5.9), ("a", 6.0), ("b", 5.0), ("a", 2.1), ("a", 2.0))]
-    assert [(m.video, m.start) for m in apart(moments, 2.0, 9)] == [("a", 4.0), ("a", 6.0), ("b", 5.0), ("a", 2.0)]
-    assert len(apart(moments, 2.0, 2)) == 2
+    assert [(m.video, m.start) for m in temporal_nms(moments, 2.0, 9)] == [
+        ("a", 4.0), ("a", 6.0), ("b", 5.0), ("a", 2.0)]
+    assert len(temporal_nms(moments, 2.0, 2)) == 2
 
 
 def test_times_read_like_a_clock() -> None:

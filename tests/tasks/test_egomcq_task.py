@@ -27,15 +27,15 @@ def test_scores_are_those_of_single_passes(make_backbone, fusion_cls: str) -> No
         for c in range(5):
             clip = batch["video"][q, c][None]
             dual = F.cosine_similarity(backbone.embed_text(text), backbone.embed_video(clip))[0]
-            fusion = backbone.match(clip, text).softmax(-1)[0, 1]
+            fusion = backbone.vtm_logits(clip, text).softmax(-1)[0, 1]
             torch.testing.assert_close(scores["dual"][q, c], dual)
             torch.testing.assert_close(scores["fusion"][q, c], fusion)
             torch.testing.assert_close(scores["ensemble"][q, c], dual + fusion)
 
 
-@pytest.mark.parametrize("judged_by, expected", [("intra", 50.0), ("inter", 100.0), ("mean", 75.0)])
-def test_the_chosen_kind_of_question_is_the_score(small_config, judged_by: str, expected: float) -> None:
-    task, logged = EgoMCQ(small_config(), OptimizerConfig(), judged_by=judged_by), {}
+@pytest.mark.parametrize("monitor, expected", [("intra", 50.0), ("inter", 100.0), ("mean", 75.0)])
+def test_the_chosen_kind_of_question_is_the_score(small_config, monitor: str, expected: float) -> None:
+    task, logged = EgoMCQ(small_config(), OptimizerConfig(), monitor=monitor), {}
     task.log = lambda name, value: logged.update({name: float(value)})
     task.log_dict = lambda values, prog_bar: logged.update({name: float(value) for name, value in values.items()})
     right, wrong = torch.eye(5)[:1], torch.eye(5)[1:2]
@@ -52,4 +52,4 @@ def test_the_chosen_kind_of_question_is_the_score(small_config, judged_by: str, 
 
 
 def test_the_papers_way_of_picking_a_checkpoint_is_the_default(small_config) -> None:
-    assert EgoMCQ(small_config(), OptimizerConfig()).judged_by == "intra"
+    assert EgoMCQ(small_config(), OptimizerConfig()).monitor == "intra"

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from egovlpv2.checkpoints.weights import load_backbone
 from egovlpv2.cli import main as cli
-from egovlpv2.losses import match_pairs
+from egovlpv2.losses import sample_vtm_pairs
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.bench_step import UnsharedPretrain
 from egovlpv2.tasks.pretrain import Pretrain
@@ -91,7 +91,7 @@ def test_an_infinite_temperature_draws_any_negative() -> None:
     similarity, positives = torch.randn(64, 64), torch.eye(64, dtype=torch.bool)
     best, drawn = similarity.fill_diagonal_(-9).argmax(1), []
     for seed in range(40):
-        pairs = match_pairs(similarity, positives, float("inf"), torch.Generator().manual_seed(seed))
+        pairs = sample_vtm_pairs(similarity, positives, float("inf"), torch.Generator().manual_seed(seed))
         drawn += [(video, text) for video, text in zip(pairs.video.tolist(), pairs.text.tolist(), strict=True)
                   if video != text]
     assert len(drawn) == 40 * 32 and len(set(drawn)) > 1000
@@ -216,7 +216,7 @@ def start(args: list[str]) -> subprocess.Popen[bytes]:
 
 def test_killed_and_resumed_run_repeats_the_uninterrupted_one(toy: Path, tmp_path: Path) -> None:
     every_third = "--trainer.callbacks.init_args.every_n_train_steps=3"  # of the last callback: in mid-epoch
-    assert start(arguments(toy, tmp_path, "whole", every_third)).wait() == 0
+    assert start(arguments(toy, tmp_path, "atomic_write", every_third)).wait() == 0
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     process = start(arguments(toy, tmp_path, "killed", every_third))
     while not last.exists():
@@ -228,7 +228,7 @@ def test_killed_and_resumed_run_repeats_the_uninterrupted_one(toy: Path, tmp_pat
     assert done in (3, 6, 9)  # in mid-epoch: an epoch has 4 steps
     assert start(arguments(toy, tmp_path, "killed", every_third, "--ckpt_path=last")).wait() == 0
     for tag in ("train/loss", "train/ego_nce", "train/mlm", "train/vtm"):
-        whole, resumed = (scalars(tmp_path / name, tag) for name in ("whole", "killed"))
+        whole, resumed = (scalars(tmp_path / name, tag) for name in ("atomic_write", "killed"))
         later = [step for step in whole if step >= done]
         assert len(whole) == 12 and len(later) >= 3
         assert [resumed[step] for step in later] == pytest.approx([whole[step] for step in later], abs=1e-6)

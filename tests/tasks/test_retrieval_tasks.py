@@ -155,7 +155,8 @@ def test_reranking_is_the_backbones_own_match(fusion_cls: str) -> None:
         torch.testing.assert_close(dual, torch.cosine_similarity(embeds[0][:, None], embeds[1][None], dim=-1))
         assert (~match.isnan()).sum(1).tolist() == [2, 2, 2]
         for clip, best in enumerate(dual.topk(2).indices):
-            alone = task.backbone.match(video[[clip, clip]], {k: v[best] for k, v in text.items()}).softmax(-1)[:, 1]
+            texts = {k: v[best] for k, v in text.items()}
+            alone = task.backbone.vtm_logits(video[[clip, clip]], texts).softmax(-1)[:, 1]
             torch.testing.assert_close(match[clip, best], alone)
     assert task.protocol["rerank_pairs"] == 6
 

@@ -45,7 +45,7 @@ def task(small_config, tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> Any:
         return call
 
     monkeypatch.setattr(pretrain, "mask_words", recorded(pretrain.mask_words, "masks", "chosen"))
-    monkeypatch.setattr(pretrain, "match_pairs", recorded(pretrain.match_pairs, "pairs", "video"))
+    monkeypatch.setattr(pretrain, "sample_vtm_pairs", recorded(pretrain.sample_vtm_pairs, "pairs", "video"))
 
     def make() -> Drawn:
         torch.manual_seed(0)

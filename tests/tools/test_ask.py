@@ -42,11 +42,11 @@ def video(tmp_path: Path) -> Path:
 def tuned(tokenizer: str, tmp_path: Path) -> Callable[..., tuple[Path, TaskQA]]:
     """A function that makes a checkpoint as a training leaves it, with its task."""
 
-    def make(max_words: int = 9, num_frames: int = 4, **changes: Any) -> tuple[Path, TaskQA]:
+    def make(max_tokens: int = 9, num_frames: int = 4, **changes: Any) -> tuple[Path, TaskQA]:
         torch.manual_seed(1)
         task = TaskQA(make_config(tokenizer=tokenizer, **changes), OptimizerConfig(), len(ANSWERS)).eval()
         draw_parameters(task)
-        data = SimpleNamespace(answers=ANSWERS, eval_max_words=max_words, eval_num_frames=num_frames)
+        data = SimpleNamespace(answers=ANSWERS, eval_max_tokens=max_tokens, eval_num_frames=num_frames)
         checkpoint: dict[str, Any] = {"state_dict": task.state_dict(), "epoch": 3, "global_step": 9}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(TaskQA, "trainer", SimpleNamespace(datamodule=data))
@@ -59,10 +59,10 @@ def tuned(tokenizer: str, tmp_path: Path) -> Callable[..., tuple[Path, TaskQA]]:
 
 @torch.no_grad()
 def probabilities(backbone: Backbone, head: dict[str, Tensor], video: Path, tokenizer: str, question: str = QUESTION,
-                  span: tuple[float, float] = (0, 6), frames: int = 4, max_words: int = 9) -> list[float]:
+                  span: tuple[float, float] = (0, 6), frames: int = 4, max_tokens: int = 9) -> list[float]:
     """How probable each answer is."""
     shown = read_frames(video, uniform_times(*span, frames), EvalTransform(32)).frames
-    cls = backbone.fused_features(shown[None], tokenize(load_tokenizer(tokenizer), [question], max_words))[0]
+    cls = backbone.fused_features(shown[None], tokenize(load_tokenizer(tokenizer), [question], max_tokens))[0]
     hidden = (head["hidden.weight"] @ cls + head["hidden.bias"]).clamp(min=0)
     logits = (head["out.weight"] @ hidden + head["out.bias"]).double()
     return (logits.exp() / logits.exp().sum()).tolist()
@@ -120,14 +120,14 @@ def test_a_part_of_the_video(tuned: Callable[..., tuple[Path, TaskQA]], video: P
 def test_the_checkpoint_tells_frames_and_words(tuned: Callable[..., tuple[Path, TaskQA]], video: Path, tokenizer: str,
                                                capsys: pytest.CaptureFixture[str]) -> None:
     """Of a training with more frames than the temporal embedding has, and with shorter questions."""
-    weights, task = tuned(max_words=2, num_frames=6)
+    weights, task = tuned(max_tokens=2, num_frames=6)
     head, backbone = task.answer_head.state_dict(), load_backbone(weights, 6)
     cli(ask(video, weights))
-    check(printed(capsys), probabilities(backbone, head, video, tokenizer, frames=6, max_words=2))
-    cli(ask(video, weights, "--max-words", 9))
-    expected = probabilities(backbone, head, video, tokenizer, frames=6, max_words=9)
+    check(printed(capsys), probabilities(backbone, head, video, tokenizer, frames=6, max_tokens=2))
+    cli(ask(video, weights, "--max-tokens", 9))
+    expected = probabilities(backbone, head, video, tokenizer, frames=6, max_tokens=9)
     assert max(abs(a - b) for a, b in zip(
-        expected, probabilities(backbone, head, video, tokenizer, frames=6, max_words=2), strict=True)) > 2e-3
+        expected, probabilities(backbone, head, video, tokenizer, frames=6, max_tokens=2), strict=True)) > 2e-3
     check(printed(capsys), expected)
 
 
@@ -137,7 +137,7 @@ def test_a_long_question_is_cut_and_says_so(tuned: Callable[..., tuple[Path, Tas
     question = " ".join(f"w{i}" for i in range(100, 500))
     cli(ask(video, weights, "--question", question))
     out = capsys.readouterr()
-    assert "the question has 400 tokens and is cut to 9 (--max-words)" in out.out
+    assert "the question has 400 tokens and is cut to 9 (--max-tokens)" in out.out
     cli(ask(video, weights, "--question", " ".join(question.split()[:9])))
     short = capsys.readouterr()
     assert "cut" not in short.out and out.out.splitlines()[1:] == short.out.splitlines()
@@ -211,4 +211,4 @@ def test_released_weights_answer_too(video: Path, tokenizer: str, tmp_path: Path
         "out", "projector_2")) for kind in ("weight", "bias")}
     backbone = load_backbone(weights)
     assert len(backbone.video_tower.blocks) == 3 and backbone.config.num_fused_layers == 2
-    check(printed(capsys), probabilities(backbone, head, video, tokenizer, max_words=30))
+    check(printed(capsys), probabilities(backbone, head, video, tokenizer, max_tokens=30))

@@ -49,7 +49,7 @@ def video(tmp_path: Path) -> Path:
 
 
 def command(video: Path, weights: Path, *more: object) -> list[str]:
-    return ["attend", str(video), "--weights", str(weights), "--text", TEXT, "--device", "cpu", "--max-words", "9",
+    return ["attend", str(video), "--weights", str(weights), "--text", TEXT, "--device", "cpu", "--max-tokens", "9",
             *map(str, more)]
 
 
@@ -170,7 +170,7 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, video: Path, tmp_path
             (["--layers", "last"], "--layers last: words look at the video in the layers 1, 2"),
             (["--heads", 0, 4], "--heads 4: `mean`, `all` or some of 0, 1, 2, 3"),
             (["--words", "w10", "w40"], "--words w40: the words that are read are w10, w20, w30; give some of them"),
-            (["--max-words", 2, "--words", "w30"], "--words w30: the words that are read are w10, w20; give"),
+            (["--max-tokens", 2, "--words", "w30"], "--words w30: the words that are read are w10, w20; give"),
             (["--start", 4.5], "--start 4.5 --end inf: nothing of .*film.mp4, which lasts 4.0 s, lies between"),
             (["--start", 3, "--end", 2], "--start 3.0 --end 2.0: nothing of "),
             (["--start", "nan"], "--start nan"), (["--start", -1], "--start -1.0"),
@@ -203,9 +203,9 @@ def test_any_text_is_drawn_and_printed(weights: Path, video: Path, tmp_path: Pat
 def test_a_text_of_which_no_word_is_left_is_refused(weights: Path, video: Path, tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = Words([], [], tokenize(load_tokenizer(load_backbone(weights).config.text.tokenizer), ["w1"], 2))
-    monkeypatch.setattr("egovlpv2.tools.attend.read_words", lambda *_: nothing)  # RoBERTa's two special tokens take both
-    with pytest.raises(SystemExit, match=f"--max-words 2 leaves no word of '{TEXT}' beside the special tokens"):
-        cli(command(video, weights, "--out", tmp_path / "a.png", "--max-words", 2))
+    monkeypatch.setattr("egovlpv2.tools.attend.read_words", lambda *_: nothing)
+    with pytest.raises(SystemExit, match=f"--max-tokens 2 leaves no word of '{TEXT}' beside the special tokens"):
+        cli(command(video, weights, "--out", tmp_path / "a.png", "--max-tokens", 2))
 
 
 def test_words_are_chosen_by_what_they_are() -> None:
@@ -306,7 +306,7 @@ def test_each_validation_draws_the_right_clip(small_config: Callable[..., Any], 
         drawn.append((title, frames, strips))
         return draw_attention(title, frames, times, strips, across=across)
 
-    monkeypatch.setattr("egovlpv2.viz.pictures.draw_attention", draw)
+    monkeypatch.setattr("egovlpv2.viz.callbacks.draw_attention", draw)
     data = Data(tokenizer)
     task = Pretrain(small_config(tokenizer), OptimizerConfig(warmup_epochs=1))
     trainer(tmp_path, precision=precision).fit(task, data)
@@ -325,7 +325,7 @@ def test_each_validation_draws_the_right_clip(small_config: Callable[..., Any], 
 @pytest.mark.parametrize("what", ["no logger", "no question"])
 def test_no_picture_and_the_run_goes_on(small_config: Callable[..., Any], tokenizer: str, tmp_path: Path, what: str,
                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("egovlpv2.viz.pictures.draw_attention", lambda *_, **__: pytest.fail("nobody looks at it"))
+    monkeypatch.setattr("egovlpv2.viz.callbacks.draw_attention", lambda *_, **__: pytest.fail("nobody looks at it"))
     task = Pretrain(small_config(tokenizer), OptimizerConfig(warmup_epochs=1))
     changes = {"logger": False} if what == "no logger" else {}
     run = trainer(tmp_path, max_epochs=1, **changes)

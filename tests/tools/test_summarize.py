@@ -28,7 +28,7 @@ from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.qfvs import QFVS
 from egovlpv2.tokenization import load_tokenizer, tokenize
 from egovlpv2.tools import summarize
-from egovlpv2.video.collection import Source
+from egovlpv2.video.collection import VideoSource
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.decode import read_frames
 from egovlpv2.video.sampling import uniform_times
@@ -52,7 +52,7 @@ def write(path: Path, count: int, first: int = 0) -> Path:
 
 def command(video: Path, weights: Path, *more: object) -> list[str]:
     return ["summarize", str(video), "--query", QUERY, "--weights", str(weights), "--device", "cpu", "--num-workers",
-            "0", "--max-words", str(MAX_WORDS), "--batch-size", "5", *map(str, more)]
+            "0", "--max-tokens", str(MAX_WORDS), "--batch-size", "5", *map(str, more)]
 
 
 def shots(path: Path, count: int) -> Tensor:
@@ -66,7 +66,7 @@ def matches(weights: Path, path: Path, query: str = QUERY, count: int = 12) -> n
     """Of each shot how probable it is that the query fits."""
     backbone = load_backbone(weights, 5)
     text = tokenize(load_tokenizer(backbone.config.text.tokenizer), [query] * count, MAX_WORDS)
-    return backbone.match(shots(path, count), text).softmax(-1)[:, 1].numpy()
+    return backbone.vtm_logits(shots(path, count), text).softmax(-1)[:, 1].numpy()
 
 
 def best(scores: Sequence[float], share: float) -> list[int]:
@@ -149,7 +149,7 @@ def test_a_long_query_is_cut(weights: Path, video: Path, tmp_path: Path, capsys:
         query = " ".join(words[:count])
         cli(command(video, weights, "--out", tmp_path / "long.mp4", "--query", query, "--share", 0.5))
         printed = capsys.readouterr().out
-        assert ("the query has 400 tokens and is cut to 9 (--max-words)" in printed) == (count == 400)
+        assert ("the query has 400 tokens and is cut to 9 (--max-tokens)" in printed) == (count == 400)
         tables.append(table(printed))
     assert tables[0] == tables[1] != tables[2]
 
@@ -234,7 +234,7 @@ def test_a_video_of_less_than_a_shot(weights: Path, tmp_path: Path, capsys: pyte
     text = tokenize(load_tokenizer(backbone.config.text.tokenizer), [QUERY], MAX_WORDS)
     frames = read_frames(film, uniform_times(0, 3, 5), EvalTransform(32)).frames
     with torch.no_grad():
-        score = backbone.match(frames[None], text).softmax(-1)[0, 1].item()
+        score = backbone.vtm_logits(frames[None], text).softmax(-1)[0, 1].item()
     head, rows = table(capsys.readouterr().out)
     assert head == "1 parts, 3 of 3 s, out of 1 segments:" and rows == [[0, 3, pytest.approx(score, abs=1e-3)]]
     check_picture(tmp_path / "out.png")
@@ -243,7 +243,7 @@ def test_a_video_of_less_than_a_shot(weights: Path, tmp_path: Path, capsys: pyte
 def test_chunks_are_one_video(weights: Path, video: Path, tmp_path: Path) -> None:
     for i in range(4):
         write(tmp_path / "chunks" / f"{i}.mp4", min(18, 63 - 18 * i) * FPS, 18 * i * FPS)  # shots span two files
-    for name, source in (("whole", video), ("parts", tmp_path / "chunks")):
+    for name, source in (("atomic_write", video), ("parts", tmp_path / "chunks")):
         cli(command(source, weights, "--out", tmp_path / f"{name}.mp4", "--share", 0.5, "--fps", FPS,
                     "--chunk-seconds", 18))
     chosen = best(matches(weights, video), 0.5)
@@ -321,16 +321,16 @@ def test_on_a_full_disk_there_is_neither_video_nor_picture(weights: Path, video:
 @pytest.mark.parametrize("problem", [VideoError("film.mp4 is damaged there"), KeyboardInterrupt()])
 def test_a_stop_while_it_writes_leaves_nothing(weights: Path, video: Path, tmp_path: Path, problem: BaseException,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    out, read, crops = tmp_path / "out", Source.read, []
+    out, read, crops = tmp_path / "out", VideoSource.read, []
 
-    def stop(self: Source, times: Any, crop: Any, chunk_seconds: float) -> Any:
+    def stop(self: VideoSource, times: Any, crop: Any, chunk_seconds: float) -> Any:
         crops.append(type(crop).__name__)
         if crops.count("WholePicture") == 3:
             assert {path.suffix for path in out.iterdir()} == {".tmp"}
             raise problem
         return read(self, times, crop, chunk_seconds)
 
-    monkeypatch.setattr(Source, "read", stop)
+    monkeypatch.setattr(VideoSource, "read", stop)
     with pytest.raises(SystemExit, match="damaged there" if isinstance(problem, VideoError) else "^130$"):
         cli(command(video, weights, "--out", out / "a.mp4", "--share", 1))
     assert crops.count("EvalTransform") == 3 and os.listdir(out) == []

@@ -12,7 +12,7 @@ import pytest
 import torch
 from video.numbered_videos import numbers, picture, write_video
 
-from egovlpv2.video.collection import Source, find_videos
+from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.excerpt import write_excerpt
 
@@ -20,7 +20,7 @@ RATE = 10  # of the source
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
+def source(tmp_path: Path) -> VideoSource:
     """Twenty seconds whose frames are numbered."""
     path = write_video(tmp_path / "film.mp4", fps=RATE, pictures=[picture(i) for i in range(20 * RATE)], b_frames=2)
     return find_videos([path])[0]
@@ -45,7 +45,7 @@ def wanted(spans: Sequence[tuple[float, float]], fps: float) -> list[int]:
 
 @pytest.mark.parametrize("fps", [1, 4, 10, 12.5, 25, 30000 / 1001])
 @pytest.mark.parametrize("spans", [[(0, 20)], [(0, 5), (10, 15)], [(15, 20), (2.5, 9.3)], [(3, 3.01), (19, 20)]])
-def test_spans_are_played_in_order(source: Source, tmp_path: Path, fps: float,
+def test_spans_are_played_in_order(source: VideoSource, tmp_path: Path, fps: float,
                                    spans: list[tuple[float, float]]) -> None:
     told: list[float] = []
     write_excerpt(source, 600.0, spans, tmp_path / "out.mp4", fps, on_progress=told.append)
@@ -83,12 +83,12 @@ def test_chunks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("problem", [VideoError("it is damaged there"), KeyboardInterrupt(), RuntimeError("ours")])
-def test_it_is_whole_or_not_there(source: Source, tmp_path: Path, problem: BaseException,
+def test_it_is_whole_or_not_there(source: VideoSource, tmp_path: Path, problem: BaseException,
                                   monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "new" / "out.mp4"
-    read, parts = Source.read, []
+    read, parts = VideoSource.read, []
 
-    def stop(self: Source, *args: Any) -> Any:
+    def stop(self: VideoSource, *args: Any) -> Any:
         parts.append(args)
         if len(parts) == 3:
             assert len(os.listdir(out.parent)) == 1 and not out.exists()
@@ -96,7 +96,7 @@ def test_it_is_whole_or_not_there(source: Source, tmp_path: Path, problem: BaseE
         return read(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Source, "read", stop)
+        patch.setattr(VideoSource, "read", stop)
         with pytest.raises(type(problem)):
             write_excerpt(source, 600.0, [(0, 20)], out, 30.0)
     assert len(parts) == 3 and os.listdir(out.parent) == []
@@ -107,13 +107,13 @@ def test_it_is_whole_or_not_there(source: Source, tmp_path: Path, problem: BaseE
     assert out.read_bytes() == before and os.listdir(out.parent) == ["out.mp4"]
 
 
-def test_memory_stays_flat(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, sizes = Source.read, []
+def test_memory_stays_flat(source: VideoSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, sizes = VideoSource.read, []
 
-    def watch(self: Source, times: Any, *args: Any) -> Any:
+    def watch(self: VideoSource, times: Any, *args: Any) -> Any:
         sizes.append(len(times))
         return read(self, times, *args)
 
-    monkeypatch.setattr(Source, "read", watch)
+    monkeypatch.setattr(VideoSource, "read", watch)
     write_excerpt(source, 600.0, [(0, 20)], tmp_path / "out.mp4", 10.0)
     assert sizes == [20] * 10

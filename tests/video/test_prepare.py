@@ -232,11 +232,11 @@ def test_a_killed_run_goes_on_to_the_same_files(tmp_path: Path) -> None:
     stamp = first.stat().st_mtime_ns
     assert not (out / "a" / "prepared.json").exists() and (out / "a" / "started.json").exists()
     subprocess.run(command(*args, "--out", out), check=True, capture_output=True)
-    prepare_video(path, tmp_path / "whole" / "a", Settings(chunk_seconds=1.0))
-    assert chunks(out) == chunks(tmp_path / "whole") and len(chunks(out)) == 11
+    prepare_video(path, tmp_path / "atomic_write" / "a", Settings(chunk_seconds=1.0))
+    assert chunks(out) == chunks(tmp_path / "atomic_write") and len(chunks(out)) == 11
     assert first.stat().st_mtime_ns == stamp  # not encoded twice
     for name in ("seconds", "frames", "chunks", "bytes"):
-        done = [json.loads((folder / "a" / "prepared.json").read_text()) for folder in (out, tmp_path / "whole")]
+        done = [json.loads((folder / "a" / "prepared.json").read_text()) for folder in (out, tmp_path / "atomic_write")]
         assert done[0][name] == done[1][name]
     assert not list(out.rglob("*.tmp")) and not list(out.rglob("started.json"))
 

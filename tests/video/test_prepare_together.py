@@ -54,9 +54,9 @@ def start(raw: Path, out: Path, *args: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def atomic_write(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What an uninterrupted run writes."""
-    out = tmp_path_factory.mktemp("whole") / "out"
+    out = tmp_path_factory.mktemp("atomic_write") / "out"
     prepare([raw], out, Settings(chunk_seconds=1.0), 2)
     return files(out)
 
