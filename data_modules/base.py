@@ -14,7 +14,8 @@ from egovlpv2.data_modules.loaders import DistributedEvalSampler, ResumableDataL
 from egovlpv2.distributed import all_reduce_sum
 from egovlpv2.tokenization import load_tokenizer
 from egovlpv2.training.resume import find_place
-from egovlpv2.video.frame_rules import FrameRuleName, find_rule
+from egovlpv2.types import FrameRuleName
+from egovlpv2.video.frame_rules import find_rule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

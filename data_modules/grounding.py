@@ -18,8 +18,8 @@ from egovlpv2.data_modules.loaders import PAD_INDEX
 from egovlpv2.features import FeatureFolder, Features
 from egovlpv2.io.schema import LONGEST
 from egovlpv2.training.resume import Place
+from egovlpv2.types import FrameRuleName
 from egovlpv2.video.collection import VideoSource, find_videos
-from egovlpv2.video.frame_rules import FrameRuleName
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
 

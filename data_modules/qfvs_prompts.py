@@ -1,4 +1,4 @@
-"""`egovlpv2 prompts-qfvs`: what to fuse the videos of QFVS with, for `egovlpv2 fuse --queries`."""
+"""Prompts of QFVS's videos: `egovlpv2 prompts-qfvs`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,14 +7,13 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from egovlpv2.command.parser import CommandParser
 from egovlpv2.data_modules.qfvs import QFVSDataModule
 from egovlpv2.io.files import write_json
 from egovlpv2.io.yaml_files import read_yaml
 
 
 def read_arguments(configs: Sequence[Path]) -> dict[str, Any]:
-    """The data module's arguments in configs, of which the later ones win.
+    """Read the data module's arguments from configs, of which the later ones win.
 
     Raises:
         ValueError: A config can't be read, an interpolation leads nowhere, or they are not of QFVS.
@@ -31,21 +30,21 @@ def read_arguments(configs: Sequence[Path]) -> dict[str, Any]:
         raise ValueError(f"{names} can't be read as configs: {' '.join(str(error).split())}") from error
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = CommandParser(prog="egovlpv2 prompts-qfvs", description="Writes the prompts of each video.")
-    parser.add_argument("--config", type=Path, action="append", required=True,
-                        help="of the run that reads the features, conf/qfvs.yaml; several, as for `egovlpv2 fit`")
-    parser.add_argument("--out", type=Path, required=True, help='JSON to write: {"P01": ["There is a Car", ...], ...}')
-    args = parser.parse_args(argv)
+def write_prompts(config: Sequence[str], out: str | Path) -> str:
+    """Write the prompts of each video of QFVS, for `egovlpv2 fuse --queries`.
+
+    Args:
+        config: configs of the run that reads the features, conf/qfvs.yaml and others after it
+        out: JSON to write: {"P01": ["There is a Car", ...], ...}
+
+    Raises:
+        ValueError: A config can't be read or is not of QFVS.
+    """
+    configs = [Path(path) for path in config]
     try:
-        data = QFVSDataModule(**read_arguments(args.config))
+        data = QFVSDataModule(**read_arguments(configs))
     except TypeError as error:  # an argument that it doesn't have
-        raise ValueError(f"data.init_args of {', '.join(map(str, args.config))}: {error}") from error
+        raise ValueError(f"data.init_args of {', '.join(map(str, configs))}: {error}") from error
     found = data.prompts()
-    write_json(args.out, found)
-    print(f"{args.out}: {', '.join(f'{len(texts)} prompts of {video}' for video, texts in found.items())}")
-
-
-if __name__ == "__main__":
-    main()
+    write_json(Path(out), found)
+    return f"{out}: {', '.join(f'{len(texts)} prompts of {video}' for video, texts in found.items())}"

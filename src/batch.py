@@ -5,6 +5,7 @@ Letters: `B` clips, `T` frames, `L` words, `Q` questions, `M` texts of a whole d
 
 from typing import TypedDict
 
+import torch
 from torch import Tensor
 
 
@@ -13,6 +14,11 @@ class Text(TypedDict):
 
     input_ids: Tensor  # (B, L) int64
     attention_mask: Tensor  # (B, L) int64, 1 where there is a word
+
+
+def text_to(text: Text, device: torch.device) -> Text:
+    """Move a text to a device."""
+    return Text(input_ids=text["input_ids"].to(device), attention_mask=text["attention_mask"].to(device))
 
 
 class ClipBatch(TypedDict):

@@ -5,35 +5,38 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
-from egovlpv2.command.context import Border
+from egovlpv2.command.context import CommandContext
 from egovlpv2.command.signals import STOPS
+from egovlpv2.command.signature import Command, read_signature
 
-# Own commands, imported only when called; `main(argv)` of each module runs it.
+# Typed functions, whose modules are imported when they are called: torch takes seconds.
 COMMANDS = {
-    "toy-data": ("egovlpv2.data_modules.toy_world.write", "render the embedded toy world: videos and annotations"),
-    "convert": ("egovlpv2.checkpoints.weights", "turn any checkpoint into a .safetensors of ours"),
-    "prepare": ("egovlpv2.video.prepare", "re-encode raw videos into what is fast to train on"),
-    "extract": ("egovlpv2.features.extract", "features of any videos, one file each"),
-    "fuse": ("egovlpv2.features.fuse", "look at stored trunks with queries: features for each of them"),
-    "prompts-qfvs": ("egovlpv2.data_modules.qfvs_prompts", "what QFVS asks of its videos, for fuse"),
-    "show-nlq": ("egovlpv2.tools.show", "draw one query with the window that a trained head finds"),
-    "show-mq": ("egovlpv2.tools.show", "draw one clip with the moments that a trained head finds"),
-    "summarize": ("egovlpv2.tools.summarize", "the shots of any video that fit a query, as a video of their own"),
-    "ask": ("egovlpv2.tools.ask", "the best answers to a question about any video"),
-    "collect": ("egovlpv2.analysis.collect", "numbers of several runs side by side, and their mean"),
-    "index": ("egovlpv2.search.build", "embed the windows of all videos of a folder, to search in"),
-    "search": ("egovlpv2.search.index", "find moments by a text, as a table and as a page"),
-    "attend": ("egovlpv2.tools.attend", "draw what the words of a text look at in a video"),
-    "cost": ("egovlpv2.analysis.cost", "what the full pre-training run takes: GPU-hours, decoding, storage"),
-    "ablation-fusion": ("egovlpv2.analysis.ablation", "the paper's Table 7: cost and accuracy of both kinds of fusion"),
-    "complexity": ("egovlpv2.analysis.complexity", "parameters and GMACs of a model, by part and by objective"),
-    "bench": ("egovlpv2.bench.run", "time the hot paths against their bounds, as ratios"),
+    "configs": Command("egovlpv2.configs", "list_configs"),
+    "sweep": Command("egovlpv2.analysis.sweep", "sweep", ("folder",)),
+    "toy-data": Command("egovlpv2.data_modules.toy_world.write", "write_toy_world"),
+    "convert": Command("egovlpv2.checkpoints.convert", "convert_checkpoint", ("source", "target")),
+    "prepare": Command("egovlpv2.video.prepare", "prepare_videos", ("inputs",)),
+    "extract": Command("egovlpv2.features.extract", "extract_features", ("videos",)),
+    "fuse": Command("egovlpv2.features.fuse", "fuse_features", ("trunks",)),
+    "prompts-qfvs": Command("egovlpv2.data_modules.qfvs_prompts", "write_prompts"),
+    "show-nlq": Command("egovlpv2.tools.show", "show_predictions", ("run",)),
+    "show-mq": Command("egovlpv2.tools.show", "show_predictions", ("run",)),
+    "summarize": Command("egovlpv2.tools.summarize", "summarize", ("video",)),
+    "ask": Command("egovlpv2.tools.ask", "ask", ("video",)),
+    "index": Command("egovlpv2.search.build", "build_index", ("videos",)),
+    "search": Command("egovlpv2.search.results", "search", ("query",)),
+    "attend": Command("egovlpv2.tools.attend", "attend", ("video",)),
+    "collect": Command("egovlpv2.analysis.collect", "collect", ("runs",)),
+    "cost": Command("egovlpv2.analysis.cost", "estimate_cost"),
+    "ablation-fusion": Command("egovlpv2.analysis.ablation", "compare_fusion"),
+    "complexity": Command("egovlpv2.analysis.complexity", "count_complexity"),
+    "bench": Command("egovlpv2.bench.run", "run_benchmarks", ("part",)),
 }
 TRAINER_COMMANDS = {
-    "fit": "train, validating as it goes, and test the best checkpoint",
-    "validate": "evaluate on the validation set",
-    "test": "evaluate on the test set",
-    "predict": "write what is found for each row, or a challenge's submission, to predictions.json",
+    "fit": "Train, validating as it goes, and test the best checkpoint.",
+    "validate": "Evaluate on the validation set.",
+    "test": "Evaluate on the test set.",
+    "predict": "Write the predictions for each row, or a challenge's submission, to predictions.json.",
 }
 
 
@@ -41,16 +44,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a command.
 
     Raises:
-        SystemExit: As `Border` says: an error of the user, a file or the machine is one line; ours are a traceback.
+        SystemExit: As `CommandContext` says: an error of the user, a file or the machine is one line; an error of the
+            program is a traceback.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     name = args[0] if args else "--help"
-    with Border(f"egovlpv2 {name}" if name in COMMANDS or name in TRAINER_COMMANDS else "egovlpv2",
-                stops=() if name in TRAINER_COMMANDS else STOPS):  # Lightning handles its own
+    with CommandContext(f"egovlpv2 {name}" if name in COMMANDS or name in TRAINER_COMMANDS else "egovlpv2",
+                        stops=() if name in TRAINER_COMMANDS else STOPS):  # Lightning handles its own
         if name in ("-h", "--help"):
             print(usage())
+        elif name == "--version":
+            print(import_module("egovlpv2").__version__)
         elif name in COMMANDS:
-            import_module(COMMANDS[name][0]).main(args[1:])
+            import_module("egovlpv2.command.run").run(name, COMMANDS[name], args[1:])
         elif name in TRAINER_COMMANDS:
             import_module("egovlpv2.train_cli").run(args)
         else:
@@ -60,12 +66,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def usage() -> str:
-    """The list of all commands."""
-    rows = [*TRAINER_COMMANDS.items(), *((name, text) for name, (_, text) in COMMANDS.items())]
+    """List all commands with the first line of their docstrings."""
+    rows = [*TRAINER_COMMANDS.items(), *((name, read_signature(command.module, command.function).summary)
+                                         for name, command in COMMANDS.items())]
     width = max(len(name) for name, _ in rows) + 2
     return "\n".join([
         "usage: egovlpv2 COMMAND [OPTIONS]   (egovlpv2 COMMAND --help lists the options)\n",
-        *(f"  {name:<{width}}{text}" for name, text in rows),
+        *(f"  {name:<{width}}{text.rstrip('.')}" for name, text in rows),
         "\nfirst run: make pretrain (it prints the command that it runs)",
     ])
 

@@ -10,28 +10,67 @@ from typing import Any
 import jsonargparse
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import OmegaConf
 
 from egovlpv2.command.signals import ending_on_signals
+from egovlpv2.device import PRECISION_HELP as _PRECISION_HELP
+from egovlpv2.device import choose_precision
 from egovlpv2.io.files import atomic_write
+from egovlpv2.io.renamed import check_names, check_option
 from egovlpv2.io.yaml_files import read_yaml
 from egovlpv2.training.checkpoint_io import WholeCheckpointIO
 from egovlpv2.training.report import FinalReport
 from egovlpv2.training.resume import use_resumable_loops
-from egovlpv2.training.run_checkpoints import LAST
+from egovlpv2.training.run_checkpoints import LAST, BestCheckpoint, LastCheckpoint
 from egovlpv2.training.run_folder import take_folder
 from egovlpv2.training.settings import changed_settings
+from egovlpv2.types import PrecisionChoice
 
 CONFIG = ("--config", "-c")
 
 log = logging.getLogger(__name__)
 
 
+# Defaults of every run: a folder in runs/ with TensorBoard's files and two checkpoints.
+_DEFAULTS = {
+    "trainer.logger": {"class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+                       # Without a version a run has one folder, so that `--ckpt_path last` finds it again.
+                       "init_args": {"save_dir": "runs", "name": "run", "version": ""}},
+    "learning_rate.logging_interval": "step",
+    "best_checkpoint.monitor": "val/score",
+    "best_checkpoint.mode": "max",
+    "best_checkpoint.filename": "best",
+    "best_checkpoint.auto_insert_metric_name": False,
+    "best_checkpoint.enable_version_counter": False,
+    "last_checkpoint.every_n_train_steps": 100,
+}
+
+
 class EgoCLI(LightningCLI):
     """Tests the best checkpoint after a fit, and never writes one run over another."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options and callbacks that every run has."""
+        parser.add_argument("--precision", type=PrecisionChoice | None, default=None, help=_PRECISION_HELP)
+        parser.add_lightning_class_args(LearningRateMonitor, "learning_rate")
+        parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.set_defaults(_DEFAULTS)
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the trainer's precision where the configuration leaves it open."""
+        config = self.config[self.subcommand]
+        if config.trainer.precision is None and config.precision is not None:
+            on_gpu = config.trainer.accelerator in ("gpu", "cuda") or (
+                config.trainer.accelerator == "auto" and torch.cuda.is_available())
+            chosen = choose_precision(config.precision, torch.device("cuda" if on_gpu else "cpu"))
+            config.trainer.precision = {"bf16": "bf16-mixed", "32": "32-true"}[chosen]
+            rank_zero_only(log.info)("precision: %s (%s)", config.trainer.precision, config.precision)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing, where Lightning would merge the hyperparameters in a checkpoint into the settings.
@@ -144,12 +183,16 @@ class SaveSettings(SaveConfigCallback):
 
 
 def _check_configs(args: list[str]) -> None:
-    """Refuse a `--config` file that isn't YAML or has a key twice, by its name, which jsonargparse leaves out."""
+    """Refuse a `--config` file that isn't YAML, has a key twice, or names of earlier versions.
+
+    jsonargparse would leave out the name of the file.
+    """
     for before, value in pairwise(["", *args]):
         option, equals, given = value.partition("=")
         path = given if equals and option in CONFIG else value if before in CONFIG else ""
+        check_option(value)
         if path and os.path.isfile(path):
-            read_yaml(Path(path))
+            check_names(OmegaConf.to_container(read_yaml(Path(path))), path)
 
 
 def run(args: list[str]) -> None:

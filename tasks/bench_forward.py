@@ -1,6 +1,5 @@
 """What evaluating costs: trunk and top, EgoMCQ's questions and EgoTaskQA's answers: `egovlpv2 bench forward`."""
 
-import argparse
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -11,8 +10,8 @@ from tqdm import tqdm
 
 from egovlpv2.analysis.complexity import gmacs
 from egovlpv2.batch import AnswerBatch, ChoiceBatch, Text
-from egovlpv2.bench.measure import Figure, alone, in_turn, matmul_speed, precision_name
-from egovlpv2.features.options import precision_of
+from egovlpv2.bench.measure import BenchOptions, Figure, alone, in_turn, matmul_speed, precision_name
+from egovlpv2.device import autocast
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.bench_step import make_texts, make_videos, read_model
@@ -25,35 +24,31 @@ _ROUNDS = 3
 Call = Callable[[], Any]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """`egovlpv2 bench forward` has those of all models alone."""
-
-
-def measure(args: argparse.Namespace) -> list[Figure]:
+def measure(options: BenchOptions) -> list[Figure]:
     """Figures of passes without gradients, in a process of their own."""
-    return alone(_measure, args)
+    return alone(_measure, options)
 
 
-def _measure(args: argparse.Namespace) -> list[Figure]:
-    device, model = torch.device(args.device), read_model(args.config)
+def _measure(options: BenchOptions) -> list[Figure]:
+    device, model = torch.device(options.device), read_model(options.config)
     torch.manual_seed(0)
     task = TaskQA(model, OptimizerConfig(), ANSWERS).eval().to(device)
     with torch.device("meta"):
         counted = Backbone(model).eval()
     clips, choices, one = (make_videos(count, model, counted.video_tower.patch_embed.img_size[0], device)
-                           for count in (min(args.batch_size), CHOICES, 1))
-    figures = _passes(task.backbone, counted, clips, args)
+                           for count in (min(options.batch_size), CHOICES, 1))
+    figures = _passes(task.backbone, counted, clips, options)
     for what, sharing, plain, against in tqdm((egomcq(task.backbone, choices), answers(task, one)), "evaluators",
                                               leave=False):
-        calls = [_as_evaluated(call, args) for call in (sharing, plain)]
-        ours, theirs = in_turn(calls, args.repeats, device=device)
+        calls = [_as_evaluated(call, options) for call in (sharing, plain)]
+        ours, theirs = in_turn(calls, options.repeats, device=device)
         figures.append(Figure("forward", what, ours, "s", f"matmul: {against} {theirs:.3g} s", ours / theirs))
     return figures
 
 
-def _as_evaluated(call: Call, args: argparse.Namespace) -> Call:
+def _as_evaluated(call: Call, options: BenchOptions) -> Call:
     """Without gradients and at the precision of `--precision`, which each call enters anew, as each batch does."""
-    context = precision_of(args.precision, torch.device(args.device))
+    context = autocast(options.precision, torch.device(options.device))
 
     def run() -> None:
         with torch.inference_mode(), context:
@@ -75,14 +70,14 @@ def passes(backbone: Backbone, video: Tensor, text: Text) -> dict[str, Call]:
             "top, gate closed": lambda: top(gate=False), "top, gate open": lambda: top(gate=True)}
 
 
-def _passes(backbone: Backbone, counted: Backbone, video: Tensor, args: argparse.Namespace) -> list[Figure]:
+def _passes(backbone: Backbone, counted: Backbone, video: Tensor, options: BenchOptions) -> list[Figure]:
     """Trunk and top against their matrix products at the speed of a large one."""
     clips, device = len(video), video.device
-    runs = [_as_evaluated(call, args) for call in passes(backbone, video, make_texts(clips, device)).values()]
+    runs = [_as_evaluated(call, options) for call in passes(backbone, video, make_texts(clips, device)).values()]
     repeats = 10 if device.type == "cuda" else 1
     in_turn(runs, 1, repeats, device)  # warms up
-    seconds, speed = in_turn(runs, _ROUNDS, repeats, device), matmul_speed(device, args.precision)
-    name, figures = f"{args.config.stem}, {precision_name(args.precision)}", []
+    seconds, speed = in_turn(runs, _ROUNDS, repeats, device), matmul_speed(device, options.precision)
+    name, figures = f"{options.config.stem}, {precision_name(options.precision)}", []
     on_paper = passes(counted, video[:1].to("meta"), make_texts(1, torch.device("meta")))
     for (what, count), taken in zip(on_paper.items(), seconds, strict=True):
         macs = gmacs(count)[0]

@@ -5,7 +5,6 @@ the matrix products of the forward pass (`egovlpv2 complexity`) three times, sin
 and nothing for what is computed anew.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -26,6 +25,7 @@ from egovlpv2.analysis.complexity import complexity, read_model_config
 from egovlpv2.batch import ClipBatch, Text
 from egovlpv2.bench.measure import (
     UTILISATION,
+    BenchOptions,
     Figure,
     alone,
     in_turn,
@@ -35,7 +35,7 @@ from egovlpv2.bench.measure import (
     precision_name,
     training_flops,
 )
-from egovlpv2.features.options import precision_of
+from egovlpv2.device import autocast
 from egovlpv2.losses import ego_positives, mask_words, multi_positive_nce, sample_vtm_pairs
 from egovlpv2.model.backbone import Top
 from egovlpv2.model.config import BackboneConfig
@@ -114,7 +114,7 @@ def training_step(kind: type[Pretrain], config: Path, clips: int, device: torch.
     batch = ClipBatch(video=make_videos(clips, model, side, device), text=make_texts(clips, device),
                       verbs=F.one_hot(rows % _VERBS, _VERBS).float().to(device),
                       nouns=F.one_hot(rows % _NOUNS, _NOUNS).float().to(device))
-    context = precision_of(precision, device)
+    context = autocast(precision, device)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -135,52 +135,52 @@ class Cost(NamedTuple):
     matmul: float  # FLOP/s of one large product, in the same process
 
 
-def _measure(kind: type[Pretrain], args: argparse.Namespace, clips: int) -> Cost:
-    device = torch.device(args.device)
-    rounds, repeats = (args.repeats, 5) if device.type == "cuda" else (1, 1)
-    step = training_step(kind, args.config, clips, device, args.precision)
+def _measure(kind: type[Pretrain], options: BenchOptions, clips: int) -> Cost:
+    device = torch.device(options.device)
+    rounds, repeats = (options.repeats, 5) if device.type == "cuda" else (1, 1)
+    step = training_step(kind, options.config, clips, device, options.precision)
     in_turn([step], 1, repeats, device)  # warms up
     seconds, memory = in_turn([step], rounds, repeats, device)[0], peak_gb(device)
-    return Cost(seconds, memory, matmul_speed(device, args.precision))
+    return Cost(seconds, memory, matmul_speed(device, options.precision))
 
 
-def step_cost(kind: type[Pretrain], args: argparse.Namespace, clips: int) -> Cost:
+def step_cost(kind: type[Pretrain], options: BenchOptions, clips: int) -> Cost:
     """What a step costs in a process of its own.
 
     Raises:
         ValueError: The clips don't fit the memory.
     """
     try:
-        return alone(_measure, kind, args, clips)
+        return alone(_measure, kind, options, clips)
     except (BrokenProcessPool, torch.OutOfMemoryError) as error:
-        raise ValueError(f"the step of {args.config} did not end; are {clips} clips too many for the memory? Give a "
+        raise ValueError(f"the step of {options.config} did not end; are {clips} clips too many for the memory? Give a "
                          "smaller --batch-size") from error
 
 
-def best_batch(args: argparse.Namespace) -> tuple[int, list[Figure]]:
+def best_batch(options: BenchOptions) -> tuple[int, list[Figure]]:
     """The batch size of most clips a second, and what each gives; those that don't fit the memory are left out."""
-    if len(args.batch_size) == 1:
-        return args.batch_size[0], []
+    if len(options.batch_size) == 1:
+        return options.batch_size[0], []
     rates: dict[int, float] = {}
-    for clips in tqdm(args.batch_size, "batch sizes", leave=False):
+    for clips in tqdm(options.batch_size, "batch sizes", leave=False):
         try:
-            rates[clips] = clips / step_cost(Pretrain, args, clips).seconds
+            rates[clips] = clips / step_cost(Pretrain, options, clips).seconds
         except ValueError as error:
-            if clips == min(args.batch_size):
+            if clips == min(options.batch_size):
                 raise
             tqdm.write(f"{clips} clips are left out: {error}", file=sys.stderr)
     figures = [Figure("step", f"{clips} clips a step", rate, "clips/s") for clips, rate in rates.items()]
     return max(rates, key=rates.__getitem__), figures
 
 
-def _in_turn(args: argparse.Namespace, clips: int) -> tuple[Cost, Cost | None]:
+def _in_turn(options: BenchOptions, clips: int) -> tuple[Cost, Cost | None]:
     """Ours, and sharing nothing, each time in a new process; the latter needs more memory and may not fit."""
-    rounds = 1 if args.device.startswith("cuda") else args.repeats  # on a GPU the process has rounds of its own
+    rounds = 1 if options.device.startswith("cuda") else options.repeats  # on a GPU the process has rounds of its own
     ours, unshared = [], []
     for _ in tqdm(range(rounds), "rounds", leave=False):
-        ours.append(step_cost(Pretrain, args, clips))
+        ours.append(step_cost(Pretrain, options, clips))
         try:
-            unshared.append(step_cost(UnsharedPretrain, args, clips))
+            unshared.append(step_cost(UnsharedPretrain, options, clips))
         except ValueError as error:
             tqdm.write(f"sharing nothing is left out: {error}", file=sys.stderr)
             return _best(ours), None
@@ -191,16 +191,12 @@ def _best(costs: Sequence[Cost]) -> Cost:
     return Cost(min(c.seconds for c in costs), max(c.gb for c in costs), max(c.matmul for c in costs))
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """`egovlpv2 bench step` has those of all models alone."""
-
-
-def measure(args: argparse.Namespace) -> list[Figure]:
+def measure(options: BenchOptions) -> list[Figure]:
     """What sharing the trunk, and leaving out what nobody reads, saves in a step of pre-training, and its bounds."""
-    clips, figures = best_batch(args)
-    ours, unshared = _in_turn(args, clips)
-    model = read_model(args.config)
-    name = f"a step, {args.config.stem}, {clips} clips, {precision_name(args.precision)}"
+    clips, figures = best_batch(options)
+    ours, unshared = _in_turn(options, clips)
+    model = read_model(options.config)
+    name = f"a step, {options.config.stem}, {clips} clips, {precision_name(options.precision)}"
     flops = training_flops(complexity(model, model.video.num_frames, WORDS)["gmacs"]["ours"]) * clips
     floor = flops / ours.matmul
     figures += [Figure("step", name, ours.seconds, "s", f"matmul: {flops / 1e12:.3g} TFLOP as one large product "
@@ -212,15 +208,15 @@ def measure(args: argparse.Namespace) -> list[Figure]:
                            f"matmul: {unshared.seconds:.3g} s", ours.seconds / unshared.seconds),
                     Figure("step", "its memory against sharing nothing", ours.gb, "GB",
                            f"memory: {unshared.gb:.3g} GB", ours.gb / unshared.gb)]
-    return figures + _share_of_peak(args, flops / ours.seconds / 1e12)
+    return figures + _share_of_peak(options, flops / ours.seconds / 1e12)
 
 
-def _share_of_peak(args: argparse.Namespace, tflops: float) -> list[Figure]:
+def _share_of_peak(options: BenchOptions, tflops: float) -> list[Figure]:
     """Model FLOPs utilisation, where the device's peak is known."""
-    peak = peak_tflops(args, torch.device(args.device))
+    peak = peak_tflops(options, torch.device(options.device))
     if peak is not None:
         return [Figure("step", UTILISATION, 100 * tflops / peak, "%", f"matmul: peak of {peak:.3g} TFLOP/s",
                        tflops / peak)]
-    if args.device.startswith("cuda"):
+    if options.device.startswith("cuda"):
         tqdm.write("the peak of this GPU at this precision is not known: --peak-tflops tells it", file=sys.stderr)
     return []

@@ -43,7 +43,7 @@ def measure(index: Index, videos: dict[str, Video], events: Sequence[Event], rer
         events: What to look for.
         rerank: Moments that the open gate looks at.
     """
-    spans = index.rows.spans()
+    spans = index.store.spans()
 
     def right(event: Event, moment: Moment) -> bool:
         return is_right(event, videos[moment.video], moment.start, moment.end)
@@ -91,12 +91,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rerank", type=int, nargs="+", default=[0], help="moments that the open gate looks at")
     args = parser.parse_args(argv)
     index = Index(args.index)
-    videos = read_videos(args.toy, index.rows.names)
+    videos = read_videos(args.toy, index.store.names)
     events = draw_events(videos, args.queries, args.seed)
     splits = ", ".join(sorted({video.split for video in videos.values()}))
-    recipe = index.rows.recipe
-    print(f"{len(events)} narrations of {len(videos)} videos ({splits}), {len(index.rows)} windows of "
-          f"{index.rows.seconds:g} s each {recipe.stride / recipe.fps:g} s, {recipe.frames} frames, "
+    recipe = index.store.recipe
+    print(f"{len(events)} narrations of {len(videos)} videos ({splits}), {len(index.store)} windows of "
+          f"{index.store.seconds:g} s each {recipe.stride / recipe.fps:g} s, {recipe.frames} frames, "
           f"weights {recipe.checkpoint}")
     print("right: the window's middle lies within an event of the narration's verb and noun")
     for rerank in args.rerank:

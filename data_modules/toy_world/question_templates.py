@@ -42,7 +42,7 @@ _STATES = {
     "opened": (("open", "open"), ("closed", "close")),
     "held": (("in the hand", "pick up"), ("on the table", "put down")),
     "near": (("near", "pull"), ("far away", "push")),
-    "cut": (("cut", "cut"), ("atomic_write", "")),
+    "cut": (("cut", "cut"), ("whole", "")),
 }
 """By attribute of a state: the words and the verb that makes it true, and those that make it false."""
 

@@ -1,13 +1,9 @@
-"""Writes the toy world: videos, annotations, a tokenizer and a contact sheet.
-
-python -m egovlpv2.data_modules.toy_world.write --out data/toy
-"""
+"""Write the toy world: videos, annotations, a tokenizer and a contact sheet: `egovlpv2 toy-data`."""
 
 import json
 import multiprocessing
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +12,7 @@ from tqdm import tqdm
 
 from egovlpv2.command.context import interrupts_held
 from egovlpv2.command.cores import usable_cores
-from egovlpv2.command.options import at_least
-from egovlpv2.command.parser import CommandParser
+from egovlpv2.command.parser import check_arguments
 from egovlpv2.data_modules.toy_world.contact_sheet import contact_sheet
 from egovlpv2.data_modules.toy_world.formats import egoclip_csv, egomcq_json
 from egovlpv2.data_modules.toy_world.grounding_formats import write_grounding
@@ -29,12 +24,10 @@ from egovlpv2.data_modules.toy_world.summary_formats import write_qfvs
 from egovlpv2.data_modules.toy_world.tokenizer import write_tokenizer
 from egovlpv2.io.files import atomic_write
 from egovlpv2.io.schema import read_json, read_text
+from egovlpv2.types import Count, FiveOrMore, LongSeconds, Rank
 
 VERSION = 6
 """Raise it when the same parameters no longer give the same world."""
-_LEAST: dict[str, int | float] = {  # of the parameters; a question needs five videos, or five events of one
-    "train_videos": 1, "val_videos": 5, "test_videos": 5, "val_questions": 1, "test_questions": 1,
-    "shortest_video": 5.0, "longest_video": 5.0, "chunk_seconds": 1, "fps": 1}
 
 
 @dataclass(frozen=True)
@@ -138,8 +131,53 @@ def _refuse_another(root: Path, world: World) -> None:
                              " keep that world by its own parameters, or delete the folder")
 
 
-def generate(root: str | Path, *, workers: int | None = None, **parameters: float) -> None:
-    """Writes a world into a folder, unless the same one lies there already.
+@dataclass(frozen=True)
+class ToyWorld:
+    """A toy world that lies in a folder.
+
+    Args:
+        root: The folder.
+    """
+
+    root: Path
+
+    def __str__(self) -> str:
+        return f"The toy world is in {self.root}; see {self.root / 'contact_sheet.png'}"
+
+
+def write_toy_world(out: str | Path = "data/toy", *, workers: Count | None = None, train_videos: Count = 260,
+                    val_videos: FiveOrMore = 20, test_videos: FiveOrMore = 32, val_questions: Count = 120,
+                    test_questions: Count = 240, shortest_video: LongSeconds = 32.0, longest_video: LongSeconds = 44.0,
+                    chunk_seconds: Count = 20, fps: Count = 10, seed: Rank = 0) -> ToyWorld:
+    """Render the embedded toy world: videos and annotations.
+
+    Args:
+        out: the folder to write to
+        workers: processes; as many as there are cores if not given
+        train_videos: videos to train on
+        val_videos: videos of rooms and event pairs that are not trained on
+        test_videos: the same, of yet other rooms
+        val_questions: EgoMCQ questions of each type
+        test_questions: EgoMCQ questions of each type
+        shortest_video: seconds
+        longest_video: seconds
+        chunk_seconds: length of a video file; a longer video goes on in the next file
+        fps: frames a second
+        seed: of all that is drawn
+
+    Raises:
+        ValueError: An argument doesn't allow it, or the folder holds another toy world.
+    """
+    arguments = dict(locals())
+    check_arguments(write_toy_world, arguments)
+    if shortest_video > longest_video:
+        raise ValueError(f"--shortest-video {shortest_video:g} is more than --longest-video {longest_video:g}: swap "
+                         "them")
+    return generate(arguments.pop("out"), **arguments)
+
+
+def generate(root: str | Path, *, workers: int | None = None, **parameters: float) -> ToyWorld:
+    """Write a world into a folder, unless the same one lies there already.
 
     Args:
         root: The folder.
@@ -165,24 +203,4 @@ def generate(root: str | Path, *, workers: int | None = None, **parameters: floa
         write_taskqa(videos, root, world.chunk_seconds, write_text)
         # The label comes last: a folder with a label is complete.
         write_text(root / "world.json", world.label())
-    print(f"The toy world is in {root}; see {root / 'contact_sheet.png'}")
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command: `--out` and the parameters of `World`."""
-    parser = CommandParser(prog="egovlpv2 toy-data", description="Writes the toy world.")
-    parser.add_argument("--out", type=Path, default=Path("data/toy"), help="the folder to write to")
-    parser.add_argument("--workers", type=at_least(1), help="processes; as many as there are cores if not given")
-    for parameter in fields(World):
-        name = "--" + parameter.name.replace("_", "-")
-        kind = at_least(_LEAST[parameter.name]) if parameter.name in _LEAST else int
-        parser.add_argument(name, type=kind, default=parameter.default)
-    arguments = vars(parser.parse_args(argv))
-    if arguments["shortest_video"] > arguments["longest_video"]:
-        raise ValueError(f"--shortest-video {arguments['shortest_video']:g} is more than --longest-video "
-                         f"{arguments['longest_video']:g}: swap them")
-    generate(arguments.pop("out"), **arguments)
-
-
-if __name__ == "__main__":
-    main()
+    return ToyWorld(root)

@@ -1,27 +1,27 @@
-"""`egovlpv2 collect`: the numbers of several runs side by side, and their mean."""
+"""Put the numbers of several runs side by side: `egovlpv2 collect`."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from egovlpv2.command.parser import CommandParser
-from egovlpv2.io.files import atomic_write, write_report
+from egovlpv2.io.files import atomic_write, finite, write_json
 from egovlpv2.io.schema import read_json
 from egovlpv2.viz.figures import drawable, png
 
 
 class Report(TypedDict):
-    """What is read of a run's `metrics.json`."""
+    """The part of a run's `metrics.json` that is read."""
 
     metrics: dict[str, float | None]
 
 
-def collect(runs: Sequence[Path], pattern: str) -> pd.DataFrame:
-    """A row for each run and a column for each of its metrics.
+def collect_table(runs: Sequence[Path], pattern: str) -> pd.DataFrame:
+    """Make a table with a row for each run and a column for each of its metrics.
 
     Args:
         runs: Folders with a `metrics.json`.
@@ -48,32 +48,57 @@ def collect(runs: Sequence[Path], pattern: str) -> pd.DataFrame:
     return table
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = CommandParser(prog="egovlpv2 collect", description="Numbers of several runs, and their mean.")
-    parser.add_argument("runs", nargs="+", type=Path, help="folders with a metrics.json")
-    parser.add_argument("--metrics", default="^test/", help="which, by a regular expression (default: %(default)s)")
-    parser.add_argument("--no-mean", action="store_true", help="where a mean of the runs says nothing")
-    parser.add_argument("--out", type=Path, help="write them as JSON too")
-    parser.add_argument("--plot", type=Path, help="draw them as points, a line for each run")
-    args = parser.parse_args(argv)
-    table = collect(args.runs, args.metrics)
-    mean = {} if args.no_mean else {"mean": table.mean(skipna=False)}  # of what all runs have
-    print(pd.concat([table, pd.DataFrame(mean).T]).round(2).to_string(na_rep="-"))
-    if args.out:
-        rows = {"runs": without_gaps(table), **{name: row.dropna().to_dict() for name, row in mean.items()}}
-        write_report(args.out, rows)
-    if args.plot:
-        save_plot(table, args.plot)
+@dataclass(frozen=True)
+class RunTable:
+    """Numbers of several runs.
+
+    Args:
+        table: A row for each run, a column for each metric.
+        mean: Over the runs, of the metrics that all have; None where it was not asked for.
+        written: Files that hold the table.
+    """
+
+    table: pd.DataFrame
+    mean: pd.Series | None
+    written: list[Path]
+
+    def __str__(self) -> str:
+        rows = self.table if self.mean is None else pd.concat([self.table, self.mean.to_frame("mean").T])
+        return "\n".join([rows.round(2).to_string(na_rep="-"), *(f"written: {path}" for path in self.written)])
+
+
+def collect(runs: Sequence[str], *, metrics: str = "^test/", no_mean: bool = False, out: str | Path | None = None,
+            plot: str | Path | None = None) -> RunTable:
+    """Collect the numbers of several runs side by side, and their mean.
+
+    Args:
+        runs: folders with a metrics.json
+        metrics: part of the metrics' names, as a regular expression
+        no_mean: leave out the mean of the runs
+        out: write them as JSON too
+        plot: draw them as points, a line for each run
+
+    Raises:
+        ValueError: A run has not ended, its report is damaged, or it has no such metric.
+    """
+    table = collect_table([Path(run) for run in runs], metrics)
+    mean = None if no_mean else table.mean(skipna=False)
+    written = [Path(path) for path in (out, plot) if path is not None]
+    if out is not None:
+        means = {} if mean is None else {"mean": mean.dropna().to_dict()}
+        write_json(Path(out), finite({"runs": without_gaps(table), **means}))
+    if plot is not None:
+        save_plot(table, Path(plot))
+    return RunTable(table, mean, written)
 
 
 def without_gaps(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """The rows of a table for JSON, which has no NaN: what a run lacks is None."""
+    """Convert the rows of a table for JSON, which has no NaN: None stands for what a run lacks."""
     return table.astype(object).where(table.notna(), None).to_dict("index")
 
 
 def save_plot(table: pd.DataFrame, path: Path) -> None:
-    """Draws a line for each row of a table and a point for each of its numbers, and writes it as PNG."""
+    """Draw a line for each row of a table and a point for each of its numbers, as a PNG."""
     figure = Figure(figsize=(9, 1.2 + 0.35 * len(table)), layout="constrained")
     axes = figure.subplots()
     for i, (name, values) in enumerate(table.items()):

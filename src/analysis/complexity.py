@@ -1,9 +1,14 @@
-"""What a model costs: parameters and multiply-accumulates, by part and by objective, counted on the meta device."""
+"""Parameters and multiply-accumulates of a model, by part and by objective: `egovlpv2 complexity`.
 
-import json
+They are counted on the meta device, which computes nothing.
+"""
+
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from json import dumps
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser
@@ -11,10 +16,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from egovlpv2.batch import Text
-from egovlpv2.command.options import at_least
-from egovlpv2.command.parser import CommandParser
+from egovlpv2.command.parser import check_arguments
 from egovlpv2.model.backbone import Backbone, Top, Trunk
 from egovlpv2.model.config import BackboneConfig
+from egovlpv2.types import Count
 
 MASKED_SHARE = 0.15
 
@@ -27,12 +32,18 @@ def gmacs(run: Callable[[], Any]) -> tuple[float, Any]:
     return counter.get_total_flops() / 2e9, result
 
 
-def read_model_config(path: str) -> BackboneConfig:
-    """The backbone of a `conf/model/*.yaml`, without first weights."""
+def read_model_config(path: str | Path) -> BackboneConfig:
+    """Read the backbone of a `conf/model/*.yaml`, without first weights.
+
+    Raises:
+        ValueError: The file is missing or is not a model's.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"--config {path} is missing: give a conf/model/*.yaml")
     parser = ArgumentParser(parser_mode="omegaconf+", exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(BackboneConfig, "model.init_args.backbone", as_group=False)
-    plain = parser.parse_args(["--config", path]).model.init_args.backbone.as_dict()
+    plain = parser.parse_args(["--config", str(path)]).model.init_args.backbone.as_dict()
     return BackboneConfig.from_dict(BackboneConfig.from_dict(plain).to_dict())
 
 
@@ -106,17 +117,18 @@ def macs_unshared(backbone: Backbone, video: Tensor, text: Text) -> float:
     return gmacs(run)[0]
 
 
-def complexity(config: BackboneConfig, num_frames: int = 4, words: int = 15) -> dict[str, Any]:
-    """Parameters and GMACs of a configuration, for one clip of `num_frames` and one text of `words` tokens."""
+def complexity(config: BackboneConfig, num_frames: int = 4, num_tokens: int = 15) -> dict[str, Any]:
+    """Count parameters and GMACs of a configuration, for a clip of `num_frames` and a text of `num_tokens`."""
     with torch.device("meta"):
         backbone = Backbone(config).eval()
         size = backbone.video_tower.patch_embed.img_size
         video = torch.empty(1, num_frames, 3, *size)
-        text = Text(input_ids=torch.zeros(1, words, dtype=torch.long), attention_mask=torch.ones(1, words))
+        text = Text(input_ids=torch.zeros(1, num_tokens, dtype=torch.long),
+                    attention_mask=torch.ones(1, num_tokens))
     objectives = macs_by_objective(backbone, video, text)
     parts = parameters_by_part(backbone)
     return {
-        "parameters": parts["total"], "parameters_by_part": parts, "frames": num_frames, "words": words,
+        "parameters": parts["total"], "parameters_by_part": parts, "frames": num_frames, "tokens": num_tokens,
         "pixels": size[0],
         "gmacs": {"unshared": macs_unshared(backbone, video, text),
                   "video_once": macs_video_once(backbone, video, text), "ours": sum(objectives.values()),
@@ -124,27 +136,51 @@ def complexity(config: BackboneConfig, num_frames: int = 4, words: int = 15) -> 
     }
 
 
-def main(argv: list[str] | None = None) -> None:
-    """`egovlpv2 complexity --config conf/model/base.yaml`."""
-    parser = CommandParser("egovlpv2 complexity", description="Parameters and GMACs of a model.")
-    parser.add_argument("--config", required=True, help="a conf/model/*.yaml")
-    parser.add_argument("--num-frames", type=at_least(1), default=4)
-    parser.add_argument("--words", type=at_least(1), default=15)
-    parser.add_argument("--text-attends-to", choices=["current", "previous"], help="instead of the file's")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    args = parser.parse_args(argv)
-    config = read_model_config(args.config)
-    if args.text_attends_to:
-        config.text_attends_to = args.text_attends_to
-    report = complexity(config, args.num_frames, args.words)
-    print(json.dumps(report, indent=2) if args.json else _table(report, config))
+@dataclass(frozen=True)
+class ComplexityReport:
+    """Parameters and GMACs of a model.
+
+    Args:
+        numbers: As `complexity` returns them.
+        text_attends_to: The video layer that the text attends to.
+        as_json: Whether it prints as JSON instead of a table.
+    """
+
+    numbers: dict[str, Any]
+    text_attends_to: str
+    as_json: bool = False
+
+    def __str__(self) -> str:
+        return dumps(self.numbers, indent=2) if self.as_json else _table(self.numbers, self.text_attends_to)
 
 
-def _table(report: dict[str, Any], config: BackboneConfig) -> str:
+def count_complexity(config: str | Path, *, num_frames: Count = 4, num_tokens: Count = 15,
+                     text_attends_to: Literal["current", "previous"] | None = None, json: bool = False
+                     ) -> ComplexityReport:
+    """Count parameters and GMACs of a model, by part and by objective.
+
+    Args:
+        config: a conf/model/*.yaml
+        num_frames: frames of a clip
+        num_tokens: tokens of a text
+        text_attends_to: instead of the file's
+        json: print JSON instead of a table
+
+    Raises:
+        ValueError: An argument doesn't allow it, or the file can't be read.
+    """
+    check_arguments(count_complexity, locals())
+    model = read_model_config(config)
+    if text_attends_to is not None:
+        model.text_attends_to = text_attends_to
+    return ComplexityReport(complexity(model, num_frames, num_tokens), model.text_attends_to, json)
+
+
+def _table(report: dict[str, Any], text_attends_to: str) -> str:
     macs = report["gmacs"]
     rows = [f"{name:<26}{count / 1e6:10.2f} M parameters" for name, count in report["parameters_by_part"].items()]
-    rows += ["", f"one pre-training instance: {report['frames']} frames of {report['pixels']} px, {report['words']} "
-             f"words, text attends to the {config.text_attends_to} video layer"]
+    rows += ["", f"one pre-training instance: {report['frames']} frames of {report['pixels']} px, {report['tokens']} "
+             f"tokens, text attends to the {text_attends_to} video layer"]
     rows += [f"{name:<26}{value:10.2f} GMACs" for name, value in macs["by_objective"].items()]
     rows += [f"{'total':<26}{macs['ours']:10.2f} GMACs ({macs['unshared']:.2f} if the objectives shared nothing, "
              f"{macs['video_once']:.2f} if just the video)"]

@@ -1,22 +1,22 @@
-"""`egovlpv2 cost`: the full pre-training run on paper: GPU-hours, decoding, storage and network, and what binds.
+"""Estimate of the full pre-training run: GPU-hours, decoding, storage, network, and what binds: `egovlpv2 cost`.
 
 Everything is arithmetic on a few inputs. Each is printed with its unit and where it comes from: counted, measured,
 published, assumed, or given as an option.
 """
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from json import dumps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from egovlpv2.analysis.complexity import complexity, read_model_config
 from egovlpv2.bench.measure import PEAK_TFLOPS, UTILISATION, training_flops
 from egovlpv2.bench.reader import OPENED, READ, STORED
-from egovlpv2.command.parser import CommandParser
+from egovlpv2.command.parser import check_arguments
 from egovlpv2.io.annotations import Once
 from egovlpv2.io.schema import read_json
+from egovlpv2.types import Count, Mfu, Positive
 
 PAPER_GPU_HOURS = 3840.0  # 5 days on 32 A100 (paper, D.1)
 _GPUS = {"a100": PEAK_TFLOPS["A100"], "h100": PEAK_TFLOPS["H100"]}
@@ -158,7 +158,7 @@ def cost(inputs: Mapping[str, Input], model: Mapping[str, Any], gpus: Sequence[i
     """
     macs, clips = model["gmacs"], 2 * inputs["clips"].value * inputs["epochs"].value
     shared = {"clips_read": clips, "gpu": gpu, "peak_tflops": _GPUS[gpu], "parameters": model["parameters"],
-              "gmacs": {name: macs[name] for name in ("ours", "unshared")}, "words": model["words"],
+              "gmacs": {name: macs[name] for name in ("ours", "unshared")}, "tokens": model["tokens"],
               "stored_tb": inputs["video_hours"].value * inputs["mb_per_hour"].value / 1e6,
               "read_tb": clips * inputs["kb_per_clip"].value / 1e9}
     paper = utilisation(clips, macs["unshared"], PAPER_GPU_HOURS, _GPUS["a100"])
@@ -192,7 +192,7 @@ def table(report: Mapping[str, Any]) -> str:
             ("bottleneck", [p["bottleneck"] for p in plans])]
     return "\n".join([
         f"{report['clips_read'] / 1e6:,.0f} M clips read, {macs['ours']:.2f} GMACs forward each, twice that backward "
-        f"({macs['unshared']:.2f} if the objectives shared nothing), {report['words']} words", "",
+        f"({macs['unshared']:.2f} if the objectives shared nothing), {report['tokens']} tokens", "",
         *(f"{text:<36}" + "".join(f"{value:>14}" for value in values) for text, values in rows), "",
         f"prepared videos {report['stored_tb']:.2f} TB; {report['read_tb']:.1f} TB read in the whole run",
         f"the paper's {paper['gpu_hours']:,.0f} A100-hours, spent on this with nothing shared: "
@@ -203,45 +203,61 @@ def table(report: Mapping[str, Any]) -> str:
     ])
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """`egovlpv2 cost`."""
-    parser = CommandParser("egovlpv2 cost", description="What the full pre-training run takes, on paper.")
-    parser.add_argument("--config", type=Path, default=Path("conf/model/base.yaml"),
-                        help="the model (default: %(default)s)")
-    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 32], help="numbers of GPUs (default: 8 32)")
-    parser.add_argument("--gpu", choices=_GPUS, default="a100", help="(default: %(default)s)")
-    parser.add_argument("--num-frames", type=int, default=4, help="frames of a clip (default: %(default)s)")
-    parser.add_argument("--words", type=int, default=30,
-                        help="tokens of a text (default: %(default)s, as conf/pretrain.yaml has them)")
-    parser.add_argument("--bench", type=Path, help="take what this JSON of `egovlpv2 bench` has measured")
-    for name, entry in DEFAULTS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float,
-                            help=f"{entry.unit} (default: {entry.value:,.6g}, {entry.source})")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    args = parser.parse_args(argv)
-    inputs = read_inputs(args)
-    model = complexity(read_model_config(str(args.config)), args.num_frames, args.words)
-    report = cost(inputs, model, args.gpus, args.gpu)
-    print(json.dumps(report, indent=2) if args.json else table(report))
+@dataclass(frozen=True)
+class CostReport:
+    """The cost of the full pre-training run.
+
+    Args:
+        numbers: As `cost` returns them.
+        as_json: Whether it prints as JSON instead of a table.
+    """
+
+    numbers: dict[str, Any]
+    as_json: bool = False
+
+    def __str__(self) -> str:
+        return dumps(self.numbers, indent=2) if self.as_json else table(self.numbers)
 
 
-def read_inputs(args: argparse.Namespace) -> dict[str, Input]:
-    """The defaults, over them what was measured, over that what was given.
+def estimate_cost(*, config: str | Path = "conf/model/base.yaml", gpus: Sequence[Count] = (8, 32),
+                  gpu: Literal["a100", "h100"] = "a100", num_frames: Count = 4, num_tokens: Count = 30,
+                  bench: str | Path | None = None, clips: Positive | None = None, epochs: Positive | None = None,
+                  rows: Positive | None = None, video_hours: Positive | None = None,
+                  clips_per_core: Positive | None = None, kb_per_clip: Positive | None = None,
+                  mb_per_hour: Positive | None = None, mfu: Mfu | None = None, cores_per_gpu: Positive | None = None,
+                  gpus_per_node: Count | None = None, storage_gbit: Positive | None = None,
+                  network_gbit: Positive | None = None, json: bool = False) -> CostReport:
+    """Estimate the full pre-training run: GPU-hours, decoding, storage and network, and what binds.
+
+    The inputs that are not given have defaults, which the table lists with their sources.
+
+    Args:
+        config: the model
+        gpus: numbers of GPUs
+        gpu: kind of GPU
+        num_frames: frames of a clip
+        num_tokens: tokens of a text, as conf/pretrain.yaml has them
+        bench: take what this JSON of `egovlpv2 bench` has measured
+        clips: rows of the training data
+        epochs: of the run
+        rows: of a step, on all GPUs
+        video_hours: hours of video
+        clips_per_core: clips a second that a core decodes
+        kb_per_clip: kB read for a clip
+        mb_per_hour: MB of an hour of prepared video
+        mfu: share of the GPU's peak, such as 0.35
+        cores_per_gpu: cores for decoding
+        gpus_per_node: GPUs of a node
+        storage_gbit: Gbit/s from storage to each node
+        network_gbit: Gbit/s between nodes, each
+        json: print JSON instead of a table
 
     Raises:
-        ValueError: A number makes no sense.
+        ValueError: An argument doesn't allow it, or a file can't be read.
     """
-    inputs = DEFAULTS | (read_bench(args.bench, args.gpu) if args.bench else {})
-    inputs |= {name: entry._replace(value=getattr(args, name), source="given") for name, entry in inputs.items()
-               if getattr(args, name) is not None}
-    for name, value in [*((name, entry.value) for name, entry in inputs.items()), ("num_frames", args.num_frames),
-                        ("words", args.words), *(("gpus", count) for count in args.gpus)]:
-        if not 0 < value < float("inf"):
-            raise ValueError(f"--{name.replace('_', '-')} {value:g}: give a number above 0")
-    if inputs["mfu"].value > 1:
-        raise ValueError(f"--mfu {inputs['mfu'].value:g}: it is a share of the peak, such as 0.35")
-    if inputs["gpus_per_node"].value % 1:
-        raise ValueError(f"--gpus-per-node {inputs['gpus_per_node'].value:g}: give a whole number")
-    if not args.config.is_file():
-        raise ValueError(f"--config {args.config} is missing: give a conf/model/*.yaml")
-    return inputs
+    given = {name: value for name, value in locals().items() if name in DEFAULTS and value is not None}
+    check_arguments(estimate_cost, locals())
+    inputs = DEFAULTS | (read_bench(Path(bench), gpu) if bench is not None else {})
+    inputs |= {name: inputs[name]._replace(value=value, source="given") for name, value in given.items()}
+    model = complexity(read_model_config(config), num_frames, num_tokens)
+    return CostReport(cost(inputs, model, gpus, gpu), json)

@@ -1,11 +1,11 @@
 """Timing, memory and device speed for the benchmarks."""
 
-import argparse
 import platform
 import resource
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -13,12 +13,32 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import torch
 
 from egovlpv2.command.cores import usable_cores
+from egovlpv2.types import Precision
 
 # TFLOP/s of dense bfloat16, by a part of the device's name; the first that fits counts.
 PEAK_TFLOPS = {"H100 NVL": 835.0, "H200 NVL": 835.0, "H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0, "A100": 312.0}
 UTILISATION = "model FLOPs of the step, share of the device's peak"  # a figure that `egovlpv2 cost` looks for
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Options of the parts; see `egovlpv2.bench.run.run_benchmarks`."""
+
+    config: Path = Path("conf/model/base.yaml")
+    device: str = "cpu"
+    precision: Precision = "32"
+    batch_size: Sequence[int] = (2,)
+    repeats: int = 2
+    peak_tflops: float | None = None
+    file: Path | None = None
+    videos: Path | None = None
+    hours: float = 100.0
+    every: float = 1.0
+    widths: Sequence[int] = (256,)
+    index_files: int = 200
+    folder: Path | None = None
 
 
 class Figure(NamedTuple):
@@ -105,13 +125,15 @@ def device_name(device: torch.device) -> str:
     return f"{name}, {usable_cores()} cores"
 
 
-def peak_tflops(args: argparse.Namespace, device: torch.device) -> float | None:
-    """TFLOP/s of `--peak-tflops`, or in dense bfloat16 of the device by its name; None if nobody knows, as of a part of
-    a GPU (MIG) or in float32.
+def peak_tflops(options: "BenchOptions", device: torch.device) -> float | None:
+    """TFLOP/s of `--peak-tflops`, or in dense bfloat16 of the device by its name.
+
+    Returns:
+        None if the peak isn't known, as of a part of a GPU (MIG) or in float32.
     """
-    if args.peak_tflops is not None:
-        return args.peak_tflops
-    name = device_name(device) if device.type == "cuda" and args.precision == "bf16" else ""
+    if options.peak_tflops is not None:
+        return options.peak_tflops
+    name = device_name(device) if device.type == "cuda" and options.precision == "bf16" else ""
     return next((peak for part, peak in PEAK_TFLOPS.items() if part in name and "MIG" not in name), None)
 
 

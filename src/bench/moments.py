@@ -1,13 +1,12 @@
 """What scoring Ego4D NLQ and MQ costs: `egovlpv2 bench moments`."""
 
-import argparse
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
 
-from egovlpv2.bench.measure import Figure, in_turn
+from egovlpv2.bench.measure import BenchOptions, Figure, in_turn
 from egovlpv2.io.schema import read_json
 from egovlpv2.metrics.moments import MQ_MAP_TIOUS, NLQ_THRESHOLDS, NLQ_TOPK
 from egovlpv2.metrics.temporal import moment_map, nlq_recall, temporal_iou
@@ -164,15 +163,10 @@ def _read(path: Path) -> tuple[Table, Table]:
     return content["predictions"], truth
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `egovlpv2 bench moments`."""
-    parser.add_argument("--file", type=Path, help="a JSON with MQ's `predictions` and `ground_truth` to score instead")
-
-
-def measure(args: argparse.Namespace) -> list[Figure]:
+def measure(options: BenchOptions) -> list[Figure]:
     """How long ours and plain loops over the same definitions take."""
     rng = np.random.default_rng(0)
-    found, moments = _read(args.file) if args.file else made_up_moments(rng)
+    found, moments = _read(options.file) if options.file else made_up_moments(rng)
     return _measure_queries(rng) + _measure_moments(found, moments)
 
 

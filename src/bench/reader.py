@@ -11,7 +11,6 @@ keyframe every 250 frames, and from what was prepared from them; once more with 
 as among the thousands of files of a large data set, where no clip finds its own open.
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -28,7 +27,7 @@ from av.video.frame import PictureType
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from egovlpv2.bench.measure import Figure
+from egovlpv2.bench.measure import BenchOptions, Figure
 from egovlpv2.video.decode import read_chunks, read_frames, video_info
 from egovlpv2.video.encode import Settings
 from egovlpv2.video.open_files import drop_file, open_file
@@ -226,13 +225,8 @@ def bench_prepared(videos: Path | None = None, num_clips: int = 200) -> list[Fig
     ]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `egovlpv2 bench reader`."""
-    parser.add_argument("--videos", type=Path, help="a folder of videos to prepare; two are drawn if not given")
-
-
-def measure(args: argparse.Namespace) -> list[Figure]:
+def measure(options: BenchOptions) -> list[Figure]:
     """What reading clips costs."""
-    if args.videos is not None:
-        find_videos([args.videos])  # a wrong folder is told before a minute has passed
-    return bench_reader() + bench_prepared(args.videos)
+    if options.videos is not None:
+        find_videos([options.videos])  # a wrong folder is told before a minute has passed
+    return bench_reader() + bench_prepared(options.videos)

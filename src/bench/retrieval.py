@@ -1,6 +1,5 @@
 """What evaluating EPIC-Kitchens-100 retrieval costs at full size: `egovlpv2 bench retrieval`."""
 
-import argparse
 import time
 from collections.abc import Callable
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from egovlpv2.bench.measure import Figure, alone, peak_gb
+from egovlpv2.bench.measure import BenchOptions, Figure, alone, peak_gb
 from egovlpv2.metrics.ranking import multi_instance_retrieval
 from egovlpv2.metrics.relevancy import Relevancy
 
@@ -59,11 +58,7 @@ def _measure(evaluate: Callable[[Tensor, Labels], dict[str, float]]) -> tuple[fl
     return time.perf_counter() - begin, peak_gb(), numbers
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """`egovlpv2 bench retrieval` has none."""
-
-
-def measure(args: argparse.Namespace) -> list[Figure]:
+def measure(options: BenchOptions) -> list[Figure]:
     """Seconds and memory of both, relevancy included, each in a process of its own."""
     (seconds, memory, numbers), (slow, more, same) = (
         alone(_measure, evaluate) for evaluate in tqdm((ours, plain_loop), "ways", leave=False))

@@ -1,67 +1,150 @@
-"""`egovlpv2 bench`: the hot paths against what bounds them, in one table. Every ratio is measured within one run."""
+"""Time the hot paths against their bounds, in one table: `egovlpv2 bench`. Every ratio is measured within one run."""
 
-import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from egovlpv2.bench.measure import Figure, device_name
-from egovlpv2.command.parser import CommandParser
+from egovlpv2.bench.measure import BenchOptions, Figure, device_name
+from egovlpv2.command.parser import check_arguments
+from egovlpv2.device import pick_device
+from egovlpv2.io.files import finite, write_json
+from egovlpv2.types import BenchPart, Count, Milliseconds, Positive, Precision
 
-# `add_options(parser)` of each module says what may be changed, `measure(args)` gives its figures.
+# `measure(options)` of each module gives its figures. Modules are imported when they run: their memory is measured.
 PARTS = {
-    "reader": ("egovlpv2.bench.reader", "reading a clip against bare seek and decode"),
-    "forward": ("egovlpv2.tasks.bench_forward", "trunk and top, EgoMCQ and answers, against their matrix products"),
-    "step": ("egovlpv2.tasks.bench_step", "a pre-training step against one that shares nothing"),
-    "moments": ("egovlpv2.bench.moments", "scoring Ego4D NLQ and MQ against loops"),
-    "summary": ("egovlpv2.bench.summary", "cutting and scoring a QFVS video against graph matching"),
-    "retrieval": ("egovlpv2.bench.retrieval", "evaluating EPIC-Kitchens-100 at full size against a plain loop"),
-    "search": ("egovlpv2.bench.search", "searching 100 hours of made-up embeddings against reading them once"),
+    "reader": "egovlpv2.bench.reader",  # reading a clip against bare seek and decode
+    "forward": "egovlpv2.tasks.bench_forward",  # trunk and top, EgoMCQ and answers, against their matrix products
+    "step": "egovlpv2.tasks.bench_step",  # a pre-training step against one that shares nothing
+    "moments": "egovlpv2.bench.moments",  # scoring Ego4D NLQ and MQ against loops
+    "summary": "egovlpv2.bench.summary",  # cutting and scoring a QFVS video against graph matching
+    "retrieval": "egovlpv2.bench.retrieval",  # evaluating EPIC-Kitchens-100 at full size against a plain loop
+    "search": "egovlpv2.bench.search",  # searching 100 hours of made-up embeddings against reading them once
 }
 _WITH_MODEL = {"forward", "step"}
 _COLUMNS = ("part", "what", "figure", "unit", "bound by: against", "ratio")
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the parts that run a model."""
-    parser.add_argument("--config", type=Path, default=Path("conf/model/base.yaml"), help="the model")
-    parser.add_argument("--device", help="cuda or cpu; cuda where there is one")
-    parser.add_argument("--precision", choices=("32", "bf16"), help="bf16 on a GPU if not given, else 32")
-    parser.add_argument("--batch-size", "--clips", type=int, nargs="+", metavar="CLIPS",
-                        help="clips of a step, the best of several is reported (default: 2; on a GPU 16 32 48)")
-    parser.add_argument("--repeats", type=int, help="rounds to take the fastest of (default: 2; on a GPU 5)")
-    parser.add_argument("--peak-tflops", type=float,
-                        help="of the device at --precision, to tell the share of it that a step makes use of")
+@dataclass(frozen=True)
+class BenchReport:
+    """Figures of some parts; the JSON file has the same.
+
+    Args:
+        figures: Rows of the table.
+        facts: Device, precision, version of torch, threads and date.
+        failures: The reason by part.
+        out: The JSON file.
+    """
+
+    figures: list[Figure]
+    facts: dict[str, Any]
+    failures: dict[str, str]
+    out: Path
+
+    @property
+    def failed(self) -> str:
+        """Description of the parts that have failed; empty if none has."""
+        return f"{self.out} lacks what failed: {'; '.join(self.failures.values())}" if self.failures else ""
+
+    def __str__(self) -> str:
+        facts = ", ".join(f"{name} {value}" for name, value in self.facts.items() if value)
+        return (f"\n{table(self.figures)}\n\nratio: the figure over what it is set against\n{facts}\n"
+                f"written: {self.out}")
 
 
-def fill_model_options(args: argparse.Namespace) -> argparse.Namespace:
-    """What a user left open, for the device that there is.
+def run_benchmarks(part: BenchPart | None = None, *, out: str | Path | None = None,
+                   config: str | Path = "conf/model/base.yaml", device: str | None = None,
+                   precision: Precision | None = None,
+                   batch_size: Sequence[Count] | None = None, repeats: Count | None = None,
+                   peak_tflops: Positive | None = None, file: str | Path | None = None,
+                   videos: str | Path | None = None, hours: Positive = 100.0, every: Milliseconds = 1.0,
+                   widths: Sequence[Count] = (256,), index_files: Count = 200, folder: str | Path | None = None
+                   ) -> BenchReport:
+    """Time the hot paths against their bounds, as ratios: all parts, or one.
+
+    Args:
+        part: reader, forward, step, moments, summary, retrieval or search; all if not given
+        out: JSON to write the figures to; runs/bench.json or runs/bench-PART.json if not given
+        config: the model of forward and step
+        device: cuda or cpu; cuda where there is one (forward, step)
+        precision: bf16 on a GPU if not given, else 32 (forward, step)
+        batch_size: clips of a step; the best of several is reported; 2 if not given, on a GPU 16 32 48 (forward, step)
+        repeats: rounds to take the fastest of; 2 if not given, on a GPU 5 (forward, step)
+        peak_tflops: of the device at --precision, to give the share of it that a step makes use of
+        file: a JSON with MQ's `predictions` and `ground_truth` to score instead of made-up ones (moments)
+        videos: a folder of videos to prepare; two are drawn if not given (reader)
+        hours: of video to search (search)
+        every: seconds between windows (search)
+        widths: of the embeddings; 4096 are the base model's, and take 3 GB of disk (search)
+        index_files: that they lie in (search)
+        folder: where they lie for the while, on a disk: in a folder that lies in memory (tmpfs) none of them is read
+            from a disk (search)
 
     Raises:
-        ValueError: There is no such device or model, or a number isn't above 0.
+        ValueError: An argument doesn't allow it, or the only part has failed.
     """
-    from egovlpv2.features.options import pick_device, require_positive  # late, as its memory would count as a part's
+    check_arguments(run_benchmarks, locals())
+    names = [part] if part else list(PARTS)
+    target = Path(out) if out is not None else Path("runs", f"bench-{part}.json" if part else "bench.json")
+    if target.is_dir():
+        raise ValueError(f"--out {target} is a folder: give the name of a file")
+    options = BenchOptions(file=_path(file), videos=_path(videos), hours=hours, every=every, widths=widths,
+                           index_files=index_files, folder=_path(folder), peak_tflops=peak_tflops)
+    with_model = bool(_WITH_MODEL.intersection(names))
+    if with_model:
+        options = _with_model(options, Path(config), device, precision, batch_size, repeats)
+    figures, failures = _measure(names, options)
+    facts = {"device": device_name(torch.device(options.device)),
+             "precision": options.precision if with_model else None, "torch": torch.__version__,
+             "threads": torch.get_num_threads(), "date": time.strftime("%Y-%m-%d %H:%M")}
+    write_json(target, finite(facts | {"figures": [figure._asdict() for figure in figures]}))
+    return BenchReport(figures, facts, failures, target)
 
-    device = pick_device(args.device)
-    on_gpu = device.type == "cuda"
-    if not args.config.is_file():
-        raise ValueError(f"--config {args.config} is missing: give a conf/model/*.yaml")
-    filled = {"device": str(device), "precision": args.precision or ("bf16" if on_gpu else "32"),
-              "batch_size": args.batch_size or ([16, 32, 48] if on_gpu else [2]),
-              "repeats": (5 if on_gpu else 2) if args.repeats is None else args.repeats}
-    args = argparse.Namespace(**(vars(args) | filled))
-    require_positive(args, "repeats", *(["peak_tflops"] if args.peak_tflops is not None else []))
-    if min(args.batch_size) < 1:
-        raise ValueError(f"--batch-size {min(args.batch_size)}: give 1 clip or more")
-    return args
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _with_model(options: BenchOptions, config: Path, device: str | None, precision: Precision | None,
+                batch_size: Sequence[int] | None, repeats: int | None) -> BenchOptions:
+    """Fill in what a user left open, for the device that there is.
+
+    Raises:
+        ValueError: There is no such device or model.
+    """
+    picked = pick_device(device)
+    on_gpu = picked.type == "cuda"
+    if not config.is_file():
+        raise ValueError(f"--config {config} is missing: give a conf/model/*.yaml")
+    filled = {"config": config, "device": str(picked), "precision": precision or ("bf16" if on_gpu else "32"),
+              "batch_size": tuple(batch_size or ((16, 32, 48) if on_gpu else (2,))),
+              "repeats": repeats or (5 if on_gpu else 2)}
+    return BenchOptions(**(asdict(options) | filled))
+
+
+def _measure(names: Sequence[str], options: BenchOptions) -> tuple[list[Figure], dict[str, str]]:
+    """Measure some parts; of several, one that fails leaves the others their figures."""
+    figures: list[Figure] = []
+    failures: dict[str, str] = {}
+    bar = tqdm(names, unit="part")
+    for name in bar:
+        bar.set_description(name)
+        try:
+            figures += import_module(PARTS[name]).measure(options)
+        except (ValueError, torch.OutOfMemoryError) as error:
+            if len(names) == 1:
+                raise ValueError(f"{name}: {error}") from error
+            failures[name] = f"{name}: {error}"
+    return figures, failures
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """All figures as text, in columns."""
+    """Lay figures out as text, in columns."""
     rows = [_COLUMNS, *((f.part, f.what, _plain(f.value), f.unit, f.bound, _ratio(f.ratio)) for f in figures)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(text.rjust(width) if i in (2, 5) else text.ljust(width)
@@ -74,63 +157,5 @@ def _plain(value: float) -> str:
 
 
 def _ratio(ratio: float | None) -> str:
-    """A tenth and less is easier to read as a fraction."""
+    """Format a ratio; a tenth and less is easier to read as a fraction."""
     return "" if ratio is None else f"1/{1 / ratio:.0f}" if 0 < ratio < 0.1 else f"{ratio:.2f}"
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """`egovlpv2 bench [PART] [OPTIONS]`."""
-    from egovlpv2.io.files import write_report  # late, as its memory would count as a part's
-
-    argv = list(argv or [])
-    if argv and not argv[0].startswith("-") and argv[0] not in PARTS:
-        raise ValueError(f"there is no part `{argv[0]}`: give one of {', '.join(PARTS)}, or none for all")
-    names = argv[:1] if argv and argv[0] in PARTS else list(PARTS)
-    args = _parser(names).parse_args(argv[1:] if len(names) == 1 else argv)
-    if args.out.is_dir():
-        raise ValueError(f"--out {args.out} is a folder: give the name of a file")
-    if _WITH_MODEL.intersection(names):
-        args = fill_model_options(args)
-    figures, failed = _measure(names, args)
-    print(f"\n{table(figures)}\n\nratio: the figure over what it is set against")
-    device = torch.device(getattr(args, "device", "cpu"))
-    told = {"device": device_name(device), "precision": getattr(args, "precision", None), "torch": torch.__version__,
-            "threads": torch.get_num_threads(), "date": time.strftime("%Y-%m-%d %H:%M")}
-    print(", ".join(f"{name} {value}" for name, value in told.items() if value))
-    write_report(args.out, told | {"figures": [figure._asdict() for figure in figures]})
-    if failed:
-        raise ValueError(f"{args.out} lacks what failed: {'; '.join(failed)}")
-
-
-def _measure(names: Sequence[str], args: argparse.Namespace) -> tuple[list[Figure], list[str]]:
-    """Figures of some parts, and which of several have failed: the others' minutes are not lost to it."""
-    figures: list[Figure] = []
-    failed: list[str] = []
-    bar = tqdm(names, unit="part")
-    for name in bar:
-        bar.set_description(name)
-        try:
-            figures += import_module(PARTS[name][0]).measure(args)
-        except (ValueError, torch.OutOfMemoryError) as error:
-            problem = f"{name}: {error}"
-            if len(names) == 1:
-                raise ValueError(problem) from error
-            failed.append(problem)
-    return figures, failed
-
-
-def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
-    """The options of some parts; those of all parts are there when all run."""
-    parts = "\n".join(f"  {name:<11}{text}" for name, (_, text) in PARTS.items())
-    all_parts = f"Hot paths against their bounds. All parts, or one, named first:\n\n{parts}"
-    one = names[0] if len(names) == 1 else ""
-    parser = CommandParser(
-        f"egovlpv2 bench {one or '[PART]'}", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"{PARTS[one][1]}." if one else all_parts)
-    parser.add_argument("--out", type=Path, default=Path("runs", f"bench-{one}.json" if one else "bench.json"),
-                        help="JSON to write the figures to (default: %(default)s)")
-    if _WITH_MODEL.intersection(names):
-        add_model_options(parser)
-    for name in names:
-        import_module(PARTS[name][0]).add_options(parser)
-    return parser

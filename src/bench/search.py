@@ -4,7 +4,6 @@ It writes an index of some hours to a folder that it deletes, opens it, and sear
 then again.
 """
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -16,7 +15,7 @@ import torch
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from egovlpv2.bench.measure import Figure
+from egovlpv2.bench.measure import BenchOptions, Figure
 from egovlpv2.features.files import SUFFIX, FeatureWriter
 from egovlpv2.features.header import Recipe
 from egovlpv2.search.store import KIND, EmbeddingStore, one_thread
@@ -79,35 +78,18 @@ def search_seconds(folder: Path, width: int) -> dict[str, float]:
             "more": statistics.median(more), "read": statistics.median(read)}
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What the made-up index is like."""
-    parser.add_argument("--hours", type=float, default=100.0, help="of video to search (default: %(default)s)")
-    parser.add_argument("--every", type=float, default=1.0, help="seconds between windows (default: %(default)s)")
-    parser.add_argument("--widths", type=int, nargs="+", default=[256],
-                        help="of the embeddings; 4096 are the base model's, and take 3 GB of disk (default: 256)")
-    parser.add_argument("--index-files", type=int, default=200, help="that they lie in (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, help="where they lie for the while, on a disk: in a folder that lies in "
-                                                   "memory (tmpfs) none of them is read from a disk")
-
-
-def measure(args: argparse.Namespace) -> list[Figure]:
+def measure(options: BenchOptions) -> list[Figure]:
     """Figures of each width.
 
     Raises:
-        ValueError: A number isn't above 0, or the folder isn't there.
+        ValueError: The folder isn't there.
     """
-    for name, value in [("hours", args.hours), ("every", args.every), ("index-files", args.index_files),
-                        *(("widths", width) for width in args.widths)]:
-        if not 0 < value < float("inf"):
-            raise ValueError(f"--{name} {value:g}: give a number above 0")
-    if args.every < 0.001:
-        raise ValueError(f"--every {args.every:g}: give a thousandth of a second at least")
-    if args.folder is not None and not args.folder.is_dir():
-        raise ValueError(f"--folder {args.folder} is not a folder: give one that is there")
+    if options.folder is not None and not options.folder.is_dir():
+        raise ValueError(f"--folder {options.folder} is not a folder: give one that is there")
     figures = []
-    for width in args.widths:
-        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            write_index(Path(folder), args.hours, args.every, width, args.index_files)
+    for width in options.widths:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            write_index(Path(folder), options.hours, options.every, width, options.index_files)
             got = search_seconds(Path(folder), width)
         size = f"{got['windows']:,.0f} windows, {width} wide, {got['windows'] * width * 2 / 1e9:.2f} GB"
         figures += [Figure("search", f"opening an index of {size}", got["open"], "s"),

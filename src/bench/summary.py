@@ -1,6 +1,5 @@
 """What cutting a QFVS video into segments costs, and scoring a summary of it: `egovlpv2 bench summary`."""
 
-import argparse
 import os
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from egovlpv2.bench.measure import Figure, in_turn, peak_gb
+from egovlpv2.bench.measure import BenchOptions, Figure, in_turn, peak_gb
 from egovlpv2.heads.kts import kts
 from egovlpv2.metrics.summary import semantic_f1
 
@@ -61,11 +60,7 @@ def graph_matching(tags: Array, machine: NDArray[np.int64], oracle: NDArray[np.i
     return sum(graph.edges[pair]["weight"] for pair in networkx.max_weight_matching(graph, maxcardinality=True))
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """`egovlpv2 bench summary` has none."""
-
-
-def measure(args: argparse.Namespace) -> list[Figure]:
+def measure(options: BenchOptions) -> list[Figure]:
     """What segments of a video cost, and how long ours and a general matching take for a score."""
     try:
         import networkx  # noqa: F401

@@ -1,33 +1,58 @@
-"""`egovlpv2 convert`: convert any checkpoint to this project's `.safetensors`."""
+"""Convert any checkpoint to this project's `.safetensors`: `egovlpv2 convert`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from egovlpv2.checkpoints.head_weights import read_answer_head
 from egovlpv2.checkpoints.weights import load_backbone, num_frames_of, save_backbone
-from egovlpv2.command.parser import CommandParser
+from egovlpv2.command.parser import check_arguments
+from egovlpv2.types import Count
 
 
-def main(argv: list[str] | None = None) -> None:
-    """`egovlpv2 convert SOURCE TARGET.safetensors`."""
-    parser = CommandParser("egovlpv2 convert", description="Any checkpoint to a .safetensors of ours.")
-    parser.add_argument("source", help="a released .pth, an own .ckpt or .safetensors")
-    parser.add_argument("target", help="the .safetensors to write")
-    parser.add_argument("--num-frames", type=int, help="interpolate the temporal embedding (default: as in the file)")
-    args = parser.parse_args(argv)
-    if not args.target.endswith(".safetensors"):
-        raise ValueError(f"{args.target}: the target must end in .safetensors")
-    if args.num_frames is not None and args.num_frames < 1:
-        raise ValueError(f"--num-frames {args.num_frames}: give 1 or more")
-    frames = args.num_frames or num_frames_of(args.source)
-    backbone = load_backbone(args.source, frames)
-    save_backbone(backbone, args.target)
+@dataclass(frozen=True)
+class ConversionReport:
+    """A checkpoint that was converted.
+
+    Args:
+        source: The checkpoint.
+        target: The file that was written.
+        parameters: Of the backbone.
+        num_frames: Of the temporal embedding.
+        leaves_answer_head: Whether the source has a head of EgoTaskQA, which the target lacks.
+    """
+
+    source: Path
+    target: Path
+    parameters: int
+    num_frames: int
+    leaves_answer_head: bool
+
+    def __str__(self) -> str:
+        text = (f"{self.target}: {self.parameters / 1e6:.1f} M parameters, {self.num_frames} frames; no key of "
+                f"{self.source} left over")
+        if self.leaves_answer_head:
+            text += f"\nbut for its head of EgoTaskQA: to ask questions, give {self.source} itself"
+        return text
+
+
+def convert_checkpoint(source: str | Path, target: str | Path, *, num_frames: Count | None = None
+                       ) -> ConversionReport:
+    """Convert any checkpoint to a .safetensors of this project.
+
+    Args:
+        source: a released .pth, an own .ckpt or .safetensors
+        target: the .safetensors to write
+        num_frames: interpolate the temporal embedding to so many frames; as in the file if not given
+
+    Raises:
+        ValueError: The source can't be read, or the target is not a .safetensors.
+    """
+    check_arguments(convert_checkpoint, locals())
+    if Path(target).suffix != ".safetensors":
+        raise ValueError(f"{target}: the target must end in .safetensors")
+    frames = num_frames or num_frames_of(source)
+    backbone = load_backbone(source, frames)
+    save_backbone(backbone, target)
     parameters = sum(p.numel() for p in backbone.parameters())
-    print(f"{args.target}: {parameters / 1e6:.1f} M parameters, {frames} frames; no key of {args.source} left over")
-    if _answers(args.source):
-        print(f"but for its head of EgoTaskQA: to ask questions, give {args.source} itself")
-
-
-def _answers(path: str) -> bool:
-    """Whether a file brings a head that answers questions."""
-    from egovlpv2.checkpoints.head_weights import read_answer_head  # it builds on this module
-
-    return read_answer_head(Path(path))[0] is not None
+    leaves_head = read_answer_head(Path(source))[0] is not None
+    return ConversionReport(Path(source), Path(target), parameters, frames, leaves_head)

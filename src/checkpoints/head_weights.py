@@ -57,6 +57,8 @@ def read_answer_head(path: Path) -> tuple[AnswerHead | None, dict[str, Any]]:
     if path.suffix == ".ckpt":
         file = read_torch_file(path)
         state, facts = strip_prefix(_state_of(file, path), _ANSWERS), _facts(file, "taskqa")
+        if "max_words" in facts:  # of versions before 0.2
+            facts = {"max_tokens": facts["max_words"], **facts}
         check(facts, _AnswerFacts, f"{path}, egovlpv2.taskqa")
     elif path.suffix in (".pth", ".pt"):
         state = convert_answer_head(read_released(path))

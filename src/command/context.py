@@ -36,7 +36,7 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-class Border:
+class CommandContext:
     """A context for a command: what goes wrong in it for no mistake of ours ends the program in one line.
 
     Exit codes: 1 for an error, 128 + n for signal n (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP), 141 where nobody reads what
@@ -57,7 +57,7 @@ class Border:
 
     def __enter__(self) -> None:
         _mend_streams()
-        Border._open += 1
+        CommandContext._open += 1
         if threading.current_thread() is threading.main_thread():  # others can't
             for number in self.stops:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup`, or in the background of a script
@@ -71,7 +71,7 @@ class Border:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        Border._open -= 1
+        CommandContext._open -= 1
         for number, handler in self.before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         try:
@@ -131,7 +131,7 @@ class Border:
                 signal.signal(number, signal.SIG_DFL)
 
 
-os.register_at_fork(before=Border.look_before_fork, after_in_child=Border.follow_the_parent)
+os.register_at_fork(before=CommandContext.look_before_fork, after_in_child=CommandContext.follow_the_parent)
 
 
 @contextmanager

@@ -1,33 +1,175 @@
-"""The argument parser of the commands."""
+"""Command lines of typed functions: one dialect of options for all commands, built on jsonargparse."""
 
 import argparse
-import sys
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from itertools import pairwise
-from typing import NoReturn
+from math import isfinite
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
+
+import jsonargparse
+from jsonargparse import DefaultHelpFormatter
+from msgspec import Meta
+
+from egovlpv2.command.signature import REQUIRED, Parameter, Signature
+
+_RENAMED = {"--max-words": "--max-tokens", "--max_words": "--max-tokens"}  # options of earlier versions
 
 
-class CommandParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all others of a command; it takes no empty values."""
+class _HelpFormatter(DefaultHelpFormatter):
+    """Help as the docstring has it, with defaults, under the first name of each option."""
 
-    def parse_args(self, args: Sequence[str] | None = None,  # type: ignore[override]
-                   namespace: argparse.Namespace | None = None) -> argparse.Namespace:
-        """Read the options.
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        shown = action.option_strings and action.default not in (None, argparse.SUPPRESS, False)
+        default = action.default
+        plain = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else default
+        return f"{text} (default: {plain})".replace("%", "%%") if shown else text.replace("%", "%%")
 
-        Raises:
-            ValueError: One is wrong, or empty: an unset variable of the shell is mostly why.
-        """
-        given = list(sys.argv[1:] if args is None else args)
-        for before, value in pairwise(["", *given]):
-            name, equals, rest = value.partition("=") if value.startswith("--") else (before, "=", value)
-            if equals and not rest:
-                raise ValueError(f"{name if name.startswith('--') else 'an argument'} is empty: give a value")
-        return super().parse_args(given, namespace)
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or "-h" in action.option_strings:
+            return super()._format_action_invocation(action)
+        name, values = action.option_strings[0], self._format_args(action, action.dest.upper())
+        return f"{name} {values}" if action.nargs != 0 else name
 
-    def error(self, message: str) -> NoReturn:
+
+class CommandParser(jsonargparse.ArgumentParser):
+    """A parser whose errors are `ValueError`s of one line; it takes no empty values."""
+
+    def __init__(self, prog: str, description: str = "", **kwargs: Any) -> None:
+        super().__init__(prog=prog, description=description, formatter_class=_HelpFormatter, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End the parsing.
 
         Raises:
             ValueError: Always; says what is wrong and where the options are listed.
         """
-        raise ValueError(f"{message.removeprefix('argument ')} (`{self.prog} --help` lists the options)")
+        text = re.sub(r"(--[\w-]+)/--\w+", r"\1", message.removeprefix("argument "))  # one name of each option
+        text = re.sub(r"^(--[\w-]+): '(.*)': give ", r"\1 \2: give ", text)
+        if unknown := re.match(r"unrecognized arguments: (--[\w-]+)", text):
+            near = get_close_matches(unknown[1], [name for a in self._actions for name in a.option_strings[:1]], 1)
+            text += f", did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{text} (`{self.prog} --help` lists the options)") from ex
+
+
+def parse_options(prog: str, signature: Signature, positional: Sequence[str], argv: Sequence[str]) -> dict[str, Any]:
+    """Parse the command line of a function.
+
+    Args:
+        prog: Name of the command, such as `egovlpv2 extract`.
+        signature: The function's.
+        positional: Parameters that are given without `--name`.
+        argv: The command line after the command's name.
+
+    Returns:
+        An argument for each parameter.
+
+    Raises:
+        ValueError: An option is unknown, wrong, missing, or empty.
+    """
+    _refuse_empty_and_renamed(prog, argv)
+    parser = CommandParser(prog, f"{signature.summary}\n\n{signature.description}".strip())
+    for parameter in signature.parameters:
+        _add(parser, parameter, parameter.name in positional)
+    parsed = parser.parse_args(list(argv)).as_dict()
+    return {parameter.name: parsed[parameter.name] for parameter in signature.parameters}
+
+
+def _refuse_empty_and_renamed(prog: str, argv: Sequence[str]) -> None:
+    for before, value in pairwise(["", *argv]):
+        name, equals, rest = value.partition("=") if value.startswith("--") else (before, "=", value)
+        if equals and not rest:
+            raise ValueError(f"{name if name.startswith('--') else 'an argument'} is empty: give a value")
+        if name == value.partition("=")[0] and name in _RENAMED:
+            raise ValueError(f"{name} is called {_RENAMED[name]} now (`{prog} --help` lists the options)")
+
+
+def _add(parser: CommandParser, parameter: Parameter, positional: bool) -> None:
+    kind, optional = _without_none(parameter.annotation)
+    option = "--" + parameter.name.replace("_", "-")
+    names = [parameter.name] if positional else list(dict.fromkeys([option, "--" + parameter.name]))
+    settings: dict[str, Any] = {"help": parameter.help}
+    if kind is bool:
+        assert parameter.default is False, parameter.name
+        parser.add_argument(*names, action="store_true", **settings)
+        return
+    if get_origin(kind) is not None and issubclass(_class_of(kind), Sequence):
+        (kind,) = get_args(kind)
+        settings["nargs"] = "+"
+    if get_origin(kind) is Literal:
+        settings["choices"] = get_args(kind)
+    else:
+        settings["type"] = _reader(kind)
+    if parameter.default is not REQUIRED:
+        default = parameter.default
+        settings["default"] = list(default) if isinstance(default, tuple) else default
+        if positional:
+            settings["nargs"] = "?"
+    elif not positional:
+        settings["required"] = True
+    assert parameter.default is not None or optional, parameter.name
+    parser.add_argument(*names, **settings)
+
+
+def _class_of(kind: Any) -> type:
+    origin = get_origin(kind)
+    return origin if isinstance(origin, type) else type(None)
+
+
+def _without_none(annotation: Any) -> tuple[Any, bool]:
+    """A type without its `| None`, and whether it had one; of `str | Path` the last."""
+    if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
+        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+        return kinds[-1], len(kinds) < len(get_args(annotation))
+    return annotation, False
+
+
+def _reader(kind: Any) -> Callable[[str], Any]:
+    """A function that reads an option's text."""
+    base, bounds = kind, None
+    if get_origin(kind) is Annotated:
+        base, bounds = get_args(kind)
+
+    def read(text: str) -> Any:
+        try:
+            value = base(text)
+        except ValueError:
+            value = None
+        if problem := _problem(value, base, bounds):
+            raise argparse.ArgumentTypeError(f"{text!r}: give {problem}")
+        return value
+
+    return read if base in (int, float) else base
+
+
+def _problem(value: Any, base: Any, bounds: Meta | None) -> str:
+    """The numbers to give instead of one that can't be taken; empty if it can."""
+    low = bounds.ge if bounds and bounds.ge is not None else None
+    above, high = (bounds.gt, bounds.le) if bounds else (None, None)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value) and (
+            (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)):
+        return ""
+    text = "a whole number" if base is int else "a finite number"
+    text += f", {low:g} or more" if low is not None else f" above {above:g}" if above is not None else ""
+    return text + (f", {high:,g} at most" if high is not None and high < 2**31 else "")
+
+
+def check_arguments(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    """Refuse numbers that a function's annotations don't allow, as the command line does.
+
+    Args:
+        function: Annotated with the types of `egovlpv2.types`.
+        arguments: By name.
+
+    Raises:
+        ValueError: A number is out of bounds; names the argument.
+    """
+    for name, annotation in function.__annotations__.items():
+        kind, optional = _without_none(annotation)
+        value = arguments.get(name)
+        if get_origin(kind) is Annotated and not (value is None and optional):
+            base, bounds = get_args(kind)
+            if problem := _problem(value, base, bounds):
+                raise ValueError(f"{name}={value!r}: give {problem}")

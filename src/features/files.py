@@ -5,7 +5,7 @@ Letters: `T` windows in time, `Q` queries, `L` words, `D` width, `S` tokens of a
 
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from math import prod
@@ -256,3 +256,19 @@ class FeatureFolder:
     def read(self, name: str, queries: Sequence[str] | None = None) -> Features:
         """The features of a video; of some queries only, if they are named."""
         return read_features(self._path(name), queries)
+
+
+def check_same_recipe(out: Path, recipe: Recipe, queries: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a folder with files of another recipe, or without queries of their video: they would count as finished.
+
+    Raises:
+        ValueError: There is such a file; says what differs.
+    """
+    for path in sorted(out.glob(f"*{SUFFIX}")):
+        there, asked = read_plain(path)
+        if different := there.differences(recipe):
+            raise ValueError(f"{path} is of another recipe (there and here: {'; '.join(different)}): write to another "
+                             "folder with --out, or delete those files")
+        if new := set(queries.get(path.stem, [])).difference(asked):
+            raise ValueError(f"{path} lacks {len(new)} queries of its video, {min(new)!r} for one: write to another "
+                             "folder with --out, or delete it")

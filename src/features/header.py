@@ -6,17 +6,18 @@ Letters: `T` windows in time, `Q` queries, `L` words, `D` width, `S` tokens of a
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from msgspec import Meta
 from torch import Tensor
 
 from egovlpv2.io.schema import check, parse_json
-from egovlpv2.video.frame_rules import WINDOW_RATE, FrameRuleName
+from egovlpv2.types import FeatureKind, FrameRuleName, PerQueryKind
+from egovlpv2.video.frame_rules import WINDOW_RATE
+from egovlpv2.video.windows import Windows
 
-Kind = Literal["dual", "projected", "unit", "fused", "transformed", "trunk"]
-PER_QUERY = ("fused", "transformed")
+PER_QUERY: tuple[PerQueryKind, ...] = get_args(PerQueryKind)
 _Positive = Annotated[int, Meta(ge=1)]
 _HALF_A_PERCENT = 5e-3  # float16 rounds a vector of length one by less than a tenth of that
 
@@ -40,7 +41,7 @@ class Recipe:
         frame_rule: How the frames of a window are chosen, see `egovlpv2.video.frame_rules`.
     """
 
-    kind: Kind
+    kind: FeatureKind
     width: _Positive
     fps: Annotated[float, Meta(gt=0)]
     window: _Positive
@@ -55,6 +56,10 @@ class Recipe:
     def rate(self) -> float:
         """Features a second."""
         return WINDOW_RATE if self.frame_rule == "released" else self.fps / self.stride
+
+    def windows(self, chunk_seconds: float) -> Windows:
+        """Make the windows that slide over a video, whose files last `chunk_seconds` where it is a folder of chunks."""
+        return Windows(self.fps, self.window, self.stride, self.frames, self.size, chunk_seconds, self.frame_rule)
 
     def differences(self, other: "Recipe") -> list[str]:
         """What is not the same in another recipe, in words."""

@@ -3,6 +3,7 @@
 Letters: `Q` queries, `L` words, `n` windows, `S` tokens of a window, `D` width.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from egovlpv2.batch import text_to
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.tokenization import tokenize
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,15 @@ def encode_queries(backbone: Backbone, tokenizer: PreTrainedTokenizerBase, texts
         max_tokens: Tokens of a query; longer ones are cut.
     """
     text = tokenize(tokenizer, texts, max_tokens)
-    trunk, mask = backbone.trunk_text({name: ids.to(backbone.device) for name, ids in text.items()})
+    trunk, mask = backbone.trunk_text(text_to(text, backbone.device))
     return EncodedQueries(list(texts), trunk, mask, backbone.top_text(trunk, mask).float())
 
 
 def warn_if_truncated(tokenizer: PreTrainedTokenizerBase, what: str, text: str, max_tokens: int) -> None:
-    """Prints that a text, called so and so, has more tokens than are read of it."""
+    """Warn that a text, called `what`, has more tokens than are read of it."""
     tokens = len(tokenizer(text)["input_ids"])
     if tokens > max_tokens:
-        print(f"the {what} has {tokens} tokens and is cut to {max_tokens} (--max-tokens)")
+        log.warning("the %s has %d tokens and is cut to %d (--max-tokens)", what, tokens, max_tokens)
 
 
 def fuse_with_queries(backbone: Backbone, asked: EncodedQueries, trunk: Tensor, num_frames: int, transformed: bool

@@ -77,6 +77,31 @@ def finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+def make_folder(out: Path) -> None:
+    """Make a folder to write to.
+
+    Raises:
+        ValueError: It can't be made or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {out} can't be made ({error.strerror}): give another folder") from error
+    if not os.access(out, os.W_OK):
+        raise ValueError(f"--out {out} can't be written to: give another folder, or change its permissions")
+
+
+def make_folder_of(file: Path) -> None:
+    """Make the folder of a file to write.
+
+    Raises:
+        ValueError: It can't be made or written to, or the file is a folder itself.
+    """
+    if file.is_dir():
+        raise ValueError(f"--out {file} is a folder: give the name of a file")
+    make_folder(file.parent)
+
+
 def _open_draft(path: Path) -> BinaryIO:
     """A new draft, locked where the file system has locks."""
     name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])

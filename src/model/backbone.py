@@ -5,7 +5,7 @@ Letters: `B` clips, `T` frames, `N` patches of a frame, `S = 1 + T * N` video to
 `P` projection, `V` vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -267,6 +267,18 @@ class Backbone(LightningModule):
     def mlm_logits(self, video: Tensor, text: Text) -> Tensor:
         """Logits of every word (B, L, V), gate open."""
         return self.mlm_logits_from(self.top(self.trunk(video, text, gate=True), video.shape[1], True, "none").text)
+
+
+def build_backbone(config: Mapping[str, Any]) -> Backbone:
+    """Build a backbone from plain values, such as the `backbone:` mapping of a YAML file.
+
+    Args:
+        config: See `BackboneConfig`. Towers whose `init` is set get those first weights.
+
+    Raises:
+        ValueError: A key is unknown, or a value is of another type or out of bounds; names the key.
+    """
+    return Backbone(BackboneConfig.from_dict(dict(config)))
 
 
 def _init_linear(module: nn.Module) -> None:

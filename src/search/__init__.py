@@ -1,4 +1,4 @@
-"""Search in one's own videos: their windows as embeddings on disk, and moments that fit a text."""
+"""Search in one's own videos: embeddings of their windows on disk, and moments that fit a text."""
 
 from egovlpv2.search.index import Index
 from egovlpv2.search.moments import Moment

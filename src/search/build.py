@@ -1,52 +1,104 @@
-"""`egovlpv2 index`: embeddings of the windows of all videos of a folder, to search in.
+"""Embed the windows of videos, to search in: `egovlpv2 index`.
 
-The reading is `egovlpv2 extract`'s: it shows its progress, goes on where it was stopped, and does new videos only.
+The reading is that of `extract_features`: it shows its progress, goes on where it was stopped, and does new videos
+only.
 """
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from egovlpv2.command.parser import CommandParser
-from egovlpv2.features.extract import add_options, prepare, report
+from egovlpv2.checkpoints.inference import open_backbone
+from egovlpv2.command.parser import check_arguments
+from egovlpv2.device import autocast
+from egovlpv2.features.encoder import FeatureEncoder
+from egovlpv2.features.extract import ExtractionReport, make_recipe, prepare_folder, write_features
 from egovlpv2.features.files import SUFFIX
-from egovlpv2.features.options import require_positive
+from egovlpv2.features.work_queue import VideoQueue
 from egovlpv2.search.manifest import IndexManifest, add
 from egovlpv2.search.store import EmbeddingStore
 from egovlpv2.tokenization import load_fitting_tokenizer
+from egovlpv2.types import Count, NumTokens, NumWorkers, Precision, Rate, Seconds
 from egovlpv2.video.collection import find_videos
 
 _FPS = 1000  # windows and strides count milliseconds: any length of theirs is a whole number
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
-    args = _parser().parse_args(argv)
-    require_positive(args, "seconds", "every", "frames", "chunk_seconds", "batch_size", "max_tokens")
-    if args.image_fps is not None:
-        require_positive(args, "image_fps")
-    args.kind, args.fps, args.frame_rule = "unit", float(_FPS), "centre"
-    args.window, args.stride = _milliseconds("seconds", args.seconds), _milliseconds("every", args.every)
-    sources = find_videos(args.videos, args.image_fps)
-    extraction = prepare(args, sources, {})
-    # One that is missing or doesn't fit is told now, not at the first search.
-    load_fitting_tokenizer(extraction.tokenizer_name, extraction.backbone.text_tower)
-    if args.max_tokens > (most := extraction.backbone.text_tower.max_tokens):
-        raise ValueError(f"--max-tokens {args.max_tokens}: the text tower of {args.weights} takes {most} at most")
-    weights, tokenizer = str(Path(args.weights).absolute()), _place(extraction.tokenizer_name)
-    add(args.out, IndexManifest(weights, tokenizer, args.max_tokens, {}), extraction.left, args.chunk_seconds)
-    extraction.run(args.num_workers)
-    report(extraction, "index")
-    if not any(args.out.glob(f"*{SUFFIX}")):
-        print(f"{args.out} can't be searched yet: other processes are at work on all of its videos")
-        return
-    rows = EmbeddingStore(args.out)
-    print(f"{args.out} now has {len(rows):,} windows of {len(rows.names)} videos, {rows.hours:.2f} hours: "
-          f'`egovlpv2 search "#C C ..." --index {args.out}`')
+@dataclass(frozen=True)
+class IndexReport(ExtractionReport):
+    """What indexing has written, and what the index holds now.
+
+    Args:
+        windows: Of all videos in the index; 0 if it can't be searched yet.
+        videos: In the index.
+        hours: Of all videos in the index.
+    """
+
+    windows: int = 0
+    videos: int = 0
+    hours: float = 0.0
+
+    def __str__(self) -> str:
+        told = super().__str__()
+        if not self.windows:
+            return f"{told}\n{self.out} can't be searched yet: other processes are at work on all of its videos"
+        return (f"{told}\n{self.out} now has {self.windows:,} windows of {self.videos} videos, {self.hours:.2f} hours: "
+                f'`egovlpv2 search "#C C ..." --index {self.out}`')
+
+
+def build_index(videos: Sequence[str], weights: str, out: str | Path = "index", *, seconds: Seconds = 2.0,
+                every: Seconds = 1.0, frames: Count = 4, chunk_seconds: Seconds = 600.0, image_fps: Rate | None = None,
+                batch_size: Count = 32, num_workers: NumWorkers = 2, max_tokens: NumTokens = 30,
+                tokenizer: str | None = None, device: str | None = None, precision: Precision | None = None
+                ) -> IndexReport:
+    """Make videos searchable by text: embed their windows into an index.
+
+    What is in the index stays; only new and changed videos are embedded.
+
+    Args:
+        videos: videos, or folders of them; a folder of chunks 0.mp4, 1.mp4, ... is one video
+        weights: .ckpt, .safetensors or released .pth
+        out: the index's folder; what is in it stays
+        seconds: length of a window
+        every: seconds from one window's start to the next
+        frames: frames of a window that the model sees
+        chunk_seconds: length of the files of a chunked video
+        image_fps: pictures a second, where a video is a folder of pictures
+        batch_size: windows at a time
+        num_workers: processes that decode
+        max_tokens: tokens of a query
+        tokenizer: the text tower's; the checkpoint's own if not given
+        device: cuda or cpu; cuda where there is one
+        precision: bf16 on a GPU if not given, else 32
+
+    Raises:
+        ValueError: An argument, a video's path or a file doesn't allow it. Videos that can't be read are in the
+            report's `failures`.
+        OSError: Nothing more can be written.
+    """
+    check_arguments(build_index, locals())
+    window, stride = _milliseconds("seconds", seconds), _milliseconds("every", every)
+    sources = find_videos(videos, image_fps)
+    backbone = open_backbone(weights, frames, device)
+    recipe = make_recipe(backbone, weights, "unit", fps=float(_FPS), window=window, stride=stride, frames=frames)
+    out = Path(out)
+    prepare_folder(out, recipe, {})
+    name = tokenizer or backbone.config.text.tokenizer
+    load_fitting_tokenizer(name, backbone.text_tower)  # one that doesn't fit is refused now, not at the first search
+    if max_tokens > (most := backbone.text_tower.max_tokens):
+        raise ValueError(f"--max-tokens {max_tokens}: the text tower of {weights} takes {most} at most")
+    queue = VideoQueue(sources, out, recipe.windows(chunk_seconds), batch_size)
+    add(out, IndexManifest.of(weights, _place(name), max_tokens), queue.left, chunk_seconds)
+    encoder = FeatureEncoder(backbone, recipe, precision=autocast(precision, backbone.device))
+    done = write_features(queue, encoder, num_workers)
+    if not any(out.glob(f"*{SUFFIX}")):
+        return IndexReport(out, done.written, done.total, done.failures)
+    store = EmbeddingStore(out)
+    return IndexReport(out, done.written, done.total, done.failures, len(store), len(store.names), store.hours)
 
 
 def _milliseconds(option: str, seconds: float) -> int:
-    if not 1 / _FPS <= seconds < float("inf"):
+    if seconds < 1 / _FPS:
         raise ValueError(f"--{option} {seconds:g}: give a number of seconds, {1 / _FPS} at least")
     return round(seconds * _FPS)
 
@@ -54,17 +106,3 @@ def _milliseconds(option: str, seconds: float) -> int:
 def _place(tokenizer: str) -> str:
     """A folder is found from anywhere; the name of a hub stays."""
     return str(Path(tokenizer).absolute()) if Path(tokenizer).is_dir() else tokenizer
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser(prog="egovlpv2 index", description="Makes videos searchable by text.",
-                           formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("index"), help="the index's folder; what is in it stays")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of a window")
-    parser.add_argument("--every", type=float, default=1.0, help="seconds from one window's start to the next")
-    add_options(parser)
-    return parser
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,18 @@
-"""What an index knows of its videos beside their embeddings: `index.json` in its folder."""
+"""The manifest of an index: `index.json` in its folder, with its videos and the model that it was made with."""
 
 import fcntl
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
 from egovlpv2.features.files import SUFFIX
 from egovlpv2.io.files import write_json
-from egovlpv2.io.schema import read_json
+from egovlpv2.io.schema import check, read_json
 from egovlpv2.video.collection import VideoSource
 
 FILE = "index.json"
@@ -39,7 +40,7 @@ class VideoEntry:
 
     @classmethod
     def of(cls, source: VideoSource, chunk_seconds: float) -> "VideoEntry":
-        """A video as it is now.
+        """Describe a video as it is now.
 
         Raises:
             OSError: A file of it is not there.
@@ -49,12 +50,12 @@ class VideoEntry:
                    max(file.stat().st_mtime for file in source.files))
 
     def source(self, name: str) -> VideoSource:
-        """What reads the video."""
+        """Open the video."""
         return VideoSource(name, tuple(map(Path, self.files)), self.chunked, self.image_fps)
 
     @property
     def problem(self) -> str:
-        """Why the video can't be shown any more, in words; empty if it can."""
+        """The reason why the video can't be shown any more; empty if it can."""
         try:
             now = VideoEntry.of(self.source(""), self.chunk_seconds)
         except OSError:
@@ -62,7 +63,7 @@ class VideoEntry:
         return "" if now == self else f"{self.files[0]} has changed since it was indexed: run `egovlpv2 index` again"
 
     def same_content(self, other: "VideoEntry") -> bool:
-        """Whether it is the same video, at the same place or at another."""
+        """Tell if two entries are of the same video, at the same place or at another."""
         return replace(self, files=other.files) == other
 
 
@@ -75,16 +76,33 @@ class IndexManifest:
         tokenizer: Of the text tower.
         max_tokens: Tokens of a query.
         videos: By name.
+        weights_size: Bytes of the weights' file when the index was made; 0 if it isn't known.
+        weights_modified: When that file was last written to, nanoseconds.
     """
 
     weights: str
     tokenizer: str
     max_tokens: Annotated[int, Meta(ge=1)]
     videos: dict[str, VideoEntry]
+    weights_size: int = 0
+    weights_modified: int = 0
+
+    @classmethod
+    def of(cls, weights: str, tokenizer: str, max_tokens: int) -> "IndexManifest":
+        """Make the manifest of an index without videos."""
+        path = Path(weights).absolute()
+        facts = path.stat()
+        return cls(str(path), tokenizer, max_tokens, {}, facts.st_size, facts.st_mtime_ns)
+
+    def has_seen(self, weights: str) -> bool:
+        """Tell if a file of weights is, unchanged, the one that the index was made with."""
+        facts = os.stat(weights)
+        return (os.path.abspath(weights) == self.weights and facts.st_size == self.weights_size
+                and facts.st_mtime_ns == self.weights_modified)
 
 
 def read_manifest(folder: Path) -> IndexManifest:
-    """The catalogue of an index.
+    """Read the manifest of an index.
 
     Raises:
         ValueError: There is no such index, or its `index.json` is damaged.
@@ -94,15 +112,18 @@ def read_manifest(folder: Path) -> IndexManifest:
         raise ValueError(f"{folder} is not an index (it has no {FILE}): `egovlpv2 index VIDEOS --weights W --out "
                          f"{folder}` makes one")
     try:
-        return read_json(path, IndexManifest)
+        content = read_json(path, dict[str, Any])
+        if "max_words" in content:  # of versions before 0.2
+            content = {"max_tokens": content.pop("max_words"), **content}
+        return check(content, IndexManifest, str(path))
     except ValueError as error:
-        told = str(error).removeprefix(str(path)).removeprefix(":").strip()
-        raise ValueError(f"{path} is damaged, or another program's ({told}): move it and run `egovlpv2 index` again; "
+        reason = str(error).removeprefix(str(path)).removeprefix(":").strip()
+        raise ValueError(f"{path} is damaged, or another program's ({reason}): move it and run `egovlpv2 index` again; "
                          "finished videos stay") from error
 
 
 def add(folder: Path, made_with: IndexManifest, sources: Sequence[VideoSource], chunk_seconds: float) -> None:
-    """Puts videos into the catalogue; the embeddings of one that has changed are deleted, to be made anew.
+    """Add videos to the manifest; the embeddings of one that has changed are deleted, to be made anew.
 
     Args:
         folder: Of the index.

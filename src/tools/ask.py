@@ -1,22 +1,25 @@
-"""`egovlpv2 ask`: the best answers of a model fine-tuned on EgoTaskQA to a question about any video."""
+"""Answer a question about any video with a model fine-tuned on EgoTaskQA: `egovlpv2 ask`."""
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from egovlpv2.batch import text_to
 from egovlpv2.checkpoints.head_weights import read_answer_head
+from egovlpv2.checkpoints.inference import open_backbone
 from egovlpv2.checkpoints.weights import num_frames_of
 from egovlpv2.command.options import require_text
-from egovlpv2.command.parser import CommandParser
-from egovlpv2.features.options import add_model_options, open_backbone, precision_of, require_positive
+from egovlpv2.command.parser import check_arguments
+from egovlpv2.device import autocast
 from egovlpv2.features.query_encoding import warn_if_truncated
 from egovlpv2.heads.answers import AnswerHead, read_answers
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.tokenization import load_fitting_tokenizer, tokenize
+from egovlpv2.types import Count, NumTokens, Precision
 from egovlpv2.video.decode import read_frames, video_info
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
@@ -24,86 +27,109 @@ from egovlpv2.video.transforms import EvalTransform
 _MAX_TOKENS = 30  # as EgoTaskQA's questions are cut
 
 
-class Answerer(NamedTuple):
-    """A fine-tuned model and what it was trained with."""
+@dataclass(frozen=True)
+class Answers:
+    """The best answers to a question.
+
+    Args:
+        answers: The best first.
+        probabilities: Of each.
+    """
+
+    answers: list[str]
+    probabilities: list[float]
+
+    def __str__(self) -> str:
+        return "\n".join(f"  {value:6.3f}  {answer}"
+                         for answer, value in zip(self.answers, self.probabilities, strict=True))
+
+
+class AnswerModel(NamedTuple):
+    """A fine-tuned model and the settings that it was trained with."""
 
     backbone: Backbone
     head: AnswerHead
     answers: list[str]
     num_frames: int
+    max_tokens: int
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
-    args = _parser().parse_args(argv)
-    require_positive(args, "top")
-    question = args.question.strip().lower()
-    require_text("--question", question, "ask something")
-    answerer = open_answerer(args)
-    backbone, device = answerer.backbone, answerer.backbone.device
-    tokenizer = load_fitting_tokenizer(args.tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
-    warn_if_truncated(tokenizer, "question", question, args.max_tokens)
-    text = tokenize(tokenizer, [question], args.max_tokens)
-    video = _read(args, answerer)[None]  # (1, T, 3, H, W)
-    with torch.inference_mode(), precision_of(args.precision, device):
-        words = {name: ids.to(device) for name, ids in text.items()}
-        logits = answerer.head(backbone.fused_features(video.to(device), words))  # (1, C)
-    best = logits[0].float().softmax(-1).topk(min(args.top, len(answerer.answers)))
-    for value, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        print(f"  {value:6.3f}  {answerer.answers[place]}")
+def ask(video: str | Path, question: str, weights: str, *, start: float = 0.0, end: float | None = None,
+        answers: str | None = None, top: Count = 5, max_tokens: NumTokens | None = None, tokenizer: str | None = None,
+        device: str | None = None, precision: Precision | None = None) -> Answers:
+    """Answer a question about a video.
 
-
-def open_answerer(args: argparse.Namespace) -> Answerer:
-    """The model of `--weights`; `--max-tokens`, where it isn't given, becomes what the model was trained with.
+    Args:
+        video: any video
+        question: in English
+        weights: .ckpt of `make finetune-taskqa`, or a released .pth
+        start: seconds; the beginning of the part to consider
+        end: seconds; its end, that of the video if not given
+        answers: answer_set.txt, if the weights don't hold their answers
+        top: answers to show
+        max_tokens: tokens of the question; as many as the weights were trained with, if not given
+        tokenizer: the text tower's; the checkpoint's own if not given
+        device: cuda or cpu; cuda where there is one
+        precision: bf16 on a GPU if not given, else 32
 
     Raises:
-        ValueError: The weights have no head that answers, or not that of the answers.
+        ValueError: An argument doesn't allow it, or the video or the weights can't be read.
     """
-    head, facts = read_answer_head(Path(args.weights))
+    check_arguments(ask, locals())
+    question = question.strip().lower()
+    require_text("--question", question, "ask something")
+    model = open_answer_model(weights, answers, max_tokens, device)
+    backbone = model.backbone
+    words = load_fitting_tokenizer(tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
+    warn_if_truncated(words, "question", question, model.max_tokens)
+    text = tokenize(words, [question], model.max_tokens)
+    frames = _read(Path(video), start, inf if end is None else end, model)[None]  # (1, T, 3, H, W)
+    with torch.inference_mode(), autocast(precision, backbone.device):
+        fused = backbone.fused_features(frames.to(backbone.device), text_to(text, backbone.device))
+        logits = model.head(fused)  # (1, C)
+    best = logits[0].float().softmax(-1).topk(min(top, len(model.answers)))
+    return Answers([model.answers[i] for i in best.indices.tolist()], best.values.tolist())
+
+
+def open_answer_model(weights: str, answers: str | None = None, max_tokens: int | None = None,
+                      device: str | None = None) -> AnswerModel:
+    """Load a model fine-tuned on EgoTaskQA.
+
+    Args:
+        weights: Of the backbone and the head.
+        answers: The answer set, if the weights don't hold it.
+        max_tokens: Tokens of a question; None: as many as the weights were trained with.
+        device: Where it runs.
+
+    Raises:
+        ValueError: The weights have no answer head, or one of other answers.
+    """
+    head, facts = read_answer_head(Path(weights))
     if head is None:
-        raise ValueError(f"{args.weights} has no head that answers: `make finetune-taskqa` trains one")
-    answers = _answers(args.answers, facts, head.out.out_features)
-    args.max_tokens = facts.get("max_tokens", _MAX_TOKENS) if args.max_tokens is None else args.max_tokens
-    require_positive(args, "max_tokens")
-    num_frames = facts.get("num_frames") or num_frames_of(args.weights)
-    backbone = open_backbone(args, num_frames)
-    return Answerer(backbone, head.to(backbone.device).eval(), answers, num_frames)
+        raise ValueError(f"{weights} has no head that answers: `make finetune-taskqa` trains one")
+    found = _answers(answers, facts, head.out.out_features)
+    tokens = max_tokens or facts.get("max_tokens", _MAX_TOKENS)
+    num_frames = facts.get("num_frames") or num_frames_of(weights)
+    backbone = open_backbone(weights, num_frames, device)
+    return AnswerModel(backbone, head.to(backbone.device).eval(), found, num_frames, tokens)
 
 
-def _read(args: argparse.Namespace, answerer: Answerer) -> Tensor:
-    """The frames to look at: (T, 3, H, W) uint8."""
-    duration = video_info(args.video).duration
-    start, end = args.start, min(args.end, duration)
-    if not 0 <= start < end:
-        raise ValueError(f"--start {start} --end {args.end}: give times in the video, the earlier one first; "
-                         f"{args.video} lasts {duration:.1f} s")
-    size = answerer.backbone.video_tower.patch_embed.img_size[0]
-    return read_frames(args.video, uniform_times(start, end, answerer.num_frames), EvalTransform(size)).frames
+def _read(video: Path, start: float, end: float, model: AnswerModel) -> Tensor:
+    """Read the frames to consider: (T, 3, H, W) uint8."""
+    duration = video_info(video).duration
+    if not 0 <= start < min(end, duration):
+        raise ValueError(f"--start {start} --end {end}: give times in the video, the earlier one first; "
+                         f"{video} lasts {duration:.1f} s")
+    size = model.backbone.video_tower.patch_embed.img_size[0]
+    return read_frames(video, uniform_times(start, min(end, duration), model.num_frames), EvalTransform(size)).frames
 
 
-def _answers(path: Path | None, facts: dict[str, Any], count: int) -> list[str]:
-    """The answer set: the checkpoint's own, or a file's."""
+def _answers(path: str | None, facts: dict[str, Any], count: int) -> list[str]:
+    """Read the answer set: the checkpoint's own, or a file's."""
     if path is None and "answers" not in facts:
-        raise ValueError("these weights don't tell their answers: name the answer_set.txt of their data with --answers")
-    answers = facts["answers"] if path is None else read_answers(path)
+        raise ValueError("these weights don't hold their answers: give the answer_set.txt of their data as --answers")
+    answers = facts["answers"] if path is None else read_answers(Path(path))
     if len(answers) != count:
         raise ValueError(f"{path or 'the checkpoint'} lists {len(answers)} answers and the weights choose among "
                          f"{count}: take the answer set that they were trained with")
     return answers
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser(prog="egovlpv2 ask", description="Answers a question about a video.",
-                           formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("video", type=Path, help="any video")
-    parser.add_argument("--question", required=True)
-    parser.add_argument("--start", type=float, default=0.0, help="seconds; where to look from")
-    parser.add_argument("--end", type=float, default=float("inf"), help="seconds; where to look to")
-    parser.add_argument("--answers", type=Path, help="answer_set.txt, if the weights don't tell their answers")
-    parser.add_argument("--top", type=int, default=5, help="answers to show")
-    add_model_options(parser, max_tokens=None)
-    return parser
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,11 @@
-"""`egovlpv2 summarize`: the shots of any video that fit a query best, as a video, and a picture of the choice.
+"""Write the shots of a video that fit a query best as a video, and a picture of the choice: `egovlpv2 summarize`.
 
 The model bounds its time, window by window; memory holds two features of each shot and KTS's kernel.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
@@ -19,25 +19,19 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from egovlpv2.checkpoints.head_weights import read_summary_head
+from egovlpv2.checkpoints.inference import fingerprint, open_backbone
 from egovlpv2.command.options import require_text
-from egovlpv2.command.parser import CommandParser
+from egovlpv2.command.parser import check_arguments
+from egovlpv2.device import autocast
 from egovlpv2.features.blocks import Block, Blocks, Read
-from egovlpv2.features.options import (
-    add_model_options,
-    add_video_options,
-    fingerprint,
-    make_folder_of,
-    open_backbone,
-    precision_of,
-    require_positive,
-)
 from egovlpv2.features.query_encoding import encode_queries, mean_patch_tokens, warn_if_truncated
 from egovlpv2.heads.kts import segments
 from egovlpv2.heads.summary import CutBy, SummaryHead
-from egovlpv2.io.files import atomic_write
+from egovlpv2.io.files import atomic_write, make_folder_of
 from egovlpv2.metrics.summary import select
 from egovlpv2.model.backbone import Backbone, Trunk
 from egovlpv2.tokenization import load_fitting_tokenizer
+from egovlpv2.types import Count, NumTokens, NumWorkers, Precision, Rate, Seconds, Share
 from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.excerpt import write_excerpt
@@ -52,15 +46,118 @@ _SEGMENTS = 20  # of a video that fits
 
 
 class ShotFeatures(NamedTuple):
-    """What is kept of the shots of a video."""
+    """Features of the shots of a video."""
 
     fused: Tensor  # (n, D) CLS, gate open
     match: Tensor  # (n,) probabilities that the query fits
-    unfused: Tensor  # (n, D) what tells where the video changes
+    unfused: Tensor  # (n, D) to cut the video where its content changes
+
+
+class Part(NamedTuple):
+    """A part of a summary."""
+
+    start: float  # seconds
+    end: float
+    score: float  # of its best shot, 0 to 1
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A summary that was written.
+
+    Args:
+        parts: In the order of the video.
+        duration: Of the video, seconds.
+        num_segments: That the video was cut into.
+        out: The summary.
+        picture: Of the choice.
+        note: How the shots were chosen, where no head was given.
+    """
+
+    parts: list[Part]
+    duration: float
+    num_segments: int
+    out: Path
+    picture: Path
+    note: str = ""
+
+    def __str__(self) -> str:
+        seconds = sum(part.end - part.start for part in self.parts)
+        lines = [self.note] if self.note else []
+        lines.append(f"{len(self.parts)} parts, {seconds:.0f} of {self.duration:.0f} s, out of {self.num_segments} "
+                     "segments:")
+        for start, end, score in self.parts:
+            lines.append(f"  {int(start) // 60:3d}:{start % 60:04.1f} to {int(end) // 60:3d}:{end % 60:04.1f}   "
+                         f"{score:.3f}")
+        return "\n".join([*lines, f"written: {self.out} and {self.picture}"])
+
+
+def summarize(video: str | Path, query: str, weights: str, out: str | Path = "summary.mp4", *, head: str | None = None,
+              share: Share = 0.02, fps: Rate = 25.0, short_side: Count = 480, chunk_seconds: Seconds = 600.0,
+              image_fps: Rate | None = None, batch_size: Count = 16, num_workers: NumWorkers = 1,
+              max_tokens: NumTokens = 30, tokenizer: str | None = None, device: str | None = None,
+              precision: Precision | None = None) -> Summary:
+    """Write the shots of a video that fit a query best as a video.
+
+    Shots last 5 s; what is left at the end and doesn't fill a shot is left out.
+
+    Args:
+        video: any video, or a folder of its chunks 0.mp4, 1.mp4, ...
+        query: what to show, such as "There is a cup and a ball"
+        weights: .ckpt, .safetensors or released .pth
+        out: the video, an .mp4; the picture lies beside it
+        head: a checkpoint of `make finetune-qfvs`, trained on features of --weights; without it, shots are chosen by
+            how well they match
+        share: of the shots to choose; one at least
+        fps: frames a second of what is written
+        short_side: its short side in pixels, at most
+        chunk_seconds: length of the files of a chunked video
+        image_fps: pictures a second, where a video is a folder of pictures
+        batch_size: shots at a time
+        num_workers: processes that decode
+        max_tokens: tokens of the query; longer ones are cut
+        tokenizer: the text tower's; the checkpoint's own if not given
+        device: cuda or cpu; cuda where there is one
+        precision: bf16 on a GPU if not given, else 32
+
+    Raises:
+        ValueError: An argument doesn't allow it, or the video, the weights or the head can't be read.
+    """
+    check_arguments(summarize, locals())
+    require_text("--query", query, "say what the summary should show")
+    source = _only(find_videos([video], image_fps))
+    _check_out(Path(out), source)
+    backbone = open_backbone(weights, _SHOT_FRAMES, device)
+    words = load_fitting_tokenizer(tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
+    warn_if_truncated(words, "query", query, max_tokens)
+    opened = _open_head(head, weights)
+    duration = source.duration(chunk_seconds)
+    windows = Windows(1.0, SHOT_SECONDS, SHOT_SECONDS, _SHOT_FRAMES, backbone.video_tower.patch_embed.img_size[0],
+                      chunk_seconds)
+    reads = read_shots(windows, source, duration, batch_size, num_workers)
+    shots = encode_shots(backbone, query, reads, words, max_tokens, opened.transformed, opened.cut_by,
+                         autocast(precision, backbone.device))
+    longest = max(_LONGEST, ceil(len(shots.match) / _SEGMENTS))
+    bounds = segments(shots.unfused.numpy(), _SEGMENTS, longest, f"{video}: ", directions=opened.cut_by == "patches")
+    scores = score(opened.head, shots, bounds)
+    chosen = spans(select(scores, share).tolist(), duration)
+    parts = [Part(a, b, float(scores[int(a) // SHOT_SECONDS : ceil(b / SHOT_SECONDS)].max())) for a, b in chosen]
+    note = "" if head else "no --head: shots are chosen by how well the query matches them (zero-shot)"
+    summary = Summary(parts, duration, len(bounds) - 1, Path(out), Path(out).with_suffix(".png"), note)
+    _write(summary, source, query, scores, bounds, chunk_seconds, fps, short_side)
+    return summary
+
+
+class _OpenedHead(NamedTuple):
+    """A trained head, if one is named, and the features that it reads."""
+
+    head: SummaryHead | None
+    transformed: bool  # whether the cross-modal transform follows
+    cut_by: CutBy  # the features by which its videos were cut
 
 
 def read_shots(windows: Windows, source: VideoSource, duration: float, size: int, num_workers: int) -> Iterator[Read]:
-    """The frames of all shots, `size` at a time, decoded ahead."""
+    """Read the frames of all shots, `size` at a time, decoded ahead."""
     count = windows.count(duration)
     blocks = [Block(source, duration, first, min(size, count - first), count) for first in range(0, count, size)]
     yield from DataLoader(Blocks(windows), batch_size=None, sampler=blocks, num_workers=num_workers,
@@ -68,10 +165,10 @@ def read_shots(windows: Windows, source: VideoSource, duration: float, size: int
 
 
 @torch.inference_mode()
-def look_at_shots(backbone: Backbone, query: str, reads: Iterator[Read], tokenizer: PreTrainedTokenizerBase,
+def encode_shots(backbone: Backbone, query: str, reads: Iterator[Read], tokenizer: PreTrainedTokenizerBase,
                   max_tokens: int, transformed: bool, cut_by: CutBy, precision: AbstractContextManager[None]
                   ) -> ShotFeatures:
-    """Looks at all shots with a query.
+    """Encode all shots together with a query.
 
     Raises:
         VideoError: One of them can't be read.
@@ -83,7 +180,7 @@ def look_at_shots(backbone: Backbone, query: str, reads: Iterator[Read], tokeniz
     for read in reads:
         if read.frames is None:
             raise VideoError(read.reason)
-        bar = bar or tqdm(total=read.block.of, unit="shot", desc="looking", mininterval=1)
+        bar = bar or tqdm(total=read.block.of, unit="shot", desc="encoding", mininterval=1)
         with precision:
             video = read.frames.to(backbone.device)
             trunk = backbone.trunk_video(video, gate=True)  # (n, S, D)
@@ -100,17 +197,17 @@ def look_at_shots(backbone: Backbone, query: str, reads: Iterator[Read], tokeniz
 
 
 @torch.inference_mode()
-def score(head: SummaryHead | None, seen: ShotFeatures, bounds: Sequence[int]) -> NDArray[np.float32]:
-    """How well each shot belongs to the summary, 0 to 1: by a trained head, segment by segment, or by the match."""
+def score(head: SummaryHead | None, shots: ShotFeatures, bounds: Sequence[int]) -> NDArray[np.float32]:
+    """Score each shot, 0 to 1: by a trained head, segment by segment, or by its match with the query."""
     if head is None:
-        return seen.match.numpy()
-    parts = [head(seen.fused[None, a:b], torch.ones(1, b - a, dtype=torch.bool)).summary[0].sigmoid()
+        return shots.match.numpy()
+    parts = [head(shots.fused[None, a:b], torch.ones(1, b - a, dtype=torch.bool)).summary[0].sigmoid()
              for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
     return torch.cat(parts).numpy()
 
 
 def spans(shots: Sequence[int], duration: float) -> list[tuple[float, float]]:
-    """Start and end of chosen shots in seconds; those that touch are one."""
+    """Start and end of chosen shots in seconds; those that touch are joined."""
     found: list[tuple[float, float]] = []
     for shot in shots:
         start, end = shot * SHOT_SECONDS, min((shot + 1) * SHOT_SECONDS, duration)
@@ -120,47 +217,14 @@ def spans(shots: Sequence[int], duration: float) -> list[tuple[float, float]]:
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
-    args = _parser().parse_args(argv)
-    require_positive(args, "share", "chunk_seconds", "batch_size", "max_tokens", "fps", "short_side")
-    if args.image_fps is not None:
-        require_positive(args, "image_fps")
-    if args.share > 1:
-        raise ValueError(f"--share {args.share}: give a share of the shots of up to 1")
-    require_text("--query", args.query, "say what the summary should show")
-    source = _only(find_videos([args.video], args.image_fps))
-    _check_out(args.out, source)
-    backbone = open_backbone(args, _SHOT_FRAMES)
-    tokenizer = load_fitting_tokenizer(args.tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
-    warn_if_truncated(tokenizer, "query", args.query, args.max_tokens)
-    head, transformed, cut_by = _open_head(args, backbone)
-    duration = source.duration(args.chunk_seconds)
-    windows = Windows(1.0, SHOT_SECONDS, SHOT_SECONDS, _SHOT_FRAMES, backbone.video_tower.patch_embed.img_size[0],
-                      args.chunk_seconds)
-    reads = read_shots(windows, source, duration, args.batch_size, args.num_workers)
-    seen = look_at_shots(backbone, args.query, reads, tokenizer, args.max_tokens, transformed, cut_by,
-                         precision_of(args.precision, backbone.device))
-    longest = max(_LONGEST, ceil(len(seen.match) / _SEGMENTS))
-    bounds = segments(seen.unfused.numpy(), _SEGMENTS, longest, f"{args.video}: ", directions=cut_by == "patches")
-    scores = score(head, seen, bounds)
-    chosen = select(scores, args.share)
-    _write(args, source, duration, scores, bounds, spans(chosen.tolist(), duration))
-
-
-def _write(args: argparse.Namespace, source: VideoSource, duration: float, scores: NDArray[np.float32],
-           bounds: Sequence[int], chosen: list[tuple[float, float]]) -> None:
-    picture = args.out.with_suffix(".png")
-    figure = draw_summary(f"{source.name}: {args.query}", duration, SHOT_SECONDS, scores, bounds, chosen)
+def _write(summary: Summary, source: VideoSource, query: str, scores: NDArray[np.float32], bounds: Sequence[int],
+           chunk_seconds: float, fps: float, short_side: int) -> None:
+    chosen = [(part.start, part.end) for part in summary.parts]
+    figure = draw_summary(f"{source.name}: {query}", summary.duration, SHOT_SECONDS, scores, bounds, chosen)
     seconds = sum(end - start for start, end in chosen)
-    with atomic_write(picture) as draft, tqdm(total=round(seconds), unit="s", desc="writing") as bar:
+    with atomic_write(summary.picture) as draft, tqdm(total=round(seconds), unit="s", desc="writing") as bar:
         draft.write_bytes(png(figure))  # first: it gets its name when the video is whole, so both are there or neither
-        write_excerpt(source, args.chunk_seconds, chosen, args.out, args.fps, args.short_side, bar.update)
-    print(f"{len(chosen)} parts, {seconds:.0f} of {duration:.0f} s, out of {len(bounds) - 1} segments:")
-    for start, end in chosen:
-        best = scores[int(start) // SHOT_SECONDS : ceil(end / SHOT_SECONDS)].max()
-        print(f"  {int(start) // 60:3d}:{start % 60:04.1f} to {int(end) // 60:3d}:{end % 60:04.1f}   {best:.3f}")
-    print(f"written: {args.out} and {picture}")
+        write_excerpt(source, chunk_seconds, chosen, summary.out, fps, short_side, bar.update)
 
 
 def _only(sources: list[VideoSource]) -> VideoSource:
@@ -171,7 +235,7 @@ def _only(sources: list[VideoSource]) -> VideoSource:
 
 
 def _check_out(out: Path, source: VideoSource) -> None:
-    """Refuses what can't be written, or would be written over, before hours of looking."""
+    """Refuse a name that can't be written to, or would overwrite the video, before hours of work."""
     if out.suffix.lower() != ".mp4":
         raise ValueError(f"--out {out}: the summary is an .mp4, so give it such a name")
     theirs = {file.resolve() for file in source.files}
@@ -180,35 +244,11 @@ def _check_out(out: Path, source: VideoSource) -> None:
     make_folder_of(out)
 
 
-def _open_head(args: argparse.Namespace, backbone: Backbone) -> tuple[SummaryHead | None, bool, CutBy]:
-    """The head, if one is named, whether it reads transformed features, and by what its videos were cut."""
-    if args.head is None:
-        print("no --head: shots are chosen by how well the query matches them (zero-shot)")
-        return None, False, "patches"
-    head, facts = read_summary_head(args.head)
-    if facts["checkpoint"] != (here := fingerprint(args.weights)):
-        raise ValueError(f"{args.head} was trained on features of the weights {facts['checkpoint']}, and "
-                         f"{args.weights} is {here}: give those weights")
-    return head.eval(), facts["kind"] == "transformed", facts["cut_by"]
-
-
-def _parser() -> argparse.ArgumentParser:
-    description = ("Writes the shots of 5 s that fit a query best; what is left at the end and fills no shot is not "
-                   "looked at.")
-    parser = CommandParser(prog="egovlpv2 summarize", description=description,
-                           formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("video", help="any video, or a folder of its chunks 0.mp4, 1.mp4, ...")
-    parser.add_argument("--query", required=True, help='what to show, such as "There is a cup and a ball"')
-    parser.add_argument("--head", type=Path, help="a checkpoint of `make finetune-qfvs`, trained on features of "
-                                                  "--weights; without it, shots are chosen by how well they match")
-    parser.add_argument("--out", type=Path, default=Path("summary.mp4"), help="the video; the picture lies beside it")
-    parser.add_argument("--share", type=float, default=0.02, help="of the shots to choose; one at least")
-    parser.add_argument("--fps", type=float, default=25.0, help="frames a second of what is written")
-    parser.add_argument("--short-side", type=int, default=480, help="its short side in pixels, at most")
-    add_video_options(parser, "shots", batch_size=16, num_workers=1)
-    add_model_options(parser)
-    return parser
-
-
-if __name__ == "__main__":
-    main()
+def _open_head(path: str | None, weights: str) -> _OpenedHead:
+    if path is None:
+        return _OpenedHead(None, False, "patches")
+    head, facts = read_summary_head(Path(path))
+    if facts["checkpoint"] != (here := fingerprint(weights)):
+        raise ValueError(f"{path} was trained on features of the weights {facts['checkpoint']}, and "
+                         f"{weights} is {here}: give those weights")
+    return _OpenedHead(head.eval(), facts["kind"] == "transformed", facts["cut_by"])

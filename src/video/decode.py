@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, overload
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -58,34 +58,9 @@ def video_info(path: str | Path) -> VideoInfo:
     return VideoInfo(video.height, video.width, video.duration, video.num_frames, video.rate)
 
 
-@overload
-def read_clip(
-    path: str | Path,
-    start: float | None,
-    end: float | None,
-    num_frames: int,
-    size: int | None = None,
-    return_times: Literal[False] = False,
-) -> Tensor: ...
-@overload
-def read_clip(
-    path: str | Path,
-    start: float | None,
-    end: float | None,
-    num_frames: int,
-    size: int | None = None,
-    *,
-    return_times: Literal[True],
-) -> Clip: ...
-def read_clip(
-    path: str | Path,
-    start: float | None,
-    end: float | None,
-    num_frames: int,
-    size: int | None = None,
-    return_times: bool = False,
-) -> Tensor | Clip:
-    """Frames at the centres of equal segments of a clip.
+def read_clip(path: str | Path, start: float | None = None, end: float | None = None, num_frames: int = 4,
+              size: int | None = None) -> Clip:
+    """Read the frames at the centres of equal segments of a clip.
 
     Args:
         path: Any video that FFmpeg opens.
@@ -93,10 +68,9 @@ def read_clip(
         end: Where it ends, in seconds; None or a time past the end: where the video ends.
         num_frames: How many frames to show.
         size: Side of the largest centred square's picture, in pixels; None shows all at the video's own size.
-        return_times: Whether to return the frames' times too.
 
     Returns:
-        Frames `(T, 3, H, W)`, uint8 RGB; with `return_times` a `Clip` of these and their times.
+        Frames `(T, 3, H, W)`, uint8 RGB, and their times.
 
     Raises:
         VideoError: The clip ends before it begins or begins after the video's end, or the file can't be read.
@@ -110,8 +84,7 @@ def read_clip(
     if first >= duration:
         raise VideoError(f"clip {first}-{last} s begins after the end of {path} ({duration:.1f} s): check its times")
     crop = None if size is None else EvalTransform(size)
-    clip = read_frames(path, uniform_times(first, min(last, duration), num_frames), crop)
-    return clip if return_times else clip.frames
+    return read_frames(path, uniform_times(first, min(last, duration), num_frames), crop)
 
 
 def read_frames(path: str | Path, times: Sequence[float] | NDArray[np.float64], crop: Crop = None) -> Clip:

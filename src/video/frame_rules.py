@@ -8,15 +8,15 @@ frame before it where it reads with OpenCV. Frame numbers count from 0; frame `i
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from egovlpv2.types import FrameRuleName
 from egovlpv2.video.decode import VideoInfo
 from egovlpv2.video.sampling import jittered_times, uniform_times
 
-FrameRuleName = Literal["centre", "released"]
 EGOCLIP_RATE = 30  # frames a second that the released code takes EgoClip's and Ego4D's videos to have
 WINDOW_RATE = 1.87  # windows a second of the released features for NLQ and MQ
 

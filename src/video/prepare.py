@@ -12,7 +12,7 @@ wait for at their end.
 import os
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from egovlpv2.command.cores import usable_cores
 from egovlpv2.command.errors import one_line
-from egovlpv2.command.parser import CommandParser
+from egovlpv2.command.parser import check_arguments
 from egovlpv2.io.files import write_json
+from egovlpv2.types import Count
 from egovlpv2.video.container import VideoError, open_container
 from egovlpv2.video.encode import Settings
 from egovlpv2.video.find import Listing, kind_of, refuse_first_seconds, search_folder
@@ -127,17 +128,76 @@ def _known(path: Path, folder: Path, settings: Settings) -> dict[str, Any]:
     return {}
 
 
-def prepare(inputs: Sequence[Path], out: Path, settings: Settings, workers: int | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PrepareReport:
+    """The videos that were prepared; `report.json` in the output folder has the same.
+
+    Args:
+        out: The output folder.
+        settings: Of the prepared files.
+        videos: A row for each video: its `status` (`done`, `skipped` or `failed`), and its facts or the `reason`.
+    """
+
+    out: Path
+    settings: Settings
+    videos: list[dict[str, Any]]
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """The reason by video."""
+        return {row["video"]: f"{row['video']}: {row['reason']}" for row in self.videos if row["status"] == "failed"}
+
+    @property
+    def failed(self) -> str:
+        """Description of the videos that have failed; empty if none has."""
+        count, path = len(self.failures), self.out / "report.json"
+        return f"{count} of {len(self.videos)} videos failed, see {path}" if count else ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `report.json` holds them."""
+        return {"settings": asdict(self.settings), "videos": self.videos}
+
+    def __str__(self) -> str:
+        return _table(self.videos)
+
+
+def prepare_videos(inputs: Sequence[str], out: str | Path, *, workers: Count | None = None,
+                   chunk_seconds: float = 600.0, short_side: int = 256, keyframe_seconds: float = 0.5,
+                   fps: float = 0.0, crf: int = 23) -> PrepareReport:
+    """Re-encode raw videos into files that are fast to train on: OUT/<video_uid>/<k>.mp4.
+
+    May be stopped at any time; the same call goes on.
+
+    Args:
+        inputs: videos, and folders to search for them
+        out: the folder to write to
+        workers: processes; as many as there are cores if not given
+        chunk_seconds: length of a file; training must be told the same
+        short_side: short side of the pictures, pixels, even; smaller pictures are not enlarged
+        keyframe_seconds: time from keyframe to keyframe: the shorter, the faster random frames and the larger the file
+        fps: most frames a second to keep, at their own times; 0 keeps all
+        crf: loss that x264 allows, from 0 (none) to 51
+
+    Raises:
+        ValueError: An argument doesn't allow it, an input can't be read, there is no video, or two have one name.
+            Videos that can't be prepared are in the report's `failures`.
+        OSError: `out` can't be made.
+    """
+    check_arguments(prepare_videos, locals())
+    settings = Settings(chunk_seconds, short_side, keyframe_seconds, fps, crf)
+    report = prepare([Path(path) for path in inputs], Path(out), settings, workers)
+    write_json(report.out / "report.json", report.to_dict())
+    return report
+
+
+def prepare(inputs: Sequence[Path], out: Path, settings: Settings, workers: int | None = None) -> PrepareReport:
     """Prepare all videos among files and folders, but for those that are.
 
     Args:
         inputs: Files and folders.
         out: The folder to write to.
-        settings: What the prepared files are like.
+        settings: Of the prepared files.
         workers: Processes; as many as there are cores if not given.
-
-    Returns:
-        What `report.json` says: the settings and what has come of each video.
 
     Raises:
         ValueError: An input can't be read, there is no video, or two have one name.
@@ -152,7 +212,7 @@ def prepare(inputs: Sequence[Path], out: Path, settings: Settings, workers: int 
              **{name: outcomes[path][name] for name in _REPORTED if name in outcomes[path]}} for path in videos]
     rows += [{"video": as_text(folder.name), "file": as_text(folder.name), "file_bytes": 0, "status": "failed",
               "reason": reason} for folder, reason in unread.items()]
-    return {"settings": asdict(settings), "videos": rows}
+    return PrepareReport(out, settings, rows)
 
 
 def _size(path: Path) -> int:
@@ -173,32 +233,3 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     size, before = (sum(row[name] for row in there) / 1e6 for name in ("bytes", "file_bytes"))
     share = f", {size / before:.1%} of the originals' {before:.2f} MB" if before else ""
     return "\n".join([*lines, f"{len(there)} of {len(rows)} videos are prepared: {size:.2f} MB{share}"])
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command: videos, `--out`, `--workers` and the parameters of `Settings`."""
-    parser = CommandParser(
-        "egovlpv2 prepare", description="Writes raw videos as training reads them best: OUT/<video_uid>/<k>.mp4. "
-        "May be stopped at any time; the same command goes on.")
-    parser.add_argument("inputs", type=Path, nargs="+", help="videos, and folders to search for them")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
-    parser.add_argument("--workers", type=int, help="processes; as many as there are cores if not given")
-    helps = dict(line.strip().split(": ", 1) for line in (Settings.__doc__ or "").splitlines() if ": " in line)
-    for field in fields(Settings):
-        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default,
-                            help=f"{helps[field.name]} (default: {field.default})")
-    arguments = vars(parser.parse_args(argv))
-    inputs, out, workers = (arguments.pop(name) for name in ("inputs", "out", "workers"))
-    if workers is not None and workers < 1:
-        raise ValueError(f"--workers {workers}: give 1 or more")
-    report = prepare(inputs, out, Settings(**arguments), workers)
-    rows = report["videos"]
-    print(_table(rows))
-    write_json(out / "report.json", report)
-    failed = sum(row["status"] == "failed" for row in rows)
-    if failed:
-        raise SystemExit(f"egovlpv2 prepare: {failed} of {len(rows)} videos failed, see {out / 'report.json'}")
-
-
-if __name__ == "__main__":
-    main()

@@ -7,9 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from egovlpv2.types import FrameRuleName
 from egovlpv2.video.collection import VideoSource
 from egovlpv2.video.container import VideoError
-from egovlpv2.video.frame_rules import EGOCLIP_RATE, FrameRuleName, released_windows, windows
+from egovlpv2.video.frame_rules import EGOCLIP_RATE, released_windows, windows
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
 

@@ -13,10 +13,10 @@ from egovlpv2.batch import ChoiceBatch
 from egovlpv2.model.attention_maps import attend_words, read_words, text_layers
 from egovlpv2.viz.attention import Strip, draw_attention
 from egovlpv2.viz.figures import show_on_board
-from egovlpv2.viz.timeline import Drawing, draw
+from egovlpv2.viz.timeline import NUM_FRAMES, Drawing, draw
 
 log = logging.getLogger(__name__)
-NUM_FRAMES = 12  # of a strip
+
 
 
 class Pictures(Callback):

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+NUM_FRAMES = 12  # of a strip
 _TRUE, _FOUND, _SEGMENT = "#2a7f62", "#c8553d", "#8a9aa8"
 
 

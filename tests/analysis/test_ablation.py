@@ -7,7 +7,7 @@ import pytest
 
 from egovlpv2.cli import main as cli
 
-BASE = str(Path(__file__).parents[1] / "conf" / "model" / "base.yaml")
+BASE = str(Path(__file__).parents[2] / "conf" / "model" / "base.yaml")
 
 
 @pytest.fixture

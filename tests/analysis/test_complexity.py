@@ -10,7 +10,7 @@ from helpers import make_text
 from egovlpv2.analysis.complexity import complexity, gmacs, read_model_config
 from egovlpv2.cli import main as cli
 
-BASE = Path(__file__).parents[1] / "conf" / "model" / "base.yaml"
+BASE = Path(__file__).parents[2] / "conf" / "model" / "base.yaml"
 
 
 @pytest.mark.parametrize("attends_to, bar", [("current", 210), ("previous", 195)])
@@ -40,7 +40,7 @@ def test_attention_is_counted(make_backbone) -> None:
 def test_stacked_layers_leave_the_video_alone(small_config) -> None:
     """By hand: what two more layers cost a match, beside the towers."""
     config = small_config(fusion="stacked", num_fused_layers=2)
-    macs, words, tokens, text, video = complexity(config, words=7)["gmacs"], 7, 1 + 4 * 4, 32, 24
+    macs, words, tokens, text, video = complexity(config, num_tokens=7)["gmacs"], 7, 1 + 4 * 4, 32, 24
     of_words = (12 * words * text**2 + 2 * words * text**2 + 2 * tokens * video * text
                 + 2 * words**2 * text + 2 * words * tokens * text)
     of_cls = (2 * video**2 + 2 * tokens * video**2 + 2 * tokens * video

@@ -12,7 +12,7 @@ from egovlpv2.bench.measure import UTILISATION
 from egovlpv2.bench.reader import OPENED, READ, STORED
 from egovlpv2.cli import main as cli
 
-MODEL = {"gmacs": {"ours": 200.0, "unshared": 300.0}, "parameters": 500_000_000, "words": 30}
+MODEL = {"gmacs": {"ours": 200.0, "unshared": 300.0}, "parameters": 500_000_000, "tokens": 30}
 TINY = ["--config", str(ROOT / "conf" / "model" / "tiny.yaml")]
 SIMPLE = {"clips": 1e6, "epochs": 10, "rows": 250, "video_hours": 1000, "clips_per_core": 100, "kb_per_clip": 500,
           "mb_per_hour": 100, "mfu": 0.4, "cores_per_gpu": 10, "gpus_per_node": 8, "storage_gbit": 10,
@@ -89,7 +89,7 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(capsys.readouterr().out)
     assert report["inputs"]["mfu"] == {"value": 0.2, "unit": "of the GPU's peak", "source": "given"}
     assert report["inputs"]["clips"]["source"].startswith("published")
-    assert report["plans"][0]["gpus"] == 8 and report["words"] == 30
+    assert report["plans"][0]["gpus"] == 8 and report["tokens"] == 30
     cli(["cost", *TINY, "--gpu", "h100"])
     out = capsys.readouterr().out
     assert "8 H100" in out and "32 H100" in out and "bottleneck" in out and "3,840 A100-hours" in out
@@ -122,10 +122,10 @@ def test_the_share_of_the_peak_of_another_gpu_is_not_taken(tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize("arguments, problem", [
-    (["--mfu", "35"], "--mfu 35: it is a share of the peak, such as 0.35"),
-    (["--mfu", "0"], "--mfu 0: give a number above 0"),
-    (["--clips-per-core", "nan"], "--clips-per-core nan: give a number above 0"),
-    (["--gpus", "8", "0"], "--gpus 0: give a number above 0"),
+    (["--mfu", "35"], "--mfu 35: give a finite number above 0, 1 at most"),
+    (["--mfu", "0"], "--mfu 0: give a finite number above 0"),
+    (["--clips-per-core", "nan"], "--clips-per-core nan: give a finite number above 0"),
+    (["--gpus", "8", "0"], "--gpus 0: give a whole number, 1 or more"),
     (["--gpus-per-node", "2.5"], "--gpus-per-node 2.5: give a whole number"),
     (["--config", "nowhere.yaml"], "--config nowhere.yaml is missing"),
     (["--bench", "nowhere.json"], "--bench: nowhere.json can't be read: No such file.*JSON of `egovlpv2 bench`"),

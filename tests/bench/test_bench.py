@@ -1,11 +1,11 @@
 """`egovlpv2 bench`: one table and one JSON of all parts, and what their figures mean."""
 
-import argparse
 import json
 import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +17,8 @@ from egovlpv2.analysis.complexity import complexity
 from egovlpv2.bench import measure
 from egovlpv2.bench import reader as video_bench
 from egovlpv2.bench import run as bench
-from egovlpv2.bench.measure import Figure, device_name, in_turn, peak_tflops, training_flops
-from egovlpv2.bench.run import fill_model_options, table
+from egovlpv2.bench.measure import BenchOptions, Figure, device_name, in_turn, peak_tflops, training_flops
+from egovlpv2.bench.run import table
 from egovlpv2.cli import main as cli
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks import bench_step as step_bench
@@ -30,33 +30,29 @@ from egovlpv2.tasks.taskqa import TaskQA
 TINY = ["--config", str(ROOT / "conf" / "model" / "tiny.yaml"), "--device", "cpu"]
 
 
-def options(**changes: object) -> argparse.Namespace:
-    defaults = {"config": ROOT / "conf" / "model" / "tiny.yaml", "device": "cpu", "precision": None, "batch_size": None,
-                "repeats": None, "peak_tflops": None}
-    return argparse.Namespace(**(defaults | changes))
+def options(**changes: Any) -> BenchOptions:
+    return BenchOptions(ROOT / "conf" / "model" / "tiny.yaml", **changes)
 
 
 def test_all_parts_make_one_table_and_one_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
                                                capsys: pytest.CaptureFixture[str]) -> None:
     def part(name: str) -> SimpleNamespace:
-        return SimpleNamespace(add_options=lambda parser: parser.add_argument(f"--of-{name}", type=int, default=4),
-                               measure=lambda args: [Figure(name, "clips", getattr(args, f"of_{name}"), "ms",
-                                                            "decode: bare 2 ms", 1.5)])
+        return SimpleNamespace(measure=lambda given: [Figure(name, "clips", given.index_files, "ms",
+                                                             "decode: bare 2 ms", 1.5)])
 
     monkeypatch.setattr(bench, "import_module", part)
-    monkeypatch.setattr(bench, "PARTS", {name: (name, "") for name in bench.PARTS})
+    monkeypatch.setattr(bench, "PARTS", {name: name for name in bench.PARTS})
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m.yaml").touch()
-    cli(["bench", "--config", "m.yaml", "--device", "cpu", "--of-summary", "40"])
+    cli(["bench", "--config", "m.yaml", "--device", "cpu", "--index-files", "4"])
     out = capsys.readouterr().out
     rows = [line.split() for line in out.splitlines() if "decode: bare" in line]
     assert [row[0] for row in rows] == list(bench.PARTS) and out.count("part ") == 1
     assert rows[0] == ["reader", "clips", "4", "ms", "decode:", "bare", "2", "ms", "1.50"]
     content = json.loads((tmp_path / "runs" / "bench.json").read_text())
     assert [row["part"] for row in content["figures"]] == list(bench.PARTS)
-    assert {row["part"]: row["value"] for row in content["figures"]}["summary"] == 40
     assert content["torch"] == torch.__version__ and content["threads"] and content["date"] and content["device"]
-    cli(["bench", "moments", "--of-moments", "7", "--out", "own.json"])
+    cli(["bench", "moments", "--index-files", "7", "--out", "own.json"])
     content = json.loads(Path("own.json").read_text())
     assert [(row["part"], row["value"]) for row in content["figures"]] == [("moments", 7)]
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["bench.json"]
@@ -64,15 +60,15 @@ def test_all_parts_make_one_table_and_one_json(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_part_that_fails_does_not_lose_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def part(name: str) -> SimpleNamespace:
-        def measure(args: argparse.Namespace) -> list[Figure]:
+        def measure(given: BenchOptions) -> list[Figure]:
             if name == "moments":
                 raise torch.OutOfMemoryError("too large")
             return [Figure(name, "clips", 1.0, "ms")]
 
-        return SimpleNamespace(add_options=lambda parser: None, measure=measure)
+        return SimpleNamespace(measure=measure)
 
     monkeypatch.setattr(bench, "import_module", part)
-    monkeypatch.setattr(bench, "PARTS", {name: (name, "") for name in bench.PARTS})
+    monkeypatch.setattr(bench, "PARTS", {name: name for name in bench.PARTS})
     with pytest.raises(SystemExit, match="b.json lacks what failed: moments: too large"):
         cli(["bench", *TINY, "--out", str(tmp_path / "b.json")])
     figures = json.loads((tmp_path / "b.json").read_text())["figures"]
@@ -126,7 +122,7 @@ def test_the_share_of_the_peak_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     costs = {Pretrain: Cost(0.5, 10.0, 2e12), step_bench.UnsharedPretrain: Cost(0.75, 15.0, 2e12)}
     monkeypatch.setattr(step_bench, "step_cost", lambda kind, args, clips: costs[kind])
     monkeypatch.setattr(step_bench, "complexity", lambda *_: {"gmacs": {"ours": 100.0}})
-    figures = step_bench.measure(fill_model_options(options(batch_size=[4], peak_tflops=8.0)))
+    figures = step_bench.measure(options(batch_size=[4], peak_tflops=8.0))
     rows = {figure.what: figure for figure in figures}
     assert rows["rate of a step"].value == 8
     # 4 clips of 100 GMACs: 0.8 TFLOP forward, 2.4 in all, in 0.5 s: 4.8 TFLOP/s, of 8; at 2 they would take 1.2 s.
@@ -134,14 +130,14 @@ def test_the_share_of_the_peak_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["a step, tiny, 4 clips, float32"].ratio == pytest.approx(0.5 / 1.2)
     assert rows["a step against sharing nothing"].ratio == pytest.approx(2 / 3)
     assert rows["its memory against sharing nothing"].ratio == pytest.approx(2 / 3)
-    figures = step_bench.measure(fill_model_options(options(batch_size=[4])))
+    figures = step_bench.measure(options(batch_size=[4]))
     assert measure.UTILISATION not in {figure.what for figure in figures}  # a CPU's peak is not known
 
 
 def test_the_best_batch_size_is_reported_and_one_too_large_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {2: 1.0, 4: 1.6, 8: 4.0}
 
-    def step_cost(kind: type[Pretrain], args: argparse.Namespace, clips: int) -> Cost:
+    def step_cost(kind: type[Pretrain], given: BenchOptions, clips: int) -> Cost:
         if clips not in seconds:
             raise ValueError("too many for the memory")
         return Cost(seconds[clips], 1.0, 1e12)
@@ -154,13 +150,13 @@ def test_the_best_batch_size_is_reported_and_one_too_large_left_out(monkeypatch:
 
 
 def test_what_shares_nothing_may_not_fit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def step_cost(kind: type[Pretrain], args: argparse.Namespace, clips: int) -> Cost:
+    def step_cost(kind: type[Pretrain], given: BenchOptions, clips: int) -> Cost:
         if kind is not Pretrain:
             raise ValueError("too many for the memory")
         return Cost(1.0, 1.0, 1e12)
 
     monkeypatch.setattr(step_bench, "step_cost", step_cost)
-    figures = step_bench.measure(fill_model_options(options(batch_size=[4])))
+    figures = step_bench.measure(options(batch_size=[4]))
     assert len(figures) == 3 and not [figure for figure in figures if "sharing nothing" in figure.what]
     assert "sharing nothing is left out" in capsys.readouterr().err
 
@@ -237,16 +233,16 @@ def test_a_prepared_file_is_opened_and_read_again(toy: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("arguments, problem", [
     (["moments", "--out", "."], "--out . is a folder: give the name of a file"),
-    (["search", "--index-files", "0"], "--index-files 0: give a number above 0"),
-    (["search", "--hours", "inf"], "--hours inf: give a number above 0"),
-    (["search", "--widths", "8", "0"], "--widths 0: give a number above 0"),
-    (["search", "--every", "0.0001"], "--every 0.0001: give a thousandth of a second at least"),
+    (["search", "--index-files", "0"], "--index-files 0: give a whole number, 1 or more"),
+    (["search", "--hours", "inf"], "--hours inf: give a finite number above 0"),
+    (["search", "--widths", "8", "0"], "--widths 0: give a whole number, 1 or more"),
+    (["search", "--every", "0.0001"], "--every 0.0001: give a finite number, 0.001 or more"),
     (["search", "--folder", "nowhere"], "--folder nowhere is not a folder: give one that is there"),
-    (["steps"], "no part `steps`: give one of reader, forward, step"),
+    (["steps"], "part: invalid choice: 'steps' .choose from 'reader', 'forward', 'step'"),
     (["step", "--config", "nowhere.yaml", "--device", "cpu"], "--config nowhere.yaml is missing"),
-    (["step", *TINY, "--batch-size", "0"], "--batch-size 0: give 1 clip or more"),
-    (["step", *TINY, "--peak-tflops", "nan"], "--peak-tflops nan: give more than 0"),
-    (["forward", *TINY, "--repeats", "0"], "--repeats 0: give more than 0"),
+    (["step", *TINY, "--batch-size", "0"], "--batch-size 0: give a whole number, 1 or more"),
+    (["step", *TINY, "--peak-tflops", "nan"], "--peak-tflops nan: give a finite number above 0"),
+    (["forward", *TINY, "--repeats", "0"], "--repeats 0: give a whole number, 1 or more"),
     (["reader", "--videos", "nowhere"], "nowhere is missing: give files or folders of videos"),
     (["moments", "--file", "nowhere.json"], "--file nowhere.json can't be scored .*give a JSON with MQ's"),
 ])

@@ -1,13 +1,17 @@
 """The border of the program: one line and an exit code for what users, files and the machine do."""
 
 import errno
+import inspect
 import os
 import signal
 import subprocess
 import sys
 import time
 from argparse import ArgumentError
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Literal, get_type_hints
 
 import pytest
 import torch
@@ -16,17 +20,21 @@ from forked import Forked, run
 from safetensors import SafetensorError
 from torch._utils import ExceptionWrapper
 
-from egovlpv2.command.context import Border, interrupts_held
+from egovlpv2.cli import COMMANDS
+from egovlpv2.command.context import CommandContext, interrupts_held
 from egovlpv2.command.errors import describe, one_line
-from egovlpv2.command.options import at_least, require_text
-from egovlpv2.command.parser import CommandParser
+from egovlpv2.command.options import require_text
+from egovlpv2.command.parser import parse_options
+from egovlpv2.command.signature import REQUIRED, Parameter, Signature, read_signature
+from egovlpv2.features.extract import extract_features
+from egovlpv2.types import Count, Rate
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.windows import Windows
 
 
 def ended(error: BaseException) -> BaseException:
     """What a command ends with that raises `error`."""
-    with pytest.raises(BaseException) as end, Border("egovlpv2 x"):  # noqa: PT011, B017
+    with pytest.raises(BaseException) as end, CommandContext("egovlpv2 x"):  # noqa: PT011, B017
         raise error
     return end.value
 
@@ -102,7 +110,7 @@ def test_debugging_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:
     (signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 129, "SIGHUP")])
 def test_a_signal_has_its_exit_code(number: int, code: int, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     before, tidied = signal.getsignal(number), []
-    with pytest.raises(SystemExit) as end, Border("egovlpv2 x"):
+    with pytest.raises(SystemExit) as end, CommandContext("egovlpv2 x"):
         try:
             signal.raise_signal(number)
         finally:
@@ -113,7 +121,7 @@ def test_a_signal_has_its_exit_code(number: int, code: int, words: str, capsys: 
 
 
 def test_a_stop_that_a_library_turned_into_its_own_error_is_a_stop() -> None:
-    with pytest.raises(SystemExit) as end, Border("egovlpv2 x"):
+    with pytest.raises(SystemExit) as end, CommandContext("egovlpv2 x"):
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
@@ -124,7 +132,7 @@ def test_a_stop_that_a_library_turned_into_its_own_error_is_a_stop() -> None:
 def test_ignored_signals_stay_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # `nohup`
     try:
-        with Border("egovlpv2 x"):
+        with CommandContext("egovlpv2 x"):
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -146,7 +154,7 @@ def is_alive(pid: int) -> bool:
 def test_forked_helpers_end_with_a_killed_command(tmp_path: Path) -> None:
     note, command = tmp_path / "helper", os.fork()
     if not command:
-        with Border("egovlpv2 x"):
+        with CommandContext("egovlpv2 x"):
             helper = os.fork()
             if helper:
                 note.with_suffix(".new").write_text(str(helper))
@@ -186,8 +194,8 @@ def test_streams_that_take_nothing(command: str, code: int, err: bytes) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_any_terminal_can_show_any_text(encoding: str) -> None:
-    code = ("from egovlpv2.command.context import Border\n"
-            "with Border('egovlpv2 x'):\n print('gate α 🍳 é caf\\udce9')\n"
+    code = ("from egovlpv2.command.context import CommandContext\n"
+            "with CommandContext('egovlpv2 x'):\n print('gate α 🍳 é caf\\udce9')\n"
             " raise ValueError('料理.mp4 is missing')")
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True,
                            env={**os.environ, "PYTHONIOENCODING": encoding})
@@ -196,22 +204,53 @@ def test_any_terminal_can_show_any_text(encoding: str) -> None:
     assert "料理.mp4 is missing".encode(encoding, "backslashreplace") in ended.stderr and b"Trace" not in ended.stderr
 
 
-def test_options_are_checked_where_they_are_given() -> None:
-    parser = CommandParser(prog="egovlpv2 x")
-    parser.add_argument("--fps", type=at_least(0.5))
-    parser.add_argument("--count", type=at_least(1))
-    parser.add_argument("--words", type=at_least(1, 9))
-    parser.add_argument("--out")
-    assert vars(parser.parse_args(["--fps", "2", "--count", "3"])) == {"fps": 2.0, "count": 3, "words": None,
-                                                                    "out": None}
-    for given, message in ((["--fps", "nan"], "^--fps: 'nan' can't be taken: give a number, 0.5 at least"),
-                           (["--fps", "inf"], "^--fps: 'inf'"), (["--fps", "0.4"], "^--fps: '0.4'"),
-                           (["--count", "2.5"], "^--count: '2.5' can't be taken: give a whole number, 1 at least"),
-                           (["--words", "10"], "a whole number, 1 at least, 9 at most"),
-                           (["--out", ""], "^--out is empty"), (["--out="], "^--out is empty"),
-                           (["--o", "1", "2"], "unrecognized arguments: 2 .`egovlpv2 x --help` lists the options")):
-        with pytest.raises(ValueError, match=message):
-            parser.parse_args(given)
+def signature() -> Signature:
+    return Signature("Do something.", "", [
+        Parameter("videos", Sequence[str], REQUIRED, "some"), Parameter("out", str | Path, REQUIRED, "folder"),
+        Parameter("fps", Rate, 30.0, "rate"), Parameter("count", Count | None, None, "some"),
+        Parameter("kind", Literal["a", "b"], "a", "a kind"), Parameter("sizes", Sequence[Count], (8, 32), "sizes"),
+        Parameter("whole", bool, False, "all of it")])
+
+
+def test_the_command_line_gives_an_argument_for_each_parameter() -> None:
+    given = ["x", "y", "--out", "o", "--count", "3", "--sizes", "4", "--whole", "--fps=2"]
+    assert parse_options("egovlpv2 x", signature(), ["videos"], given) == {
+        "videos": ["x", "y"], "out": Path("o"), "fps": 2.0, "count": 3, "kind": "a", "sizes": [4], "whole": True}
+    assert parse_options("egovlpv2 x", signature(), ["videos"], ["x", "--out", "o"])["sizes"] == [8, 32]
+
+
+@pytest.mark.parametrize("given, message", [
+    (["--fps", "nan"], "^--fps nan: give a finite number above 0, 1,000 at most"), (["--fps", "inf"], "^--fps inf"),
+    (["--fps", "0"], "^--fps 0: give"), (["--count", "2.5"], "^--count 2.5: give a whole number, 1 or more"),
+    (["--count", "x"], "^--count x: give a whole number"), (["--sizes", "4", "0"], "^--sizes 0: give a whole number"),
+    (["--kind", "c"], "^--kind: invalid choice: 'c' .choose from 'a', 'b'"), (["--out", ""], "^--out is empty"),
+    (["--out="], "^--out is empty"), (["--cuont", "1"], "unrecognized arguments: --cuont 1, did you mean --count[?]"),
+    (["--max-words", "3"], "^--max-words is called --max-tokens now .`egovlpv2 x --help` lists the options"),
+    ([], "arguments are required: out .`egovlpv2 x --help` lists the options")])
+def test_options_are_checked_where_they_are_given(given: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_options("egovlpv2 x", signature(), ["videos"], ["v", *(["--out", "o"] if given else []), *given])
+
+
+def test_calls_from_python_are_checked_too() -> None:
+    with pytest.raises(ValueError, match="^batch_size=0: give a whole number, 1 or more"):
+        extract_features(["v"], "w", "o", batch_size=0)
+    with pytest.raises(ValueError, match="^fps=nan: give a finite number above 0"):
+        extract_features(["v"], "w", "o", fps=float("nan"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_signatures_read_from_source_are_those_of_the_functions(name: str) -> None:
+    command = COMMANDS[name]
+    found = read_signature(command.module, command.function)
+    function = getattr(import_module(command.module), command.function)
+    real = inspect.signature(function).parameters
+    assert [(p.name, p.default) for p in found.parameters] == [
+        (p.name, REQUIRED if p.default is p.empty else p.default) for p in real.values()]
+    assert all(p.help for p in found.parameters), "an argument lacks its line in the docstring"
+    assert found.summary.endswith(".") and set(command.positional) <= set(real)
+    hints = get_type_hints(function, include_extras=True)
+    assert all(p.annotation == hints[p.name] for p in found.parameters)
 
 
 def test_texts_that_are_no_texts_are_refused() -> None:

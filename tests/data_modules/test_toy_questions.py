@@ -39,7 +39,7 @@ KEYS = {"interval", "question", "answer", "answer_encode", "type", "category", "
 # The laws of the toy world once more, in the words of the questions: what a verb makes true.
 MAKES = {"pick up": "in the hand", "put down": "on the table", "push": "far away", "pull": "near", "open": "open",
          "close": "closed", "cut": "cut"}
-OPPOSITE = {"in the hand": "on the table", "far away": "near", "open": "closed", "cut": "atomic_write"}
+OPPOSITE = {"in the hand": "on the table", "far away": "near", "open": "closed", "cut": "whole"}
 OPPOSITE |= {b: a for a, b in OPPOSITE.items()}
 SPOKEN = {verb: verb for verb in VERBS} | {"pour from": "pour"}
 SPOKEN |= {"picked up": "pick up", "picking up": "pick up", "putting down": "put down", "pushed": "push",
@@ -88,7 +88,7 @@ def _told(video: dict[str, Any], interval: str) -> Story:
     uid, start, end = interval.split("_")
     assert video["uid"] == uid
     facts = {thing["noun"]: {"near" if thing["near"] else "far away", "open" if thing["opened"] else "closed",
-                             "on the table", "atomic_write"} for thing in video["things"]}
+                             "on the table", "whole"} for thing in video["things"]}
     events = [Event(**event) for event in video["events"]]
     for i, event in enumerate(events):
         if event.start == float(start):

@@ -24,11 +24,10 @@ from video.numbered_videos import write_video
 from egovlpv2.batch import Text
 from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.cli import main as cli
+from egovlpv2.device import pick_device
 from egovlpv2.features import FeatureFolder, extract, read_features
-from egovlpv2.features.extract import main
 from egovlpv2.features.files import FeatureWriter
 from egovlpv2.features.locks import Claim, claim
-from egovlpv2.features.options import pick_device
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.tokenization import load_tokenizer, tokenize
 from egovlpv2.video.collection import VideoSource
@@ -98,7 +97,7 @@ def slow_weights(make_backbone: Callable[..., Backbone], tmp_path: Path) -> Path
 def test_dual_features_are_the_models(backbone: Backbone, weights: Path, tmp_path: Path, workers: int,
                                       capsys: pytest.CaptureFixture[str]) -> None:
     paths = [write(tmp_path / "in" / "a.mp4"), write(tmp_path / "in" / "b.mp4", 50, 20)]
-    main([str(tmp_path / "in"), *options(weights, tmp_path / "out", "--num-workers", workers)])
+    cli(["extract", str(tmp_path / "in"), *options(weights, tmp_path / "out", "--num-workers", workers)])
     assert "2 of 2 videos written" in capsys.readouterr().out
     folder = FeatureFolder(tmp_path / "out")
     recipe = folder.recipe
@@ -114,7 +113,7 @@ def test_dual_features_are_the_models(backbone: Backbone, weights: Path, tmp_pat
 
 def test_projected_features_are_the_models(backbone: Backbone, weights: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4")
-    main([str(path), *options(weights, tmp_path / "out", "--kind", "projected")])
+    cli(["extract", str(path), *options(weights, tmp_path / "out", "--kind", "projected")])
     features = read_features(tmp_path / "out" / "a.safetensors")
     assert features.recipe.kind == "projected" and features.recipe.width == 8
     with torch.no_grad():
@@ -125,7 +124,7 @@ def test_other_numbers_of_frames_interpolate_time(weights: Path, tmp_path: Path)
     from egovlpv2.checkpoints.weights import load_backbone
 
     path = write(tmp_path / "a.mp4")
-    main([str(path), *options(weights, tmp_path / "out", "--frames", 2)])
+    cli(["extract", str(path), *options(weights, tmp_path / "out", "--frames", 2)])
     with torch.no_grad():
         same(read_features(tmp_path / "out" / "a.safetensors").values,
              load_backbone(weights, 2).video_features(clips(path, 6, frames=2)))
@@ -143,7 +142,7 @@ def test_fused_features_are_the_models(make_backbone: Callable[..., Backbone], t
     queries.write_text(json.dumps({"a": texts}))
     command = [str(tmp_path), *options(tmp_path / "weights.safetensors", tmp_path / "out", "--kind", "fused",
                                        "--queries", queries, "--max-tokens", 9)]
-    main(command)
+    cli(["extract", *command])
     assert "1 of 2 videos skipped" in capsys.readouterr().out
     assert os.listdir(tmp_path / "out") == ["a.safetensors"]
     features = read_features(tmp_path / "out" / "a.safetensors")
@@ -156,10 +155,10 @@ def test_fused_features_are_the_models(make_backbone: Callable[..., Backbone], t
         torch.testing.assert_close(features.words.float(), backbone.text_features(text), atol=2e-3, rtol=2e-3)
     assert torch.equal(features.word_mask, text["attention_mask"].bool())
     # Started again, it keeps the file; with more queries it can't.
-    main(command)
+    cli(["extract", *command])
     queries.write_text(json.dumps({"a": [*texts, "w5"]}))
-    with pytest.raises(ValueError, match="a.safetensors lacks 1 queries of its video, 'w5' for one"):
-        main(command)
+    with pytest.raises(SystemExit, match="a.safetensors lacks 1 queries of its video, 'w5' for one"):
+        cli(["extract", *command])
 
 
 def test_words_go_with_dual_features_too(make_backbone: Callable[..., Backbone], tokenizer: str,
@@ -170,7 +169,7 @@ def test_words_go_with_dual_features_too(make_backbone: Callable[..., Backbone],
         {"clip_uid": "b", "annotations": [{"language_queries": [{"query": "w3 w4"}, {"query": None}]}]}]}]}))
     for name in "ab":
         write(tmp_path / f"{name}.mp4")
-    main([str(tmp_path), *options(tmp_path / "weights.safetensors", tmp_path / "out", "--queries",
+    cli(["extract", str(tmp_path), *options(tmp_path / "weights.safetensors", tmp_path / "out", "--queries",
                                   tmp_path / "nlq_val.json")])
     for name in "ab":  # by video, and by clip
         features = read_features(tmp_path / "out" / f"{name}.safetensors")
@@ -180,7 +179,7 @@ def test_words_go_with_dual_features_too(make_backbone: Callable[..., Backbone],
 def test_mixed_precision_is_near(weights: Path, tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.mp4")
     for precision in ("32", "bf16"):
-        main([str(tmp_path / "in"), *options(weights, tmp_path / precision, "--precision", precision)])
+        cli(["extract", str(tmp_path / "in"), *options(weights, tmp_path / precision, "--precision", precision)])
     exact, near = (read_features(tmp_path / name / "a.safetensors").values.float() for name in ("32", "bf16"))
     assert not torch.equal(exact, near) and (exact - near).abs().mean() < 0.05 * exact.abs().mean()
 
@@ -189,15 +188,15 @@ def test_chunks_give_the_features_of_the_whole(weights: Path, tmp_path: Path) ->
     write(tmp_path / "in" / "whole.mp4", count=50)
     for i in range(3):
         write(tmp_path / "in" / "parts" / f"{i}.mp4", 20 * i, min(20, 50 - 20 * i))
-    main([str(tmp_path / "in"), *options(weights, tmp_path / "out", "--chunk-seconds", 2)])
-    whole, parts = (read_features(tmp_path / "out" / f"{name}.safetensors") for name in ("atomic_write", "parts"))
+    cli(["extract", str(tmp_path / "in"), *options(weights, tmp_path / "out", "--chunk-seconds", 2)])
+    whole, parts = (read_features(tmp_path / "out" / f"{name}.safetensors") for name in ("whole", "parts"))
     assert parts.duration == pytest.approx(whole.duration) and len(whole.values) == 11
     # Encoded apart, pictures differ a little where one has a keyframe.
     assert (whole.values - parts.values).abs().max() < 0.1 * whole.values.abs().mean()
 
 
 def test_a_video_shorter_than_a_window_has_one_feature(weights: Path, tmp_path: Path) -> None:
-    main([str(write(tmp_path / "a.mp4", count=3)), *options(weights, tmp_path / "out")])
+    cli(["extract", str(write(tmp_path / "a.mp4", count=3)), *options(weights, tmp_path / "out")])
     features = read_features(tmp_path / "out" / "a.safetensors")
     assert features.values.shape == (1, 24) and features.duration == pytest.approx(0.3)
 
@@ -236,9 +235,9 @@ def test_a_crash_leaves_nothing_half_written(weights: Path, tmp_path: Path, work
     with monkeypatch.context() as patch:
         patch.setattr(Windows, "read", crash)
         with pytest.raises(RuntimeError, match="a mistake of ours"):
-            main(command)
+            cli(["extract", *command])
     assert os.listdir(tmp_path / "out") == ["a.safetensors"]
-    main(command)
+    cli(["extract", *command])
     assert FeatureFolder(tmp_path / "out").names == {"a", "b"}
 
 
@@ -252,7 +251,7 @@ def test_features_reach_the_disk_as_they_come(slow_weights: Path, tmp_path: Path
         assert not (tmp_path / "out" / "a.safetensors").exists()
 
     monkeypatch.setattr(FeatureWriter, "append", watch)
-    main([str(write(tmp_path / "a.mp4")), *options(slow_weights, tmp_path / "out", "--kind", "projected")])
+    cli(["extract", str(write(tmp_path / "a.mp4")), *options(slow_weights, tmp_path / "out", "--kind", "projected")])
     assert len(sizes) == 2 and sizes[0] > 4096 and sizes[1] - sizes[0] == 3 * 4096
 
 
@@ -260,23 +259,23 @@ def test_what_is_there_is_kept(weights: Path, tmp_path: Path, capsys: pytest.Cap
     for name in "abc":
         write(tmp_path / "in" / f"{name}.mp4")
     command = [str(tmp_path / "in"), *options(weights, tmp_path / "out")]
-    main(command)
+    cli(["extract", *command])
     whole, stamp = contents(tmp_path / "out"), (tmp_path / "out" / "a.safetensors").stat().st_mtime_ns
     (tmp_path / "out" / "b.safetensors").rename(tmp_path / "out" / "b.safetensors.partial")  # left by a killed process
     (tmp_path / "out" / "c.safetensors").unlink()
     other = claim(tmp_path / "out" / "c.safetensors")  # another process is at it
     capsys.readouterr()
-    main(command)
+    cli(["extract", *command])
     assert "1 of 3 videos written" in (out := capsys.readouterr().out) and "2 were there or are another" in out
     assert sorted(os.listdir(tmp_path / "out")) == ["a.safetensors", "b.safetensors", "c.safetensors.partial"]
     other.release()
-    main(command)
+    cli(["extract", *command])
     assert contents(tmp_path / "out") == whole
     assert (tmp_path / "out" / "a.safetensors").stat().st_mtime_ns == stamp
 
 
 def start(command: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "egovlpv2.features.extract", *command], stdout=subprocess.PIPE,
+    return subprocess.Popen([sys.executable, "-m", "egovlpv2.cli", "extract", *command], stdout=subprocess.PIPE,
                             stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
@@ -284,7 +283,7 @@ def test_killed_and_started_again_it_ends_with_the_same_files(slow_weights: Path
     for i, name in enumerate("abc"):
         write(tmp_path / "in" / f"{name}.mp4", 7 * i, 120)
     more = ("--kind", "projected", "--stride", "1", "--batch-size", "2", "--num-workers", "1")
-    main([str(tmp_path / "in"), *options(slow_weights, tmp_path / "uninterrupted", *more)])
+    cli(["extract", str(tmp_path / "in"), *options(slow_weights, tmp_path / "uninterrupted", *more)])
     command = [str(tmp_path / "in"), *options(slow_weights, tmp_path / "out", *more)]
     process, partial = start(command), tmp_path / "out" / "b.safetensors.partial"
     deadline = time.monotonic() + 60
@@ -296,7 +295,7 @@ def test_killed_and_started_again_it_ends_with_the_same_files(slow_weights: Path
     process.stdout.close()
     left = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert "a.safetensors" in left and partial.name in left and "b.safetensors" not in left
-    main(command)
+    cli(["extract", *command])
     assert contents(tmp_path / "out") == contents(tmp_path / "uninterrupted")
     assert (tmp_path / "out" / "a.safetensors").stat().st_mtime_ns == left["a.safetensors"]
 
@@ -339,7 +338,7 @@ def test_two_processes_share_the_videos(weights: Path, tmp_path: Path, monkeypat
         process.send_signal(signal.SIGCONT)
 
     monkeypatch.setattr(Claim, "finish", count)
-    main(command)
+    cli(["extract", *command])
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert int(re.search(rb"(\d+) of 12 videos written", printed)[1]) + len(mine) == 12  # each once
@@ -460,7 +459,7 @@ def refused(command: list[str], match: str) -> None:
 def test_another_recipe_is_refused_before_work_begins(make_backbone: Callable[..., Backbone], weights: Path,
                                                       tmp_path: Path) -> None:
     path = write(tmp_path / "in" / "a.mp4")
-    main([str(path), *options(weights, tmp_path / "out")])
+    cli(["extract", str(path), *options(weights, tmp_path / "out")])
     before = contents(tmp_path / "out")
     write(tmp_path / "in" / "b.mp4")
     backbone = make_backbone()
@@ -491,8 +490,8 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, tmp_path: Path) -> No
     refused([video, *options(weights, out, "--frame-rule", "released")], "leave --fps, --window and --stride out")
     refused([video, *options(weights, out, "--queries", tmp_path / "other.json")],
             "no query is of any of the 1 videos")
-    for name in ("fps", "window", "stride", "frames", "batch-size", "max-words", "chunk-seconds"):
-        refused([video, *options(weights, out, f"--{name}", 0)], f"--{name} 0.*: give more than 0")
+    for name in ("fps", "window", "stride", "frames", "batch-size", "max-tokens", "chunk-seconds"):
+        refused([video, *options(weights, out, f"--{name}", 0)], f"--{name} 0.*: give a (whole|finite) number")
     assert not out.exists()
 
 

@@ -235,26 +235,26 @@ def test_one_claim_at_a_time(tmp_path: Path) -> None:
     first.release()
     assert not [*tmp_path.iterdir()]
     second = claim(path)
-    second.draft.write(b"atomic_write")
+    second.draft.write(b"whole")
     assert claim(path) is None and not path.exists()
     second.finish()
-    assert claim(path) is None and path.read_bytes() == b"atomic_write" and [*tmp_path.iterdir()] == [path]
+    assert claim(path) is None and path.read_bytes() == b"whole" and [*tmp_path.iterdir()] == [path]
 
 
 def test_what_a_killed_process_left_is_begun_anew(tmp_path: Path) -> None:
     (tmp_path / "a.partial").write_bytes(b"begun by a process that is gone")
     taken = claim(tmp_path / "a")
-    taken.draft.write(b"atomic_write")
+    taken.draft.write(b"whole")
     taken.finish()
-    assert (tmp_path / "a").read_bytes() == b"atomic_write"
+    assert (tmp_path / "a").read_bytes() == b"whole"
 
 
 def test_a_file_that_is_finished_while_we_look_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a").write_bytes(b"atomic_write")
+    (tmp_path / "a").write_bytes(b"whole")
     answers = iter([False])
     monkeypatch.setattr(Path, "exists", lambda self: next(answers, True))
     assert claim(tmp_path / "a") is None
-    assert (tmp_path / "a").read_bytes() == b"atomic_write" and os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"whole" and os.listdir(tmp_path) == ["a"]
 
 
 def test_features_of_the_former_crop_are_not_read(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from egovlpv2.batch import Text
 from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.cli import main as cli
 from egovlpv2.features import FeatureFolder, fuse, read_features
-from egovlpv2.features.extract import main as extract
 from egovlpv2.features.locks import claim
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.tokenization import load_tokenizer, tokenize
@@ -53,7 +52,7 @@ def make(make_backbone: Callable[..., Backbone], tokenizer: str, tmp_path: Path)
             write_video(made.videos / f"{name}.mp4", fps=10, pictures=[
                 np.kron(draw.integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(count)])
         made.queries.write_text(json.dumps(TEXTS))
-        extract([*extraction(made, made.trunks, "trunk")])
+        cli(["extract", *extraction(made, made.trunks, "trunk")])
         return made
 
     return _make
@@ -103,7 +102,7 @@ def refused(arguments: list[str], match: str) -> None:
 def test_stored_trunks_give_what_extract_gives_at_once(make: Callable[..., Made], changes: dict[str, str], kind: str,
                                                        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = make(**changes)
-    extract(extraction(made, tmp_path / "direct", kind))
+    cli(["extract", *extraction(made, tmp_path / "direct", kind)])
     capsys.readouterr()
     cli(command(made, tmp_path / "later", "--kind", kind))
     assert "2 of 2 videos written" in capsys.readouterr().out
@@ -162,7 +161,7 @@ def test_some_queries_are_read_in_the_order_asked_for(made: Made, tmp_path: Path
 
 
 def test_columns_are_read_of_features_of_queries_only(made: Made, tmp_path: Path) -> None:
-    extract([*extraction(made, tmp_path / "dual", "dual"), "--queries", str(made.queries)])
+    cli(["extract", *extraction(made, tmp_path / "dual", "dual"), "--queries", str(made.queries)])
     with pytest.raises(ValueError, match="a.safetensors holds features of kind dual, not one for each query"):
         read_features(tmp_path / "dual" / "a.safetensors", ["w7"])
 
@@ -235,14 +234,14 @@ def test_what_does_not_go_together_is_refused(made: Made, tmp_path: Path) -> Non
     save_backbone(other, tmp_path / "other.safetensors")
     refused(command(made, out, "--weights", tmp_path / "other.safetensors"),
             r"trunks is of the weights \w{16} and .*other.safetensors is \w{16}: give those weights, or extract anew")
-    extract(extraction(made, tmp_path / "fused", "fused"))
+    cli(["extract", *extraction(made, tmp_path / "fused", "fused")])
     refused(command(made._replace(trunks=tmp_path / "fused"), out),
             "fused holds features of kind fused: `egovlpv2 extract --kind trunk` writes")
     refused(command(made._replace(trunks=tmp_path / "none"), out), "none holds no feature files")
     refused(command(made, made.trunks), r"another recipe \(there and here: kind trunk and transformed\)")
     refused(command(made, out, "--queries", tmp_path / "none.json"), "none.json can't be read")
-    for name in ("batch-size", "max-words"):
-        refused(command(made, out, f"--{name}", 0), f"--{name} 0: give more than 0")
+    for name in ("batch-size", "max-tokens"):
+        refused(command(made, out, f"--{name}", 0), f"--{name} 0: give a (whole|finite) number")
     made.queries.write_text('{"elsewhere": ["w1"]}')
     refused(command(made, out), "no query is of any of the 2 videos in .*trunks: the queries are of 'elsewhere'.*'a'")
     made.queries.write_text('{"a": []}')

@@ -22,7 +22,7 @@ from egovlpv2.io.files import atomic_write
 def wait():
     print("writing", flush=True)
     time.sleep(60)
-if sys.argv[1] == "atomic_write":
+if sys.argv[1] == "whole":
     with atomic_write(Path("a.safetensors")) as draft:
         draft.write_bytes(b"half")
         wait()
@@ -58,9 +58,9 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 def test_a_file_gets_its_name_once_it_is_whole(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "in" / "a") as draft:
-        draft.write_bytes(b"atomic_write")
+        draft.write_bytes(b"whole")
         assert not (tmp_path / "in" / "a").exists()
-    assert os.listdir(tmp_path / "in") == ["a"] and (tmp_path / "in" / "a").read_bytes() == b"atomic_write"
+    assert os.listdir(tmp_path / "in") == ["a"] and (tmp_path / "in" / "a").read_bytes() == b"whole"
 
 
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
@@ -73,14 +73,14 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_a_draft_of_a_killed_process_is_removed_by_the_next_and_one_that_is_written_is_not(
         tmp_path: Path, start) -> None:
-    first, second = start("atomic_write"), start("atomic_write")
+    first, second = start("whole"), start("whole")
     assert len(os.listdir(tmp_path)) == 2
     kill(first)
     with atomic_write(tmp_path / "b") as draft:
         assert len(os.listdir(tmp_path)) == 2 and draft.exists()  # the second process's draft, and ours
     kill(second)
     with atomic_write(tmp_path / "a.safetensors") as draft:
-        draft.write_bytes(b"atomic_write")
+        draft.write_bytes(b"whole")
     assert sorted(os.listdir(tmp_path)) == ["a.safetensors", "b"]
 
 
@@ -106,7 +106,7 @@ def test_other_peoples_files_stay(tmp_path: Path) -> None:
 
 def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
     with atomic_write(tmp_path / ("é" * 127)) as draft:
-        draft.write_bytes(b"atomic_write")
+        draft.write_bytes(b"whole")
     assert os.listdir(tmp_path) == ["é" * 127]
 
 

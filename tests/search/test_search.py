@@ -93,7 +93,7 @@ def test_cosine_and_match_are_the_models(backbone: Backbone, tokenizer: str, vid
 
 
 def test_windows_lie_where_they_are_told(videos: Path, made: Path) -> None:
-    spans = Index(made, device="cpu").rows.spans()
+    spans = Index(made, device="cpu").store.spans()
     assert spans == [*(("a", float(s), s + 2.0) for s in range(5)), *(("b", float(s), s + 2.0) for s in range(3)),
                      ("c", 0.0, 1.5)]
 
@@ -189,7 +189,7 @@ def test_two_videos_of_one_name_are_refused(videos: Path, weights: Path, made: P
     other = write(videos.parent / "other" / "a.mp4", 900)
     with pytest.raises(SystemExit, match=r"has a video 'a' already, .*in/a.mp4, and .*other/a.mp4 is another"):
         index(other, weights, made)
-    assert Index(made, device="cpu").catalogue.videos["a"].files == (str(videos / "a.mp4"),)
+    assert Index(made, device="cpu").manifest.videos["a"].files == (str(videos / "a.mp4"),)
 
 
 def test_one_process_at_a_time_writes_the_list(made: Path, videos: Path) -> None:
@@ -208,7 +208,7 @@ def test_chunks_are_one_video(weights: Path, tmp_path: Path) -> None:
     index(tmp_path / "in", weights, tmp_path / "index", "--chunk-seconds", 4)
     searched = Index(tmp_path / "index", device="cpu")
     moments = searched.search(QUERY, top=99, rerank=99)
-    assert len(searched.rows) == 11 and all(moment.match is not None for moment in moments)
+    assert len(searched.store) == 11 and all(moment.match is not None for moment in moments)
     assert max(moment.end for moment in moments) > 8
     assert searched.frames(moments[0], count=5).shape == (5, 3, 48, 64)
 
@@ -242,8 +242,8 @@ def test_what_a_user_gets_wrong_is_one_line(made: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     refused("empty is not an index", tmp_path / "empty")
     refused("the query is empty", made, query="  ")
-    refused("--top 0: give more than 0", made, "--top", 0)
-    refused("--rerank -1: give 0 or more", made, "--rerank", -1)
+    refused("--top 0: give a (whole|finite) number", made, "--top", 0)
+    refused("--rerank -1: give a whole number, 0 or more", made, "--rerank", -1)
     refused("--out .*empty is a folder: give the name of a file", made, "--out", tmp_path / "empty")
     refused("there is no tokenizer|no such", made, "--tokenizer", tmp_path / "nowhere")
     with pytest.raises(ValueError, match="top 0"):
@@ -307,9 +307,9 @@ def test_videos_that_others_work_on_are_no_error(videos: Path, weights: Path, tm
 
 def test_options_of_zero_and_missing_videos_are_refused(videos: Path, weights: Path, tmp_path: Path) -> None:
     for name in ("seconds", "every", "frames", "chunk-seconds"):
-        with pytest.raises(SystemExit, match=f"--{name} 0.*: give more than 0"):
+        with pytest.raises(SystemExit, match=f"--{name} 0.*: give a (whole|finite) number"):
             index(videos, weights, tmp_path / "index", f"--{name}", 0)
-    for name, value, hint in (("seconds", "inf", "finite number"), ("every", "nan", "more than 0"),
+    for name, value, hint in (("seconds", "inf", "finite number"), ("every", "nan", "finite number above 0"),
                               ("every", "0.0001", "number of seconds, 0.001 at least")):
         with pytest.raises(SystemExit, match=f"--{name} {value}: give a?n? ?{hint}"):
             index(videos, weights, tmp_path / "index", f"--{name}", value)
@@ -329,7 +329,7 @@ def test_an_unreadable_video_is_named_and_the_rest_is_there(videos: Path, weight
     (videos / "bad.mp4").write_bytes(b"no video")
     with pytest.raises(SystemExit, match=r"egovlpv2 index: 1 of 4 videos failed:\n.*bad.mp4"):
         index(videos, weights, tmp_path / "index")
-    assert Index(tmp_path / "index", device="cpu").rows.names == ["a", "b", "c"]
+    assert Index(tmp_path / "index", device="cpu").store.names == ["a", "b", "c"]
 
 
 def test_a_toy_search_is_measured_by_its_script(toy: Path, weights: Path, tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_a_toy_search_is_measured_by_its_script(toy: Path, weights: Path, tmp_pa
     cli(["index", *map(str, folders), "--weights", str(weights), "--out", str(tmp_path / "toy"), "--device", "cpu",
          "--num-workers", "0", "--chunk-seconds", "8", "--max-tokens", "12"])
     searched = Index(tmp_path / "toy", device="cpu")
-    videos = read_videos(toy, searched.rows.names)
+    videos = read_videos(toy, searched.store.names)
     events = draw_events(videos, 5, seed=0)
     found = measure(searched, videos, events)
     assert 0 <= found.first <= found.five <= 100 and 0 < found.chance < 30
@@ -363,7 +363,7 @@ def test_right_moments_are_counted() -> None:
              "takes cup": [("a", 2.0), ("b", 4.0), ("a", 3.0)],  # the third: its middle is the event's start
              "cuts leek": [("b", 4.0), ("a", 0.0)]}
     index = SimpleNamespace(
-        rows=SimpleNamespace(spans=lambda: spans),
+        store=SimpleNamespace(spans=lambda: spans),
         search=lambda text, *_: [Moment(name, start, start + 2, 0.5) for name, start in found[text]])
     events = [*videos["a"].events, videos["b"].events[0]]
     result = measure(index, videos, events)

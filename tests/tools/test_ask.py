@@ -167,9 +167,9 @@ def test_what_a_user_gets_wrong_is_one_line(tuned: Callable[..., tuple[Path, Tas
                                             make_backbone: Callable[..., Backbone]) -> None:
     weights, task = tuned()
     refused(ask(video, weights, "--question", "  "), "--question is empty: ask something")
-    for name in ("top", "max-words"):
-        refused(ask(video, weights, f"--{name}", 0), f"--{name} 0: give more than 0")
-    for options in (("--start", 6), ("--start", 3, "--end", 2), ("--start", -1), ("--start", "nan"), ("--end", 0)):
+    for name in ("top", "max-tokens"):
+        refused(ask(video, weights, f"--{name}", 0), f"--{name} 0: give a (whole|finite) number")
+    for options in (("--start", 6), ("--start", 3, "--end", 2), ("--start", -1), ("--end", 0)):
         refused(ask(video, weights, *options), "--start .* --end .*: give times in the video.*film.mp4 lasts 6.0 s")
     refused(ask(tmp_path / "none.mp4", weights), "none.mp4")
     (tmp_path / "broken.mp4").write_bytes(b"no video at all")
@@ -204,7 +204,7 @@ def test_released_weights_answer_too(video: Path, tokenizer: str, tmp_path: Path
     state, weights = released(len(ANSWERS)), tmp_path / "direct.pth"
     torch.save({"model_state_dict": {f"module.{name}": value for name, value in state.items()}, "global_step": 3},
                weights)
-    refused(ask(video, weights, "--tokenizer", tokenizer), "don't tell their answers: name the answer_set.txt")
+    refused(ask(video, weights, "--tokenizer", tokenizer), "don't hold their answers: give the answer_set.txt")
     (tmp_path / "answer_set.txt").write_text("\n".join(ANSWERS))
     cli(ask(video, weights, "--answers", tmp_path / "answer_set.txt", "--tokenizer", tokenizer))
     head = {f"{ours}.{kind}": state[f"{theirs}.{kind}"] for ours, theirs in (("hidden", "projector_1"), (

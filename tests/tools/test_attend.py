@@ -78,7 +78,7 @@ def test_a_row_a_word_and_one_of_all(weights: Path, video: Path, tmp_path: Path,
     out = tmp_path / "new" / "a.png"
     cli(command(video, weights, "--out", out, "--start", 1, "--end", 3, "--frames", 3))
     printed = capsys.readouterr().out
-    expected = seen(weights, read_clip(video, 1, 3, 3, 32))
+    expected = seen(weights, read_clip(video, 1, 3, 3, 32).frames)
     alpha = load_backbone(weights).text_tower.blocks[2].fusion.alpha.item()
     assert f"mean of all heads; layer 2, gate α {alpha:.3g}; match {expected.match:.3f}" in printed
     assert "looking at 3 frames of 32 x 32 px, the middle square\n" in printed
@@ -106,7 +106,7 @@ def test_the_picture_depends_on_the_text(weights: Path, video: Path, tmp_path: P
 
 def test_layers_and_heads_of_ones_own_choice(weights: Path, video: Path, tmp_path: Path,
                                              capsys: pytest.CaptureFixture[str]) -> None:
-    frame = read_clip(video, 0, 4, 1, 32)
+    frame = read_clip(video, 0, 4, 1, 32).frames
     cli(command(video, weights, "--out", tmp_path / "a.png", "--frames", 1, "--heads", "all", "--words", "W20",
                 "--layers", 1))
     rows = table(capsys.readouterr().out)
@@ -147,7 +147,7 @@ def test_larger_frames(weights: Path, video: Path, tmp_path: Path, capsys: pytes
     cli(command(video, weights, "--out", tmp_path / "a.png", "--size", 64, "--frames", 1))
     printed = capsys.readouterr().out
     assert "1 frame of 64 x 64 px, the middle square, enlarged from 48 px" in printed
-    expected = seen(weights, read_clip(video, 0, 4, 1, 64))
+    expected = seen(weights, read_clip(video, 0, 4, 1, 64).frames)
     assert expected.patches.shape[-2:] == (4, 4)
     assert table(printed)["w20"][-1] == pytest.approx(expected.patches[1].max().item() * 17, rel=0.01)
     cli(command(video, weights, "--out", tmp_path / "b.png", "--size", 48, "--whole", "--words", "w20"))
@@ -176,7 +176,7 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, video: Path, tmp_path
             (["--start", "nan"], "--start nan"), (["--start", -1], "--start -1.0"),
             (["--size", 40], r"frames of 40 x 40 px: patches of 16 px don't fill 40 px; .* such as 32 or 48"),
             (["--size", 9], "patches of 16 px don't fill 9 px; give a multiple, such as 16"),
-            (["--size", 0], "--size 0: give more than 0"), (["--frames", 0], "--frames 0: give more than 0"),
+            (["--size", 0], "--size 0: give a whole number"), (["--frames", 0], "--frames 0: give a whole number"),
             (["--frames", 200], "800 pictures are too many to look at: choose fewer --words, .* .500 at most"),
             (["--out", out / "a.jpg"], "--out .*a.jpg: the picture is a .png"),
             (["--out", tmp_path / "folder.png"], "--out .*folder.png is a folder: give the name of a file"),

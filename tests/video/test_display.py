@@ -102,7 +102,7 @@ def test_pictures_that_change_their_size_are_shown_whole(tmp_path: Path, sizes: 
         frames = read_frames(path, order).frames
         assert frames.shape[2:] == sizes[0]
         assert (frames - frames[:1].float()).abs().mean() < 4  # the same scene at each size
-    assert read_clip(path, None, None, 4, 32).shape == (4, 3, 32, 32)
+    assert read_clip(path, None, None, 4, 32).frames.shape == (4, 3, 32, 32)
 
 
 def test_the_crop_is_taken_anew_for_each_size(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from video.numbered_videos import write_video
 
+from egovlpv2.cli import main
 from egovlpv2.video.collection import find_videos as find_sources
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.encode import Settings
 from egovlpv2.video.find import search_folder
 from egovlpv2.video.prepare import find_videos, prepare
-from egovlpv2.video.prepare import main as prepare_command
 
 # Without root's right to read all, as a user has it.
 _AS_A_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"
@@ -59,7 +59,7 @@ def test_links_pipes_and_empty_files_fail_by_name_and_stop_no_other(tmp_path: Pa
     (raw / "circle.mp4").symlink_to("circle.mp4")
     os.mkfifo(raw / "pipe.mp4")
     (raw / "device.mp4").symlink_to("/dev/zero")
-    rows = {row["video"]: row for row in prepare([raw], tmp_path / "out", Settings(), 1)["videos"]}
+    rows = {row["video"]: row for row in prepare([raw], tmp_path / "out", Settings(), 1).videos}
     reasons = {"empty": "empty.mp4 is empty", "dangling": "dangling.mp4 is missing", "pipe": "pipe.mp4 is not a file",
                "circle": "circle.mp4 can't be opened", "device": "device.mp4 is not a file"}
     assert {name: row["status"] for name, row in rows.items()} == {"good": "done", **dict.fromkeys(reasons, "failed")}
@@ -163,7 +163,7 @@ def test_any_name_is_prepared_or_fails_by_name(tmp_path: Path, monkeypatch: pyte
     for name in NAMES:
         Path("raw", os.fsdecode(name + b".mp4")).write_bytes(video)
     for status in ("done", "skipped"):
-        prepare_command(["raw", "--out", "out:1", "--workers", "2"])
+        main(["prepare", "raw", "--out", "out:1", "--workers", "2"])
         rows = json.loads(Path("out:1/report.json").read_text(encoding="utf-8"))["videos"]
         assert {row["status"] for row in rows} == {status} and len(rows) == len(NAMES)
         assert "caf\\xe9" in [row["video"] for row in rows]
@@ -175,5 +175,5 @@ def test_any_name_is_prepared_or_fails_by_name(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("name", ["...mp4", "..mp4"])
 def test_a_name_that_cant_be_a_folders_fails(tmp_path: Path, name: str) -> None:
     write_video(tmp_path / "a.mp4", count=2).rename(tmp_path / name)
-    [row] = prepare([tmp_path / name], tmp_path / "out", Settings())["videos"]
+    [row] = prepare([tmp_path / name], tmp_path / "out", Settings()).videos
     assert row["status"] == "failed" and "rename it" in row["reason"] and not any((tmp_path / "out").iterdir())

@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from numbered_videos import HEIGHT, WIDTH, numbers, write_video
 
+from egovlpv2.cli import main
 from egovlpv2.video.decode import read_chunks, read_frames, video_info
 from egovlpv2.video.encode import Settings
 from egovlpv2.video.pool import prepare_all
-from egovlpv2.video.prepare import main, prepare
+from egovlpv2.video.prepare import prepare
 from egovlpv2.video.prepared import prepare_video
 from egovlpv2.video.transforms import EvalTransform
 
@@ -48,7 +49,7 @@ def chunks(folder: Path) -> dict[str, bytes]:
 
 
 def command(*args: str | Path) -> list[str]:
-    return [sys.executable, "-m", "egovlpv2.video.prepare", *map(str, args)]
+    return [sys.executable, "-m", "egovlpv2.cli", "prepare", *map(str, args)]
 
 
 def variable_stamps() -> list[int]:
@@ -175,7 +176,7 @@ def test_bad_videos_are_reported_and_stop_no_other(tmp_path: Path, capsys: pytes
     cut_short(write_video(raw / "cut.mp4", count=120, options={"movflags": "+faststart"}), 0.7)
     cut_short(write_video(raw / "cut2.mkv", count=120), 0.5)
     with pytest.raises(SystemExit, match=r"5 of 6 videos failed, see .*report.json"):
-        main([str(raw), "--out", str(out), "--chunk-seconds", "1"])
+        main(["prepare", str(raw), "--out", str(out), "--chunk-seconds", "1"])
     rows = {row["video"]: row for row in json.loads((out / "report.json").read_text())["videos"]}
     reasons = {"empty": "is empty", "text": "can't be", "sound": "no video stream", "cut": "breaks at [1-3].* s",
                "cut2": "breaks at [0-3].* s"}
@@ -192,7 +193,7 @@ def test_what_is_prepared_is_skipped_and_what_changed_is_done_again(
     out, settings = tmp_path / "out", Settings()
 
     def statuses(settings: Settings) -> list[str]:
-        return [row["status"] for row in prepare([tmp_path], out, settings, workers=1)["videos"]]
+        return [row["status"] for row in prepare([tmp_path], out, settings, workers=1).videos]
 
     assert statuses(settings) == ["done", "done"]
     stamp = (out / "a" / "0.mp4").stat().st_mtime_ns
@@ -232,11 +233,11 @@ def test_a_killed_run_goes_on_to_the_same_files(tmp_path: Path) -> None:
     stamp = first.stat().st_mtime_ns
     assert not (out / "a" / "prepared.json").exists() and (out / "a" / "started.json").exists()
     subprocess.run(command(*args, "--out", out), check=True, capture_output=True)
-    prepare_video(path, tmp_path / "atomic_write" / "a", Settings(chunk_seconds=1.0))
-    assert chunks(out) == chunks(tmp_path / "atomic_write") and len(chunks(out)) == 11
+    prepare_video(path, tmp_path / "whole" / "a", Settings(chunk_seconds=1.0))
+    assert chunks(out) == chunks(tmp_path / "whole") and len(chunks(out)) == 11
     assert first.stat().st_mtime_ns == stamp  # not encoded twice
     for name in ("seconds", "frames", "chunks", "bytes"):
-        done = [json.loads((folder / "a" / "prepared.json").read_text()) for folder in (out, tmp_path / "atomic_write")]
+        done = [json.loads((folder / "a" / "prepared.json").read_text()) for folder in (out, tmp_path / "whole")]
         assert done[0][name] == done[1][name]
     assert not list(out.rglob("*.tmp")) and not list(out.rglob("started.json"))
 
@@ -259,8 +260,8 @@ def test_names_and_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
     (tmp_path / "raw" / "deeper").mkdir(parents=True)
     for name in ("a.mp4", "deeper/a.mkv"):
         write_video(tmp_path / "raw" / name, count=2)
-    with pytest.raises(ValueError, match=r"a.mp4 and .*a.mkv would both be written"):
-        main([str(tmp_path / "raw"), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match=r"a.mp4 and .*a.mkv would both be written"):
+        main(["prepare", str(tmp_path / "raw"), "--out", str(tmp_path / "out")])
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match=r"no video in .*nothing"):
         prepare([tmp_path / "nothing"], tmp_path / "out", Settings())
@@ -278,14 +279,14 @@ def test_files_of_others_are_neither_overwritten_nor_read_twice(tmp_path: Path) 
     theirs = write_video(tmp_path / "a" / "0.mp4", count=2)
     path = write_video(tmp_path / "a.mp4", count=2)
     other = write_video(tmp_path / "c.mp4", count=2)
-    rows = prepare([path, other], tmp_path, Settings(), workers=1)["videos"]
+    rows = prepare([path, other], tmp_path, Settings(), workers=1).videos
     assert [row["status"] for row in rows] == ["failed", "done"]
     assert "holds videos that this command did not write: choose another --out" in rows[0]["reason"]
     shutil.rmtree(tmp_path / "c")
     other.unlink()
     theirs.rename(tmp_path / "b.mp4")
     for status in ("done", "skipped"):  # what is prepared lies among the originals, and is none of them
-        rows = prepare([tmp_path, path], tmp_path, Settings(), workers=1)["videos"]
+        rows = prepare([tmp_path, path], tmp_path, Settings(), workers=1).videos
         assert [(row["video"], row["status"]) for row in rows] == [("a", status), ("b", status)]
 
 

@@ -108,7 +108,7 @@ def test_an_unknown_codec_fails_by_name_and_stops_no_other(tmp_path: Path) -> No
     data = good.read_bytes()
     assert data.count(b"V_MPEG4/ISO/ASP") == 1
     (tmp_path / "bad.mkv").write_bytes(data.replace(b"V_MPEG4/ISO/ASP", b"V_MPEG4/ISO/XYZ"))
-    rows = prepare([tmp_path], tmp_path / "out", CHUNK, 2)["videos"]
+    rows = prepare([tmp_path], tmp_path / "out", CHUNK, 2).videos
     assert [(row["video"], row["status"]) for row in rows] == [("bad", "failed"), ("good", "done")]
     assert "bad.mkv is in a codec that FFmpeg can't decode" in rows[0]["reason"]
 

@@ -56,7 +56,7 @@ def start(raw: Path, out: Path, *args: str) -> subprocess.Popen[str]:
 @pytest.fixture(scope="module")
 def atomic_write(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What an uninterrupted run writes."""
-    out = tmp_path_factory.mktemp("atomic_write") / "out"
+    out = tmp_path_factory.mktemp("whole") / "out"
     prepare([raw], out, Settings(chunk_seconds=1.0), 2)
     return files(out)
 
@@ -166,7 +166,7 @@ def test_a_damaged_label_stops_no_other(tmp_path: Path) -> None:
     (tmp_path / "out" / "a").mkdir(parents=True)
     (tmp_path / "out" / "a" / "started.json").write_text("{")
     for out in (tmp_path / "out", tmp_path / "new"):  # where it is to be written, and among the inputs
-        rows = {row["video"]: row for row in prepare([tmp_path, *videos], out, Settings(), 1)["videos"]}
+        rows = {row["video"]: row for row in prepare([tmp_path, *videos], out, Settings(), 1).videos}
         assert rows["b"]["status"] == "done" and "started.json" in rows["a"]["reason"]
         shutil.rmtree(out / "b")
 

@@ -1,0 +1,1 @@
+"""The configurations of runs; they ship with the package as data."""

@@ -1,0 +1,122 @@
+"""Run a folder of overlays on one configuration, and collect the numbers: `egovlpv2 sweep`.
+
+Ablations and leave-one-out evaluations are such folders: each YAML file in it is a row.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from tqdm import tqdm
+
+from egovlpv2.analysis.collect import RunTable, collect
+from egovlpv2.io.schema import read_json
+from egovlpv2.training.settings import changed_settings
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """The rows of a sweep.
+
+    Args:
+        kept: Rows that had finished before with the same settings.
+        done: Rows that were run.
+        numbers: Of all rows.
+    """
+
+    kept: list[str]
+    done: list[str]
+    numbers: RunTable
+
+    def __str__(self) -> str:
+        kept = f", kept as they were: {', '.join(self.kept)}" if self.kept else ""
+        return f"rows run: {', '.join(self.done) or 'none'}{kept}\n{self.numbers}"
+
+
+def sweep(folder: str | Path, base: Sequence[str], name: str, *, command: Literal["fit", "test"] = "fit",
+          full: str | None = None, runs: str | Path = "runs", options: Sequence[str] | None = None,
+          metrics: str = "^test/", no_mean: bool = False, out: str | Path | None = None,
+          plot: str | Path | None = None) -> SweepReport:
+    """Run a folder of overlays on one configuration, and collect the numbers.
+
+    Each row is a run in RUNS/NAME/<file>. A row that has finished with the same resolved settings is kept; one that
+    has finished with others is run again, beside what was there.
+
+    Args:
+        folder: of overlays, a YAML file for each row
+        base: configs in front of each overlay
+        name: of the sweep's folder
+        command: what each row runs
+        full: also run the base alone, as the run of this name
+        runs: folder of all runs
+        options: more settings, KEY=VALUE as of `egovlpv2 fit --KEY=VALUE`; {row} stands for the row's name
+        metrics: part of the metrics' names to collect, as a regular expression
+        no_mean: leave out the mean of the rows
+        out: write the numbers as JSON too
+        plot: draw them as points, a line for each row
+
+    Raises:
+        ValueError: The folder holds no overlays, or a row has failed.
+    """
+    rows = {path.stem: path for path in sorted(Path(folder).glob("*.yaml"))}
+    if not rows:
+        raise ValueError(f"{folder} holds no overlays (*.yaml): give a folder such as conf/ablation/gate")
+    plan = [] if full is None else [_Row("full", full, None)]
+    plan += [_Row(row, f"{name}/{row}", path) for row, path in rows.items()]
+    kept, done = [], []
+    bar = tqdm(plan, unit="row")
+    for row in bar:
+        bar.set_description(row.name)
+        arguments = _arguments(row, base, command, Path(runs), options or [])
+        if _is_finished(Path(runs, row.run), arguments):
+            kept.append(row.name)
+            continue
+        _call(row, arguments)
+        done.append(row.name)
+    folders = [str(Path(runs, row.run)) for row in plan]
+    return SweepReport(kept, done, collect(folders, metrics=metrics, no_mean=no_mean, out=out, plot=plot))
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    run: str  # the folder in `runs`
+    overlay: Path | None
+
+
+def _arguments(row: _Row, base: Sequence[str], command: str, runs: Path, options: Sequence[str]) -> list[str]:
+    """The command line of a row."""
+    configs = [*base, *([str(row.overlay)] if row.overlay else [])]
+    settings = [f"--{option.replace('{row}', row.name)}" for option in options]
+    return [command, *(f"--config={path}" for path in configs), f"--trainer.logger.init_args.save_dir={runs}",
+            f"--trainer.logger.init_args.name={row.run}", *settings]
+
+
+def _is_finished(folder: Path, arguments: Sequence[str]) -> bool:
+    """Tell if a run has finished with the settings of a command line; says what differs if not."""
+    if not (folder / "metrics.json").is_file():
+        return False
+    read_json(folder / "metrics.json", dict[str, Any])
+    now = subprocess.run([sys.executable, "-m", "egovlpv2.cli", *arguments, "--print_config"], capture_output=True,
+                         text=True)
+    if now.returncode:
+        raise ValueError(f"the settings of {folder} can't be read: {now.stderr.strip().splitlines()[0]}")
+    changed = list(changed_settings(folder / "config.yaml", _without_comments(now.stdout)))
+    for line in changed:
+        tqdm.write(f"{folder} is run again: {line}", file=sys.stderr)
+    return not changed and (folder / "config.yaml").is_file()
+
+
+def _without_comments(text: str) -> str:
+    return yaml.safe_dump(yaml.safe_load(text))
+
+
+def _call(row: _Row, arguments: Sequence[str]) -> None:
+    tqdm.write(f"$ egovlpv2 {' '.join(arguments)}", file=sys.stderr)
+    if code := subprocess.run([sys.executable, "-m", "egovlpv2.cli", *arguments]).returncode:
+        raise ValueError(f"row {row.name} has failed with exit code {code}; rows before it are finished and stay: give "
+                         "the same command to go on")

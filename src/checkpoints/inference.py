@@ -1,0 +1,32 @@
+"""A backbone ready for inference."""
+
+import hashlib
+import os
+
+from egovlpv2.checkpoints.weights import load_backbone
+from egovlpv2.device import pick_device
+from egovlpv2.model.backbone import Backbone
+
+
+def open_backbone(weights: str | os.PathLike[str], num_frames: int, device: str | None = None) -> Backbone:
+    """Load a backbone in eval mode on a device.
+
+    Args:
+        weights: As for `load_backbone`.
+        num_frames: Frames of a clip.
+        device: As for `pick_device`.
+
+    Raises:
+        ValueError: There is no such device, or the weights can't be read.
+    """
+    picked = pick_device(device)
+    return load_backbone(weights, num_frames=num_frames).to(picked)
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+    """Compute the first 16 hexadecimal digits of a file's SHA-256."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,57 @@
+"""Device and precision: the one place that chooses them."""
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+
+from egovlpv2.types import Precision, PrecisionChoice
+
+PRECISION_HELP = ("precision where trainer.precision is not given: auto takes bf16 where the device multiplies in it "
+                  "(a CUDA GPU, or a CPU with AVX512-BF16 or AMX), else 32")
+_CPU_FLAGS = ("avx512_bf16", "amx_bf16")  # as /proc/cpuinfo names them
+
+
+def pick_device(name: str | None) -> torch.device:
+    """Choose a device by name; without a name, CUDA where there is one.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here; leave the option "
+                         "out for the first, or for the CPU where there is none")
+    return device
+
+
+def autocast(precision: Precision | None, device: torch.device) -> AbstractContextManager[None]:
+    """Make a context in which a model runs in a precision; it can be entered many times.
+
+    Args:
+        precision: None: bfloat16 on a GPU, else float32.
+        device: Where the model is.
+    """
+    bf16 = precision == "bf16" or (precision is None and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+
+
+def choose_precision(choice: PrecisionChoice, device: torch.device) -> Precision:
+    """Resolve `auto`: bf16 where the device multiplies in it, else 32.
+
+    Args:
+        choice: Other choices stay as they are.
+        device: A GPU, or a CPU, which counts if it has instructions for products of bfloat16.
+    """
+    if choice != "auto":
+        return choice
+    return "bf16" if device.type == "cuda" or _cpu_multiplies_in_bf16() else "32"
+
+
+def _cpu_multiplies_in_bf16() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")  # torch has no public query for it
+    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return any(flag in flags for flag in _CPU_FLAGS)

@@ -1,0 +1,96 @@
+"""Search an index and show what is found as a table and as a page: `egovlpv2 search`."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from egovlpv2.command.errors import one_line
+from egovlpv2.command.parser import check_arguments
+from egovlpv2.features.query_encoding import warn_if_truncated
+from egovlpv2.io.files import make_folder_of
+from egovlpv2.search.index import Index
+from egovlpv2.search.moments import Moment, clock
+from egovlpv2.search.page import Card, jpegs, write_page
+from egovlpv2.types import Count, NumTokens, Precision, Rank
+from egovlpv2.video.container import VideoError
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Moments that fit a text, and the page that shows them.
+
+    Args:
+        moments: The best first.
+        problems: Why a moment has no pictures, each reason once.
+        summary: How much was searched, in words.
+        page: The page.
+    """
+
+    moments: list[Moment]
+    problems: list[str]
+    summary: str
+    page: Path
+
+    def __str__(self) -> str:
+        size = self.page.stat().st_size / 1e6
+        return f"{table(self.moments, self.problems)}\n{self.summary}\nwritten: {self.page} ({size:.1f} MB)"
+
+
+def search(query: str, index: str | Path = "index", *, top: Count = 10, rerank: Rank = 0,
+           out: str | Path = "search.html", weights: str | None = None, tokenizer: str | None = None,
+           max_tokens: NumTokens | None = None, device: str | None = None, precision: Precision | None = None
+           ) -> SearchResult:
+    """Find moments by a text, as a table and as a page.
+
+    Args:
+        query: what happens, as narrations say it: '#C C opens the jar'
+        index: folder that `egovlpv2 index` wrote
+        top: moments to show
+        rerank: look at so many of the best with the gate open, and rank them by cosine plus probability of a match
+        out: the page
+        weights: those of the index, if they have moved
+        tokenizer: the text tower's, if it has moved
+        max_tokens: tokens of the query; as the index says, if not given
+        device: cuda or cpu; cuda where there is one
+        precision: bf16 on a GPU if not given, else 32
+
+    Raises:
+        ValueError: An argument or a file doesn't allow it.
+    """
+    check_arguments(search, locals())
+    page = Path(out)
+    make_folder_of(page)
+    opened = Index(index, weights, tokenizer, max_tokens, device, precision)
+    warn_if_truncated(opened.tokenizer, "query", query, opened.max_tokens)
+    before = time.perf_counter()
+    moments = opened.search(query, top, rerank)
+    store = opened.store
+    summary = (f"{len(store):,} windows of {len(store.names)} videos, {store.hours:.2f} hours, searched in "
+               f"{time.perf_counter() - before:.2f} s")
+    cards = [_card(opened, moment) for moment in tqdm(moments, desc="pictures", unit="moment", leave=False)]
+    write_page(page, query, cards, summary)
+    problems = dict.fromkeys(card.problem for card in cards if card.problem)
+    return SearchResult(moments, list(problems), summary, page)
+
+
+def _card(index: Index, moment: Moment) -> Card:
+    """Read the pictures of a moment, or the reason why there are none."""
+    try:
+        return Card(moment, jpegs(index.frames(moment)), "")
+    except VideoError as error:
+        return Card(moment, [], str(error))
+
+
+def table(moments: Sequence[Moment], problems: Sequence[str]) -> str:
+    """Lay moments out as rows of text; under them, the problems with their videos."""
+    names = [one_line(moment.video) for moment in moments]
+    width = max(map(len, ["video", *names]))
+    lines = [f"rank   score  cosine   match  {'video':<{width}}  from - to"]
+    for rank, (moment, name) in enumerate(zip(moments, names, strict=True), 1):
+        match = "      -" if moment.match is None else f"{moment.match:7.3f}"
+        lines.append(f"{rank:4}{moment.score:8.3f}{moment.cosine:8.3f} {match}  {name:<{width}}  "
+                     f"{clock(moment.start)} - {clock(moment.end)}")
+    return "\n".join([*lines, *(f"no pictures: {problem}" for problem in problems)])
