@@ -137,11 +137,11 @@ def _reader(kind: Any) -> Callable[[str], Any]:
             value = base(text)
         except ValueError:
             value = None
-        if problem := _problem(value, base, bounds):
+        if base in (int, float) and (problem := _problem(value, base, bounds)):
             raise argparse.ArgumentTypeError(f"{text!r}: give {problem}")
         return value
 
-    return read if base in (int, float) else base
+    return read  # a plain function for paths too: jsonargparse's own type refuses names that are not UTF-8
 
 
 def _problem(value: Any, base: Any, bounds: Meta | None) -> str:

@@ -196,7 +196,8 @@ def test_any_text_is_drawn_and_printed(weights: Path, video: Path, tmp_path: Pat
     code, printed = run(["attend", name, "--text", "w1 🍳 \x01 $5^ w2", "--weights", weights, "--out",
                          tmp_path / "a.png"], tmp_path / "log",
                         lambda: [stream.reconfigure(encoding=encoding) for stream in (sys.stdout, sys.stderr)])
-    assert code == 0 and "Warning" not in printed and "written: " in printed
+    assert code == 0, printed
+    assert "Warning" not in printed and "written: " in printed
     assert Image.open(tmp_path / "a.png").size[0] > 500
 
 
