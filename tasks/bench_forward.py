@@ -1,4 +1,4 @@
-"""What evaluating costs: trunk and top, EgoMCQ's questions and EgoTaskQA's answers: `egovlpv2 bench forward`."""
+"""Cost of evaluation: trunk and top, EgoMCQ's questions and EgoTaskQA's answers: `egovlpv2 bench forward`."""
 
 import argparse
 from collections.abc import Callable
@@ -26,11 +26,11 @@ Call = Callable[[], Any]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """`egovlpv2 bench forward` has those of all models alone."""
+    """Add no options: `egovlpv2 bench forward` has those of every model."""
 
 
 def measure(args: argparse.Namespace) -> list[Figure]:
-    """Figures of passes without gradients, in a process of their own."""
+    """Measure passes without gradients in a process of their own."""
     return alone(_measure, args)
 
 
@@ -52,7 +52,7 @@ def _measure(args: argparse.Namespace) -> list[Figure]:
 
 
 def _as_evaluated(call: Call, args: argparse.Namespace) -> Call:
-    """Without gradients and at the precision of `--precision`, which each call enters anew, as each batch does."""
+    """A call without gradients and at the precision of `--precision`, entered for each call, as for each batch."""
     context = precision_of(args.precision, torch.device(args.device))
 
     def run() -> None:
@@ -76,7 +76,7 @@ def passes(backbone: Backbone, video: Tensor, text: Text) -> dict[str, Call]:
 
 
 def _passes(backbone: Backbone, counted: Backbone, video: Tensor, args: argparse.Namespace) -> list[Figure]:
-    """Trunk and top against their matrix products at the speed of a large one."""
+    """Figures of trunk and top against their matrix products at the speed of a large one."""
     clips, device = len(video), video.device
     runs = [_as_evaluated(call, args) for call in passes(backbone, video, make_texts(clips, device)).values()]
     repeats = 10 if device.type == "cuda" else 1
@@ -93,10 +93,11 @@ def _passes(backbone: Backbone, counted: Backbone, video: Tensor, args: argparse
 
 
 def egomcq(backbone: Backbone, video: Tensor) -> tuple[str, Call, Call, str]:
-    """A question and its five clips (5, T, 3, H, W): both scores from one trunk, or from a whole pass each."""
+    """Scores of a question and its five clips (5, T, 3, H, W), from one trunk or from a whole pass each."""
     text, num_clips = make_texts(1, video.device), len(video)
     batch = cast(ChoiceBatch, {"video": video[None], "text": text})
-    texts = Text(**{key: value.expand(num_clips, -1) for key, value in text.items()})
+    texts = Text(input_ids=text["input_ids"].expand(num_clips, -1),
+                 attention_mask=text["attention_mask"].expand(num_clips, -1))
 
     def plain() -> dict[str, Tensor]:
         dual = F.cosine_similarity(backbone.embed_text(texts).float(), backbone.embed_video(video).float())
@@ -107,7 +108,7 @@ def egomcq(backbone: Backbone, video: Tensor) -> tuple[str, Call, Call, str]:
 
 
 def answers(task: TaskQA, video: Tensor) -> tuple[str, Call, Call, str]:
-    """Questions about one video (1, T, 3, H, W): the trunk runs once, or for each of them."""
+    """Answers to questions about one video (1, T, 3, H, W), with the trunk run once or for each of them."""
     common = {"text": make_texts(QUESTIONS, video.device), "answers": [""] * ANSWERS}
     shared = common | {"video": video, "of_video": torch.zeros(QUESTIONS, dtype=torch.long, device=video.device)}
     each = common | {"video": video.expand(QUESTIONS, -1, -1, -1, -1),

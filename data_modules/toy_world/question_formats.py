@@ -177,4 +177,5 @@ def _cut(part: Interval, root: Path, path: Path, chunk_seconds: int) -> None:
 
 
 def _seconds(packet: av.Packet) -> float:
+    assert packet.pts is not None
     return round(float(packet.pts * packet.time_base), 3)

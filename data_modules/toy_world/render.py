@@ -149,7 +149,7 @@ class Stage:
         sides = (("other", pose.right, -1),) if other else (("left", pose.left, 1), ("right", pose.right, 1))
         for side, offset, sign in sides:
             home, near = _HOMES[side], offset is not None
-            goal = (x + sign * offset[0] * size, y + sign * offset[1] * size) if near else home
+            goal = home if offset is None else (x + sign * offset[0] * size, y + sign * offset[1] * size)
             at = (home[0] + (goal[0] - home[0]) * reach, home[1] + (goal[1] - home[1]) * reach)
             if pose.tool and near and (pose.tool == "glass") == (side == "left"):
                 self._paste_tool(image, pose.tool, at, sign)

@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from egovlpv2.data_modules.base import Failure, VideoDataModule
+from egovlpv2.data_modules.base import VideoDataModule
+from egovlpv2.data_modules.clips import Failure
 from egovlpv2.data_modules.loaders import PAD_INDEX, DistributedEvalSampler, EpochSampler, ResumableDataLoader
 from egovlpv2.training.resume import use_resumable_loops
 

@@ -438,7 +438,7 @@ def test_videos_may_be_cut_by_their_cls_states(make: Callable[..., QFVSDataModul
     assert data.protocol["cut_by"] == "cls"
     assert data.shots.bounds == {name: sorted({0, min(2, sum(LENGTHS[name])), sum(LENGTHS[name])}) for name in asked}
     write_features(root / "features", "P04", asked["P04"])
-    with pytest.raises(ValueError, match=r"P04.safetensors doesn't tell the CLS states of its windows "
+    with pytest.raises(ValueError, match=r"P04.safetensors has no CLS states of its windows "
                                          rf"\(data.init_args.cut_by=cls needs them\): delete it. Run `{RIGHT}"):
         make(cut_by="cls").setup("fit")
 
@@ -461,7 +461,7 @@ def test_features_that_lack_something_are_named(make: Callable[..., QFVSDataModu
                                          f"delete it, if it is there. Run `{RIGHT} .* --out .*features`"):
         make().train_dataloader()
     write_features(folder, "P04", asked["P04"], unfused=False)
-    with pytest.raises(ValueError, match="P04.safetensors doesn't tell what its windows look like"):
+    with pytest.raises(ValueError, match="P04.safetensors has no features of its windows without a query"):
         make().train_dataloader()
     data = make()
     path.unlink()
