@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Collate = Callable[[list[Any]], object]
 
+SET_ROOT = "set data.init_args.root (or the environment variable that the config takes it from)"
+"""The remedy for missing files, in errors."""
+
 _COUNTED_IN_TRAINING = ("train_clips", "replaced_clips")  # by each process of its own share
 _MIN_CLIPS = 1000  # minimum denominator of the failure rate, so that one bad clip can't fail a small data set
 _FRAMES_OF = {"centre": "frames at the centres of equal segments",
@@ -188,8 +191,8 @@ class VideoDataModule(LoaderDataModule):
         """
         if not self.videos.is_dir():
             layout = "" if self.chunk_seconds is None else ", which are folders <video_uid>/<k>.mp4"
-            raise ValueError(f"There is no folder {self.videos} with the videos{layout}: set data.init_args.root (or "
-                             "the environment's variable that the config takes it from), or data.init_args.videos.")
+            raise ValueError(f"There is no folder {self.videos} with the videos{layout}: {SET_ROOT}, or "
+                             "data.init_args.videos.")
         rule = find_rule(self.frame_rule, self.released_rule())
         return ClipReader(self.videos, num_frames, self.size, self.chunk_seconds, rule=rule, flip=self.flip,
                           short_side=self.short_side or self.size, rgb_first=self.frame_rule == "released")

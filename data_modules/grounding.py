@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from egovlpv2.data_modules.base import LoaderDataModule
+from egovlpv2.data_modules.base import SET_ROOT, LoaderDataModule
 from egovlpv2.data_modules.loaders import PAD_INDEX, Rows
 from egovlpv2.features import FeatureFolder, Features
 from egovlpv2.io.schema import LONGEST
@@ -189,8 +189,7 @@ class FeatureDataModule(LoaderDataModule):
         """
         path = self.root / name
         if not path.is_file():
-            raise ValueError(f"There is no file {path}: set data.init_args.root (or the environment's variable that "
-                             "the config takes it from)")
+            raise ValueError(f"There is no file {path}: {SET_ROOT}")
         return path
 
 

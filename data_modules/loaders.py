@@ -31,7 +31,7 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         num_replicas: Number of processes.
         rank: Rank of this process.
         seed: The order is a function of the seed and the epoch.
-        drop_last: Whether the processes' shares are equal by leaving rows out rather than by repeating some.
+        drop_last: Make the processes' shares equal by leaving rows out, not by repeating some.
     """
 
     dataset: Rows[Any]
@@ -76,7 +76,7 @@ class ResumableDataLoader(DataLoader):
         num_replicas: Number of processes.
         rank: Rank of this process.
         seed: Of the order of the rows.
-        drop_last: Whether the rows of an epoch that don't fill a batch of every process are left out.
+        drop_last: Leave out the rows of an epoch that don't fill a batch of every process.
         **kwargs: `torch.utils.data.DataLoader`'s, but for those that choose the rows.
 
     Raises:

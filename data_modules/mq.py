@@ -138,7 +138,7 @@ class MQDataModule(FeatureDataModule):
         for clip in clips:
             for label, *_ in clip.instances:
                 if label not in self.classes:
-                    raise ValueError(f"{path}: clip {plain(clip.span.clip)}: {shown(label)} is none of the "
+                    raise ValueError(f"{path}: clip {plain(clip.span.clip)}: {shown(label)} is not one of the "
                                      f"{len(self.classes)} labels of {self.root / self.classes_file}")
         if not clips:
             raise ValueError(f"{self.features} has features of none of the {len(annotated)} {split} clips of {path}: "

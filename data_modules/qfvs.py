@@ -212,7 +212,7 @@ def split_videos(videos: list[str], test_video: str, validate_on: str) -> dict[s
         raise ValueError(f"data.init_args.videos={videos}: give {least} videos or more, each once, to test on one and "
                          f"validate on {'another' if least == 3 else 'the same'}")
     if test_video not in videos:
-        raise ValueError(f"data.init_args.test_video={test_video} is none of data.init_args.videos: "
+        raise ValueError(f"data.init_args.test_video={test_video} is not one of data.init_args.videos: "
                          f"{', '.join(videos)}")
     val = videos[(videos.index(test_video) + 1) % len(videos)] if validate_on == "next" else test_video
     return {"train": [name for name in videos if name not in (val, test_video)], "val": [val], "test": [test_video]}

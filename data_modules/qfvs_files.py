@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from egovlpv2.data_modules.base import SET_ROOT
 from egovlpv2.data_modules.mat_file import read_variable
 from egovlpv2.features import FeatureFolder
 from egovlpv2.features.files import SUFFIX, read_plain
@@ -110,8 +111,8 @@ def _text_tags(path: Path, dictionary: list[str]) -> NDArray[np.float32]:
     for row, line in enumerate(lines):
         for concept in map(str.strip, line.split(",") if line.strip() else ()):
             if concept not in columns:
-                raise ValueError(f"{path}, line {row + 1}: {shown(concept)} is none of the {len(dictionary)} concepts "
-                                 "of Dictionary.txt")
+                raise ValueError(f"{path}, line {row + 1}: {shown(concept)} is not one of the {len(dictionary)} "
+                                 "concepts of Dictionary.txt")
             tags[row, columns[concept]] = 1
     return tags
 
@@ -120,7 +121,7 @@ def _mat_tags(path: Path, video: str) -> NDArray[np.float32]:
     """Tags of the video `P0k`: the k-th struct of the file, whose cells are the shots."""
     number = re.fullmatch(r"P0*([1-9]\d*)", video)
     if number is None:
-        raise ValueError(f"{path} holds videos named P01, P02 and so on, and {video!r} is none: give it a text file, "
+        raise ValueError(f"{path} holds videos named P01, P02 and so on, and {video!r} is not: give it a text file, "
                          f"{_TAGS}/{video}/{video}.txt")
     remedy = f"download it again, or give {_TAGS}/{video}/{video}.txt"
     try:
@@ -160,7 +161,7 @@ def _concepts(path: Path, dictionary: list[str]) -> tuple[str, str]:
         raise ValueError(f"{path}: an oracle summary should be named like Car_Tree_oracle.txt; move other files away")
     for concept in named.groups():
         if concept not in dictionary:
-            raise ValueError(f"{path}: {concept!r} is none of the {len(dictionary)} concepts of Dictionary.txt")
+            raise ValueError(f"{path}: {concept!r} is not one of the {len(dictionary)} concepts of Dictionary.txt")
     return named[1], named[2]
 
 
@@ -189,8 +190,7 @@ def _number(text: str, where: str) -> int:
 
 def _lines(path: Path) -> list[str]:
     if not path.exists():
-        raise ValueError(f"There is no file {path}: set data.init_args.root (or the environment's variable that the "
-                         "config takes it from)")
+        raise ValueError(f"There is no file {path}: {SET_ROOT}")
     return read_lines(path)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from egovlpv2.batch import Text, multi_hot
-from egovlpv2.data_modules.base import VideoDataModule
+from egovlpv2.data_modules.base import SET_ROOT, VideoDataModule
 from egovlpv2.data_modules.clips import ClipError, ClipReader, Failure, read_or_replace
 from egovlpv2.data_modules.loaders import PAD_INDEX, ResumableDataLoader, Rows
 from egovlpv2.data_modules.questions import TaskQAQuestion, kind_names, most_frequent, read_questions
@@ -261,6 +261,5 @@ class TaskQADataModule(VideoDataModule):
         places = [self.root / "qa" / self.split / name, self.root / "qa" / name, self.root / name]
         found = next((path for path in places if path.is_file()), None)
         if found is None and required:
-            raise ValueError(f"There is no {' or '.join(map(str, places))}: set data.init_args.root (or the "
-                             "environment's variable that the config takes it from).")
+            raise ValueError(f"There is no {' or '.join(map(str, places))}: {SET_ROOT}.")
         return found or places[0]

@@ -2,7 +2,7 @@
 
 The share of the device's peak ("model FLOPs utilisation") counts what the model needs, not what a device may do beyond:
 the matrix products of the forward pass (`egovlpv2 complexity`) three times, since the backward pass has two for each,
-and nothing for what is computed anew.
+and no recomputation.
 """
 
 import argparse
@@ -225,5 +225,5 @@ def _share_of_peak(args: argparse.Namespace, tflops: float) -> list[Figure]:
         return [Figure("step", UTILISATION, 100 * tflops / peak, "%", f"matmul: peak of {peak:.3g} TFLOP/s",
                        tflops / peak)]
     if args.device.startswith("cuda"):
-        tqdm.write("the peak of this GPU at this precision is not known: --peak-tflops tells it", file=sys.stderr)
+        tqdm.write("the peak of this GPU at this precision is not known: give it by --peak-tflops", file=sys.stderr)
     return []

@@ -55,7 +55,9 @@ class ChoiceAccuracies(WrapperMetric):
         self.accuracies = nn.ModuleDict({name: EgoMCQAccuracy() for name in names})
 
     def update(self, scores: Mapping[str, Tensor], answer: Tensor, kind: Tensor) -> None:
-        """Args:
+        """Count the right choices of Q questions.
+
+        Args:
             scores: (Q, 5) by name.
             answer: (Q,) int64.
             kind: (Q,) int64: 1 inter, 2 intra.

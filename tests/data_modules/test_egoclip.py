@@ -79,7 +79,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_malformed_rows(
     tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv, changes: dict[str, Any], message: str,
     caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+) -> None:
     good = [make_row(i, "v", float(i)) for i in range(200)]
     few, many = good.copy(), good[:3]
     few[150], many[1] = make_row(150, "v", 1.0, **changes), make_row(1, "v", 1.0, **changes)
@@ -268,7 +268,7 @@ def fit(data: EgoClipDataModule, folder: Path, resume: Path | None = None, max_e
     trainer = Trainer(
         max_epochs=max_epochs, accelerator="cpu", logger=False, callbacks=save, enable_progress_bar=False,
         enable_model_summary=False,
-    )  # fmt: skip
+    )
     trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
     return model.seen
 

@@ -221,7 +221,7 @@ def test_epoch_keys_and_filler(make: Callable[..., MQDataModule], tmp_path: Path
      (row("wash", -0.5, -0.1), "lies outside its clip"), (row("wash", 1, 1e7), "end_time: Expected `float` <= 1000000"),
      (row(["wash"], 1, 2), "label: Expected `str`, got `array`"),
      (row(" ", 1, 2), "label: Expected a text that is not")],
-)  # fmt: skip
+)
 def test_bad_times(tmp_path: Path, told: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         list(read_moments(write_official(tmp_path / "bad.json", clip("a", [told]))))
@@ -231,7 +231,7 @@ def test_bad_times(tmp_path: Path, told: dict[str, Any], message: str) -> None:
     "content", ["[]", "3", '{"videos": [{}]}', '{"a": 3}', '{"a": {"duration": 3}}',
                 *(json.dumps({"a": entry("val") | {"annotations": [{"label": "wash"} | times]}})
                   for times in ({"segment": [1]}, {"start_time": None, "end_time": 1}))]
-)  # fmt: skip
+)
 def test_other_forms_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "bad.json").write_text(content)
     with pytest.raises(ValueError, match="bad.json.* an? (official moments_.*.json|clip_annotations.json|segment)"):
@@ -277,7 +277,7 @@ def test_an_unknown_label_is_named(make: Callable[..., MQDataModule], tmp_path: 
     write_features(tmp_path / "features", "a", 10.0)
     data = make(clip("a", [row("dance", 1, 2)]))
     for loader in (data.train_dataloader, data.val_dataloader):
-        with pytest.raises(ValueError, match="clip a: 'dance' is none of the 3 labels of .*moment_classes_idx.json"):
+        with pytest.raises(ValueError, match="clip a: 'dance' is not one of the 3 labels of .*moment_classes_idx.json"):
             loader()
     assert len(make(clip("a", [row("wash", 1, 2), row("dance", 1, 2, primary=False)])).clips("val")) == 1
 

@@ -163,7 +163,7 @@ def test_spans_are_the_best_of_all() -> None:
         ((10.0, 10.4), (4, 4)), ((11.0, 12.0), (4, 4)),  # beyond the end: the last
         ((5.0, 5.0), (2, 2)), ((0.0, 0.0), (0, 0)), ((10.0, 10.0), (4, 4)),  # of no length
     ],
-)  # fmt: skip
+)
 def test_spans_at_edges(window: tuple[float, float], span: tuple[int, int]) -> None:
     assert label_span(window, 10.0, 5) == span
 
@@ -172,7 +172,7 @@ def test_spans_at_edges(window: tuple[float, float], span: tuple[int, int]) -> N
     ("window", "margin", "lit"),
     [((10, 20), 0.1, (9, 20)), ((10, 20), 0.0, (10, 19)), ((10, 20), 0.5, (5, 24)), ((0, 10), 0.1, (0, 10)),
      ((30, 40), 0.1, (29, 39)), ((10, 12), 0.1, (10, 11)), ((0, 40), 0.1, (0, 39))],
-)  # fmt: skip
+)
 def test_highlights_go_beyond_their_windows(make: Callable[..., NLQDataModule], tmp_path: Path,
                                             window: tuple[float, float], margin: float, lit: tuple[int, int]) -> None:
     """One position is half a second here; the other clip makes room for a highlight to run into padding."""
@@ -287,7 +287,7 @@ def test_both_forms_tell_the_same(tmp_path: Path) -> None:
      ((22, 23), "22.0-23.0 s lies outside its clip of 20.0 s"), ((-0.5, -0.1), "lies outside its clip"),
      ((-3, 1), "clip_start_sec: Expected `float` >= -1"), ((3, None), "has one of clip_start_sec and clip_end_sec"),
      ((1, 1e7), "clip_end_sec: Expected `float` <= 1000000")],
-)  # fmt: skip
+)
 def test_bad_windows(tmp_path: Path, times: tuple[float, float], message: str) -> None:
     path = write_official(tmp_path / "bad.json", clip("a", [row("What?", *times)]))
     with pytest.raises(ValueError, match=f"bad.json.*{message}"):
@@ -300,7 +300,7 @@ def test_bad_windows(tmp_path: Path, times: tuple[float, float], message: str) -
      '{"a": {"fps": 0, "num_frames": 9, "annotation_uids": [], "query_idx": [], "sentences": [], "exact_times": []}}',
      '{"a": {"fps": 1, "num_frames": 9, "annotation_uids": [], "query_idx": [], "sentences": ["What?"], '
      '"exact_times": []}}'],
-)  # fmt: skip
+)
 def test_other_forms_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "bad.json").write_text(content)
     with pytest.raises(ValueError, match="bad.json.* (official nlq_.*.json|VSLNet's|has 0 entries)"):

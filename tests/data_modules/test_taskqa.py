@@ -88,7 +88,7 @@ def grey_of(video: Tensor) -> str:
 
 
 def check(batch: dict[str, Any], rows: list[Row], max_tokens: int = 6) -> None:
-    """What is asked belongs to what is shown, and everything to its question."""
+    """Questions belong to their videos, and all other entries to their questions."""
     assert set(batch) == {*AnswerBatch.__annotations__, "failures"}
     count, asked = len(batch["key"]), [rows[i] for i in batch["index"].tolist()]
     assert batch["video"].dtype == torch.uint8 and batch["video"].shape[1:] == (2, 3, 16, 16)

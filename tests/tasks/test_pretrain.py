@@ -216,7 +216,7 @@ def start(args: list[str]) -> subprocess.Popen[bytes]:
 
 def test_killed_and_resumed_run_repeats_the_uninterrupted_one(toy: Path, tmp_path: Path) -> None:
     every_third = "--trainer.callbacks.init_args.every_n_train_steps=3"  # of the last callback: in mid-epoch
-    assert start(arguments(toy, tmp_path, "atomic_write", every_third)).wait() == 0
+    assert start(arguments(toy, tmp_path, "whole", every_third)).wait() == 0
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     process = start(arguments(toy, tmp_path, "killed", every_third))
     while not last.exists():
@@ -228,7 +228,7 @@ def test_killed_and_resumed_run_repeats_the_uninterrupted_one(toy: Path, tmp_pat
     assert done in (3, 6, 9)  # in mid-epoch: an epoch has 4 steps
     assert start(arguments(toy, tmp_path, "killed", every_third, "--ckpt_path=last")).wait() == 0
     for tag in ("train/loss", "train/ego_nce", "train/mlm", "train/vtm"):
-        whole, resumed = (scalars(tmp_path / name, tag) for name in ("atomic_write", "killed"))
+        whole, resumed = (scalars(tmp_path / name, tag) for name in ("whole", "killed"))
         later = [step for step in whole if step >= done]
         assert len(whole) == 12 and len(later) >= 3
         assert [resumed[step] for step in later] == pytest.approx([whole[step] for step in later], abs=1e-6)
