@@ -1,57 +1,56 @@
-"""What the data modules share: their loaders, and for videos a count of what can't be read."""
+"""Base classes of the data modules: loaders, and for videos a reader of clips and a count of unreadable ones."""
 
 import logging
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from egovlpv2.data_modules.loaders import DistributedEvalSampler, ResumableDataLoader
+from egovlpv2.data_modules.clips import ClipReader, Failure
+from egovlpv2.data_modules.loaders import DistributedEvalSampler, ResumableDataLoader, Rows
 from egovlpv2.distributed import all_reduce_sum
 from egovlpv2.tokenization import load_tokenizer
 from egovlpv2.training.resume import find_place
 from egovlpv2.types import FrameRuleName
-from egovlpv2.video.frame_rules import find_rule
+from egovlpv2.video.frame_rules import FrameRule, find_rule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Collate = Callable[[list[Any]], object]
+
+SET_ROOT = "set data.init_args.root (or the environment variable that the config takes it from)"
+"""The remedy for missing files, in errors."""
+
 _COUNTED_IN_TRAINING = ("train_clips", "replaced_clips")  # by each process of its own share
-_JUDGED_CLIPS = 1000  # up to so many clips, one failure more or less is chance
+_MIN_CLIPS = 1000  # minimum denominator of the failure rate, so that one bad clip can't fail a small data set
 _FRAMES_OF = {"centre": "frames at the centres of equal segments",
               "released": "frames and colours as the released code's"}
 
 _log = logging.getLogger(__name__)
 
 
-class Failure(NamedTuple):
-    """A row whose video can't be read."""
-
-    row: int
-    video: str
-    reason: str
-
-
 class LoaderDataModule(LightningDataModule):
-    """The loaders of a data set, which resume or deal, and its counts.
+    """Resumable training loaders, distributed evaluation loaders, and counts of the rows.
 
-    A subclass makes its loaders with `train_loader` and `eval_loader`. `counts` has the numbers, of this process, for
+    A subclass makes its loaders with `train_loader` and `eval_loader`. `counts` holds the counts of this process for
     `metrics.json`.
 
     Args:
         batch_size: Rows of a training batch, on one device.
         eval_batch_size: Rows of a batch in validation and testing, on one device.
-        num_workers: Processes that read, for one device.
-        seed: Of the order of the rows and of all that is random in the training data.
-        drop_last: Whether the last rows of a training epoch are left out, where they don't fill a batch on every
-            device, or make a smaller one.
+        num_workers: Worker processes that read, for one device.
+        seed: Seed of the order of the rows and of all that is random in the training data.
+        drop_last: Leave out the last rows of a training epoch if they don't fill a batch on every device, instead of
+            making a smaller batch of them.
     """
 
-    evaluated: ClassVar[str] = "rows"  # what a row of the evaluation is called in `counts`
+    evaluated: ClassVar[str] = "rows"  # the name of an evaluation's rows in `counts`
 
     def __init__(self, batch_size: int = 8, eval_batch_size: int = 8, num_workers: int = 4, seed: int = 0,
                  drop_last: bool = True) -> None:
@@ -60,19 +59,19 @@ class LoaderDataModule(LightningDataModule):
         self.seed, self.drop_last = seed, drop_last
         self.counts: dict[str, int] = {}
         self._train_loader: ResumableDataLoader | None = None
-        self._place: dict[str, Any] | None = None  # where a resumed run goes on
+        self._place: dict[str, Any] | None = None  # where a resumed run continues
         self._eval_rows = 0
         self._skipped: set[int] = set()
         self._beyond: set[int] = set()
 
     @property
     def has_test_data(self) -> bool:
-        """Whether a fit should end with a test of the best checkpoint."""
+        """True if a fit should end with a test of the best checkpoint."""
         return False
 
-    def train_loader(self, dataset: Dataset, collate: Callable[[list[Any]], dict[str, Any]]) -> ResumableDataLoader:
+    def train_loader(self, dataset: Rows[Any], collate: Collate) -> ResumableDataLoader:
         """Shuffle `dataset`, which gets keys `(epoch, index)`, over all processes."""
-        if self.trainer and self.trainer.overfit_batches:
+        if self.trainer and getattr(self.trainer, "overfit_batches", None):  # Lightning doesn't declare it
             raise ValueError("trainer.overfit_batches would take the rows unshuffled: set trainer.limit_train_batches.")
         self.counts |= {"train_rows": len(dataset)}
         replicas, rank = self._processes()
@@ -84,19 +83,20 @@ class LoaderDataModule(LightningDataModule):
         return self._train_loader
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the run, and the counts up to there, of all processes together.
+        """The position in the run, and the counts up to there, summed over all processes.
 
-        Lightning stores the loader's state too, but does not load it where the module has asked for
-        `estimated_stepping_batches`, as ours do: by then the loader is already made.
+        Lightning stores the loader's state too, but does not load it if the module has read
+        `estimated_stepping_batches`, as ours do: by then the loader exists already.
         """
         if self._train_loader is None:
             return {}
+        assert self.trainer is not None
         place = find_place(self.trainer)
         return {"train": self._train_loader.state_dict() | {"epoch": place.epoch, "batch": place.batch},
                 "counts": {name: self._total(name) for name in _COUNTED_IN_TRAINING if name in self.counts}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at the place of a checkpoint; an evaluation of it counts its own rows alone."""
+        """Continue at the position of a checkpoint; an evaluation of the checkpoint starts new counts."""
         self._place = state.get("train")
         resumes = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
         if resumes and self._processes()[1] == 0:  # the other processes begin at zero, so that the sum is right
@@ -107,8 +107,8 @@ class LoaderDataModule(LightningDataModule):
         count = self.counts.get(name, 0)
         return all_reduce_sum(count, self.trainer.strategy.root_device) if self.trainer else count
 
-    def eval_loader(self, dataset: Dataset, collate: Callable[[list[Any]], dict[str, Any]]) -> DataLoader:
-        """Deal the rows of `dataset`, in order and each once, to all processes; see `DistributedEvalSampler`."""
+    def eval_loader(self, dataset: Rows[Any], collate: Collate) -> DataLoader:
+        """Distribute the rows of `dataset` in order over all processes, see `DistributedEvalSampler`."""
         sampler = DistributedEvalSampler(dataset, *self._processes())
         self._eval_rows, self._skipped, self._beyond = len(sampler), set(), set()
         self.counts |= {self.evaluated: len(dataset)}
@@ -128,30 +128,34 @@ class LoaderDataModule(LightningDataModule):
 
 
 class VideoDataModule(LoaderDataModule):
-    """The arguments and counts of a data set of videos.
+    """Base class of the data sets of videos: common arguments, a reader of clips, and counts of unreadable ones.
 
-    A subclass may have a `released_rule`, the `FrameRule` of the released code for its data set.
-
-    The batches are dicts, with one entry more than the task sees: `failures`, a list of `Failure`. In training those
-    clips have been replaced by others, in evaluation their rows are left out. In evaluation another entry,
-    `beyond_video`, has the rows with a clip that ends more than a second after its video.
+    A subclass sets `videos`, the folder of its videos. Its batches are dicts with one entry more than the task sees:
+    `failures`, a list of `Failure`. In training those clips have been replaced by others, in evaluation their rows are
+    left out. In evaluation another entry, `beyond_video`, has the rows with a clip that ends more than a second after
+    its video.
 
     Args:
         batch_size: Rows of a training batch, on one device.
         eval_batch_size: Rows of a batch in validation and testing, on one device.
-        num_workers: Processes that decode videos, for one device.
+        num_workers: Worker processes that decode videos, for one device.
         tokenizer: The text tower's tokenizer: a folder, or a name on the Hugging Face hub.
-        max_tokens: Length of a training text in tokens, the special ones included; longer ones are cut.
-        eval_max_tokens: Most tokens of a text in validation and testing; texts are padded to the longest of a batch.
+        max_tokens: Length of a training text in tokens, special ones included; longer texts are truncated.
+        eval_max_tokens: Maximum length of a text in validation and testing; texts are padded to the longest of a batch.
         num_frames: Frames of a training clip.
         eval_num_frames: Frames of a clip in validation and testing; `null`: as many as in training.
         size: Height and width of the frames, pixels.
-        frame_rule: How the frames of a clip are chosen: `centre`, in the centres of equal segments in time, or
-            `released`, by frame numbers as the released code counts them, and in its readers' colours.
-        seed: Of the order of the rows and of all that is random in the training data.
+        frame_rule: Choice of a clip's frames: `centre`, at the centres of equal segments in time, or `released`, by
+            frame numbers as the released code counts them, and in its readers' colours.
+        seed: Seed of the order of the rows and of all that is random in the training data.
         max_failed_share: The run fails when a larger share of the clips can't be read.
         drop_last: See `LoaderDataModule`.
     """
+
+    flip: ClassVar[float] = 0.5  # probability of mirroring a training clip
+    short_side: ClassVar[int | None] = 256  # to which the released code scales before it crops; None: `size`
+    videos: Path
+    chunk_seconds: float | None = None  # length of a video's files, where it is a folder of them
 
     def __init__(
         self,
@@ -173,13 +177,29 @@ class VideoDataModule(LoaderDataModule):
         self.tokenizer_name, self.max_tokens, self.eval_max_tokens = tokenizer, max_tokens, eval_max_tokens
         self.num_frames, self.eval_num_frames = num_frames, eval_num_frames or num_frames
         self.size, self.frame_rule, self.max_failed_share = size, frame_rule, max_failed_share
-        # What a `ClipReader` needs to know.
-        self.reading = {"rule": find_rule(frame_rule, getattr(self, "released_rule", None)),
-                        "rgb_first": frame_rule == "released"}
-        self._logged: dict[str, str] = {}  # of a video: why
+        find_rule(frame_rule, self.released_rule())  # raises where there is no such rule
+        self._logged: dict[str, str] = {}  # the reason by video
+
+    def released_rule(self) -> FrameRule | None:
+        """The frame rule of the released code for this data set; None if it has none."""
+        return None
+
+    def reader(self, num_frames: int) -> ClipReader:
+        """A reader of clips of `num_frames` frames.
+
+        Raises:
+            ValueError: The folder of the videos is missing.
+        """
+        if not self.videos.is_dir():
+            layout = "" if self.chunk_seconds is None else ", which are folders <video_uid>/<k>.mp4"
+            raise ValueError(f"There is no folder {self.videos} with the videos{layout}: {SET_ROOT}, or "
+                             "data.init_args.videos.")
+        rule = find_rule(self.frame_rule, self.released_rule())
+        return ClipReader(self.videos, num_frames, self.size, self.chunk_seconds, rule=rule, flip=self.flip,
+                          short_side=self.short_side or self.size, rgb_first=self.frame_rule == "released")
 
     def setup(self, stage: str) -> None:
-        """Look at what a fit validates and tests with before hours of training, not after."""
+        """Read the annotations that a fit validates and tests with before hours of training, not after."""
         if stage != "fit":
             return
         counts = dict(self.counts)
@@ -190,25 +210,25 @@ class VideoDataModule(LoaderDataModule):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What a reader of the numbers must know of the data."""
+        """The settings of the data, for `metrics.json`."""
         names = ("num_frames", "eval_num_frames", "size", "max_tokens", "eval_max_tokens", "frame_rule")
         return {name: getattr(self, name) for name in names} | {"evaluation": "the largest centred square, "
                                                                 + _FRAMES_OF[self.frame_rule],
                                                                 "counts": self._counts_of_all()}
 
     def _counts_of_all(self) -> dict[str, int]:
-        """`counts`, with those that each process makes of its own share summed over the processes."""
+        """`counts`, with those of each process's own share summed over the processes."""
         sums = {name: self._total(name) for name in (*_COUNTED_IN_TRAINING, f"skipped_{self.evaluated}",
                                                       f"{self.evaluated}_beyond_the_video")}
         return self.counts | {name: number for name, number in sums.items() if name in self.counts}
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The tokenizer, opened when it is first used."""
+        """The tokenizer, loaded at its first use."""
         return load_tokenizer(self.tokenizer_name)
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Take the failures out of a batch, log those of videos not yet logged, and count them.
+        """Remove the failures from a batch, count them, and log those of videos that are not yet logged.
 
         Raises:
             ValueError: More than `max_failed_share` of the clips (in evaluation: rows) could not be read.
@@ -223,6 +243,7 @@ class VideoDataModule(LoaderDataModule):
             if failure.video not in self._logged:
                 _log.warning("Not readable: %s", failure.reason)
             self._logged.setdefault(failure.video, failure.reason)
+        assert self.trainer is not None
         count = self._count_replaced if self.trainer.training else self._count_skipped
         count(failures, len(batch["video"]))
         return batch
@@ -230,22 +251,23 @@ class VideoDataModule(LoaderDataModule):
     def _count_replaced(self, failures: list[Failure], clips: int) -> None:
         read = self._count("train_clips", clips)
         replaced = self._count("replaced_clips", len(failures))
-        epoch = self.trainer.num_training_batches * clips  # a small data set is judged as if it had been read once
-        self._judge("training clips", replaced, max(read, min(_JUDGED_CLIPS, epoch)))
+        assert self.trainer is not None
+        epoch = self.trainer.num_training_batches * clips  # of a small data set, the denominator is at least an epoch
+        self._check_failures("training clips", replaced, max(read, min(_MIN_CLIPS, epoch)))
 
     def _count_skipped(self, failures: list[Failure], _: int) -> None:
         self._skipped.update(failure.row for failure in failures)
         self.counts[f"skipped_{self.evaluated}"] = len(self._skipped)
-        self._judge(self.evaluated, len(self._skipped), self._eval_rows)
+        self._check_failures(self.evaluated, len(self._skipped), self._eval_rows)
 
     def _count(self, name: str, number: int) -> int:
         self.counts[name] = self.counts.get(name, 0) + number
         return self.counts[name]
 
-    def _judge(self, what: str, failed: int, of: int) -> None:
-        if failed > self.max_failed_share * of:
+    def _check_failures(self, name: str, failed: int, total: float) -> None:
+        if failed > self.max_failed_share * total:
             some = "; ".join(list(self._logged.values())[:3])
             raise ValueError(
-                f"{failed} of {of} {what} could not be read, more than max_failed_share={self.max_failed_share} "
+                f"{failed} of {total} {name} could not be read, more than max_failed_share={self.max_failed_share} "
                 f"allows: {some}. Look for missing or damaged files, or raise data.init_args.max_failed_share."
             )

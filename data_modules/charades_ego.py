@@ -1,4 +1,4 @@
-"""CharadesEgo: which of 157 actions does a first-person video show? In its official files."""
+"""CharadesEgo: 157 actions in first-person videos, in its official files."""
 
 import re
 from pathlib import Path
@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from egovlpv2.batch import multi_hot
 from egovlpv2.data_modules.csv_files import is_validation, read_csv, refuse, refuse_blanks, refuse_repeats
 from egovlpv2.data_modules.retrieval import RetrievalDataModule, RetrievalSet
 from egovlpv2.io.schema import LONGEST, read_lines, shown
 from egovlpv2.metrics.relevancy import Relevancy
-from egovlpv2.video.frame_rules import charades
+from egovlpv2.video.frame_rules import FrameRule, charades
 
 _ACTION = re.compile(r"(c[0-9]+) ([0-9]+(?:\.[0-9]+)?) ([0-9]+(?:\.[0-9]+)?)")
 _CLASS = re.compile(r"(c[0-9]+)\s+(\S.*)")
@@ -33,20 +34,22 @@ class CharadesEgoDataModule(RetrievalDataModule):
         train: Videos to train on, `CharadesEgo_v1_train_only1st.csv`.
         val: Videos to validate on; null: `is_validation` of the training videos.
         test: Videos to test on, `CharadesEgo_v1_test_only1st.csv`.
-        **kwargs: Of every retrieval data set, see `RetrievalDataModule`.
+        **kwargs: Arguments of every retrieval data set, see `RetrievalDataModule`.
 
     Raises:
         ValueError: A file is missing or malformed; the message names line and column.
     """
 
     evaluated = "videos"
-    released_rule = staticmethod(charades)
 
     def __init__(self, root: str, videos: str = "CharadesEgo_v1_480", classes: str = "Charades_v1_classes.txt",
                  train: str = "CharadesEgo_v1_train_only1st.csv", val: str | None = None,
                  test: str = "CharadesEgo_v1_test_only1st.csv", **kwargs: Any) -> None:
         super().__init__(root, videos, train, val, test, **kwargs)
         self.classes = classes
+
+    def released_rule(self) -> FrameRule:
+        return charades
 
     def load(self, split: str) -> RetrievalSet:
         names = read_classes(self.root / self.classes)
@@ -117,7 +120,7 @@ def _parse_action(text: str, places: dict[str, int]) -> Action:
 
 
 def _instances(rows: list[tuple[str, Action]], classes: list[str]) -> RetrievalSet:
-    """A row for each action of a video, which its class name fits and no other."""
+    """A row for each action of a video; only the name of its class fits it."""
     span = torch.tensor([action[1:] for _, action in rows], dtype=torch.float64).view(-1, 2)
     fits = Relevancy(torch.eye(len(classes)), torch.tensor([action[0] for _, action in rows], dtype=torch.int64),
                      torch.arange(len(classes)))
@@ -125,10 +128,8 @@ def _instances(rows: list[tuple[str, Action]], classes: list[str]) -> RetrievalS
 
 
 def _whole_videos(videos: dict[str, list[Action]], classes: list[str]) -> RetrievalSet:
-    """A row for each video, which the names of all its classes fit."""
-    shown = torch.zeros(len(videos), len(classes))
-    for row, actions in zip(shown, videos.values(), strict=True):
-        row[[action[0] for action in actions]] = 1.0
+    """A row for each video; the names of all its actions' classes fit it."""
+    relevancy = multi_hot([[action[0] for action in actions] for actions in videos.values()], len(classes))
     span = torch.tensor([[0.0, torch.inf]], dtype=torch.float64).expand(len(videos), 2)
     names = list(videos)
-    return RetrievalSet(names, [f"{name}.mp4" for name in names], span, classes, Relevancy.of_matrix(shown))
+    return RetrievalSet(names, [f"{name}.mp4" for name in names], span, classes, Relevancy.of_matrix(relevancy))

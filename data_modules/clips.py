@@ -1,4 +1,4 @@
-"""Reads the clips of a data set: where they lie, at which times, and which part of the picture."""
+"""Read the clips of a data set: from which file, at which times, and which part of the picture."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from torch import Tensor
 
-from egovlpv2.data_modules.base import Failure
 from egovlpv2.io.schema import shown
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.decode import Clip, VideoInfo, read_chunks, read_frames, video_info
@@ -22,49 +21,28 @@ from egovlpv2.video.transforms import CropBox, EvalTransform, TrainTransform
 Crop = Callable[[int, int], CropBox]
 T = TypeVar("T")
 
-TRIES = 10  # rows that may fail one after the other
+MAX_TRIES = 10  # rows that may fail one after the other
 
 
-def read_or_replace(row: int, num_rows: int, rng: np.random.Generator, read: Callable[[int], T],
-                    name: Callable[[int], str]) -> tuple[int, T, list[Failure]]:
-    """Reads a row, or, where its video can't be read, others drawn at random.
+class Failure(NamedTuple):
+    """A row whose video can't be read."""
 
-    Args:
-        row: To begin with.
-        num_rows: How many there are.
-        rng: Draws the others.
-        read: Reads a row.
-        name: The video of a row.
-
-    Returns:
-        The row that was read, what was read, and the failures before.
-
-    Raises:
-        ValueError: One row after the other failed.
-    """
-    failures: list[Failure] = []
-    while len(failures) < TRIES:
-        try:
-            return row, read(row), failures
-        except VideoError as error:
-            failures.append(Failure(row, name(row), str(error)))
-            row = int(rng.integers(num_rows))
-    raise ValueError(f"{TRIES} clips one after the other could not be read; the last: {failures[-1].reason}")
+    row: int
+    video: str
+    reason: str
 
 
-@contextmanager
-def _named_failures(path: Path) -> Iterator[None]:
-    """Raise what the file system refuses while a video is read as a `VideoError`, which counts as that clip's failure.
+class ClipError(VideoError):
+    """A clip that can't be read.
 
     Args:
-        path: The video's file or folder.
+        video: Its video, as the annotations name it.
+        reason: One line with the file, what is wrong and what to do.
     """
-    if "\0" in str(path):
-        raise VideoError(f"{str(path)!r} is not the name of a file: look for a zero byte in the annotations")
-    try:
-        yield
-    except OSError as error:
-        raise VideoError(f"{path} can't be read ({error.strerror or error}): check its name and permissions") from error
+
+    def __init__(self, video: str, reason: str) -> None:
+        super().__init__(reason)
+        self.video = video
 
 
 class EvalClip(NamedTuple):
@@ -74,16 +52,107 @@ class EvalClip(NamedTuple):
     beyond_video: bool  # it ends more than a second after its video
 
 
-@dataclass(frozen=True)
-class ClipReader:
-    """Reads clips of videos that are one file each.
+def read_or_replace(row: int, num_rows: int, rng: np.random.Generator, read: Callable[[int], T]
+                    ) -> tuple[int, T, list[Failure]]:
+    """Read a row, or, while its clips can't be read, other rows drawn at random.
 
     Args:
-        folder: Where the videos are.
+        row: The first row to try.
+        num_rows: Number of rows to draw from.
+        rng: Draws the other rows.
+        read: Reads a row.
+
+    Returns:
+        The row that was read, its content, and the failures before it.
+
+    Raises:
+        ValueError: `MAX_TRIES` rows failed one after the other.
+    """
+    failures: list[Failure] = []
+    while len(failures) < MAX_TRIES:
+        try:
+            return row, read(row), failures
+        except ClipError as error:
+            failures.append(Failure(row, error.video, str(error)))
+            row = int(rng.integers(num_rows))
+    raise ValueError(f"{MAX_TRIES} clips one after the other could not be read; the last: {failures[-1].reason}")
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video in one file.
+
+    Args:
+        path: The file.
+    """
+
+    path: Path
+
+    def span(self, start: float, end: float) -> Span:
+        """The clip from `start` to `end`, seconds; an infinite end is the video's."""
+        info = video_info(self.path)
+        if start >= info.duration:
+            raise VideoError(f"{self.path} ends at {info.duration:.3f} s, before the clip {start:.3f}-{end:.3f} s "
+                             "begins")
+        return Span(start, min(end, info.duration), end, lambda chunk: (0, info))
+
+    def end(self, clip: Span, last: float) -> float:
+        """The end of the video, seconds."""
+        return clip.info(0)[1].duration
+
+    def read(self, times: Times, crop: Crop) -> Clip:
+        return read_frames(self.path, times, crop)
+
+
+@dataclass(frozen=True)
+class ChunkedVideo:
+    """A video in EgoClip's layout: files `<k>.mp4` of equal length in one folder.
+
+    Args:
+        folder: The video's folder.
+        chunk_seconds: Length of a file.
+    """
+
+    folder: Path
+    chunk_seconds: float
+
+    def span(self, start: float, end: float) -> Span:
+        """The clip from `start` to `end`, seconds of the whole video."""
+        first = int(max(start, 0.0) // self.chunk_seconds)
+        if start - first * self.chunk_seconds > TAIL_SECONDS:
+            video_info(self.folder / f"{first}.mp4")  # raises if the chunk is missing: the clip is beyond the end
+        return Span(start, end, end, self._info)
+
+    def end(self, clip: Span, last: float) -> float:
+        """The end of the video, seconds; infinite where another chunk follows that of the time `last`."""
+        chunk, info = clip.info(int(max(last, 0.0) // self.chunk_seconds))
+        if (self.folder / f"{chunk + 1}.mp4").exists():
+            return inf
+        return chunk * self.chunk_seconds + info.duration
+
+    def read(self, times: Times, crop: Crop) -> Clip:
+        return read_chunks(self.folder, times, crop, self.chunk_seconds)
+
+    def _info(self, chunk: int) -> tuple[int, VideoInfo]:
+        """Number and header of a chunk, or of the last existing chunk if it lies beyond that."""
+        last = chunk
+        if not (self.folder / f"{chunk}.mp4").exists():
+            numbers = [int(path.stem) for path in self.folder.glob("*.mp4") if path.stem.isdecimal()]
+            last = max(numbers, default=chunk)
+        return min(last, chunk), video_info(self.folder / f"{min(last, chunk)}.mp4")
+
+
+@dataclass(frozen=True)
+class ClipReader:
+    """Read clips of a folder of videos.
+
+    Args:
+        folder: The folder of the videos.
         num_frames: Frames of a clip.
-        size: Their height and width, pixels.
-        rule: Of the times to show.
-        flip: How probable mirroring is in training, 0 to 1.
+        size: Height and width of the frames, pixels.
+        chunk_seconds: Length of the files of a `ChunkedVideo`; None: each video is one file.
+        rule: Times of the frames to show.
+        flip: Probability of mirroring a clip in training, 0 to 1.
         short_side: Of the evaluation's crop, see `EvalTransform`.
         rgb_first: See `EvalTransform`.
     """
@@ -91,90 +160,65 @@ class ClipReader:
     folder: Path
     num_frames: int
     size: int
+    chunk_seconds: float | None = None
     rule: FrameRule = field(default=centre, kw_only=True)
     flip: float = field(default=0.5, kw_only=True)
     short_side: int = field(default=256, kw_only=True)
     rgb_first: bool = field(default=False, kw_only=True)
 
-    def train(self, video: str, start: float, end: float, rng: np.random.Generator) -> Tensor:
-        """Frames at random times in a random part of the picture: (T, 3, H, W) uint8."""
-        with _named_failures(self._path(video)):
-            times = self.rule(self._span(video, start, end), self.num_frames, rng)
-            crop = TrainTransform(self.size, flip=self.flip, rgb_first=self.rgb_first)
-            return self._read(video, times, partial(crop, rng=rng)).frames
+    def train(self, name: str, start: float, end: float, rng: np.random.Generator) -> Tensor:
+        """Frames at random times in a random part of the picture: (T, 3, H, W) uint8.
 
-    def evaluate(self, video: str, start: float, end: float, rng: np.random.Generator | None = None) -> EvalClip:
-        """Frames of the largest square, at times in the middle of segments, or at random ones drawn by `rng`."""
-        with _named_failures(self._path(video)):
-            span = self._span(video, start, end)
-            times, stop = self._until_the_end(video, span, self.rule(span, self.num_frames, rng))
-            frames = self._read(video, times, EvalTransform(self.size, self.short_side, self.rgb_first)).frames
+        Args:
+            name: The video, as the annotations name it.
+            start: Seconds of the video.
+            end: Seconds of the video; infinite: the video's end.
+            rng: Draws the times and the crop.
+
+        Raises:
+            ClipError: The video can't be read.
+        """
+        with self._open(name) as video:
+            times = self.rule(video.span(start, end), self.num_frames, rng)
+            crop = TrainTransform(self.size, flip=self.flip, rgb_first=self.rgb_first)
+            return video.read(times, partial(crop, rng=rng)).frames
+
+    def evaluate(self, name: str, start: float, end: float, rng: np.random.Generator | None = None) -> EvalClip:
+        """Frames of the largest square, at the centres of equal segments, or at times drawn by `rng`.
+
+        Raises:
+            ClipError: The video can't be read.
+        """
+        with self._open(name) as video:
+            span = video.span(start, end)
+            times = self.rule(span, self.num_frames, rng)
+            stop = video.end(span, times[-1])
+            crop = EvalTransform(self.size, self.short_side, self.rgb_first)
+            frames = video.read(np.minimum(times, stop), crop).frames
             return EvalClip(frames, stop + TAIL_SECONDS < end < inf)
 
-    def _path(self, video: str) -> Path:
-        """The place of a video, which an annotation file names: never outside the folder."""
-        if Path(video).is_absolute() or ".." in Path(video).parts:
-            raise VideoError(f"the video {shown(video)} of an annotation would lie outside {self.folder}: name it by "
+    def video(self, name: str) -> VideoFile | ChunkedVideo:
+        """A video of the folder.
+
+        Raises:
+            VideoError: The name leads outside the folder, or no file can have it.
+        """
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise VideoError(f"the video {shown(name)} of an annotation would lie outside {self.folder}: name it by "
                              "its path in there")
-        return self.folder / video
+        if "\0" in name:
+            raise VideoError(f"{str(self.folder / name)!r} is not the name of a file: look for a zero byte in the "
+                             "annotations")
+        path = self.folder / name
+        return VideoFile(path) if self.chunk_seconds is None else ChunkedVideo(path, self.chunk_seconds)
 
-    def _span(self, video: str, start: float, end: float) -> Span:
-        """The clip; an infinite end is the video's."""
-        path = self._path(video)
-        info = video_info(path)
-        if start >= info.duration:
-            raise VideoError(f"{path} ends at {info.duration:.3f} s, before the clip {start:.3f}-{end:.3f} s begins")
-        return Span(start, min(end, info.duration), end, lambda chunk: (0, info))
-
-    def _until_the_end(self, video: str, clip: Span, times: Times) -> tuple[Times, float]:
-        """The times, none beyond the video's end, and that end in seconds; infinite if it is far."""
-        stop = clip.info(0)[1].duration
-        return np.minimum(times, stop), stop
-
-    def _read(self, video: str, times: Times, crop: Crop) -> Clip:
-        return read_frames(self._path(video), times, crop)
-
-
-@dataclass(frozen=True)
-class ChunkReader(ClipReader):
-    """Reads clips of videos in EgoClip's layout, `<folder>/<video_uid>/<k>.mp4`.
-
-    Args:
-        folder: Where the videos are.
-        num_frames: Frames of a clip.
-        size: Their height and width, pixels.
-        chunk_seconds: Length of a video's files.
-        rule: Of the times to show.
-        flip: How probable mirroring is in training, 0 to 1.
-        short_side: Of the evaluation's crop, see `EvalTransform`.
-        rgb_first: See `EvalTransform`.
-    """
-
-    chunk_seconds: float
-
-    def _span(self, video: str, start: float, end: float) -> Span:
-        folder, first = self._path(video), int(max(start, 0.0) // self.chunk_seconds)
-        if start - first * self.chunk_seconds > TAIL_SECONDS:
-            video_info(folder / f"{first}.mp4")  # an error if it is not there: not fetched, or far beyond the video
-        return Span(start, end, end, partial(self._info, folder))
-
-    def _info(self, folder: Path, chunk: int) -> tuple[int, VideoInfo]:
-        """A chunk's number and facts; those of the last chunk that there is if it lies beyond that."""
-        there = chunk
-        if not (folder / f"{chunk}.mp4").exists():
-            there = max((number for number in self._numbers(folder)), default=chunk)
-        return min(there, chunk), video_info(folder / f"{min(there, chunk)}.mp4")
-
-    def _numbers(self, folder: Path) -> list[int]:
-        """The chunks that there are."""
-        return [int(path.stem) for path in folder.glob("*.mp4") if path.stem.isdecimal()]
-
-    def _until_the_end(self, video: str, clip: Span, times: Times) -> tuple[Times, float]:
-        last, info = clip.info(int(max(times[-1], 0.0) // self.chunk_seconds))
-        if (self._path(video) / f"{last + 1}.mp4").exists():
-            return times, inf
-        stop = last * self.chunk_seconds + info.duration
-        return np.minimum(times, stop), stop
-
-    def _read(self, video: str, times: Times, crop: Crop) -> Clip:
-        return read_chunks(self._path(video), times, crop, self.chunk_seconds)
+    @contextmanager
+    def _open(self, name: str) -> Iterator[VideoFile | ChunkedVideo]:
+        """A video of the folder; errors while it is read are raised as `ClipError`."""
+        try:
+            yield self.video(name)
+        except VideoError as error:
+            raise ClipError(name, str(error)) from error
+        except OSError as error:
+            reason = f"{self.folder / name} can't be read ({error.strerror or error}): check its name and permissions"
+            raise ClipError(name, reason) from error

@@ -1,4 +1,4 @@
-"""Small annotation files: CSVs of strings, whose mistakes are named by file, line and column."""
+"""Small CSV files of annotations, with errors that name file, line and column."""
 
 import csv
 import io
@@ -12,23 +12,23 @@ import pandas as pd
 from egovlpv2.io.schema import read_text, shown
 
 
-def read_csv(path: Path, columns: Sequence[str], what: str) -> pd.DataFrame:
+def read_csv(path: Path, columns: Sequence[str], kind: str) -> pd.DataFrame:
     """Read a comma-separated file with a header, every field as a string.
 
     Args:
         path: The file.
-        columns: Those that it must have.
-        what: What the file is, for the error where there is none.
+        columns: Required columns.
+        kind: Description of the file, for the error if it is missing.
 
     Returns:
-        The rows; the index is the line where each ends.
+        The rows; the index is the line at which each ends.
 
     Raises:
         ValueError: The file can't be read, isn't UTF-8 or a CSV, lacks a column or rows, names a column twice, or a row
             has more or fewer fields than the header.
     """
     if not path.exists():
-        raise ValueError(f"There is no file {path}: put {what} there, or name another one.")
+        raise ValueError(f"There is no file {path}: put {kind} there, or name another one.")
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         rows = [(reader.line_num, fields) for fields in reader if fields]
@@ -49,7 +49,7 @@ def read_csv(path: Path, columns: Sequence[str], what: str) -> pd.DataFrame:
 
 
 def require(path: Path, frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Raise a `ValueError` that names the columns which a file lacks."""
+    """Raise a `ValueError` that names the missing columns of a file."""
     if missing := [name for name in columns if name not in frame.columns]:
         raise ValueError(f"{path} has no column {', '.join(missing)}. Its columns: {shown(list(frame.columns))}.")
 
@@ -59,10 +59,10 @@ def refuse(path: Path, frame: pd.DataFrame, column: str, bad: np.ndarray, reason
 
     Args:
         path: The file.
-        frame: What `read_csv` has read of it.
-        column: Where the mistake is.
-        bad: (n,) bool.
-        reason: Follows the value: "is not a ...".
+        frame: The rows that `read_csv` has read.
+        column: The column with the error.
+        bad: Mask of the bad rows, (n,) bool.
+        reason: The error, to follow the value: "is not a ...".
     """
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
@@ -78,18 +78,20 @@ def refuse_blanks(path: Path, frame: pd.DataFrame, columns: Sequence[str]) -> No
 
 
 def refuse_repeats(path: Path, frame: pd.DataFrame, column: str) -> None:
-    """Raise a `ValueError` for the first value of a column that an earlier row has, if there is one."""
+    """Raise a `ValueError` for the first repeated value of a column, if there is one."""
     refuse(path, frame, column, frame[column].duplicated().to_numpy(), "is there twice: remove one of the rows")
 
 
 def is_validation(names: Sequence[str], share: float) -> np.ndarray:
-    """Which rows to validate on where a data set has no validation split: all of some videos, whatever their order.
+    """Choose the rows to validate on if a data set has no validation split: all rows of some videos.
+
+    The choice depends on the videos' names alone, not on their order.
 
     Args:
-        names: The row's video, (n,).
-        share: Of the videos, about.
+        names: The video of each row, (n,).
+        share: Approximate share of the videos.
 
     Returns:
-        (n,) bool.
+        Mask of the validation rows, (n,) bool.
     """
     return np.array([zlib.crc32(name.encode()) % 10_000 < share * 10_000 for name in names])

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader
 
-from egovlpv2.data_modules.base import Failure
-from egovlpv2.data_modules.clips import TRIES, ChunkReader
-from egovlpv2.data_modules.egomcq import EgoMCQDataModule
-from egovlpv2.data_modules.loaders import ResumableDataLoader
+from egovlpv2.batch import multi_hot
+from egovlpv2.data_modules.base import VideoDataModule
+from egovlpv2.data_modules.clips import ClipReader, Failure, read_or_replace
+from egovlpv2.data_modules.egomcq import MCQSplits
+from egovlpv2.data_modules.loaders import ResumableDataLoader, Rows
 from egovlpv2.data_modules.tables import NUM_NOUNS, NUM_VERBS, ClipTable, read_clip_table
 from egovlpv2.tokenization import tokenize
-from egovlpv2.video.container import VideoError
+from egovlpv2.video.frame_rules import FrameRule, egoclip
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +26,7 @@ _SCENE_SECONDS = 60
 
 
 class Neighbours:
-    """Draws scene-aware negatives: other rows of the same minute of the same video.
+    """Draw scene-aware negatives: other rows of the same minute of the same video.
 
     The rows are sorted by video and time, so that a minute, a video and everything are ranges of them.
 
@@ -66,13 +67,13 @@ class Neighbours:
         return int(self._order[other + (other >= place)])
 
     def _range(self, first: int, last: int) -> tuple[int, int]:
-        """The places of the scenes from `first` to before `last`."""
+        """First and last place (exclusive) of the scenes from `first` to `last` (exclusive)."""
         begin, end = torch.searchsorted(self._scene, torch.tensor([first, last])).tolist()
         return begin, end
 
 
-class Pair(NamedTuple):
-    """A row and its negative, as a worker reads them; `failures` were drawn before and could not be read."""
+class ClipPair(NamedTuple):
+    """A row and its negative; `failures` are pairs that were drawn before and could not be read."""
 
     video: Tensor  # (2, T, 3, H, W) uint8
     text: list[str]
@@ -81,23 +82,23 @@ class Pair(NamedTuple):
     failures: list[Failure]
 
 
-class EgoClip(Dataset[Pair]):
-    """The N rows of an `egoclip.csv`.
+class EgoClip(Rows[ClipPair]):
+    """The N rows of an `egoclip.csv`, each with a negative.
 
-    What a key `(epoch, row)` gives depends on the seed and the key alone. When a clip of the pair can't be read,
+    The sample of a key `(epoch, row)` depends on the seed and the key alone. When a clip of the pair can't be read,
     another row and a negative of its own take their place.
 
     Args:
         path: The official file, or one in its format.
-        reader: Of the clips.
-        seed: Of the negatives, times and crops.
+        reader: Reads the clips.
+        seed: Seed of the negatives, times and crops.
         negatives: See `EgoClipDataModule`.
 
     Raises:
         ValueError: The file can't be read (see `read_clip_table`) or has only one row.
     """
 
-    def __init__(self, path: Path, reader: ChunkReader, seed: int, negatives: Negatives = "scene") -> None:
+    def __init__(self, path: Path, reader: ClipReader, seed: int, negatives: Negatives = "scene") -> None:
         self.table = read_clip_table(path)
         if len(self.table) < 2:
             raise ValueError(f"{path} has one row: a row needs another one as its negative.")
@@ -107,74 +108,89 @@ class EgoClip(Dataset[Pair]):
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, key: tuple[int, int]) -> Pair:
+    def __getitem__(self, key: tuple[int, int]) -> ClipPair:
         epoch, row = key
         rng = np.random.default_rng((self.seed, epoch, row))
-        failures: list[Failure] = []
-        while len(failures) < TRIES:
-            rows = [row, self.draw_negative(row, rng)]
-            if video := self._read(rows, rng, failures):
-                verbs, nouns = ([lists[i] for i in rows] for lists in (self.table.verbs, self.table.nouns))
-                return Pair(torch.stack(video), [self.table.text[i] for i in rows], verbs, nouns, failures)
-            row = int(rng.integers(len(self)))
-        raise ValueError(f"{TRIES} clips one after the other could not be read; the last: {failures[-1].reason}")
+        _, (rows, video), failures = read_or_replace(row, len(self), rng, lambda i: self._read_pair(i, rng))
+        verbs, nouns = ([lists[i] for i in rows] for lists in (self.table.verbs, self.table.nouns))
+        return ClipPair(video, [self.table.text[i] for i in rows], verbs, nouns, failures)
 
     def _draw_any(self, row: int, rng: np.random.Generator) -> int:
         other = int(rng.integers(len(self) - 1))
         return other + (other >= row)
 
-    def _read(self, rows: list[int], rng: np.random.Generator, failures: list[Failure]) -> list[Tensor]:
-        """Read the rows' clips, each (T, 3, H, W); none, and one failure more, if one of them can't be read."""
-        clips: list[Tensor] = []
-        for row in rows:
-            video = self.table.videos[int(self.table.video[row])]
-            try:
-                clips.append(self.reader.train(video, float(self.table.start[row]), float(self.table.end[row]), rng))
-            except VideoError as error:
-                failures.append(Failure(row, video, str(error)))
-                return []
-        return clips
+    def _read_pair(self, row: int, rng: np.random.Generator) -> tuple[list[int], Tensor]:
+        """A row and its negative, with their clips (2, T, 3, H, W)."""
+        rows, table = [row, self.draw_negative(row, rng)], self.table
+        return rows, torch.stack([self.reader.train(table.videos[int(table.video[i])], float(table.start[i]),
+                                                    float(table.end[i]), rng) for i in rows])
 
 
-def collate(pairs: list[Pair], tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> dict[str, Any]:
+def collate(pairs: list[ClipPair], tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> dict[str, Any]:
     """Make a `ClipBatch` with `failures`: B/2 rows and, after them, their negatives."""
     sides = [(pair, side) for side in (0, 1) for pair in pairs]
     return {
         "video": torch.stack([pair.video[side] for pair, side in sides]),  # (B, T, 3, H, W)
         "text": tokenize(tokenizer, [pair.text[side] for pair, side in sides], max_tokens),  # (B, L)
-        "verbs": _multi_hot([pair.verbs[side] for pair, side in sides], NUM_VERBS),  # (B, 118)
-        "nouns": _multi_hot([pair.nouns[side] for pair, side in sides], NUM_NOUNS),  # (B, 582)
+        "verbs": multi_hot([pair.verbs[side].tolist() for pair, side in sides], NUM_VERBS),  # (B, 118)
+        "nouns": multi_hot([pair.nouns[side].tolist() for pair, side in sides], NUM_NOUNS),  # (B, 582)
         "failures": [failure for pair in pairs for failure in pair.failures],
     }
 
 
-def _multi_hot(ids: list[Tensor], num_classes: int) -> Tensor:
-    hot = torch.zeros(len(ids), num_classes)
-    for row, classes in zip(hot, ids, strict=True):
-        row[classes] = 1.0
-    return hot
-
-
-class EgoClipDataModule(EgoMCQDataModule):
-    """EgoClip to train on, EgoMCQ to validate and to test.
+class EgoClipDataModule(VideoDataModule):
+    """EgoClip to train on; validation and test have questions of EgoMCQ.
 
     Args:
         root: The data set's folder; the other paths are relative to it.
         csv: The training rows, an `egoclip.csv`.
-        negatives: What each row brings along: another one of its own `scene` (paper) or `any` other.
-        **kwargs: Of the videos and the questions, see `EgoMCQDataModule`.
+        negatives: The second clip of each row: another one of its own `scene` (paper) or `any` other.
+        videos: The folder of `<video_uid>/<k>.mp4`.
+        mcq_val: Questions to validate on, an `egomcq.json`; null: a fit doesn't validate.
+        mcq_test: Questions to test on, an `egomcq.json`.
+        chunk_seconds: Length of a video's files.
+        **kwargs: Arguments of every data module of videos, see `VideoDataModule`.
     """
 
-    def __init__(self, root: str, csv: str = "egoclip.csv", negatives: Negatives = "scene", **kwargs: Any) -> None:
-        super().__init__(root, **kwargs)
-        self.csv, self.negatives = csv, negatives
+    evaluated = "questions"
+    chunk_seconds: float
+
+    def __init__(self, root: str, csv: str = "egoclip.csv", negatives: Negatives = "scene", videos: str = "videos",
+                 mcq_val: str | None = None, mcq_test: str | None = None, chunk_seconds: float = 600.0,
+                 **kwargs: Any) -> None:
+        self.chunk_seconds = chunk_seconds  # first, since `released_rule` needs it
+        super().__init__(**kwargs)
+        self.path, self.negatives = Path(root) / csv, negatives
+        self.videos = Path(root) / videos
+        self.questions = MCQSplits(Path(root), mcq_val, mcq_test)
 
     @property
     def protocol(self) -> dict[str, Any]:
-        return super().protocol | {"negatives": self.negatives}
+        return super().protocol | self.questions.protocol | {"negatives": self.negatives}
+
+    @property
+    def has_test_data(self) -> bool:
+        return self.questions.has_test_data
+
+    def released_rule(self) -> FrameRule:
+        return partial(egoclip, chunk_seconds=self.chunk_seconds)
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled batches of `csv` with negatives, the same again after a resume."""
-        dataset = EgoClip(self.root / self.csv, self.reader(self.num_frames), self.seed, self.negatives)
+        dataset = EgoClip(self.path, self.reader(self.num_frames), self.seed, self.negatives)
         self.counts["malformed_rows"] = dataset.table.malformed
         return self.train_loader(dataset, partial(collate, tokenizer=self.tokenizer, max_tokens=self.max_tokens))
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Batches of `mcq_val`; none when training goes without."""
+        if self.questions.val is None and self.trainer and self.trainer.state.fn == "fit":
+            return []
+        return self.questions.loader("val", self)
+
+    def test_dataloader(self) -> DataLoader:
+        """Batches of `mcq_test`."""
+        return self.questions.loader("test", self)
+
+    def predict_dataloader(self) -> DataLoader:
+        """Batches of `mcq_test`, to write their scores."""
+        return self.test_dataloader()

@@ -1,22 +1,21 @@
-"""EgoMCQ: which of five clips does a narration tell of? In the official `egomcq.json`."""
+"""EgoMCQ: questions that ask for the one of five clips that fits a narration, in the official `egomcq.json`."""
 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import torch
 from msgspec import Meta
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from egovlpv2.data_modules.base import Failure, VideoDataModule
-from egovlpv2.data_modules.clips import ChunkReader, EvalClip
-from egovlpv2.data_modules.loaders import PAD_INDEX
+from egovlpv2.data_modules.base import VideoDataModule
+from egovlpv2.data_modules.clips import ClipError, ClipReader, EvalClip, Failure
+from egovlpv2.data_modules.loaders import PAD_INDEX, Rows
 from egovlpv2.data_modules.packed import Strings
 from egovlpv2.io.schema import Seconds, Start, Words, check_entries, read_json, shown
 from egovlpv2.tokenization import tokenize
-from egovlpv2.video.container import VideoError
 from egovlpv2.video.frame_rules import FrameRule, egoclip
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ NUM_CHOICES = 5
 
 @dataclass
 class _Clip:
-    """A choice as the file has it."""
+    """A choice in the file."""
 
     video_uid: Words
     clip_start: Start
@@ -36,14 +35,14 @@ class _Clip:
 
 @dataclass
 class _Query:
-    """What is asked, as the file has it."""
+    """The text of a question in the file."""
 
     clip_text: Words
 
 
 @dataclass
 class _Entry:
-    """A question as the file has it."""
+    """A question in the file."""
 
     query: _Query
     answer: Annotated[int, Meta(ge=0, lt=NUM_CHOICES)]
@@ -52,7 +51,7 @@ class _Entry:
 
 
 class MCQSample(NamedTuple):
-    """A question as a worker reads it; one that can't be asked has no video."""
+    """A question with its clips; one with a clip that can't be read has no video."""
 
     key: str
     video: Tensor | None  # (5, T, 3, H, W) uint8
@@ -61,21 +60,21 @@ class MCQSample(NamedTuple):
     kind: int
     failures: list[Failure]
     row: int = PAD_INDEX
-    beyond_video: bool = False  # a clip of it ends after its video
+    beyond_video: bool = False  # one of its clips ends after its video
 
 
-class EgoMCQ(Dataset[MCQSample]):
+class EgoMCQ(Rows[MCQSample]):
     """The Q questions of an `egomcq.json`.
 
     Args:
         path: The official file, or one in its format.
-        reader: Of the clips.
+        reader: Reads the clips.
 
     Raises:
-        ValueError: The file isn't there, or a question of it is malformed.
+        ValueError: The file is missing, or one of its questions is malformed.
     """
 
-    def __init__(self, path: Path, reader: ChunkReader) -> None:
+    def __init__(self, path: Path, reader: ClipReader) -> None:
         self.reader = reader
         entries = _load(path)
         self._keys = Strings.pack(list(entries))
@@ -99,28 +98,29 @@ class EgoMCQ(Dataset[MCQSample]):
         for code, (start, end) in zip(self._video[index].tolist(), self._times[index].tolist(), strict=True):
             try:
                 clips.append(self.reader.evaluate(self.videos[code], start, end))
-            except VideoError as error:
+            except ClipError as error:
                 failures.append(Failure(index, self.videos[code], str(error)))
         video = None if failures else torch.stack([clip.frames for clip in clips])  # (5, T, 3, H, W)
         answer, kind = int(self._answers[index]), int(self._kinds[index])
         return MCQSample(self._keys[index], video, self._texts[index], answer, kind, failures, index,
-                        any(clip.beyond_video for clip in clips))
+                         any(clip.beyond_video for clip in clips))
 
     def collate(
         self, questions: list[MCQSample], tokenizer: "PreTrainedTokenizerBase", max_tokens: int
     ) -> dict[str, Any]:
-        """Make a `ChoiceBatch` with `failures` of those questions that can be asked, maybe none (Q = 0)."""
-        asked = [question for question in questions if question.video is not None]
+        """Make a `ChoiceBatch` with `failures` of the questions whose clips could be read, maybe none (Q = 0)."""
+        videos = [question.video for question in questions if question.video is not None]
+        readable = [question for question in questions if question.video is not None]
         side = self.reader.size
         none = torch.zeros(0, NUM_CHOICES, self.reader.num_frames, 3, side, side, dtype=torch.uint8)
         return {
-            "key": [question.key for question in asked],
-            "video": torch.stack([question.video for question in asked]) if asked else none,  # (Q, 5, T, 3, H, W)
-            "text": tokenize(tokenizer, [question.text for question in asked], max_tokens, "longest"),  # (Q, L)
-            "answer": torch.tensor([question.answer for question in asked], dtype=torch.int64),
-            "kind": torch.tensor([question.kind for question in asked], dtype=torch.int64),
+            "key": [question.key for question in readable],
+            "video": torch.stack(videos) if videos else none,  # (Q, 5, T, 3, H, W)
+            "text": tokenize(tokenizer, [question.text for question in readable], max_tokens, "longest"),  # (Q, L)
+            "answer": torch.tensor([question.answer for question in readable], dtype=torch.int64),
+            "kind": torch.tensor([question.kind for question in readable], dtype=torch.int64),
             "failures": [failure for question in questions for failure in question.failures],
-            "beyond_video": [question.row for question in asked if question.beyond_video],
+            "beyond_video": [question.row for question in readable if question.beyond_video],
         }
 
 
@@ -145,6 +145,49 @@ def _clips(where: str, choices: dict[str, Any]) -> list[tuple[str, float, float]
     return [(clip.video_uid, max(clip.clip_start, 0.0), clip.clip_end) for clip in clips.values()]
 
 
+@dataclass(frozen=True)
+class MCQSplits:
+    """The questions that a data module validates and tests with.
+
+    Args:
+        root: The data set's folder.
+        val: Questions to validate on, an `egomcq.json` in `root`; None: there are none.
+        test: Questions to test on.
+    """
+
+    root: Path
+    val: str | None
+    test: str | None
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """The files, for `metrics.json`."""
+        files = {"val": self.val, "test": self.test}
+        return {split: str(self.root / file) for split, file in files.items() if file}
+
+    @property
+    def has_test_data(self) -> bool:
+        """True if there are test questions that are not those of the validation."""
+        return self.test not in (None, self.val)
+
+    def loader(self, split: Literal["val", "test"], data: VideoDataModule) -> DataLoader:
+        """Batches of a split's questions.
+
+        Args:
+            split: `val` or `test`.
+            data: Has the videos, the tokenizer and the settings of evaluations.
+
+        Raises:
+            ValueError: There are no questions for this split.
+        """
+        file = self.val if split == "val" else self.test
+        if file is None:
+            raise ValueError(f"Set data.init_args.mcq_{split} to an egomcq.json in {self.root}: there is none.")
+        dataset = EgoMCQ(self.root / file, data.reader(data.eval_num_frames))
+        return data.eval_loader(dataset, partial(dataset.collate, tokenizer=data.tokenizer,
+                                                 max_tokens=data.eval_max_tokens))
+
+
 class EgoMCQDataModule(VideoDataModule):
     """EgoMCQ to validate and to test; give the files that the run needs.
 
@@ -154,10 +197,11 @@ class EgoMCQDataModule(VideoDataModule):
         mcq_val: Questions to validate on, an `egomcq.json`.
         mcq_test: Questions to test on, an `egomcq.json`.
         chunk_seconds: Length of a video's files.
-        **kwargs: Of every data module of videos, see `VideoDataModule`.
+        **kwargs: Arguments of every data module of videos, see `VideoDataModule`.
     """
 
     evaluated = "questions"
+    chunk_seconds: float
 
     def __init__(
         self,
@@ -168,54 +212,26 @@ class EgoMCQDataModule(VideoDataModule):
         chunk_seconds: float = 600.0,
         **kwargs: Any,
     ) -> None:
-        self.chunk_seconds = chunk_seconds
+        self.chunk_seconds = chunk_seconds  # first, since `released_rule` needs it
         super().__init__(**kwargs)
-        self.root, self.videos = Path(root), Path(root) / videos
-        self.mcq_val, self.mcq_test = mcq_val, mcq_test
+        self.videos = Path(root) / videos
+        self.questions = MCQSplits(Path(root), mcq_val, mcq_test)
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What a reader of the numbers must know of the data."""
-        files = {"val": self.mcq_val, "test": self.mcq_test}
-        return super().protocol | {k: str(self.root / v) for k, v in files.items() if v}
+        return super().protocol | self.questions.protocol
 
-    @property
     def released_rule(self) -> FrameRule:
         return partial(egoclip, chunk_seconds=self.chunk_seconds)
 
-    @property
-    def has_test_data(self) -> bool:
-        """Whether a fit should end with a test of the best checkpoint."""
-        return self.mcq_test not in (None, self.mcq_val)
-
-    def reader(self, num_frames: int) -> ChunkReader:
-        """A reader of clips of `num_frames` frames.
-
-        Raises:
-            ValueError: The folder of the videos is missing.
-        """
-        if not self.videos.is_dir():
-            raise ValueError(f"There is no folder {self.videos}: it must hold <video_uid>/<k>.mp4. Set data.init_args."
-                             "root (conf/data/ takes it from EGO_TOY, EGO_OWN or EGO_ROOT), or data.init_args.videos.")
-        return ChunkReader(self.videos, num_frames, self.size, self.chunk_seconds, **self.reading)
-
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Batches of `mcq_val`; none when training goes without."""
-        if self.mcq_val is None and self.trainer and self.trainer.state.fn == "fit":
-            return []
-        return self._questions("mcq_val", self.mcq_val)
+    def val_dataloader(self) -> DataLoader:
+        """Batches of `mcq_val`."""
+        return self.questions.loader("val", self)
 
     def test_dataloader(self) -> DataLoader:
         """Batches of `mcq_test`."""
-        return self._questions("mcq_test", self.mcq_test)
+        return self.questions.loader("test", self)
 
     def predict_dataloader(self) -> DataLoader:
         """Batches of `mcq_test`, to write their scores."""
         return self.test_dataloader()
-
-    def _questions(self, name: str, path: str | None) -> DataLoader:
-        if path is None:
-            raise ValueError(f"Set data.init_args.{name} to an egomcq.json in {self.root}: no questions to ask.")
-        dataset = EgoMCQ(self.root / path, self.reader(self.eval_num_frames))
-        return self.eval_loader(dataset, partial(dataset.collate, tokenizer=self.tokenizer,
-                                                 max_tokens=self.eval_max_tokens))

@@ -10,12 +10,10 @@ import torch
 
 from egovlpv2.data_modules.csv_files import is_validation, read_csv, refuse, refuse_blanks, refuse_repeats, require
 from egovlpv2.data_modules.packed import IdListParser
-from egovlpv2.data_modules.relevancy import cached, relevancy
+from egovlpv2.data_modules.relevancy import cached_relevancy
 from egovlpv2.data_modules.retrieval import RetrievalDataModule, RetrievalSet
 from egovlpv2.metrics.relevancy import Relevancy
-from egovlpv2.video.frame_rules import ek100
-
-__all__ = ["EK100DataModule", "relevancy"]
+from egovlpv2.video.frame_rules import FrameRule, ek100
 
 NUM_VERBS, NUM_NOUNS = 97, 300
 _ROW = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp", "narration", "verb_class",
@@ -25,7 +23,7 @@ _CLASS = r"[0-9]{1,9}"
 
 
 class Labelled(NamedTuple):
-    """Rows of a file with a verb class and a list of noun classes each, all checked."""
+    """Checked rows of a file, each with a verb class and a list of noun classes."""
 
     rows: pd.DataFrame
     verbs: list[int]
@@ -48,10 +46,9 @@ class EK100DataModule(RetrievalDataModule):
         test: Rows to test on, `EPIC_100_retrieval_test.csv`.
         train_sentences: Texts of `train`; null: one of each wording in it.
         test_sentences: Texts of `test`; null: one of each wording in it.
-        train_relevancy: Where to keep the relevancy, a `.safetensors` that is written if it isn't there, or the
-            authors' `.pkl`; null: compute it anew.
-        test_relevancy: The same of the test data.
-        **kwargs: Of every retrieval data set, see `RetrievalDataModule`.
+        train_relevancy: A `.safetensors` file to cache the relevancy in; written if it is missing; null: no cache.
+        test_relevancy: The same for the test data.
+        **kwargs: Arguments of every retrieval data set, see `RetrievalDataModule`.
 
     Raises:
         ValueError: A file is missing or malformed; the message names line and column.
@@ -59,7 +56,6 @@ class EK100DataModule(RetrievalDataModule):
 
     flip = 0.0  # left and right differ in its narrations; the released code doesn't mirror either
     short_side = None
-    released_rule = staticmethod(ek100)
 
     def __init__(self, root: str, videos: str = "videos", train: str = "EPIC_100_retrieval_train.csv",
                  val: str | None = None, test: str = "EPIC_100_retrieval_test.csv",
@@ -72,6 +68,9 @@ class EK100DataModule(RetrievalDataModule):
         if val == test:
             self.sentences["val"], self.relevancy["val"] = test_sentences, test_relevancy
 
+    def released_rule(self) -> FrameRule:
+        return ek100
+
     def load(self, split: str) -> RetrievalSet:
         clips = self._rows(getattr(self, split) or self.train)
         chosen = np.ones(len(clips.rows), dtype=bool)
@@ -83,8 +82,8 @@ class EK100DataModule(RetrievalDataModule):
         if split == "val":  # its texts are those of its own rows
             clips, chosen = clips.where(chosen), chosen[chosen]
         sentences = self._sentences(self.sentences[split], clips)
-        found = self._relevancy(self.relevancy[split], clips, sentences)
-        return _pack(clips.where(chosen), sentences, found.of_clips(torch.from_numpy(np.flatnonzero(chosen))))
+        relevancy = self._relevancy(self.relevancy[split], clips, sentences)
+        return _pack(clips.where(chosen), sentences, relevancy.of_clips(torch.from_numpy(np.flatnonzero(chosen))))
 
     def _rows(self, name: str) -> Labelled:
         path = self.root / name
@@ -110,12 +109,12 @@ class EK100DataModule(RetrievalDataModule):
         places = {narration: place for place, narration in enumerate(clips.rows["narration_id"])}
         refuse(path, rows, "narration_id", ~rows["narration_id"].isin(places).to_numpy(),
                "has no row among the clips, so the sentence has no class")
-        found = [places[narration] for narration in rows["narration_id"]]
-        return Labelled(rows, [clips.verbs[i] for i in found], [clips.nouns[i] for i in found])
+        clip_rows = [places[narration] for narration in rows["narration_id"]]
+        return Labelled(rows, [clips.verbs[i] for i in clip_rows], [clips.nouns[i] for i in clip_rows])
 
     def _relevancy(self, name: str | None, clips: Labelled, sentences: Labelled) -> Relevancy:
         labels = (clips.verbs, clips.nouns, sentences.verbs, sentences.nouns)
-        return Relevancy.of_labels(*labels) if name is None else cached(self.root / name, *labels)
+        return Relevancy.of_labels(*labels) if name is None else cached_relevancy(self.root / name, *labels)
 
 
 def _labelled(path: Path, rows: pd.DataFrame, noun_column: str) -> Labelled:
@@ -129,9 +128,9 @@ def _labelled(path: Path, rows: pd.DataFrame, noun_column: str) -> Labelled:
     return Labelled(rows, verbs.tolist(), nouns)
 
 
-def _pack(clips: Labelled, sentences: Labelled, found: Relevancy) -> RetrievalSet:
+def _pack(clips: Labelled, sentences: Labelled, relevancy: Relevancy) -> RetrievalSet:
     rows = clips.rows
     files = (rows["participant_id"] + "/" + rows["video_id"] + ".MP4").tolist()
     span = torch.from_numpy(rows[["start", "stop"]].to_numpy(np.float64))
     texts = sentences.rows["narration"].tolist()
-    return RetrievalSet(rows["narration_id"].tolist(), files, span, texts, found)
+    return RetrievalSet(rows["narration_id"].tolist(), files, span, texts, relevancy)

@@ -1,4 +1,4 @@
-"""What the data sets of long videos share: clips as features of windows, cut out of the files of `egovlpv2 extract`."""
+"""Base class of the data sets of long videos: clips as features of windows, cut out of files of `egovlpv2 extract`."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -11,13 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from egovlpv2.data_modules.base import LoaderDataModule
-from egovlpv2.data_modules.loaders import PAD_INDEX
+from egovlpv2.data_modules.base import SET_ROOT, LoaderDataModule
+from egovlpv2.data_modules.loaders import PAD_INDEX, Rows
 from egovlpv2.features import FeatureFolder, Features
 from egovlpv2.io.schema import LONGEST
-from egovlpv2.training.resume import Place
 from egovlpv2.types import FrameRuleName
 from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.sampling import uniform_times
@@ -27,7 +25,7 @@ _PICTURE = 128  # side of a frame in a picture, pixels
 
 
 class ClipSpan(NamedTuple):
-    """Where a clip lies."""
+    """A clip of a video."""
 
     clip: str
     video: str
@@ -39,12 +37,12 @@ class ClipSpan(NamedTuple):
         return self.end - self.start
 
 
-class FeatureRows(Dataset[Any]):
-    """Rows with features: of the keys of a training, `(epoch, row)`, the row alone counts, for nothing is drawn.
+class FeatureRows(Rows[Any]):
+    """Rows with features; nothing is drawn at random, so the epoch of a training key `(epoch, row)` has no effect.
 
     Args:
-        rows: What a row is about.
-        read: Gives the features of a clip.
+        rows: The annotations of each row.
+        read: Reads the features of a clip.
     """
 
     def __init__(self, rows: Sequence[Any], read: Callable[[ClipSpan], Features]) -> None:
@@ -59,28 +57,28 @@ class FeatureRows(Dataset[Any]):
 
     @abstractmethod
     def sample(self, row: int) -> Any:
-        """What the head reads of a row."""
+        """The sample of a row."""
 
 
 class FeatureDataModule(LoaderDataModule):
-    """Clips of long videos, as features.
+    """Base class of the data sets of long videos, as features.
 
-    A clip's features are those of a file of its own name, or else the part of its video's file that shows it. Clips
-    without either are left out and counted.
+    The features of a clip are in a file of its own name, or else in a part of its video's file. Clips without features
+    are left out and counted.
 
     Args:
         root: The data set's folder.
         features: The folder of the features.
-        train: The annotations to train on, relative to `root`.
-        val: Those to validate on.
-        test: Those to test on; null: none.
-        shuffled: Whether each clip's features come in an order drawn at random, always the same: what a head reaches
-            then, it reaches without knowing when anything happens. A baseline.
+        train: Annotations to train on, relative to `root`.
+        val: Annotations to validate on.
+        test: Annotations to test on; null: none.
+        shuffled: Permute each clip's features at random, always in the same way: a baseline of a head without
+            temporal information.
         videos: The folder of the videos, for pictures; null: pictures without frames.
-        chunk_seconds: Length of a video's files, where it is a folder of them.
-        frames: Frames of a window that the features must show; null: any number.
-        frame_rule: Rule of these frames; null: any.
-        **kwargs: Of every data module, see `LoaderDataModule`.
+        chunk_seconds: Length of a video's files, if it is a folder of them.
+        frames: Frames of a window that the features must have been extracted with; null: any number.
+        frame_rule: Frame rule that the features must have been extracted with; null: any.
+        **kwargs: Arguments of every data module, see `LoaderDataModule`.
     """
 
     def __init__(self, root: str, features: str, train: str, val: str, test: str | None = None,
@@ -91,11 +89,11 @@ class FeatureDataModule(LoaderDataModule):
         self.train, self.val, self.test, self.shuffled = train, val, test, shuffled
         self.videos, self.chunk_seconds = videos, chunk_seconds
         self.expected = {"frames": frames, "frame_rule": frame_rule}
-        self._places: dict[str, Sequence[ClipSpan]] = {}  # of each split, for pictures
+        self._spans: dict[str, Sequence[ClipSpan]] = {}  # of each split, for pictures
 
     @cached_property
     def folder(self) -> FeatureFolder:
-        """The features, opened when they are first used.
+        """The features, opened at their first use.
 
         Raises:
             ValueError: They are of another recipe than expected.
@@ -111,31 +109,30 @@ class FeatureDataModule(LoaderDataModule):
 
     @property
     def has_test_data(self) -> bool:
-        """Whether a fit should end with a test of the best checkpoint: not on what has no answers."""
+        """True if a fit should end with a test of the best checkpoint: not if the test annotations have no answers."""
         return self.test not in (None, self.val) and self.has_ground_truth("test")
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What a reader of the numbers must know of the data."""
+        """The settings of the data, for `metrics.json`."""
         recipe = self.folder.recipe
         files = {name: str(self.root / getattr(self, name)) for name in ("train", "val", "test") if getattr(self, name)}
-        return {"features": str(self.features), "kind": recipe.kind, "features_per_second": recipe.rate,
-                "window_seconds": recipe.window / recipe.fps, "frames": recipe.frames, "size": recipe.size,
-                "crop": recipe.crop, "frame_rule": recipe.frame_rule,
-                "features_checkpoint": recipe.checkpoint, "shuffled": self.shuffled, **files, "counts": self.counts}
+        return feature_protocol(self.folder) | {"features_per_second": recipe.rate,
+                                                "window_seconds": recipe.window / recipe.fps,
+                                                "shuffled": self.shuffled, **files, "counts": self.counts}
 
     def setup(self, stage: str) -> None:
-        """Looks at all annotations before hours of training, not after."""
+        """Read all annotations before hours of training, not after."""
         for split in ("train", "val", "test") if stage == "fit" else ():
             if getattr(self, split) is not None:
                 self.has_ground_truth(split)
 
-    def read(self, place: Place) -> Features:
+    def read(self, span: ClipSpan) -> Features:
         """The features of a clip."""
-        features = read_clip_features(self.folder, place)
+        features = read_clip_features(self.folder, span)
         if not self.shuffled:
             return features
-        order = np.random.default_rng((self.seed, crc32(place.clip.encode()))).permutation(len(features.values))
+        order = np.random.default_rng((self.seed, crc32(span.clip.encode()))).permutation(len(features.values))
         return features._replace(values=features.values[order])
 
     @cached_property
@@ -145,32 +142,32 @@ class FeatureDataModule(LoaderDataModule):
 
     @abstractmethod
     def has_ground_truth(self, split: str) -> bool:
-        """Whether the annotations of a split tell any answer."""
+        """True if the annotations of a split have any answer."""
 
-    def require_answers(self, split: str) -> None:
-        """Refuses to score what has no answers."""
+    def require_ground_truth(self, split: str) -> None:
+        """Refuse to score a split without answers."""
         if not self.has_ground_truth(split):
-            raise ValueError(f"{self.path(split)} tells no answers to score by: use `egovlpv2 predict`")
+            raise ValueError(f"{self.path(split)} has no answers to score by: use `egovlpv2 predict`")
 
     @abstractmethod
-    def places(self, split: str) -> Sequence[ClipSpan]:
+    def spans(self, split: str) -> Sequence[ClipSpan]:
         """The clip of each row of a split."""
 
     def preview_frames(self, split: str, row: int, num_frames: int) -> Tensor | None:
         """Frames (n, 3, H, W) uint8 at the centres of equal parts of a row's clip; None without its video."""
-        if split not in self._places:
-            self._places[split] = self.places(split)
-        place = self._places[split][row]
-        source = self.sources.get(place.clip) or self.sources.get(place.video)
+        if split not in self._spans:
+            self._spans[split] = self.spans(split)
+        span = self._spans[split][row]
+        source = self.sources.get(span.clip) or self.sources.get(span.video)
         if source is None:
             return None
-        start = 0.0 if source.name == place.clip else place.start
-        times = uniform_times(start, start + place.duration, num_frames)
+        start = 0.0 if source.name == span.clip else span.start
+        times = uniform_times(start, start + span.duration, num_frames)
         return source.read(times, EvalTransform(_PICTURE), self.chunk_seconds).frames
 
-    def has_features(self, place: Place) -> bool:
-        """Whether there are features of a clip."""
-        return place.clip in self.folder.names or place.video in self.folder.names
+    def has_features(self, span: ClipSpan) -> bool:
+        """True if there are features of a clip."""
+        return span.clip in self.folder.names or span.video in self.folder.names
 
     def path(self, split: str) -> Path:
         """The annotations of `train`, `val` or `test`.
@@ -192,48 +189,54 @@ class FeatureDataModule(LoaderDataModule):
         """
         path = self.root / name
         if not path.is_file():
-            raise ValueError(f"There is no file {path}: set data.init_args.root (or the environment's variable that "
-                             "the config takes it from)")
+            raise ValueError(f"There is no file {path}: {SET_ROOT}")
         return path
 
 
-def read_clip_features(folder: FeatureFolder, place: Place) -> Features:
+def feature_protocol(folder: FeatureFolder) -> dict[str, Any]:
+    """The recipe of features, for `metrics.json`."""
+    recipe = folder.recipe
+    return {"features": str(folder.folder), "kind": recipe.kind, "frames": recipe.frames, "size": recipe.size,
+            "crop": recipe.crop, "frame_rule": recipe.frame_rule, "features_checkpoint": recipe.checkpoint}
+
+
+def read_clip_features(folder: FeatureFolder, span: ClipSpan) -> Features:
     """The features of a clip.
 
     Raises:
         ValueError: The video's features end before the clip begins.
     """
-    if place.clip in folder.names:
-        return folder.read(place.clip)
-    whole, rate = folder.read(place.video), folder.recipe.rate
-    first = round(place.start * rate)
-    values = whole.values[first : max(round(place.end * rate), first + 1)]
-    end = min(place.end, whole.duration)  # the video may be shorter than the annotations say
-    if not len(values) or end <= place.start:
-        raise ValueError(f"{folder.folder}: the features of {place.video} last {whole.duration:.1f} s, and clip "
-                         f"{place.clip} begins at {place.start:.1f} s: extract the whole video")
-    return whole._replace(values=values, duration=end - place.start)
+    if span.clip in folder.names:
+        return folder.read(span.clip)
+    whole, rate = folder.read(span.video), folder.recipe.rate
+    first = round(span.start * rate)
+    values = whole.values[first : max(round(span.end * rate), first + 1)]
+    end = min(span.end, whole.duration)  # the video may be shorter than the annotations say
+    if not len(values) or end <= span.start:
+        raise ValueError(f"{folder.folder}: the features of {span.video} last {whole.duration:.1f} s, and clip "
+                         f"{span.clip} begins at {span.start:.1f} s: extract the whole video")
+    return whole._replace(values=values, duration=end - span.start)
 
 
-def averaged(values: Tensor, longest: int) -> Tensor:
-    """Features (T, D), averaged within equal parts where there are more than `longest`."""
-    if len(values) <= longest:
+def averaged(values: Tensor, max_positions: int) -> Tensor:
+    """Features (T, D), averaged within equal parts if there are more than `max_positions`."""
+    if len(values) <= max_positions:
         return values
-    bounds = torch.linspace(0, len(values), longest + 1).round().long()  # (longest + 1,)
+    bounds = torch.linspace(0, len(values), max_positions + 1).round().long()  # (max_positions + 1,)
     sums = torch.cat([values.new_zeros(1, values.shape[1]), values]).double().cumsum(0)  # (T + 1, D)
     return ((sums[bounds[1:]] - sums[bounds[:-1]]) / (bounds[1:] - bounds[:-1])[:, None]).to(values.dtype)
 
 
-def place_within(clip: str, video: str, start: float, end: float, where: str) -> ClipSpan:
-    """Where a clip lies, if it can lie there.
+def check_span(clip: str, video: str, start: float, end: float, where: str) -> ClipSpan:
+    """A clip of a video with checked times.
 
     Args:
         clip, video: Their names.
         start, end: Seconds of the video.
-        where: What error messages call the clip.
+        where: The clip's place, for error messages.
 
     Raises:
-        ValueError: It has no length, or an endless one.
+        ValueError: The clip ends before it begins, or has no end.
     """
     if not start < end <= LONGEST:
         raise ValueError(f"{where} lasts from {start} to {end} s of its video: it should end after it begins")

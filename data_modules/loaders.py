@@ -1,16 +1,26 @@
-"""Loaders that resume in the middle of an epoch, or deal the rows of an evaluation to all processes."""
+"""Loaders that resume in the middle of an epoch, or distribute the rows of an evaluation over all processes."""
 
-from collections.abc import Iterator, Sized
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 PAD_INDEX = -1  # the key that makes the shorter shares of an evaluation as long as the longest
 
+Sample = TypeVar("Sample", covariant=True)
+
+
+class Rows(Dataset[Sample]):
+    """A data set with a length, which torch's `Dataset` alone does not promise."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
 
 class EpochSampler(DistributedSampler[tuple[int, int]]):
-    """Shuffles the rows of an epoch over all processes and yields keys `(epoch, index)`.
+    """Shuffle the rows of an epoch over all processes and yield keys `(epoch, index)`.
 
     Batch k of all processes together holds the same rows for any number of processes, if their batches together are
     as large. The last rows, which don't fill a batch of every process, are left out of that epoch, or with
@@ -18,15 +28,17 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
 
     Args:
         dataset: The rows.
-        num_replicas: How many processes there are.
-        rank: Which of them this is.
+        num_replicas: Number of processes.
+        rank: Rank of this process.
         seed: The order is a function of the seed and the epoch.
-        drop_last: Whether the processes' shares are equal by leaving rows out rather than by repeating some.
+        drop_last: Make the processes' shares equal by leaving rows out, not by repeating some.
     """
 
-    def __init__(self, dataset: Sized, num_replicas: int, rank: int, seed: int, drop_last: bool = True) -> None:
+    dataset: Rows[Any]
+
+    def __init__(self, dataset: Rows[Any], num_replicas: int, rank: int, seed: int, drop_last: bool = True) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=drop_last)
-        self.start = 0  # how many of this process's rows to pass over
+        self.start = 0  # number of this process's rows to skip
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.dataset))
@@ -35,13 +47,15 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
 
 
 class DistributedEvalSampler(DistributedSampler[int]):
-    """Deals the rows of an evaluation to the processes, each row to one of them, and none twice.
+    """Distribute the rows of an evaluation over the processes, each row to exactly one of them.
 
-    All processes get as many keys, since DDP's forward waits for all of them: a share that is one row short ends
-    with `PAD_INDEX`, which the data set must turn into nothing.
+    All processes get the same number of keys, since DDP's forward waits for all of them: a share that is one row
+    short ends with `PAD_INDEX`, for which the data set must give a sample that the collate function leaves out.
     """
 
-    def __init__(self, dataset: Sized, num_replicas: int, rank: int) -> None:
+    dataset: Rows[Any]
+
+    def __init__(self, dataset: Rows[Any], num_replicas: int, rank: int) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=False)
 
     def __iter__(self) -> Iterator[int]:
@@ -50,27 +64,31 @@ class DistributedEvalSampler(DistributedSampler[int]):
 
 
 class ResumableDataLoader(DataLoader):
-    """A training loader whose place in the epoch is stored in Lightning's checkpoints.
+    """A training loader whose position in the epoch is stored in Lightning's checkpoints.
 
     The data set gets keys `(epoch, index)` and must draw all its random numbers from `(seed, epoch, index)`; then a
-    run that is killed and resumed sees the batches that it would have seen. By itself the loader counts each batch
-    that it has handed out; the data module stores how many of them the run has used.
+    run that is killed and resumed sees the batches that it would have seen. The loader itself counts the batches that
+    it has yielded; the data module stores how many of them the run has used.
 
     Args:
         dataset: The rows.
         batch_size: Rows of a batch of one process.
-        num_replicas: How many processes there are.
-        rank: Which of them this is.
+        num_replicas: Number of processes.
+        rank: Rank of this process.
         seed: Of the order of the rows.
-        drop_last: Whether the rows of an epoch that don't fill a batch of every process are left out.
-        **kwargs: `torch.utils.data.DataLoader`'s, without those that say which rows to take.
+        drop_last: Leave out the rows of an epoch that don't fill a batch of every process.
+        **kwargs: `torch.utils.data.DataLoader`'s, but for those that choose the rows.
 
     Raises:
         ValueError: There are no rows, or fewer than one batch of all processes takes and `drop_last` is true.
     """
 
+    dataset: Rows[Any]
+    sampler: EpochSampler
+    batch_size: int
+
     def __init__(
-        self, dataset: Dataset, batch_size: int, num_replicas: int = 1, rank: int = 0, seed: int = 0,
+        self, dataset: Rows[Any], batch_size: int, num_replicas: int = 1, rank: int = 0, seed: int = 0,
         drop_last: bool = True, **kwargs: Any
     ) -> None:
         if not len(dataset):
@@ -83,9 +101,9 @@ class ResumableDataLoader(DataLoader):
             )
         sampler = EpochSampler(dataset, num_replicas, rank, seed, drop_last)
         super().__init__(dataset, batch_size, sampler=sampler, drop_last=drop_last, **kwargs)
-        self._epoch = self._batch = 0  # the batch that comes next
+        self._epoch = self._batch = 0  # of the next batch
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch declares a private class of iterators
         # A generator, so that it begins at the first `next`: Lightning calls `iter` before it sets the epoch.
         if self.sampler.epoch != self._epoch or self._batch >= len(self):
             self._epoch, self._batch = self.sampler.epoch, 0
@@ -95,24 +113,24 @@ class ResumableDataLoader(DataLoader):
             yield batch
 
     def _run(self) -> dict[str, int]:
-        """What must be the same in a run that goes on in the middle of an epoch."""
+        """The settings that must not change when a run resumes in the middle of an epoch."""
         step = self.batch_size * self.sampler.num_replicas
         return {"rows of a step": step, "rows of the data": len(self.dataset), "seed": self.sampler.seed,
                 "drop_last": self.drop_last}
 
     def state_dict(self) -> dict[str, Any]:
-        """Say where the loader is: the next batch's epoch and number."""
+        """The position of the loader: epoch and number of the next batch."""
         finished = self._batch >= len(self)
         place = {"epoch": self._epoch + finished, "batch": 0 if finished else self._batch}
         return place | {"run": self._run()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at the place of a checkpoint.
+        """Continue at the position of a checkpoint.
 
         Raises:
-            ValueError: The place is in the middle of an epoch, and the rows, their order or the batches have changed.
+            ValueError: The position is within an epoch, and the rows, their order or the batches have changed.
         """
-        stored = {"drop_last": True} | state["run"]  # checkpoints from before there was a choice don't tell
+        stored = {"drop_last": True} | state["run"]  # older checkpoints lack it
         changes = [f"{key}: {stored[key]} then, {now} now" for key, now in self._run().items() if stored[key] != now]
         if changes and state["batch"]:
             raise ValueError(

@@ -1,6 +1,6 @@
-"""Variables of MATLAB 5 files, as the tags of QFVS are published in: structs, cells and numbers, nothing else.
+"""A reader of MATLAB 5 files, the format of QFVS's tags: structs, cells and numbers, nothing else.
 
-SciPy's reader crashes the whole process on some damaged files; this one knows less and checks all that it reads.
+SciPy's reader crashes the whole process on some damaged files; this one is smaller and checks all that it reads.
 """
 
 import struct
@@ -16,12 +16,12 @@ _HEADER = 128
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _NUMERIC = 1, 2, range(6, 16)
-_DEEPEST = 8
-_LARGEST = 2**28  # bytes of a variable
+_MAX_DEPTH = 8
+_MAX_BYTES = 2**28  # bytes of a variable
 
 
 def read_variable(path: Path, name: str) -> Value:
-    """A variable: a cell array as a list, a struct array as a list of dicts, numbers as an array.
+    """Read a variable: a cell array as a list, a struct array as a list of dicts, numbers as an array.
 
     Raises:
         ValueError: The file can't be read or is not of MATLAB 5, the variable is missing, or it is damaged.
@@ -40,7 +40,7 @@ def read_variable(path: Path, name: str) -> Value:
 
 
 class _File:
-    """The content of a file, with the order of its bytes."""
+    """The content of a file, and its byte order."""
 
     def __init__(self, raw: bytes) -> None:
         if raw[126:128] not in (b"IM", b"MI"):
@@ -53,14 +53,14 @@ class _File:
         while at < len(self.raw):
             kind, data, at = self.element(self.raw, at)
             if kind == _COMPRESSED:
-                kind, data, _ = self.element(zlib.decompressobj().decompress(data, _LARGEST), 0)
+                kind, data, _ = self.element(zlib.decompressobj().decompress(data, _MAX_BYTES), 0)
             if kind != _MATRIX:
                 raise ValueError(f"an element of type {kind} is not a variable")
             found.append(self.matrix(data, 0))
         return found
 
     def element(self, raw: bytes, at: int) -> tuple[int, bytes, int]:
-        """The type and the bytes of the element at a place, and the place of the next one."""
+        """Type and bytes of the element at an offset, and the offset of the next one."""
         kind, size = struct.unpack_from(f"{self.order}II", raw, at)
         if kind >> 16:  # up to four bytes, within the tag
             kind, size, begin, after = kind & 0xFFFF, kind >> 16, at + 4, at + 8
@@ -72,8 +72,8 @@ class _File:
         return kind, raw[begin : begin + size], after
 
     def matrix(self, raw: bytes, depth: int) -> tuple[str, Value]:
-        """The name and the value of a matrix."""
-        if not raw or depth > _DEEPEST:
+        """Name and value of a matrix."""
+        if not raw or depth > _MAX_DEPTH:
             return "", np.zeros((0, 0))
         _, flags, at = self.element(raw, 0)
         (kind,) = struct.unpack_from(f"{self.order}I", flags)
@@ -85,7 +85,7 @@ class _File:
         return name.decode("latin1"), self.value(kind & 0xFF, shape, raw, at, depth)
 
     def value(self, kind: int, shape: tuple[int, ...], raw: bytes, at: int, depth: int) -> Value:
-        """What a matrix of a class and a shape holds, from a place in it on."""
+        """The value of a matrix of a class and a shape, from an offset on."""
         if kind == _CELL:
             return self.matrices(prod(shape), raw, at, depth)
         if kind == _STRUCT:
@@ -102,7 +102,7 @@ class _File:
         return np.frombuffer(data, self.order + _NUMBERS[number]).reshape(shape, order="F")
 
     def matrices(self, count: int, raw: bytes, at: int, depth: int) -> list[Value]:
-        """The values of so many matrices behind one another."""
+        """Values of `count` consecutive matrices."""
         found: list[Value] = []
         for _ in range(count):
             _, data, at = self.element(raw, at)

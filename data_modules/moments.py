@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from egovlpv2.data_modules.grounding import ClipSpan, place_within
+from egovlpv2.data_modules.grounding import ClipSpan, check_span
 from egovlpv2.io.annotations import Once, check_times
 from egovlpv2.io.schema import Seconds, Words, check, check_entries, plain, read_json, shown
 
@@ -15,9 +15,9 @@ Instance = tuple[str, float, float]  # label, start and end in seconds of the cl
 
 
 class Moments(NamedTuple):
-    """A clip and what happens in it."""
+    """A clip and its activities."""
 
-    place: ClipSpan
+    span: ClipSpan
     split: str  # "" if its file is of one split
     instances: list[Instance]
 
@@ -91,7 +91,7 @@ def read_moments(path: Path) -> Iterator[Moments]:
     official = isinstance(content.get("videos"), list)
     for clip in _official(content, str(path)) if official else _clip_annotations(content, str(path)):
         for label, start, end in clip.instances:
-            check_times(f"{path}: clip {plain(clip.place.clip)}: {plain(label)}", start, end, clip.place.duration)
+            check_times(f"{path}: clip {plain(clip.span.clip)}: {plain(label)}", start, end, clip.span.duration)
         yield clip
 
 
@@ -102,8 +102,8 @@ def _official(content: dict[str, Any], source: str) -> Iterator[Moments]:
         for j, clip in enumerate(video.clips):
             once.add(clip.clip_uid, f"videos[{i}].clips[{j}]")
             where = f"{source}: clip {plain(clip.clip_uid)}"
-            place = place_within(clip.clip_uid, video.video_uid, clip.video_start_sec, clip.video_end_sec, where)
-            yield Moments(place, "", [instance for annotation in clip.annotations
+            span = check_span(clip.clip_uid, video.video_uid, clip.video_start_sec, clip.video_end_sec, where)
+            yield Moments(span, "", [instance for annotation in clip.annotations
                                       for n, row in enumerate(annotation.labels)
                                       for instance in _primary(row, f"{where}: labels[{n}]")])
 
@@ -112,8 +112,8 @@ def _primary(row: dict[str, Any], where: str) -> list[Instance]:
     """The instance of a row, if it is a primary one."""
     if not check(row.get("primary"), bool, f"{where}.primary"):
         return []
-    told = check(row, _Label, where)
-    return [(told.label, told.start_time, told.end_time)]
+    moment = check(row, _Label, where)
+    return [(moment.label, moment.start_time, moment.end_time)]
 
 
 def _clip_annotations(content: dict[str, Any], source: str) -> Iterator[Moments]:
@@ -126,15 +126,15 @@ def _clip_annotations(content: dict[str, Any], source: str) -> Iterator[Moments]
             raise ValueError(f"{where}: subset is {shown(entry.subset)}: write {', '.join(_SUBSETS[:-1])} or test")
         instances = [(row.label, *_segment(row, f"{where}: annotations[{n}]"))
                      for n, row in enumerate(entry.annotations)]
-        yield Moments(_place(clip, entry, where), entry.subset, instances)
+        yield Moments(_span(clip, entry, where), entry.subset, instances)
 
 
-def _place(clip: str, entry: _AnnotatedClip, where: str) -> ClipSpan:
+def _span(clip: str, entry: _AnnotatedClip, where: str) -> ClipSpan:
     seconds = entry.v_duration if entry.duration is None else entry.duration  # that one may be of the video
     if seconds is None:
         raise ValueError(f"{where} has neither duration nor v_duration: give one, in seconds")
     end = entry.parent_start_sec + seconds if entry.parent_end_sec is None else entry.parent_end_sec
-    return place_within(clip, entry.video_id or clip, entry.parent_start_sec, end, where)
+    return check_span(clip, entry.video_id or clip, entry.parent_start_sec, end, where)
 
 
 def _segment(row: _Moment, where: str) -> tuple[float, float]:

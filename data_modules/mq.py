@@ -16,11 +16,11 @@ from egovlpv2.data_modules.moments import Moments, read_classes, read_moments
 from egovlpv2.features import Features
 from egovlpv2.io.schema import plain, shown
 
-_MOST_INSTANCES = 50  # of a clip, in training
+_MAX_INSTANCES = 50  # of a clip, in training
 
 
 class MQSample(NamedTuple):
-    """A clip as the head reads it."""
+    """A clip with its features and moments."""
 
     row: int
     clip: str
@@ -31,16 +31,16 @@ class MQSample(NamedTuple):
     duration: float
 
 
-class Clips(FeatureRows):
+class MQClips(FeatureRows):
     """Clips with their features and instances.
 
     Args:
-        clips: All of them with features.
-        read: Gives the features of a clip.
+        clips: The clips with features.
+        read: Reads the features of a clip.
         classes: Numbers of the labels.
         num_steps: Length to which clips are padded; longer ones are interpolated to it.
-        training: Whether a clip's instances are cut at its end, and are only the first 50. In evaluation they stay as
-            they are told, as in the official score.
+        training: Clamp a clip's instances to the clip, and keep the first 50. In evaluation they stay as they are
+            annotated, as in the official score.
     """
 
     def __init__(self, clips: list[Moments], read: Callable[[ClipSpan], Features], classes: dict[str, int],
@@ -50,31 +50,31 @@ class Clips(FeatureRows):
 
     def sample(self, row: int) -> MQSample:
         clip: Moments = self.rows[row]
-        features = self.read(clip.place)
+        features = self.read(clip.span)
         values = features.values.float().T  # (C, t)
         if values.shape[1] > self.num_steps:
             values = F.interpolate(values[None], self.num_steps, mode="linear", align_corners=False)[0]
-        count, instances = values.shape[1], clip.instances[: _MOST_INSTANCES if self.training else None]
+        count, instances = values.shape[1], clip.instances[: _MAX_INSTANCES if self.training else None]
         times = torch.tensor([times for _, *times in instances], dtype=torch.float32).reshape(-1, 2) / features.duration
         segments = (times.clamp(0, 1) if self.training else times) * count
         classes = torch.tensor([self.classes[label] for label, *_ in instances], dtype=torch.int64)
         padded = F.pad(values, (0, self.num_steps - count))  # (C, T)
-        return MQSample(row, clip.place.clip, padded, count, segments, classes, features.duration)
+        return MQSample(row, clip.span.clip, padded, count, segments, classes, features.duration)
 
 
 class MQDataModule(FeatureDataModule):
-    """Which activities does a clip show, and when?
+    """Ego4D moment queries: the activities of a clip and their times.
 
     Args:
         root: The folder of the annotations.
         features: The folder of the features.
         train: Annotations to train on: `moments_train.json`, or `clip_annotations.json`, of which a split takes its
             own `subset`.
-        val: Those to validate on.
-        test: Those to test on.
-        classes: The labels' numbers, 0 being nothing.
+        val: Annotations to validate on.
+        test: Annotations to test on.
+        classes: The labels' numbers, 0 being background.
         num_steps: Length to which clips are padded.
-        **kwargs: Of all with features, see `FeatureDataModule`.
+        **kwargs: Arguments of all data sets with features, see `FeatureDataModule`.
     """
 
     evaluated = "clips"
@@ -113,11 +113,11 @@ class MQDataModule(FeatureDataModule):
 
     def test_dataloader(self) -> DataLoader:
         """The clips of `test`."""
-        self.require_answers("test")
+        self.require_ground_truth("test")
         return self.eval_loader(self._dataset("test"), self._collate)
 
     def predict_dataloader(self) -> DataLoader:
-        """The clips of `test`, or of `val` if there is none, to look for moments in."""
+        """The clips of `test`, or of `val` if there is none, to detect moments in."""
         split = "val" if self.test is None else "test"
         return self.eval_loader(self._dataset(split), self._collate)
 
@@ -128,45 +128,45 @@ class MQDataModule(FeatureDataModule):
             ValueError: There are none, or a label is not in the list of classes.
         """
         path = self.path(split)
-        told = [clip for clip in read_moments(path) if clip.split in (split, "")]
-        labelled = [clip for clip in told if clip.instances or split == "test"]
-        found = [clip for clip in labelled if self.has_features(clip.place)]
-        self.counts |= {f"{split}_without_moments": len(told) - len(labelled),
-                        f"{split}_without_features": len(labelled) - len(found),
-                        f"{split}_moments_beyond_the_end": sum(end > clip.place.duration + 0.01 for clip in found
+        annotated = [clip for clip in read_moments(path) if clip.split in (split, "")]
+        labelled = [clip for clip in annotated if clip.instances or split == "test"]
+        clips = [clip for clip in labelled if self.has_features(clip.span)]
+        self.counts |= {f"{split}_without_moments": len(annotated) - len(labelled),
+                        f"{split}_without_features": len(labelled) - len(clips),
+                        f"{split}_moments_beyond_the_end": sum(end > clip.span.duration + 0.01 for clip in clips
                                                                for _, _, end in clip.instances)}
-        for clip in found:
+        for clip in clips:
             for label, *_ in clip.instances:
                 if label not in self.classes:
-                    raise ValueError(f"{path}: clip {plain(clip.place.clip)}: {shown(label)} is none of the "
+                    raise ValueError(f"{path}: clip {plain(clip.span.clip)}: {shown(label)} is not one of the "
                                      f"{len(self.classes)} labels of {self.root / self.classes_file}")
-        if not found:
-            raise ValueError(f"{self.features} has features of none of the {len(told)} {split} clips of {path}: "
+        if not clips:
+            raise ValueError(f"{self.features} has features of none of the {len(annotated)} {split} clips of {path}: "
                              f"extract them with `egovlpv2 extract VIDEOS --out {self.features}`")
-        return found
+        return clips
 
     def has_ground_truth(self, split: str) -> bool:
         return any(clip.instances for clip in read_moments(self.path(split)) if clip.split in (split, ""))
 
-    def places(self, split: str) -> list[ClipSpan]:
-        return [clip.place for clip in self.clips(split)]
+    def spans(self, split: str) -> list[ClipSpan]:
+        return [clip.span for clip in self.clips(split)]
 
-    def _dataset(self, split: str, training: bool = False) -> Clips:
+    def _dataset(self, split: str, training: bool = False) -> MQClips:
         if self.folder.recipe.kind == "fused":
             raise ValueError(f"{self.features} holds features of queries (kind fused), and moments have none: extract "
                              "others with `egovlpv2 extract --kind projected`")
-        return Clips(self.clips(split), self.read, self.classes, self.num_steps, training)
+        return MQClips(self.clips(split), self.read, self.classes, self.num_steps, training)
 
     def _collate(self, samples: list[MQSample | None]) -> MomentBatch:
         real = [sample for sample in samples if sample is not None]
-        most = max((len(sample.classes) for sample in real), default=0)
+        longest = max((len(sample.classes) for sample in real), default=0)
         width = self.folder.recipe.width
         return MomentBatch(
             key=[s.clip for s in real], index=torch.tensor([s.row for s in real], dtype=torch.int64),
             features=torch.stack([s.features for s in real]) if real else torch.zeros(0, width, self.num_steps),
             num_frames=torch.tensor([s.num_frames for s in real], dtype=torch.int64),
-            segments=_stacked([F.pad(s.segments, (0, 0, 0, most - len(s.segments))) for s in real], (0, most, 2)),
-            classes=_stacked([F.pad(s.classes, (0, most - len(s.classes))) for s in real], (0, most)).long(),
+            segments=_stacked([F.pad(s.segments, (0, 0, 0, longest - len(s.segments))) for s in real], (0, longest, 2)),
+            classes=_stacked([F.pad(s.classes, (0, longest - len(s.classes))) for s in real], (0, longest)).long(),
             duration=torch.tensor([s.duration for s in real], dtype=torch.float32), labels=self.labels,
         )
 

@@ -1,6 +1,7 @@
 """Ego4D natural language queries, in the official files and in those of VSLNet."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from egovlpv2.batch import QueryBatch
-from egovlpv2.data_modules.grounding import ClipSpan, FeatureDataModule, FeatureRows, averaged, pad, place_within
+from egovlpv2.data_modules.grounding import ClipSpan, FeatureDataModule, FeatureRows, averaged, check_span, pad
 from egovlpv2.data_modules.loaders import ResumableDataLoader
 from egovlpv2.features import Features
 from egovlpv2.io.annotations import check_times
@@ -17,69 +18,70 @@ from egovlpv2.io.nlq_files import AskedClip, AskedQuery, read_nlq
 from egovlpv2.io.schema import plain, shown
 
 
-class Query(NamedTuple):
-    """A question about a clip."""
+@dataclass(frozen=True)
+class NLQQuery:
+    """A query about a clip."""
 
-    place: ClipSpan
+    span: ClipSpan
     annotation: str
     index: int  # in its annotation
     text: str
-    window: tuple[float, float] | None  # seconds of the clip; None if it is not told
+    window: tuple[float, float] | None  # seconds of the clip; None if it is not annotated
 
     @property
     def key(self) -> str:
-        return f"{self.place.clip} {self.annotation} {self.index}"
+        return f"{self.span.clip} {self.annotation} {self.index}"
 
 
 class NLQSample(NamedTuple):
-    """A query as the head reads it."""
+    """A query with the features of its clip and tokens."""
 
-    query: Query
+    query: NLQQuery
     row: int
     video: Tensor  # (n, D)
-    words: Tensor  # (L, D)
-    most_words: int  # of a query in the file
+    tokens: Tensor  # (L, D)
+    max_tokens: int  # of a query in the file
     duration: float
 
 
 class NLQQueries(FeatureRows):
-    """Queries with the features of their clips and words.
+    """Queries with the features of their clips and tokens.
 
     Args:
-        queries: All of them with features.
-        read: Gives the features of a clip.
+        queries: The queries with features.
+        read: Reads the features of a clip.
         max_positions: Longer clips are averaged down to it.
     """
 
-    def __init__(self, queries: list[Query], read: Callable[[ClipSpan], Features], max_positions: int) -> None:
+    def __init__(self, queries: list[NLQQuery], read: Callable[[ClipSpan], Features], max_positions: int) -> None:
         super().__init__(queries, read)
         self.max_positions = max_positions
 
     def sample(self, row: int) -> NLQSample:
-        query: Query = self.rows[row]
-        features = self.read(query.place)
+        query: NLQQuery = self.rows[row]
+        features = self.read(query.span)
         if query.text not in features.queries:
-            raise ValueError(f"The features of {query.place.clip} know nothing of the query {query.text!r}: extract "
-                             "them with --queries of this annotation file")
-        which = features.queries.index(query.text)
-        values = features.values[:, which] if features.values.ndim == 3 else features.values  # (T, D)
-        words = features.words[which][features.word_mask[which]]  # (L, D)
-        return NLQSample(query, row, averaged(values, self.max_positions), words, features.words.shape[1],
-                      features.duration)
+            raise ValueError(f"The features of {query.span.clip} were extracted without the query {query.text!r}: "
+                             "extract them with --queries of this annotation file")
+        index = features.queries.index(query.text)
+        values = features.values[:, index] if features.values.ndim == 3 else features.values  # (T, D)
+        tokens = features.words[index][features.word_mask[index]]  # (L, D)
+        return NLQSample(query, row, averaged(values, self.max_positions), tokens, features.words.shape[1],
+                         features.duration)
 
 
 class NLQDataModule(FeatureDataModule):
-    """Where in a clip is the answer to a query?
+    """Ego4D natural language queries: the window of a clip that answers a query.
 
     Args:
         root: The folder of the annotations.
         features: The folder of the features, extracted with the queries.
         train: Annotations to train on: `nlq_train.json`, or VSLNet's `train.json`.
-        val: Those to validate on.
-        test: Those to test on, or to predict for.
-        max_positions: Longer clips are averaged down to so many features.
-        highlight_margin: How much of a window's length the highlight goes beyond it, on each side.
-        **kwargs: Of all with features, see `FeatureDataModule`.
+        val: Annotations to validate on.
+        test: Annotations to test on, or to predict for.
+        max_positions: Longer clips are averaged down to this number of features.
+        highlight_margin: Share of a window's length by which the highlight extends it on each side.
+        **kwargs: Arguments of all data sets with features, see `FeatureDataModule`.
     """
 
     evaluated = "queries"
@@ -95,7 +97,7 @@ class NLQDataModule(FeatureDataModule):
         return super().protocol | {"max_positions": self.max_positions, "highlight_margin": self.highlight_margin}
 
     def train_dataloader(self) -> ResumableDataLoader:
-        """Shuffled queries, less those whose window has no length."""
+        """Shuffled queries, without those whose window has no length."""
         queries = self.queries("train")
         long = [query for query in queries if query.window is not None and query.window[1] > query.window[0]]
         self.counts |= {"train_without_length": len(queries) - len(long)}
@@ -109,7 +111,7 @@ class NLQDataModule(FeatureDataModule):
 
     def test_dataloader(self) -> DataLoader:
         """The queries of `test`."""
-        self.require_answers("test")
+        self.require_ground_truth("test")
         return self._evaluation("test")
 
     def predict_dataloader(self) -> DataLoader:
@@ -119,8 +121,8 @@ class NLQDataModule(FeatureDataModule):
     def has_ground_truth(self, split: str) -> bool:
         return any(query.window is not None for clip in read_nlq_queries(self.path(split)) for query in clip)
 
-    def places(self, split: str) -> list[ClipSpan]:
-        return [query.place for query in self.queries(split)]
+    def spans(self, split: str) -> list[ClipSpan]:
+        return [query.span for query in self.queries(split)]
 
     def _evaluation(self, split: str) -> DataLoader:
         queries = self.queries(split)
@@ -128,39 +130,39 @@ class NLQDataModule(FeatureDataModule):
                                                        for q in queries)}
         return self.eval_loader(NLQQueries(queries, self.read, self.max_positions), self._collate)
 
-    def queries(self, split: str) -> list[Query]:
-        """The queries of a split of whose clips there are features.
+    def queries(self, split: str) -> list[NLQQuery]:
+        """The queries of a split whose clips have features.
 
         Raises:
             ValueError: There are none.
         """
         path = self.path(split)
         clips = list(read_nlq_queries(path))
-        told = [query for clip in clips for query in clip]
-        asked = [query for query in told if query.text]
-        found = [query for query in asked if self.has_features(query.place)]
+        annotated = [query for clip in clips for query in clip]
+        with_text = [query for query in annotated if query.text]
+        queries = [query for query in with_text if self.has_features(query.span)]
         self.counts |= {f"{split}_clips_without_queries": sum(not clip for clip in clips),
-                        f"{split}_empty_queries": len(told) - len(asked),
-                        f"{split}_without_features": len(asked) - len(found)}
-        if not found:
+                        f"{split}_empty_queries": len(annotated) - len(with_text),
+                        f"{split}_without_features": len(with_text) - len(queries)}
+        if not queries:
             raise ValueError(f"{self.features} has features of none of the clips of {path}: extract them with "
                              f"`egovlpv2 extract VIDEOS --kind fused --queries {path} --out {self.features}`")
-        return found
+        return queries
 
     def _collate(self, samples: list[NLQSample | None]) -> QueryBatch:
         real = [sample for sample in samples if sample is not None]
         width = self.folder.recipe.width
-        if not real:  # a filler alone: one position of nothing, which the task leaves out
+        if not real:  # padding alone: one empty position, which the task leaves out
             return _batch([], pad([torch.zeros(1, width)], 1), pad([torch.zeros(1, 1)], 1), self.highlight_margin)
-        # VSLNet's convolutions hear the padding: always as much of it, so that answers don't depend on the batch.
+        # VSLNet's convolutions see the padding: its length is constant, so that outputs don't depend on the batch.
         video = pad([sample.video for sample in real], self.max_positions)
-        words = pad([sample.words for sample in real], max(sample.most_words for sample in real))
-        return _batch(real, video, words, self.highlight_margin)
+        tokens = pad([sample.tokens for sample in real], max(sample.max_tokens for sample in real))
+        return _batch(real, video, tokens, self.highlight_margin)
 
 
-def _batch(samples: list[NLQSample], video: tuple[Tensor, Tensor], words: tuple[Tensor, Tensor], margin: float
+def _batch(samples: list[NLQSample], video: tuple[Tensor, Tensor], tokens: tuple[Tensor, Tensor], margin: float
            ) -> QueryBatch:
-    (features, mask), (query, query_mask) = video, words
+    (features, mask), (query, query_mask) = video, tokens
     spans = [label_span(s.query.window or (0.0, 0.0), s.duration, len(s.video)) for s in samples]
     highlight = torch.zeros(len(samples), features.shape[1])
     for row, (start, end), sample in zip(highlight, spans, samples, strict=True):
@@ -171,7 +173,7 @@ def _batch(samples: list[NLQSample], video: tuple[Tensor, Tensor], words: tuple[
                           dtype=torch.float32).reshape(-1, 2)
     count = len(samples)
     return QueryBatch(
-        key=[(s.query.place.clip, s.query.annotation, s.query.index) for s in samples],
+        key=[(s.query.span.clip, s.query.annotation, s.query.index) for s in samples],
         index=torch.tensor([s.row for s in samples], dtype=torch.int64), text=[s.query.text for s in samples],
         video=features[:count], video_mask=mask[:count], query=query[:count], query_mask=query_mask[:count],
         start=span[:, 0], end=span[:, 1], highlight=highlight, window=window,
@@ -180,9 +182,9 @@ def _batch(samples: list[NLQSample], video: tuple[Tensor, Tensor], words: tuple[
 
 
 def label_span(window: tuple[float, float], duration: float, positions: int) -> tuple[int, int]:
-    """First and last position of the grid's span that overlaps a window (seconds) most; a window may end outside.
+    """First and last position of the span with the largest IoU with a window (seconds), which may end outside.
 
-    A window that overlaps none, for it has no length or lies beyond the end, gets the position that is nearest.
+    A window without overlap, since it has no length or lies beyond the end, gets the nearest position.
     """
     step = duration / positions
     grid = torch.arange(positions + 1, dtype=torch.float64) * step  # (n + 1,)
@@ -196,8 +198,8 @@ def label_span(window: tuple[float, float], duration: float, positions: int) -> 
     return best // positions, best % positions
 
 
-def read_nlq_queries(path: Path) -> Iterator[list[Query]]:
-    """The queries of each clip of an official `nlq_*.json`, or of VSLNet's files; one without a text has an empty one.
+def read_nlq_queries(path: Path) -> Iterator[list[NLQQuery]]:
+    """The queries of each clip of an official `nlq_*.json`, or of VSLNet's files; a missing text is empty.
 
     Raises:
         ValueError: The file is of another form, an id is there twice, or a window ends before it begins or lies outside
@@ -205,20 +207,20 @@ def read_nlq_queries(path: Path) -> Iterator[list[Query]]:
     """
     for clip in read_nlq(path):
         where = f"{path}: clip {plain(clip.clip)}"
-        place = _place(clip, where)
-        queries = [Query(place, _annotation(query, where), query.index, query.text, query.window)
+        span = _span(clip, where)
+        queries = [NLQQuery(span, _annotation(query, where), query.index, query.text, query.window)
                    for query in clip.queries]
         for query in queries:
             if query.window is not None:
-                check_times(f"{path}: query {plain(query.key)}", *query.window, query.place.duration)
+                check_times(f"{path}: query {plain(query.key)}", *query.window, query.span.duration)
         yield queries
 
 
-def _place(clip: AskedClip, where: str) -> ClipSpan:
+def _span(clip: AskedClip, where: str) -> ClipSpan:
     if clip.start is None or clip.end is None:
-        raise ValueError(f"{where} doesn't tell its times: give video_start_sec and video_end_sec (in VSLNet's files "
+        raise ValueError(f"{where} has no times: give video_start_sec and video_end_sec (in VSLNet's files "
                          "fps and num_frames)")
-    return place_within(clip.clip, clip.video, clip.start, clip.end, where)
+    return check_span(clip.clip, clip.video, clip.start, clip.end, where)
 
 
 def _annotation(query: AskedQuery, where: str) -> str:

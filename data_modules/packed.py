@@ -1,7 +1,7 @@
 """Columns of millions of rows as a few flat tensors.
 
-They hold no Python object per row, so that workers share them: forked ones their pages, since there are no reference
-counts to write into them, spawned ones by shared memory.
+There is no Python object per row, so that workers share the memory: forked workers its pages, since no reference counts
+are written into them, spawned workers as shared memory.
 """
 
 import re
@@ -19,8 +19,8 @@ class Strings:
     """N texts in one tensor.
 
     Args:
-        blob: The texts as UTF-8, a line feed between two, uint8.
-        ends: Where each text ends in the blob, (N,) int64.
+        blob: The texts as UTF-8, separated by line feeds, uint8.
+        ends: End of each text in the blob, (N,) int64.
     """
 
     blob: Tensor
@@ -35,7 +35,7 @@ class Strings:
 
     @classmethod
     def pack(cls, texts: list[str]) -> "Strings":
-        """Lay texts behind one another; a line feed inside a text becomes a space."""
+        """Concatenate texts; a line feed within a text becomes a space."""
         joined = "\n".join(texts)
         if joined.count("\n") >= max(1, len(texts)):
             joined = "\n".join(text.replace("\n", " ") for text in texts)
@@ -44,7 +44,7 @@ class Strings:
 
     @classmethod
     def join(cls, parts: list["Strings"]) -> "Strings":
-        """Lay the texts of several tables behind one another."""
+        """Concatenate the texts of several tables."""
         begins = np.cumsum([0, *(len(part.blob) for part in parts[:-1])])
         ends = torch.cat([part.ends + int(begin) for part, begin in zip(parts, begins, strict=True)])
         return cls(torch.cat([part.blob for part in parts]), ends)
@@ -52,11 +52,11 @@ class Strings:
 
 @dataclass(frozen=True)
 class IdLists:
-    """N lists of class ids, each distinct list kept once.
+    """N lists of class ids, each distinct list stored once.
 
     Args:
         codes: The list of each row, (N,) int32.
-        ids, ends: The distinct lists behind one another, int16, and where each ends, int64.
+        ids, ends: The concatenated distinct lists, int16, and the end of each, int64.
     """
 
     codes: Tensor
@@ -70,7 +70,7 @@ class IdLists:
 
 
 class IdListParser:
-    """Gives every distinct list literal a code; -1 if it isn't a list of ids below `num_classes`."""
+    """Assign a code to each distinct list literal; -1 if it isn't a list of ids below `num_classes`."""
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
@@ -92,7 +92,7 @@ class IdListParser:
         return len(self.lists) - 1
 
     def pack(self, codes: Tensor) -> IdLists:
-        """Join the rows' codes, (N,) int32, with the distinct lists seen so far."""
+        """Combine the rows' codes, (N,) int32, with the distinct lists parsed so far."""
         ids = np.fromiter((number for ids in self.lists for number in ids), dtype=np.int16)
         ends = np.cumsum([len(ids) for ids in self.lists], dtype=np.int64)
         return IdLists(codes, torch.from_numpy(ids), torch.from_numpy(ends))

@@ -4,7 +4,7 @@ Letters: `n` shots of a video, `P` prompts of a query, `D` width, `C` concepts o
 `G` segments of at most `n` shots.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,11 +12,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from egovlpv2.batch import SummaryBatch
 from egovlpv2.data_modules.base import LoaderDataModule
-from egovlpv2.data_modules.loaders import PAD_INDEX, ResumableDataLoader
+from egovlpv2.data_modules.grounding import feature_protocol
+from egovlpv2.data_modules.loaders import PAD_INDEX, ResumableDataLoader, Rows
 from egovlpv2.data_modules.qfvs_files import (
     ShotFeatures,
     SummaryQuery,
@@ -29,11 +30,11 @@ from egovlpv2.data_modules.qfvs_files import (
     tags_path,
 )
 from egovlpv2.features import FeatureFolder
-from egovlpv2.heads.summary import CutBy
+from egovlpv2.heads.summary import MAX_SEGMENT_SHOTS, MAX_SEGMENTS, SEGMENT_PENALTY, CutBy
 
 
 class QFVSSample(NamedTuple):
-    """A query as the head reads it."""
+    """A query with the features of its prompts."""
 
     query: SummaryQuery
     row: int
@@ -44,15 +45,15 @@ class QFVSSample(NamedTuple):
     tags: Tensor  # (n, C)
 
 
-class QFVSQueries(Dataset[QFVSSample | None]):
+class QFVSQueries(Rows[QFVSSample | None]):
     """Queries with features of their prompts.
 
     Args:
-        queries: All of them.
-        read: Gives the sample of a query, by its row and the prompts.
-        templates: Of the prompts.
-        seed: In training, of the template that is drawn for each `(epoch, row)`; its prompts are the two concepts and
-            both. None in evaluation: the prompts are those of both concepts, one of each template.
+        queries: All queries.
+        read: Reads the sample of a query, by its row and the prompts.
+        templates: Templates of the prompts.
+        seed: In training, seed of the template that is drawn for each `(epoch, row)`; its prompts name the first
+            concept, the second, and both. None in evaluation: the prompts name both concepts, one per template.
     """
 
     def __init__(self, queries: list[SummaryQuery], read: Callable[[SummaryQuery, int, list[str]], QFVSSample],
@@ -69,29 +70,30 @@ class QFVSQueries(Dataset[QFVSSample | None]):
         query = self.queries[row]
         if self.seed is None:
             return self.read(query, row, [prompts(query.concepts, template)[2] for template in self.templates])
+        assert isinstance(key, tuple)
         drawn = np.random.default_rng((self.seed, *key)).integers(len(self.templates))
         return self.read(query, row, list(prompts(query.concepts, self.templates[drawn])))
 
 
 class QFVSDataModule(LoaderDataModule):
-    """Which shots of a long video sum up two concepts?
+    """Query-focused summaries: the shots of a long video that summarise two concepts.
 
-    One video tests and the others train, but for one that validates. A video's shots are cut into segments where they
-    change most.
+    One video is tested, one validates and the others train. A video's shots are cut into segments where they change
+    most.
 
     Args:
         root: The folder of the annotations.
         features: The folder of the features, written by `egovlpv2 fuse` with the prompts of `egovlpv2 prompts-qfvs`.
         test_video: The video to test on.
-        videos: All of them.
-        validate_on: `next`: the one after the test video (the first after the last), which doesn't train. `test`: the
+        videos: All videos.
+        validate_on: `next`: the video after the test video (the first after the last), which doesn't train. `test`: the
             test video, as in the authors' code; all others train, and the checkpoint is picked on the test data.
-        templates: Of the prompts: one of a concept, and one of two. Training draws one of them, evaluation uses all.
-        max_segments: Into how many segments a video is cut at most.
-        max_segment_shots: Shots of the longest one.
-        vmax: Weight of the penalty on their number.
-        cut_by: What tells where a video changes, see `ShotFeatures`.
-        **kwargs: Of every data module, see `LoaderDataModule`.
+        templates: Pairs of a prompt of one concept and one of two. Training draws one pair, evaluation uses all.
+        max_segments: Maximum number of segments of a video.
+        max_segment_shots: Maximum number of shots in a segment.
+        vmax: Weight of the penalty on the number of segments.
+        cut_by: Features by which a video is cut, see `ShotFeatures`.
+        **kwargs: Arguments of every data module, see `LoaderDataModule`.
     """
 
     evaluated = "queries"
@@ -99,12 +101,13 @@ class QFVSDataModule(LoaderDataModule):
     def __init__(self, root: str, features: str, test_video: str = "P01",
                  videos: Sequence[str] = ("P01", "P02", "P03", "P04"), validate_on: Literal["next", "test"] = "next",
                  templates: Sequence[Template] = (("There is a {}", "There is a {} and a {}"),),
-                 max_segments: int = 20, max_segment_shots: int = 200, vmax: float = 1.0,
+                 max_segments: int = MAX_SEGMENTS, max_segment_shots: int = MAX_SEGMENT_SHOTS,
+                 vmax: float = SEGMENT_PENALTY,
                  cut_by: CutBy = "patches", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root, self.features, self.validate_on = Path(root), features, validate_on
         self.splits = split_videos(list(videos), test_video, validate_on)
-        self.templates = [tuple(template) for template in templates]
+        self.templates: list[Template] = [(single, double) for single, double in templates]
         check_templates(self.templates)
         self.shots = ShotFeatures(features, max_segments, max_segment_shots, vmax, cut_by)
 
@@ -115,20 +118,17 @@ class QFVSDataModule(LoaderDataModule):
 
     @property
     def has_test_data(self) -> bool:
-        """Whether a fit should end with a test of the best checkpoint: not where the test video has picked it."""
+        """True if a fit should end with a test of the best checkpoint: not if it was picked on the test video."""
         return self.validate_on == "next"
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What a reader of the numbers must know of the data."""
-        recipe = self.folder.recipe
+        """The settings of the data, for `metrics.json`."""
         on = "on another video" if self.validate_on == "next" else "on the test video (the authors' way)"
-        return {"features": str(self.features), "kind": recipe.kind, "frames": recipe.frames, "size": recipe.size,
-                "crop": recipe.crop, "frame_rule": recipe.frame_rule,
-                "features_checkpoint": recipe.checkpoint, "root": str(self.root),
-                **{f"{split}_videos": names for split, names in self.splits.items()}, "selection": on,
-                "templates": self.templates, "counts": self.counts, "cut_by": self.shots.cut_by,
-                "segments": {name: len(bounds) - 1 for name, bounds in self.shots.bounds.items()}}
+        return feature_protocol(self.folder) | {
+            "root": str(self.root), **{f"{split}_videos": names for split, names in self.splits.items()},
+            "selection": on, "templates": self.templates, "counts": self.counts, **self.shots.settings,
+            "segments": {name: len(bounds) - 1 for name, bounds in self.shots.bounds.items()}}
 
     @cached_property
     def dictionary(self) -> list[str]:
@@ -137,7 +137,7 @@ class QFVSDataModule(LoaderDataModule):
 
     @cached_property
     def tags(self) -> dict[str, Tensor]:
-        """Of each video (n, C), 1 where a shot shows a concept."""
+        """Tags of each video, (n, C), 1 where a shot shows a concept."""
         names = dict.fromkeys(name for names in self.splits.values() for name in names)
         return {name: torch.from_numpy(read_tags(self.root, name, self.dictionary)) for name in sorted(names)}
 
@@ -147,13 +147,13 @@ class QFVSDataModule(LoaderDataModule):
         return {name: read_oracles(self.root, name, self.dictionary, len(tags)) for name, tags in self.tags.items()}
 
     def prompts(self) -> dict[str, list[str]]:
-        """All that is asked of each video, each prompt once."""
+        """The prompts of each video's queries, each once."""
         return {name: list(dict.fromkeys(prompt for query in queries for template in self.templates
                                          for prompt in prompts(query.concepts, template)))
                 for name, queries in self.queries.items()}
 
     def setup(self, stage: str) -> None:
-        """Looks at all annotations and features before hours of training, not after."""
+        """Read all annotations and features before hours of training, not after."""
         for split in self.splits if stage == "fit" else ():
             self._dataset(split)
 
@@ -162,7 +162,7 @@ class QFVSDataModule(LoaderDataModule):
         return self.train_loader(self._dataset("train"), self._collate)
 
     def val_dataloader(self) -> DataLoader:
-        """The queries of the video that validates."""
+        """The queries of the validation video."""
         return self.eval_loader(self._dataset("val"), self._collate)
 
     def test_dataloader(self) -> DataLoader:
@@ -170,29 +170,29 @@ class QFVSDataModule(LoaderDataModule):
         return self.eval_loader(self._dataset("test"), self._collate)
 
     def predict_dataloader(self) -> DataLoader:
-        """The queries of the test video, to summarize it for."""
+        """The queries of the test video, to write its summaries."""
         return self.test_dataloader()
 
     def _dataset(self, split: str) -> QFVSQueries:
         names = self.splits[split]
-        for name in names:  # here, so that each worker need not cut the videos again
+        for name in names:  # here, so that the workers don't cut the videos again
             self.cut(name)
         rows = [query for name in names for query in self.queries[name]]
         return QFVSQueries(rows, self.read, self.templates, self.seed if split == "train" else None)
 
     def cut(self, name: str) -> None:
-        """Cuts a video into segments, unless it is cut."""
+        """Cut a video into segments, unless it is cut already."""
         if name not in self.shots.bounds:
             beyond = self.shots.cut(name, tags_path(self.root, name), len(self.tags[name]), self.prompts()[name])
             self.counts |= {f"{name}_windows_beyond_the_tags": beyond}
 
-    def read(self, query: SummaryQuery, row: int, asked: list[str]) -> QFVSSample:
+    def read(self, query: SummaryQuery, row: int, texts: Iterable[str]) -> QFVSSample:
         """A query with the features of some prompts."""
         tags = self.tags[query.video]
         summary = torch.zeros(len(tags))
         summary[torch.from_numpy(query.oracle)] = 1
         concepts = tags[:, [self.dictionary.index(concept) for concept in query.concepts]].T  # (2, n)
-        features = torch.stack([self.shots.column(query.video, prompt, len(tags)) for prompt in asked])  # (P, n, D)
+        features = torch.stack([self.shots.column(query.video, prompt, len(tags)) for prompt in texts])  # (P, n, D)
         lengths = np.diff(self.shots.bounds[query.video]).tolist()
         return QFVSSample(query, row, features, lengths, concepts, summary, tags)
 
@@ -205,21 +205,21 @@ def split_videos(videos: list[str], test_video: str, validate_on: str) -> dict[s
     """The videos that train, the one that validates and the one that tests.
 
     Raises:
-        ValueError: They are too few, or one is named twice, or the test video is none of them.
+        ValueError: There are too few videos, or one is named twice, or the test video is not among them.
     """
     least = {"next": 3, "test": 2}[validate_on]
     if len(set(videos)) < max(len(videos), least):
         raise ValueError(f"data.init_args.videos={videos}: give {least} videos or more, each once, to test on one and "
                          f"validate on {'another' if least == 3 else 'the same'}")
     if test_video not in videos:
-        raise ValueError(f"data.init_args.test_video={test_video} is none of data.init_args.videos: "
+        raise ValueError(f"data.init_args.test_video={test_video} is not one of data.init_args.videos: "
                          f"{', '.join(videos)}")
     val = videos[(videos.index(test_video) + 1) % len(videos)] if validate_on == "next" else test_video
     return {"train": [name for name in videos if name not in (val, test_video)], "val": [val], "test": [test_video]}
 
 
 def collate(samples: list[QFVSSample], num_prompts: int, width: int) -> SummaryBatch:
-    """Lays the shots of each video out by segments; without a sample, the leading dimension is 0."""
+    """Lay the shots of each video out by segments; without a sample, the leading dimension is 0."""
     count = len(samples)
     num_prompts = len(samples[0].features) if samples else num_prompts
     segments = max((len(sample.lengths) for sample in samples), default=1)

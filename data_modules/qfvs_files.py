@@ -1,4 +1,4 @@
-"""The files of QFVS: what the shots of a video show, the oracle summaries of its queries, and features of the shots.
+"""The files of QFVS: concepts of the shots of a video, oracle summaries of its queries, and features of the shots.
 
 Letters: `n` shots of a video, `C` concepts of the dictionary, `D` width.
 """
@@ -14,31 +14,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from egovlpv2.data_modules.base import SET_ROOT
 from egovlpv2.data_modules.mat_file import read_variable
 from egovlpv2.features import FeatureFolder
 from egovlpv2.features.files import SUFFIX, read_plain
 from egovlpv2.features.header import PER_QUERY
 from egovlpv2.heads.kts import segments
-from egovlpv2.heads.summary import CutBy
+from egovlpv2.heads.summary import SHOT_SECONDS, CutBy
 from egovlpv2.io.schema import read_lines, shown
 
 Template = tuple[str, str]  # a prompt of one concept, "There is a {}", and one of two, "There is a {} and a {}"
-
-SHOT_SECONDS = 5
 
 _TAGS = "Dense_per_shot_tags"
 _ORACLES = ("Oracle_Summaries", "Oracle_summaries", "Query-Focused_Summaries/Oracle_Summaries",
             "Query-Focused_Summaries/Oracle_summaries")  # the data set is published in all these spellings
 _SPELLED = {"Cupglass": "Glass", "Musicalinstrument": "Instrument", "Petsanimal": "Animal"}  # in prompts
-# Features of one prompt each: 6 MB where a video has 4,000 shots and they are 768 wide, so 12 GB at most. One template
-# asks some 80 prompts of a video, and ten templates ask 450 of the video that validates.
+# Features of one prompt each: 6 MB if a video has 4,000 shots and they are 768 wide, so 12 GB at most. One template
+# makes some 80 prompts of a video, and ten templates make 450 of the validation video.
 _CACHED_COLUMNS = 2048
 _SHOT = re.compile(r"-?[0-9]{1,9}")
 _ORACLE_NAME = re.compile(r"([^_]+)_([^_]+)_oracle\.txt")
 
 
 class SummaryQuery(NamedTuple):
-    """Two concepts, and the shots that sum up what a video shows of them."""
+    """A query of two concepts, and the shots of its oracle summary."""
 
     video: str
     concepts: tuple[str, str]
@@ -50,14 +49,14 @@ class SummaryQuery(NamedTuple):
 
 
 def prompts(concepts: tuple[str, str], template: Template) -> tuple[str, str, str]:
-    """What a model is asked of a query: its first concept, its second, and both."""
+    """The prompts of a query: its first concept, its second, and both."""
     first, second = (_SPELLED.get(concept, concept) for concept in concepts)
     single, double = template
     return single.format(first), single.format(second), double.format(first, second)
 
 
 def check_templates(templates: Sequence[Template]) -> None:
-    """Refuses templates that aren't a prompt of one concept and one of two.
+    """Refuse templates that aren't a prompt of one concept and one of two.
 
     Raises:
         ValueError: There are none, or one has other than one and two `{}`.
@@ -87,13 +86,13 @@ def read_dictionary(root: Path) -> list[str]:
 
 
 def tags_path(root: Path, video: str) -> Path:
-    """Where the tags of a video are: its text file, or else the file of all videos."""
+    """The file with the tags of a video: its text file, or else the file of all videos."""
     text = root / _TAGS / video / f"{video}.txt"
     return text if text.is_file() or not (root / "Tags.mat").is_file() else root / "Tags.mat"
 
 
 def read_tags(root: Path, video: str, dictionary: list[str]) -> NDArray[np.float32]:
-    """(n, C) 0 or 1: which concepts each shot shows.
+    """The concepts that each shot shows: (n, C), 0 or 1.
 
     Raises:
         ValueError: The files are missing or of another form, or a shot shows a concept that the dictionary lacks.
@@ -112,17 +111,17 @@ def _text_tags(path: Path, dictionary: list[str]) -> NDArray[np.float32]:
     for row, line in enumerate(lines):
         for concept in map(str.strip, line.split(",") if line.strip() else ()):
             if concept not in columns:
-                raise ValueError(f"{path}, line {row + 1}: {shown(concept)} is none of the {len(dictionary)} concepts "
-                                 "of Dictionary.txt")
+                raise ValueError(f"{path}, line {row + 1}: {shown(concept)} is not one of the {len(dictionary)} "
+                                 "concepts of Dictionary.txt")
             tags[row, columns[concept]] = 1
     return tags
 
 
 def _mat_tags(path: Path, video: str) -> NDArray[np.float32]:
-    """The k-th struct of the file is of the video `P0k`; its cells are the shots."""
+    """Tags of the video `P0k`: the k-th struct of the file, whose cells are the shots."""
     number = re.fullmatch(r"P0*([1-9]\d*)", video)
     if number is None:
-        raise ValueError(f"{path} holds videos named P01, P02 and so on, and {video!r} is none: give it a text file, "
+        raise ValueError(f"{path} holds videos named P01, P02 and so on, and {video!r} is not: give it a text file, "
                          f"{_TAGS}/{video}/{video}.txt")
     remedy = f"download it again, or give {_TAGS}/{video}/{video}.txt"
     try:
@@ -134,10 +133,10 @@ def _mat_tags(path: Path, video: str) -> NDArray[np.float32]:
     shots = entry.get("Bin_Vecs") if isinstance(entry, dict) else None
     if not isinstance(shots, list):
         raise ValueError(f"{path} has no tags of {video} in the form of the official file: {remedy}")
-    if not all(isinstance(shot, np.ndarray) and np.isin(shot, (0, 1)).all() for shot in shots) or len(
-            {shot.size for shot in shots}) != 1:
+    rows = [shot.ravel() for shot in shots if isinstance(shot, np.ndarray) and np.isin(shot, (0, 1)).all()]
+    if len(rows) < len(shots) or len({row.size for row in rows}) != 1:
         raise ValueError(f"{path}: the tags of {video} should be rows of 0 and 1")
-    return np.stack([shot.ravel() for shot in shots]).astype(np.float32)
+    return np.stack(rows).astype(np.float32)
 
 
 def read_oracles(root: Path, video: str, dictionary: list[str], num_shots: int) -> list[SummaryQuery]:
@@ -162,7 +161,7 @@ def _concepts(path: Path, dictionary: list[str]) -> tuple[str, str]:
         raise ValueError(f"{path}: an oracle summary should be named like Car_Tree_oracle.txt; move other files away")
     for concept in named.groups():
         if concept not in dictionary:
-            raise ValueError(f"{path}: {concept!r} is none of the {len(dictionary)} concepts of Dictionary.txt")
+            raise ValueError(f"{path}: {concept!r} is not one of the {len(dictionary)} concepts of Dictionary.txt")
     return named[1], named[2]
 
 
@@ -191,21 +190,20 @@ def _number(text: str, where: str) -> int:
 
 def _lines(path: Path) -> list[str]:
     if not path.exists():
-        raise ValueError(f"There is no file {path}: set data.init_args.root (or the environment's variable that the "
-                         "config takes it from)")
+        raise ValueError(f"There is no file {path}: {SET_ROOT}")
     return read_lines(path)
 
 
 class ShotFeatures:
-    """Features of shots, one file a video; they are read, and the videos cut, once in a process.
+    """Features of shots, one file per video, read and cut into segments once per process.
 
     Args:
-        folder: Where `egovlpv2 fuse` wrote them.
-        max_segments: Into how many segments a video is cut at most.
-        max_segment_shots: Shots of the longest one.
-        vmax: Weight of the penalty on their number.
-        cut_by: What tells where a video changes: `patches`, the directions of the mean of a shot's patches, or `cls`,
-            its CLS state below the fused layers, similar by plain products (the authors' way).
+        folder: The folder that `egovlpv2 fuse` wrote.
+        max_segments: Maximum number of segments of a video.
+        max_segment_shots: Maximum number of shots in a segment.
+        vmax: Weight of the penalty on the number of segments.
+        cut_by: Features by which a video is cut: `patches`, the directions of the mean of a shot's patches, or `cls`,
+            its CLS state below the fused layers, compared by plain products (as the authors do).
     """
 
     def __init__(self, folder: str, max_segments: int, max_segment_shots: int, vmax: float,
@@ -214,57 +212,61 @@ class ShotFeatures:
             raise ValueError(f"data.init_args.max_segments={max_segments} and max_segment_shots={max_segment_shots}: "
                              "give 1 or more")
         self.path, self.limits, self.cut_by = folder, (max_segments, max_segment_shots, vmax), cut_by
-        self.bounds: dict[str, list[int]] = {}  # of the videos that are cut, the first shots and the end
+        self.settings = {"cut_by": cut_by, "max_segments": max_segments, "max_segment_shots": max_segment_shots,
+                         "vmax": vmax}
+        self.bounds: dict[str, list[int]] = {}  # first shots of the segments, and the end, by video
         self.column = lru_cache(_CACHED_COLUMNS)(self._column)
 
     @cached_property
     def folder(self) -> FeatureFolder:
-        """The files, opened when they are first used.
+        """The files, opened at their first use.
 
         Raises:
-            ValueError: They know nothing of queries, or are not of shots.
+            ValueError: They hold features without queries, or of windows other than shots.
         """
         folder = FeatureFolder(self.path)
         recipe = folder.recipe
         window, stride = recipe.window / recipe.fps, recipe.stride / recipe.fps
         if recipe.kind not in PER_QUERY or (window, stride) != (SHOT_SECONDS, SHOT_SECONDS):
             raise ValueError(f"{self.path} holds features of kind {recipe.kind}, of windows of {window:g} s every "
-                             f"{stride:g} s, and a summary needs those of queries, of 5 s every 5 s. {self._remedy()}")
+                             f"{stride:g} s, and a summary needs those of queries, of {SHOT_SECONDS} s every "
+                             f"{SHOT_SECONDS} s. {self._remedy()}")
         return folder
 
     def _remedy(self) -> str:
-        return ("Run `egovlpv2 extract VIDEOS --kind trunk --fps 1 --window 5 --stride 5 --frames 5 --out TRUNKS`, "
+        return ("Run `egovlpv2 extract VIDEOS --kind trunk --fps 1 "
+                f"--window {SHOT_SECONDS} --stride {SHOT_SECONDS} --frames {SHOT_SECONDS} --out TRUNKS`, "
                 "`egovlpv2 prompts-qfvs --config CONFIG --out prompts.json` and "
                 f"`egovlpv2 fuse TRUNKS --queries prompts.json --out {self.path}`")
 
-    def cut(self, video: str, tags: Path, num_shots: int, asked: Sequence[str]) -> int:
-        """Cuts a video where its shots change most.
+    def cut(self, video: str, tags: Path, num_shots: int, prompts: Sequence[str]) -> int:
+        """Cut a video where its shots change most.
 
         Args:
             video: Its name.
-            tags: The file that tells its shots.
-            num_shots: How many they are.
-            asked: All prompts that the features should know.
+            tags: The file with the tags of its shots.
+            num_shots: Number of these shots.
+            prompts: All prompts that the features should have.
 
         Returns:
-            How many windows there are beyond those shots; -1 if the last shot, cut short, has none.
+            Number of windows beyond those shots; -1 if the last shot, cut short, has none.
 
         Raises:
             ValueError: The file is missing, lacks a prompt or a shot, or the limits don't hold the video.
         """
         path = self.folder.folder / f"{video}{SUFFIX}"
-        if missing := set(asked).difference(read_plain(path)[1] if path.is_file() else ()):
-            raise ValueError(f"{path} has no features of {len(missing)} of the {len(asked)} prompts of its video, "
+        if missing := set(prompts).difference(read_plain(path)[1] if path.is_file() else ()):
+            raise ValueError(f"{path} has no features of {len(missing)} of the {len(prompts)} prompts of its video, "
                              f"{min(missing)!r} for one: delete it, if it is there. {self._remedy()}")
-        features = self.folder.read(video, asked[:1])
+        features = self.folder.read(video, prompts[:1])
         unfused = {"patches": features.unfused, "cls": features.unfused_cls}[self.cut_by]  # (windows, D)
         if not unfused.shape[1]:
-            lacks = {"patches": "what its windows look like, whatever is asked",
-                     "cls": "the CLS states of its windows (data.init_args.cut_by=cls needs them)"}[self.cut_by]
-            raise ValueError(f"{path} doesn't tell {lacks}: delete it. {self._remedy()}")
+            lacks = {"patches": "features of its windows without a query",
+                     "cls": "CLS states of its windows (data.init_args.cut_by=cls needs them)"}[self.cut_by]
+            raise ValueError(f"{path} has no {lacks}: delete it. {self._remedy()}")
         if len(unfused) < max(num_shots - 1, 1):
-            raise ValueError(f"{path} has {len(unfused)} windows of 5 s and {tags} {num_shots} shots, a video shorter "
-                             "than its tags: extract the whole video")
+            raise ValueError(f"{path} has {len(unfused)} windows of {SHOT_SECONDS} s and {tags} {num_shots} shots, a "
+                             "video shorter than its tags: extract the whole video")
         most, longest, vmax = self.limits
         self.bounds[video] = segments(_per_shot(unfused, num_shots).numpy(), most, longest,
                                       f"{path}, data.init_args.max_segments and max_segment_shots: ", vmax,
@@ -272,10 +274,10 @@ class ShotFeatures:
         return len(unfused) - num_shots
 
     def _column(self, video: str, prompt: str, num_shots: int) -> Tensor:
-        """(n, D) float16: the features of a prompt."""
+        """Features of a prompt, (n, D) float16."""
         return _per_shot(self.folder.read(video, [prompt]).values[:, 0], num_shots).clone()
 
 
 def _per_shot(windows: Tensor, num_shots: int) -> Tensor:
-    """Features of the shots: a last one of less than 5 s has tags but no window, and looks like the one before it."""
+    """Features of the shots; a last shot of less than 5 s has tags but no window, and takes those of the one before."""
     return torch.cat([windows, windows[-1:]])[:num_shots]

@@ -21,11 +21,13 @@ def read_arguments(configs: Sequence[Path]) -> dict[str, Any]:
     names = ", ".join(map(str, configs))
     try:
         merged = OmegaConf.merge(*(read_yaml(path) for path in configs))
-        data = OmegaConf.to_container(merged).get("data") or {}
+        content = OmegaConf.to_container(merged)
+        data = (content.get("data") if isinstance(content, dict) else None) or {}
         if str(data.get("class_path")).rpartition(".")[2] != QFVSDataModule.__name__ or not data.get("init_args"):
             raise ValueError(f"{names}: data.class_path is {data.get('class_path')!r} there, without a QFVSDataModule: "
                              "give conf/qfvs.yaml, and other configs after it")
-        return OmegaConf.to_container(merged.data.init_args, resolve=True)  # of the rest, variables may be missing
+        arguments = OmegaConf.to_container(merged.data.init_args, resolve=True)  # the rest may lack its variables
+        return {str(name): value for name, value in arguments.items()} if isinstance(arguments, dict) else {}
     except (OmegaConfBaseException, AttributeError) as error:
         raise ValueError(f"{names} can't be read as configs: {' '.join(str(error).split())}") from error
 

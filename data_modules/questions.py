@@ -19,14 +19,14 @@ class TaskQAQuestion(NamedTuple):
     key: str  # its id in the file
     interval: str  # the video's name
     text: str  # lower-cased
-    answer: int  # which of the answer set
-    kinds: tuple[str, ...]  # what it is about: reasoning type, category, semantic, structure, reference
-    template: str  # what it has in common with others, for the most frequent answer
+    answer: int  # index in the answer set
+    kinds: tuple[str, ...]  # reasoning type, category, semantic, structure, reference
+    template: str  # the group of questions for the most frequent answer
 
 
 @dataclass
 class _Row:
-    """A question as its file has it."""
+    """A question in its file."""
 
     interval: Words
     question: Words
@@ -42,7 +42,7 @@ def read_questions(path: Path, answers: Sequence[str]) -> list[TaskQAQuestion]:
 
     Args:
         path: The file.
-        answers: The answer set that its `answer_encode` counts in.
+        answers: The answer set that its `answer_encode` indexes.
 
     Raises:
         ValueError: The file is missing or malformed, an id is there twice, or an answer is not the one of its number.
@@ -70,16 +70,16 @@ def _question(where: str, place: int, row: _Row, answers: Sequence[str]) -> Task
 
 
 def kind_names(questions: Sequence[TaskQAQuestion], path: Path) -> list[str]:
-    """The kinds to score: all questions, open and binary ones, those that a file lists, and others that occur."""
+    """The kinds to score: all questions, open and binary ones, kinds listed in a file, and other kinds that occur."""
     listed = read_lines(path) if path.exists() else []
     found = sorted({kind for question in questions for kind in question.kinds})
     return list(dict.fromkeys(["all", "open", "binary", *(line.strip() for line in listed if line.strip()), *found]))
 
 
 def most_frequent(training: Sequence[TaskQAQuestion], questions: Sequence[TaskQAQuestion]) -> list[int]:
-    """A guess for each question: what its template's training questions are answered most often; else, what all are.
+    """The most frequent answer to the training questions of each question's template, or else to all of them.
 
-    In the official files, which name no template, it is the question's own wording.
+    In the official files, which have no templates, the template is the question's own wording.
     """
     overall = Counter(question.answer for question in training)
     by_template: dict[str, Counter[int]] = {}

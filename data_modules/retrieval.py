@@ -1,23 +1,25 @@
-"""What the retrieval data sets share: clips, the texts they are compared with, and how well each fits each."""
+"""Base class of the retrieval data sets: clips, the texts to compare them with, and the relevancy of each pair."""
 
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from egovlpv2.data_modules.base import Failure, VideoDataModule
-from egovlpv2.data_modules.clips import ClipReader, read_or_replace
-from egovlpv2.data_modules.loaders import PAD_INDEX, DistributedEvalSampler, ResumableDataLoader
+from egovlpv2.batch import Text, TextBatch
+from egovlpv2.data_modules.base import VideoDataModule
+from egovlpv2.data_modules.clips import ClipError, ClipReader, Failure, read_or_replace
+from egovlpv2.data_modules.loaders import PAD_INDEX, DistributedEvalSampler, ResumableDataLoader, Rows
 from egovlpv2.metrics.relevancy import Relevancy
 from egovlpv2.tokenization import tokenize
-from egovlpv2.video.container import VideoError
+
+Tokenize = Callable[[list[str]], Text]
 
 _TEXTS = 256  # tokenised at a time
 
@@ -30,7 +32,7 @@ class RetrievalSet:
         keys: The clips' names in their file.
         videos: Each clip's file.
         span: Start and end of each clip, seconds, (N, 2) float64; an infinite end is the video's.
-        texts: What the clips are compared with.
+        texts: The texts to compare the clips with.
         relevancy: (N, M).
     """
 
@@ -49,7 +51,7 @@ class RetrievalSet:
 
 
 class RetrievalSample(NamedTuple):
-    """A clip as a worker reads it; one that can't be read has no video. `failures` could not be read."""
+    """A clip in a worker; one that can't be read has no video. `failures` could not be read."""
 
     row: int
     key: str
@@ -60,10 +62,23 @@ class RetrievalSample(NamedTuple):
     beyond_video: bool = False  # it ends after its video
 
 
-class TrainingClips(Dataset[RetrievalSample]):
-    """Clips at random times and places, each with a text drawn among those that fit it.
+class Texts(Rows[str]):
+    """The M texts, in their order."""
 
-    What a key `(epoch, row)` gives depends on the seed and the key alone; a clip that can't be read is replaced.
+    def __init__(self, texts: list[str]) -> None:
+        self.texts = texts
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> str:
+        return self.texts[index]
+
+
+class TrainingClips(Rows[RetrievalSample]):
+    """Clips at random times and in random crops, each with a text drawn among those that fit it.
+
+    The sample of a key `(epoch, row)` depends on the seed and the key alone; a clip that can't be read is replaced.
     """
 
     def __init__(self, data: RetrievalSet, reader: ClipReader, seed: int, min_relevancy: float) -> None:
@@ -79,19 +94,19 @@ class TrainingClips(Dataset[RetrievalSample]):
     def __getitem__(self, key: tuple[int, int]) -> RetrievalSample:
         epoch, row = key
         rng = np.random.default_rng((self.seed, epoch, row))
-        row, video, failures = read_or_replace(row, len(self), rng, lambda i: self._read(i, rng),
-                                               self.data.videos.__getitem__)
+        row, video, failures = read_or_replace(row, len(self), rng, lambda i: self._read(i, rng))
         relevancy = self.data.relevancy[row]  # (M,)
         fitting = (relevancy > self.min_relevancy).nonzero()[:, 0]
         target = int(fitting[rng.integers(len(fitting))])
         return RetrievalSample(row, self.data.keys[row], video, relevancy, target, failures)
 
     def _read(self, row: int, rng: np.random.Generator) -> Tensor:
-        return self.reader.train(self.data.videos[row], *self.data.span[row].tolist(), rng)
+        start, end = self.data.span[row].tolist()
+        return self.reader.train(self.data.videos[row], start, end, rng)
 
 
-class EvaluationClips(Dataset[RetrievalSample]):
-    """Clips at even times, in the order of the file."""
+class EvaluationClips(Rows[RetrievalSample]):
+    """Clips at the centres of equal segments, in the order of the file."""
 
     def __init__(self, data: RetrievalSet, reader: ClipReader) -> None:
         self.data, self.reader = data, reader
@@ -105,39 +120,41 @@ class EvaluationClips(Dataset[RetrievalSample]):
         name, key, relevancy = self.data.videos[row], self.data.keys[row], self.data.relevancy[row]
         try:
             clip = self.reader.evaluate(name, *self.data.span[row].tolist())
-        except VideoError as error:
+        except ClipError as error:
             return RetrievalSample(row, key, None, relevancy, 0, [Failure(row, name, str(error))])
         return RetrievalSample(row, key, clip.frames, relevancy, 0, [], clip.beyond_video)
 
 
 def collate(samples: list[RetrievalSample], data: RetrievalSet, empty: Tensor,
-            words: Callable[[list[str]], Any] | None = None) -> dict[str, Any]:
+            encode: Tokenize | None = None) -> dict[str, Any]:
     """Make a `RetrievalBatch` with `failures` of the clips that could be read, maybe none.
 
     Args:
-        data: Where the samples are from.
-        empty: (0, T, 3, H, W), the videos where there is none.
-        words: Tokenises the drawn texts, in training.
+        samples: The clips.
+        data: The data set that they are from.
+        empty: (0, T, 3, H, W), the videos of a batch without clips.
+        encode: Tokenises the drawn texts, in training.
     """
     read = [sample for sample in samples if sample.video is not None]
+    videos = [sample.video for sample in samples if sample.video is not None]
     batch = {
         "key": [sample.key for sample in read],
         "index": torch.tensor([sample.row for sample in read], dtype=torch.int64),
-        "video": torch.stack([sample.video for sample in read]) if read else empty,  # (B, T, 3, H, W)
+        "video": torch.stack(videos) if videos else empty,  # (B, T, 3, H, W)
         "relevancy": torch.stack([sample.relevancy for sample in read]) if read else torch.empty(0, len(data.texts)),
         "failures": [failure for sample in samples for failure in sample.failures],
         "beyond_video": [sample.row for sample in read if sample.beyond_video],
     }
-    if words is None:
+    if encode is None:
         return batch
     targets = [sample.target for sample in read]
-    return batch | {"text": words([data.texts[i] for i in targets]), "target": torch.tensor(targets)}
+    return batch | {"text": encode([data.texts[i] for i in targets]), "target": torch.tensor(targets)}
 
 
 class RetrievalDataModule(VideoDataModule):
-    """Clips to find by text, and texts by clip.
+    """Base class of the retrieval data sets.
 
-    An evaluation has two loaders: first all texts, on every process, then the clips, dealt to the processes.
+    An evaluation has two loaders: first all texts, on every process, then the clips, distributed over the processes.
 
     Args:
         root: The data set's folder; the other paths are relative to it.
@@ -146,14 +163,12 @@ class RetrievalDataModule(VideoDataModule):
         val: Rows to validate on; null: those of `is_validation` of the training videos, which are then not trained on.
         test: Rows to test on.
         val_fraction: Share of the training videos to validate on, if there is no `val`.
-        prompt: What a text becomes, `{}` being the text itself.
-        min_relevancy: For a training clip any text of more relevancy than this is drawn.
-        **kwargs: Of every data module of videos, see `VideoDataModule`.
+        prompt: Template of the texts, with `{}` for the text of the file.
+        min_relevancy: The text of a training clip is drawn among those of more relevancy than this.
+        **kwargs: Arguments of every data module of videos, see `VideoDataModule`.
     """
 
     evaluated = "clips"
-    flip: ClassVar[float] = 0.5  # how probable mirroring is in training
-    short_side: ClassVar[int | None] = 256  # to which the released code scales before it crops; None: `size`
 
     def __init__(self, root: str, videos: str, train: str, val: str | None, test: str, val_fraction: float = 0.05,
                  prompt: str = "{}", min_relevancy: float = 0.1, **kwargs: Any) -> None:
@@ -174,7 +189,7 @@ class RetrievalDataModule(VideoDataModule):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What a reader of the numbers must know of the data."""
+        """The settings of the data, for `metrics.json`."""
         val = str(self.root / self.val) if self.val else f"{self.val_fraction:.0%} of the training videos"
         files = {"train": str(self.root / self.train), "val": val, "test": str(self.root / self.test)}
         settings = {"flip": self.flip, "prompt": self.prompt, "min_relevancy": self.min_relevancy}
@@ -182,13 +197,14 @@ class RetrievalDataModule(VideoDataModule):
 
     @property
     def has_test_data(self) -> bool:
-        """Whether a fit should end with a test of the best checkpoint."""
+        """True if a fit should end with a test of the best checkpoint."""
         return self.test != self.val
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled clips with a text each, the same again after a resume."""
-        dataset = TrainingClips(self._prompted("train"), self._reader(self.num_frames), self.seed, self.min_relevancy)
-        return self.train_loader(dataset, self._collate(dataset, self._words))
+        dataset = TrainingClips(self._prompted("train"), self.reader(self.num_frames), self.seed, self.min_relevancy)
+        encode = partial(tokenize, self.tokenizer, max_length=self.max_tokens)
+        return self.train_loader(dataset, self._collate(dataset, encode))
 
     def val_dataloader(self) -> list[DataLoader]:
         """The texts and the clips of `val`."""
@@ -199,7 +215,7 @@ class RetrievalDataModule(VideoDataModule):
         return self._evaluation("test")
 
     def predict_dataloader(self) -> list[DataLoader]:
-        """The texts and the clips of `test`, to write which texts fit best."""
+        """The texts and the clips of `test`, to write the best texts of each clip."""
         return self.test_dataloader()
 
     def _prompted(self, split: str) -> RetrievalSet:
@@ -208,31 +224,20 @@ class RetrievalDataModule(VideoDataModule):
 
     def _evaluation(self, split: str) -> list[DataLoader]:
         data = self._prompted(split)
-        clips = EvaluationClips(data, self._reader(self.eval_num_frames))
+        clips = EvaluationClips(data, self.reader(self.eval_num_frames))
         self.counts |= {f"{split}_texts": len(data.texts)}
-        everywhere = DistributedEvalSampler(data.texts, 1, 0)  # Lightning would deal the texts to the processes
-        words = DataLoader(data.texts, batch_size=_TEXTS, sampler=everywhere,
-                           collate_fn=partial(_text_batch, partial(
-                               tokenize, self.tokenizer, max_length=self.eval_max_tokens, padding="longest")))
-        return [words, self.eval_loader(clips, self._collate(clips))]
+        texts = Texts(data.texts)
+        everywhere = DistributedEvalSampler(texts, 1, 0)  # Lightning would distribute the texts over the processes
+        encode = partial(tokenize, self.tokenizer, max_length=self.eval_max_tokens, padding="longest")
+        text_loader = DataLoader(texts, batch_size=_TEXTS, sampler=everywhere, collate_fn=partial(_text_batch, encode))
+        return [text_loader, self.eval_loader(clips, self._collate(clips))]
 
-    def _collate(self, clips: TrainingClips | EvaluationClips, words: Callable[..., Any] | None = None
+    def _collate(self, clips: TrainingClips | EvaluationClips, encode: Tokenize | None = None
                  ) -> Callable[[list[RetrievalSample]], dict[str, Any]]:
         reader = clips.reader
         empty = torch.empty(0, reader.num_frames, 3, reader.size, reader.size, dtype=torch.uint8)
-        return partial(collate, data=clips.data, empty=empty, words=words)
-
-    @property
-    def _words(self) -> Callable[[list[str]], Any]:
-        return partial(tokenize, self.tokenizer, max_length=self.max_tokens)
-
-    def _reader(self, num_frames: int) -> ClipReader:
-        if not self.videos.is_dir():
-            raise ValueError(f"There is no folder {self.videos} with the videos: set data.init_args.root (or the "
-                             "environment's variable that the config takes it from), or data.init_args.videos.")
-        return ClipReader(self.videos, num_frames, self.size, flip=self.flip,
-                          short_side=self.short_side or self.size, **self.reading)
+        return partial(collate, data=clips.data, empty=empty, encode=encode)
 
 
-def _text_batch(words: Callable[[list[str]], Any], texts: list[str]) -> dict[str, Any]:
-    return {"text": words(texts)}
+def _text_batch(encode: Tokenize, texts: list[str]) -> TextBatch:
+    return {"text": encode(texts)}

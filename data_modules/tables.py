@@ -17,10 +17,10 @@ from egovlpv2.data_modules.packed import IdListParser, IdLists, Strings
 from egovlpv2.io.schema import LONGEST, SURROGATE, decode_text, shown
 
 NUM_VERBS, NUM_NOUNS = 118, 582
-MAX_MALFORMED = 0.01  # beyond this share of malformed rows, the file is taken for broken
+MAX_MALFORMED = 0.01  # a file with a larger share of malformed rows is refused
 
 _COLUMNS = ("video_uid", "narration_time", "clip_start", "clip_end", "clip_text", "tag_verb", "tag_noun")
-_NUMBERS = {"narration_time": -1.0, "clip_start": -60.0, "clip_end": -60.0}  # the least of each, seconds
+_NUMBERS = {"narration_time": -1.0, "clip_start": -60.0, "clip_end": -60.0}  # minimum of each, seconds
 _REASONS = {
     "clip_end": " is not a number of seconds at or after clip_start",
     "video_uid": " names no video",
@@ -42,11 +42,11 @@ class ClipTable:
         videos: The distinct video uids.
         video: The row's video, an index of `videos`, (N,) int32.
         time: The narration's time in the video, seconds, (N,) float64.
-        start: Where the clip starts in the video, seconds, not negative, (N,) float64.
-        end: Where it ends, seconds, (N,) float64.
+        start: Start of the clip in the video, seconds, not negative, (N,) float64.
+        end: Its end, seconds, (N,) float64.
         text: The narrations.
-        verbs, nouns: Ids of classes, below 118 and 582.
-        malformed: How many rows of the file were left out.
+        verbs, nouns: Class ids, below 118 and 582.
+        malformed: Number of rows of the file that were left out.
     """
 
     videos: list[str]
@@ -67,7 +67,7 @@ def read_clip_table(path: str | Path) -> ClipTable:
     """Read an `egoclip.csv`, the official one of 3.8 million rows or any in its format.
 
     Args:
-        path: A tab-separated file with a header; a line is a row; quotes around a whole text are taken off.
+        path: A tab-separated file with a header; a line is a row; quotes around a whole text are removed.
 
     Returns:
         The well-formed rows. Starts before 0 are set to 0. A row is malformed, and logged with its line and column,
@@ -85,7 +85,7 @@ def read_clip_table(path: str | Path) -> ClipTable:
 
 
 class _Reader:
-    """Gathers the columns while the chunks of the file go by."""
+    """The columns of a file, collected chunk by chunk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -98,7 +98,7 @@ class _Reader:
         self.examples: list[str] = []
 
     def chunks(self) -> Iterator[pd.DataFrame]:
-        """Open the file: frames of up to 400,000 rows, whose index counts the lines after the header."""
+        """Read the file in frames of up to 400,000 rows, whose index counts the lines after the header."""
         if not self.path.exists():
             raise ValueError(f"There is no file {self.path}: put EgoClip's egoclip.csv there, or name another one.")
         try:
@@ -108,7 +108,7 @@ class _Reader:
                             ) as frames:
                 for chunk in frames:
                     lost = [name for name in ids if not is_string_dtype(chunk[name].cat.categories)]
-                    if lost:  # pandas makes numbers of a column where all look like numbers, 1 of `001`
+                    if lost:  # pandas parses a column of numbers as numbers, `001` as 1
                         texts = self._as_texts(chunk, lost)
                         chunk = chunk.assign(**{name: pd.Categorical(texts[name]) for name in lost})
                     yield chunk
@@ -116,7 +116,7 @@ class _Reader:
             raise ValueError(f"{self.path} can't be read: {error}") from error
 
     def _header(self) -> list[str]:
-        """The names of the columns; those that nobody reads are called by their place, for they may repeat."""
+        """The names of the columns; unused columns, which may repeat, are named by their position."""
         with self.path.open("rb") as file:
             names = decode_text(file.readline(), str(self.path)).rstrip("\r\n").split("\t")
         if missing := [name for name in _COLUMNS if name not in names]:
@@ -132,11 +132,11 @@ class _Reader:
                            **options)
 
     def _as_texts(self, chunk: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-        """Some columns of a chunk once more, as they stand in the file."""
+        """Some columns of a chunk as strings, as they are in the file."""
         return self._open(header=None, skiprows=chunk.index[0] + 1, nrows=len(chunk), usecols=columns, dtype=object)
 
     def add(self, chunk: pd.DataFrame) -> None:
-        """Check a chunk and keep the columns of its good rows."""
+        """Check a chunk and keep the columns of its well-formed rows."""
         columns = {name: _numbers(chunk[name]) for name in _NUMBERS}
         columns["video_uid"] = _by_category(chunk["video_uid"], self._video)
         columns |= {name: _by_category(chunk[name], parser.code) for name, parser in self.tags.items()}
@@ -168,8 +168,8 @@ class _Reader:
         return bad
 
     def table(self) -> ClipTable:
-        """Join the chunks, or refuse a file that is empty or broken."""
-        self._judge()
+        """Join the chunks; refuse a file that is empty or has too many malformed rows."""
+        self._check_share()
         tensors = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in self.parts.items()}
         return ClipTable(
             videos=list(self.videos),
@@ -183,25 +183,25 @@ class _Reader:
             malformed=self.malformed,
         )
 
-    def _judge(self) -> None:
+    def _check_share(self) -> None:
         if not self.rows:
             raise ValueError(f"{self.path} has no rows.")
-        found, first = f"{self.path}: {self.malformed} of {self.rows} rows are malformed", "; ".join(self.examples)
+        message, first = f"{self.path}: {self.malformed} of {self.rows} rows are malformed", "; ".join(self.examples)
         if self.malformed > MAX_MALFORMED * self.rows:
-            raise ValueError(f"{found}, more than {MAX_MALFORMED:.0%}. The first: {first}.")
+            raise ValueError(f"{message}, more than {MAX_MALFORMED:.0%}. The first: {first}.")
         if self.malformed:
-            _log.warning("%s and left out. The first: %s.", found, first)
+            _log.warning("%s and left out. The first: %s.", message, first)
 
 
 def _numbers(column: pd.Series) -> np.ndarray:
-    """(N,) float64, NaN where a field is not a number."""
-    if column.dtype == bool:  # pandas' reading of True and False
+    """Fields as numbers, (N,) float64, NaN if a field is not a number."""
+    if column.dtype == bool:  # pandas parses True and False
         return np.full(len(column), np.nan)
     return pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
 
 
 def _unfit(texts: np.ndarray) -> np.ndarray:
-    """(N,) bool: which texts are blank or hold bytes that are not UTF-8."""
+    """Mask of the texts that are blank or not UTF-8, (N,) bool."""
     if all(map(str.strip, texts)) and _is_text("".join(texts)):
         return np.zeros(len(texts), dtype=bool)
     return np.array([not text.strip() or not _is_text(text) for text in texts])
@@ -212,6 +212,6 @@ def _is_text(text: str) -> bool:
 
 
 def _by_category(column: pd.Series, code: Callable[[str], int]) -> np.ndarray:
-    """Give every distinct string of a categorical column its code, (N,) int32."""
+    """Replace each distinct string of a categorical column by its code, (N,) int32."""
     codes = np.fromiter((code(text) for text in column.cat.categories), np.int32, len(column.cat.categories))
     return codes[column.cat.codes.to_numpy()]

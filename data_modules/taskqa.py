@@ -11,27 +11,27 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from egovlpv2.data_modules.base import Failure, VideoDataModule
-from egovlpv2.data_modules.clips import ClipReader, read_or_replace
-from egovlpv2.data_modules.loaders import PAD_INDEX, ResumableDataLoader
+from egovlpv2.batch import Text, multi_hot
+from egovlpv2.data_modules.base import SET_ROOT, VideoDataModule
+from egovlpv2.data_modules.clips import ClipError, ClipReader, Failure, read_or_replace
+from egovlpv2.data_modules.loaders import PAD_INDEX, ResumableDataLoader, Rows
 from egovlpv2.data_modules.questions import TaskQAQuestion, kind_names, most_frequent, read_questions
 from egovlpv2.heads.answers import read_answers
 from egovlpv2.tokenization import tokenize
-from egovlpv2.video.container import VideoError
-from egovlpv2.video.frame_rules import taskqa
+from egovlpv2.video.frame_rules import FrameRule, taskqa
 
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Questions by their videos.
+    """Questions, grouped by video.
 
     Args:
-        questions: All of them.
+        questions: All questions.
         videos: The file of each of the V videos.
-        rows: Of each video, its questions.
-        guesses: Of each question, the answer that it would be given unseen.
+        rows: The questions of each video, as indexes of `questions`.
+        guesses: The most frequent answer to questions like each question, without a look at its video.
         answers: The answer set.
         kinds: The kinds of questions to score.
     """
@@ -45,17 +45,17 @@ class QuestionSet:
 
 
 class TaskQASample(NamedTuple):
-    """A video as a worker reads it, with some of its questions; `failures` could not be read."""
+    """A video in a worker, with some of its questions; `failures` could not be read."""
 
     video: Tensor | None  # (T, 3, H, W) uint8
     rows: list[int]
     failures: list[Failure]
 
 
-class TrainingQuestions(Dataset[TaskQASample]):
-    """Videos with up to `size` of their questions; a video's questions are shared out anew in each epoch.
+class TrainingQuestions(Rows[TaskQASample]):
+    """Videos with up to `size` of their questions; a video's questions are split into new groups in each epoch.
 
-    What a key `(epoch, row)` gives depends on the seed and the key alone; a video that can't be read is replaced.
+    The sample of a key `(epoch, row)` depends on the seed and the key alone; a video that can't be read is replaced.
     """
 
     def __init__(self, data: QuestionSet, reader: ClipReader, seed: int, size: int, augment: bool, draws: bool
@@ -71,27 +71,25 @@ class TrainingQuestions(Dataset[TaskQASample]):
     def __getitem__(self, key: tuple[int, int]) -> TaskQASample:
         epoch, row = key
         rng = np.random.default_rng((self.seed, epoch, row))
-        row, frames, failures = read_or_replace(row, len(self), rng, lambda i: self._read(i, rng), self._name)
+        row, frames, failures = read_or_replace(row, len(self), rng, lambda i: self._read(i, rng))
         video, share = self.shares[row]
         shuffled = np.random.default_rng((self.seed, epoch, video)).permutation(self.data.rows[video])
         return TaskQASample(frames, shuffled[share * self.size : (share + 1) * self.size].tolist(), failures)
 
-    def _name(self, row: int) -> str:
-        return self.data.videos[self.shares[row][0]]
-
     def _read(self, row: int, rng: np.random.Generator) -> Tensor:
-        span = (0.0, float("inf"))
-        return (self.reader.train(self._name(row), *span, rng) if self.augment
-                else self.reader.evaluate(self._name(row), *span, rng if self.draws else None).frames)
+        name, start, end = self.data.videos[self.shares[row][0]], 0.0, float("inf")
+        if self.augment:
+            return self.reader.train(name, start, end, rng)
+        return self.reader.evaluate(name, start, end, rng if self.draws else None).frames
 
 
-class EvaluationQuestions(Dataset[TaskQASample]):
+class EvaluationQuestions(Rows[TaskQASample]):
     """Videos with all their questions: each is decoded, and passes the trunk, once.
 
     Args:
         data: The questions.
-        reader: Of the videos.
-        seed: Draws times at random, the same ones each time; None: in the middle of segments.
+        reader: Reads the videos.
+        seed: Seed of random times, the same in each evaluation; None: the centres of equal segments.
     """
 
     def __init__(self, data: QuestionSet, reader: ClipReader, seed: int | None) -> None:
@@ -107,49 +105,48 @@ class EvaluationQuestions(Dataset[TaskQASample]):
         rng = None if self.seed is None else np.random.default_rng((self.seed, row))
         try:
             return TaskQASample(self.reader.evaluate(name, 0.0, float("inf"), rng).frames, self.data.rows[row], [])
-        except VideoError as error:
+        except ClipError as error:
             return TaskQASample(None, self.data.rows[row], [Failure(row, name, str(error))])
 
 
-def collate(samples: list[TaskQASample], data: QuestionSet, words: Callable[[list[str]], Any], empty: Tensor
+def collate(samples: list[TaskQASample], data: QuestionSet, encode: Callable[[list[str]], Text], empty: Tensor
             ) -> dict[str, Any]:
     """Make an `AnswerBatch` with `failures` of the videos that could be read, maybe none.
 
     Args:
-        data: Where the samples are from.
-        words: Tokenises the questions.
-        empty: (0, T, 3, H, W), the videos where there is none.
+        samples: The videos.
+        data: The questions that they are from.
+        encode: Tokenises the questions.
+        empty: (0, T, 3, H, W), the videos of a batch without any.
     """
     read = [sample for sample in samples if sample.video is not None]
+    videos = [sample.video for sample in samples if sample.video is not None]
     rows = [row for sample in read for row in sample.rows]
-    asked = [data.questions[row] for row in rows]
+    questions = [data.questions[row] for row in rows]
+    kinds = {name: i for i, name in enumerate(data.kinds)}
+    kind_ids = [[kinds[name] for name in ("all", *question.kinds) if name in kinds] for question in questions]
     return {
-        "key": [question.key for question in asked],
+        "key": [question.key for question in questions],
         "index": torch.tensor(rows, dtype=torch.int64),  # (Q,)
-        "video": torch.stack([sample.video for sample in read]) if read else empty,  # (V, T, 3, H, W)
+        "video": torch.stack(videos) if videos else empty,  # (V, T, 3, H, W)
         "of_video": torch.tensor([i for i, sample in enumerate(read) for _ in sample.rows], dtype=torch.int64),  # (Q,)
-        "text": words([question.text for question in asked]),  # (Q, L)
-        "answer": torch.tensor([question.answer for question in asked], dtype=torch.int64),  # (Q,)
+        "text": encode([question.text for question in questions]),  # (Q, L)
+        "answer": torch.tensor([question.answer for question in questions], dtype=torch.int64),  # (Q,)
         "guess": torch.tensor([data.guesses[row] for row in rows], dtype=torch.int64),  # (Q,)
-        "kinds": _multi_hot([{"all", *question.kinds} for question in asked], data.kinds),  # (Q, K)
+        "kinds": multi_hot(kind_ids, len(kinds)).bool(),  # (Q, K)
         "kind_names": data.kinds,
         "answers": data.answers,
         "failures": [failure for sample in samples for failure in sample.failures],
     }
 
 
-def _multi_hot(sets: list[set[str]], names: list[str]) -> Tensor:
-    rows = [[name in members for name in names] for members in sets]
-    return torch.tensor(rows, dtype=torch.bool).view(len(sets), len(names))
-
-
 class TaskQADataModule(VideoDataModule):
-    """EgoTaskQA; a question's video is `<videos>/<interval>.mp4`, and all of it is looked at.
+    """EgoTaskQA; a question's video is the whole of `<videos>/<interval>.mp4`.
 
     Args:
         root: The data set's folder.
-        split: `direct` mixes all questions; `indirect` trains on those that call things by their names and tests on
-            those that tell them by what was done.
+        split: `direct` mixes all questions; `indirect` trains on those that name objects and actions and tests on
+            those that refer to them by what was done.
         videos: The folder of the videos, relative to `root`.
         train: Questions to train on; this file and the next four are in `qa/<split>`, in `qa` or in `root`.
         val: Questions to validate on.
@@ -158,15 +155,14 @@ class TaskQADataModule(VideoDataModule):
         reasoning_types: The kinds of questions to score.
         questions_per_video: A training row is a video with up to so many of its questions, which share its decoding
             and its trunk; `batch_size` counts videos.
-        augment: Whether training videos come at random times and in random crops.
-        **kwargs: Of every data module of videos, see `VideoDataModule`.
+        augment: Show training videos at random times and in random crops.
+        **kwargs: Arguments of every data module of videos, see `VideoDataModule`.
 
     Raises:
         ValueError: A file is missing or malformed; the message names file and question.
     """
 
     evaluated = "videos"
-    released_rule = staticmethod(taskqa)
 
     def __init__(self, root: str, split: Literal["direct", "indirect"] = "direct", videos: str = "qa_videos",
                  train: str = "formatted_train_qas_encode.json", val: str = "formatted_val_qas_encode.json",
@@ -181,6 +177,9 @@ class TaskQADataModule(VideoDataModule):
         self.answer_file, self.kind_file = answers, reasoning_types
         self.questions_per_video, self.augment = questions_per_video, augment
 
+    def released_rule(self) -> FrameRule:
+        return taskqa
+
     @cached_property
     def answers(self) -> list[str]:
         """The answer set."""
@@ -188,20 +187,20 @@ class TaskQADataModule(VideoDataModule):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What a reader of the numbers must know of the data."""
+        """The settings of the data, for `metrics.json`."""
         files = {name: str(self._path(getattr(self, name))) for name in ("train", "val", "test")}
         options = {"split": self.split, "questions_per_video": self.questions_per_video, "augment": self.augment}
         return super().protocol | files | options
 
     @property
     def has_test_data(self) -> bool:
-        """Whether a fit should end with a test of the best checkpoint."""
+        """True if a fit should end with a test of the best checkpoint."""
         return self.test != self.val
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled videos with questions, the same again after a resume."""
         data = self.load("train")
-        dataset = TrainingQuestions(data, self._reader(self.num_frames), self.seed, self.questions_per_video,
+        dataset = TrainingQuestions(data, self.reader(self.num_frames), self.seed, self.questions_per_video,
                                     self.augment, self._draws)
         return self.train_loader(dataset, self._collate(data, self.num_frames, self.max_tokens))
 
@@ -214,7 +213,7 @@ class TaskQADataModule(VideoDataModule):
         return self._evaluation("test")
 
     def predict_dataloader(self) -> DataLoader:
-        """The videos of `test`, to write what their questions are answered."""
+        """The videos of `test`, to write the answers to their questions."""
         return self._evaluation("test")
 
     def load(self, name: str) -> QuestionSet:
@@ -222,9 +221,10 @@ class TaskQADataModule(VideoDataModule):
         path = self._path(getattr(self, name))
         questions = read_questions(path, self.answers)
         if not questions:
-            raise ValueError(f"{path} asks nothing.")
-        most = self.max_tokens if name == "train" else self.eval_max_tokens
-        self.counts |= {f"{name}_questions": len(questions), f"{name}_cut_questions": self._cut(questions, most)}
+            raise ValueError(f"{path} has no questions.")
+        limit = self.max_tokens if name == "train" else self.eval_max_tokens
+        self.counts |= {f"{name}_questions": len(questions),
+                        f"{name}_cut_questions": self._count_truncated(questions, limit)}
         order = sorted(range(len(questions)), key=lambda row: questions[row].interval)
         by_video = {interval: list(rows) for interval, rows in groupby(order, lambda row: questions[row].interval)}
         guesses = most_frequent(self._training, questions)
@@ -236,37 +236,30 @@ class TaskQADataModule(VideoDataModule):
     def _training(self) -> list[TaskQAQuestion]:
         return read_questions(self._path(self.train), self.answers)
 
-    def _cut(self, questions: list[TaskQAQuestion], most: int) -> int:
-        """How many questions have more tokens than the model reads of one."""
-        words = self.tokenizer([question.text for question in questions])["input_ids"]
-        return sum(len(ids) > most for ids in words)
+    def _count_truncated(self, questions: list[TaskQAQuestion], limit: int) -> int:
+        """The number of questions that have more than `limit` tokens."""
+        rows = self.tokenizer([question.text for question in questions])["input_ids"]
+        return sum(len(ids) > limit for ids in rows)
 
     def _evaluation(self, name: str) -> DataLoader:
         data = self.load(name)
-        dataset = EvaluationQuestions(data, self._reader(self.eval_num_frames), self.seed if self._draws else None)
+        dataset = EvaluationQuestions(data, self.reader(self.eval_num_frames), self.seed if self._draws else None)
         return self.eval_loader(dataset, self._collate(data, self.eval_num_frames, self.eval_max_tokens))
 
     @property
     def _draws(self) -> bool:
-        """True if times are drawn also where pictures are not augmented: the released code does so, also to test."""
+        """True if times are drawn at random without augmentation too: the released code does so, in tests as well."""
         return self.frame_rule == "released"
 
     def _collate(self, data: QuestionSet, num_frames: int, max_tokens: int
                  ) -> Callable[[list[TaskQASample]], dict[str, Any]]:
-        words = partial(tokenize, self.tokenizer, max_length=max_tokens)
+        encode = partial(tokenize, self.tokenizer, max_length=max_tokens)
         empty = torch.empty(0, num_frames, 3, self.size, self.size, dtype=torch.uint8)
-        return partial(collate, data=data, words=words, empty=empty)
-
-    def _reader(self, num_frames: int) -> ClipReader:
-        if not self.videos.is_dir():
-            raise ValueError(f"There is no folder {self.videos} with the videos: set data.init_args.root (or the "
-                             "environment's variable that the config takes it from), or data.init_args.videos.")
-        return ClipReader(self.videos, num_frames, self.size, **self.reading)
+        return partial(collate, data=data, encode=encode, empty=empty)
 
     def _path(self, name: str, required: bool = True) -> Path:
         places = [self.root / "qa" / self.split / name, self.root / "qa" / name, self.root / name]
         found = next((path for path in places if path.is_file()), None)
         if found is None and required:
-            raise ValueError(f"There is no {' or '.join(map(str, places))}: set data.init_args.root (or the "
-                             "environment's variable that the config takes it from).")
+            raise ValueError(f"There is no {' or '.join(map(str, places))}: {SET_ROOT}.")
         return found or places[0]

@@ -3,7 +3,8 @@
 Letters: `B` clips, `T` frames, `L` words, `Q` questions, `M` texts of a whole data set.
 """
 
-from typing import TypedDict
+from collections.abc import Collection, Sequence
+from typing import TypedDict, final
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ class ChoiceBatch(TypedDict):
     kind: Tensor  # (Q,) int64: 1 inter-video, 2 intra-video
 
 
+@final
 class TextBatch(TypedDict):
     """Retrieval: some of the M texts that clips are compared with. All of them come before the clips."""
 
@@ -121,3 +123,12 @@ class MomentBatch(TypedDict):
     classes: Tensor  # (B, G) int64; 0 where there is none
     duration: Tensor  # (B,) seconds
     labels: list[str]  # by number, the 0th being nothing
+
+
+def multi_hot(ids: Sequence[Collection[int]], num_classes: int) -> Tensor:
+    """Rows of class ids -> (rows, num_classes) float32, 1 at a row's classes and 0 elsewhere."""
+    hot = torch.zeros(len(ids), num_classes)
+    rows = [row for row, classes in enumerate(ids) for _ in classes]
+    hot[torch.tensor(rows, dtype=torch.int64), torch.tensor([i for classes in ids for i in classes],
+                                                            dtype=torch.int64)] = 1.0
+    return hot

@@ -1,4 +1,4 @@
-"""What every task shares: a backbone with weights, an optimiser, and randomness that a resumed run repeats."""
+"""Base classes of the tasks: an optimiser, a backbone with weights, and randomness that a resumed run repeats."""
 
 import os
 from abc import abstractmethod
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 
 from egovlpv2.checkpoints.weights import check_traits, load_strictly, read_weights
@@ -20,15 +21,15 @@ from egovlpv2.tokenization import check_tokenizer
 
 
 class Task(LightningModule):
-    """An optimiser for some module, and randomness that a resumed run repeats.
+    """Base class of the tasks: an optimiser of a module, and randomness that a resumed run repeats.
 
     Args:
-        optimizer: How it learns.
+        optimizer: The optimiser and its schedule; None: the task only evaluates.
     """
 
     trains: ClassVar[str] = "backbone"  # in the log of the optimiser's groups
 
-    def __init__(self, optimizer: OptimizerConfig) -> None:
+    def __init__(self, optimizer: OptimizerConfig | None) -> None:
         super().__init__()
         self.optimizer_config = optimizer
         # No save_hyperparameters: a checkpoint must not override the YAML of a later run behind the user's back.
@@ -36,13 +37,20 @@ class Task(LightningModule):
     @property
     @abstractmethod
     def trained(self) -> nn.Module:
-        """What learns."""
+        """The module whose parameters are optimised."""
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    @property
+    def data(self) -> Any:
+        """The data module of the run; its attributes are agreed upon by name, since tasks import no data module."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without a declaration
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        assert self.optimizer_config is not None
         steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs
         if not epochs or epochs < 1:
             raise ValueError("the learning rate's schedule needs trainer.max_epochs, since its warm-up is in epochs")
-        return make_optimizer(self.trained, self.optimizer_config, steps, epochs, self.trains)
+        made = make_optimizer(self.trained, self.optimizer_config, steps, epochs, self.trains)
+        return OptimizerLRSchedulerConfig(optimizer=made["optimizer"], lr_scheduler=made["lr_scheduler"])
 
     def step_seed(self, batch_idx: int, *more: int) -> int:
         """A seed that depends on the run's seed and the step alone, so that a resumed run draws the same numbers."""
@@ -56,7 +64,7 @@ class Task(LightningModule):
         """Refuse a checkpoint of another task or model before anything is loaded.
 
         Raises:
-            ValueError: The names or shapes of its tensors are not this model's; says what it looks like.
+            ValueError: The names or shapes of its tensors are not this model's; the message names its task.
         """
         path = self.trainer.ckpt_path
         facts = checkpoint.get("egovlpv2")
@@ -78,25 +86,25 @@ class Task(LightningModule):
 
 
 class BackboneTask(Task):
-    """A backbone at work.
+    """A task with a backbone.
 
     Args:
-        backbone: What the backbone is made of.
-        optimizer: How it learns.
-        weights: Weights to start from: a released `.pth`, an own `.ckpt` or `.safetensors`; None for the towers'
-            own first weights. (`--ckpt_path` is for resuming the same run.)
-        num_frames: Length of the temporal embedding, where the task's clips have another number of frames than
-            `backbone` says; weights are interpolated to it.
+        backbone: Configuration of the backbone.
+        optimizer: The optimiser and its schedule; None: the task only evaluates.
+        weights: Weights to start from: a released `.pth`, an own `.ckpt` or `.safetensors`; None: the towers' initial
+            weights. (`--ckpt_path` is for resuming the same run.)
+        num_frames: Length of the temporal embedding, if the task's clips have another number of frames than
+            `backbone` has; weights are interpolated to it.
     """
 
-    def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None,
+    def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig | None, weights: str | None = None,
                  num_frames: int | None = None) -> None:
         super().__init__(optimizer)
         if num_frames is not None:
             backbone = replace(backbone, video=replace(backbone.video, num_frames=num_frames))
         if weights is not None:
             plain, state = read_weights(weights)
-            backbone = BackboneConfig.from_dict(backbone.to_dict())  # without first weights for the towers
+            backbone = BackboneConfig.from_dict(backbone.to_dict())  # without initial weights of the towers
         self.backbone = Backbone(replace(backbone))
         if weights is not None:
             load_strictly(self.backbone, state, weights)
@@ -104,12 +112,12 @@ class BackboneTask(Task):
         self.weights = weights
 
     @property
-    def trained(self) -> Backbone:
+    def trained(self) -> nn.Module:
         return self.backbone
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What a reader of the numbers must know of the model."""
+        """The settings of the model, for `metrics.json`."""
         config = self.backbone.config
         return {"weights": self.weights, "fusion": config.fusion, "num_fused_layers": config.num_fused_layers,
                 "alpha": "learned" if config.alpha is None else config.alpha,
@@ -118,7 +126,7 @@ class BackboneTask(Task):
 
     def setup(self, stage: str) -> None:
         """Refuse a data module whose tokenizer doesn't fit the weights."""
-        if tokenizer := getattr(self.trainer.datamodule, "tokenizer", None):
+        if tokenizer := getattr(self.data, "tokenizer", None):
             check_tokenizer(tokenizer, self.backbone.text_tower, tokenizer.name_or_path)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -127,7 +135,7 @@ class BackboneTask(Task):
 
 
 def _compare_states(loaded: dict[str, Any], own: dict[str, Any]) -> str:
-    """In which tensors a state dict differs from a module's, in words; empty if it fits."""
+    """The first difference between a state dict and a module's, in words; empty if it fits."""
     for text, names in (("it lacks", own.keys() - loaded.keys()), ("it also has", loaded.keys() - own.keys())):
         if names:
             return f"{text} {len(names)} tensors, such as {min(map(str, names))}"
@@ -138,4 +146,5 @@ def _compare_states(loaded: dict[str, Any], own: dict[str, Any]) -> str:
 
 
 def global_seed() -> int:
-    return int(os.environ.get("PL_GLOBAL_SEED", 0))  # Lightning's seed_everything leaves it there
+    """The seed of the run, which Lightning's `seed_everything` leaves in the environment."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))

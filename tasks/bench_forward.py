@@ -1,4 +1,4 @@
-"""What evaluating costs: trunk and top, EgoMCQ's questions and EgoTaskQA's answers: `egovlpv2 bench forward`."""
+"""Cost of evaluation: trunk and top, EgoMCQ's questions and EgoTaskQA's answers: `egovlpv2 bench forward`."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -88,10 +88,11 @@ def _passes(backbone: Backbone, counted: Backbone, video: Tensor, options: Bench
 
 
 def egomcq(backbone: Backbone, video: Tensor) -> tuple[str, Call, Call, str]:
-    """A question and its five clips (5, T, 3, H, W): both scores from one trunk, or from a whole pass each."""
+    """Scores of a question and its five clips (5, T, 3, H, W), from one trunk or from a whole pass each."""
     text, num_clips = make_texts(1, video.device), len(video)
     batch = cast(ChoiceBatch, {"video": video[None], "text": text})
-    texts = Text(**{key: value.expand(num_clips, -1) for key, value in text.items()})
+    texts = Text(input_ids=text["input_ids"].expand(num_clips, -1),
+                 attention_mask=text["attention_mask"].expand(num_clips, -1))
 
     def plain() -> dict[str, Tensor]:
         dual = F.cosine_similarity(backbone.embed_text(texts).float(), backbone.embed_video(video).float())
@@ -102,7 +103,7 @@ def egomcq(backbone: Backbone, video: Tensor) -> tuple[str, Call, Call, str]:
 
 
 def answers(task: TaskQA, video: Tensor) -> tuple[str, Call, Call, str]:
-    """Questions about one video (1, T, 3, H, W): the trunk runs once, or for each of them."""
+    """Answers to questions about one video (1, T, 3, H, W), with the trunk run once or for each of them."""
     common = {"text": make_texts(QUESTIONS, video.device), "answers": [""] * ANSWERS}
     shared = common | {"video": video, "of_video": torch.zeros(QUESTIONS, dtype=torch.long, device=video.device)}
     each = common | {"video": video.expand(QUESTIONS, -1, -1, -1, -1),

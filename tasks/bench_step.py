@@ -1,13 +1,14 @@
-"""What a pre-training step costs, and what sharing saves: `egovlpv2 bench step`.
+"""Cost of a pre-training step, and the saving by sharing: `egovlpv2 bench step`.
 
 The share of the device's peak ("model FLOPs utilisation") counts what the model needs, not what a device may do beyond:
 the matrix products of the forward pass (`egovlpv2 complexity`) three times, since the backward pass has two for each,
-and nothing for what is computed anew.
+and no recomputation.
 """
 
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -42,7 +43,7 @@ from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig, parameter_groups
 from egovlpv2.tasks.pretrain import Pretrain
 
-WORDS = 15  # of a text
+TOKENS = 15  # of a text
 _VERBS, _NOUNS = 118, 582
 
 
@@ -52,17 +53,19 @@ class UnsharedPretrain(Pretrain):
     def objectives(self, batch: ClipBatch, generator: torch.Generator) -> dict[str, Tensor]:
         backbone = self.backbone
         dual = self._pass(batch["video"], batch["text"], gate=False)
+        assert dual.video is not None and dual.text is not None
         video_embeds = F.normalize(backbone.project_video(dual.video[:, 0]).float(), dim=-1)
         text_embeds = F.normalize(backbone.project_text(dual.text[:, 0]).float(), dim=-1)
         similarity = text_embeds @ video_embeds.T
         positives = ego_positives(batch["verbs"], batch["nouns"], self.positives)
         pairs = sample_vtm_pairs(similarity.detach(), positives, self.negative_temperature, generator)
-        words = Text(**{key: value[pairs.text] for key, value in batch["text"].items()})
-        logits = backbone.vtm_logits_from(self._pass(batch["video"][pairs.video], words, gate=True))
-        ids = batch["text"]["input_ids"]
+        ids, mask = batch["text"]["input_ids"], batch["text"]["attention_mask"]
+        texts = Text(input_ids=ids[pairs.text], attention_mask=mask[pairs.text])
+        logits = backbone.vtm_logits_from(self._pass(batch["video"][pairs.video], texts, gate=True))
         masked = mask_words(ids, ~torch.isin(ids, self.special_ids), self.mask_id, self.vocab_size, self.masked_share,
                             generator)
-        states = self._pass(batch["video"], {**batch["text"], "input_ids": masked.input_ids}, gate=True).text
+        states = self._pass(batch["video"], Text(input_ids=masked.input_ids, attention_mask=mask), gate=True).text
+        assert states is not None
         target = torch.where(masked.chosen, ids, -100)
         return {"ego_nce": multi_positive_nce(similarity, positives, self.temperature),
                 "vtm": F.cross_entropy(logits.float(), pairs.is_match),
@@ -73,7 +76,7 @@ class UnsharedPretrain(Pretrain):
 
 
 def made_up_tokenizer(folder: str | Path, vocab_size: int) -> str:
-    """Writes a tokenizer of `w0`, `w1`, ... with RoBERTa's special words, and returns its folder."""
+    """Write a tokenizer of `w0`, `w1`, ... with RoBERTa's special tokens, and return its folder."""
     words = ["<s>", "<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(vocab_size - 5)), "<mask>"]
     raw = RawTokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     raw.pre_tokenizer = WhitespaceSplit()
@@ -84,26 +87,26 @@ def made_up_tokenizer(folder: str | Path, vocab_size: int) -> str:
 
 
 def read_model(config: Path) -> BackboneConfig:
-    """The model that is measured: nothing is computed anew to save memory."""
+    """The model of a config, without gradient checkpointing."""
     model = read_model_config(str(config))
     model.gradient_checkpointing = False
     return model
 
 
 def make_texts(count: int, device: torch.device) -> Text:
-    """Random words of the smallest vocabulary."""
-    ids = torch.randint(4, 500, (count, WORDS), device=device)
+    """Random tokens of the smallest vocabulary."""
+    ids = torch.randint(4, 500, (count, TOKENS), device=device)
     return Text(input_ids=ids, attention_mask=torch.ones_like(ids))
 
 
 def make_videos(count: int, model: BackboneConfig, side: int, device: torch.device) -> Tensor:
-    """Noise as it comes from the loader, (count, T, 3, side, side) uint8."""
+    """Random frames in the loader's format, (count, T, 3, side, side) uint8."""
     return torch.randint(0, 256, (count, model.video.num_frames, 3, side, side), dtype=torch.uint8, device=device)
 
 
 def training_step(kind: type[Pretrain], config: Path, clips: int, device: torch.device | None = None,
                   precision: str = "32") -> Callable[[], None]:
-    """A function that makes one step of pre-training on made-up clips: forward, backward, AdamW."""
+    """A function that runs one step of pre-training on random clips: forward, backward, AdamW."""
     model, device = read_model(config), device or torch.device("cpu")
     torch.manual_seed(0)
     with TemporaryDirectory() as folder:
@@ -120,7 +123,7 @@ def training_step(kind: type[Pretrain], config: Path, clips: int, device: torch.
         optimizer.zero_grad()
         with context:
             losses = task.objectives(batch, torch.Generator().manual_seed(0))
-            total = sum(task.loss_weights[name] * loss for name, loss in losses.items())
+            total = reduce(torch.add, (task.loss_weights[name] * loss for name, loss in losses.items()))
         total.backward()
         optimizer.step()
 
@@ -128,7 +131,7 @@ def training_step(kind: type[Pretrain], config: Path, clips: int, device: torch.
 
 
 class Cost(NamedTuple):
-    """Of one step."""
+    """Cost of one step."""
 
     seconds: float
     gb: float  # peak memory

@@ -13,17 +13,17 @@ from egovlpv2.tasks.retrieval import Retrieval
 
 
 class CharadesEgo(Retrieval):
-    """First-person videos against the names of 157 actions.
+    """Retrieval between first-person videos and the names of 157 actions.
 
     Args:
-        positives: Which rows fine-tuning holds for the same action: those of one `class` (EgoNCE, the paper's) or
-            `none` but itself (InfoNCE, the released code's).
-        temperature: Of the cosines.
-        **kwargs: Of every retrieval task, see `Retrieval`.
+        positives: The rows that fine-tuning treats as the same action: those of the same `class` (EgoNCE, as in the
+            paper) or `none` but the row itself (InfoNCE, as in the released code).
+        temperature: Temperature of the cosines.
+        **kwargs: Arguments of every retrieval task, see `Retrieval`.
     """
 
     name = "charades_ego"
-    monitor = ("map",)
+    monitored = ("map",)
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig,
                  positives: Literal["class", "none"] = "class", temperature: float = 0.05, **kwargs: Any) -> None:

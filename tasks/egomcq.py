@@ -1,29 +1,30 @@
-"""EgoMCQ: which of five clips does a text tell of? Answered by the gate closed, open, and by both."""
+"""EgoMCQ: choose the one of five clips that fits a text, by the dual encoder, the fusion encoder, and both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics.wrappers.abstract import WrapperMetric
 
 from egovlpv2.batch import ChoiceBatch
 from egovlpv2.metrics.egomcq import EgoMCQAccuracy
 from egovlpv2.model.backbone import Backbone, Trunk
 from egovlpv2.model.config import BackboneConfig
-from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import BackboneTask
+from egovlpv2.tasks.metric_task import MetricTask, Split
 
 SCORES = ("dual", "fusion", "ensemble")
-JudgedBy = Literal["intra", "inter", "mean"]
+Monitor = Literal["intra", "inter", "mean"]
 
 
 def choice_scores(backbone: Backbone, batch: ChoiceBatch, names: Sequence[str] = SCORES) -> dict[str, Tensor]:
-    """How well each clip fits its question's text.
+    """Scores of the five clips of each question.
 
     Returns:
         Scores (Q, 5): `dual` cosine, `fusion` probability of a match, `ensemble` their sum (paper, Table 8); `dual`
-        alone if no other is named.
+        alone if `names` has no other.
     """
     choices, num_frames = batch["video"].shape[1:3]
     video = batch["video"].flatten(0, 1)  # (Q*5, T, 3, H, W)
@@ -42,58 +43,97 @@ def choice_scores(backbone: Backbone, batch: ChoiceBatch, names: Sequence[str] =
     return {"dual": dual, "fusion": fusion, "ensemble": dual + fusion}
 
 
-class EgoMCQ(BackboneTask):
-    """Zero-shot EgoMCQ: `egovlpv2 validate` and `egovlpv2 test`.
+class ChoiceAccuracies(WrapperMetric):
+    """Accuracies in % of several scores: `ensemble/intra` and the like.
 
     Args:
-        backbone: What the backbone is made of.
-        optimizer: Not used by evaluation; tasks that train build on this one.
-        weights: Weights to evaluate.
-        monitor: Which accuracy is `val/score`, that picks the checkpoint: of the `intra` (paper) or `inter`-video
-            questions, or their `mean`. Where a file has no questions of that kind, the others' counts.
+        names: Of the scores.
     """
 
-    def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None,
-                 monitor: JudgedBy = "intra") -> None:
-        super().__init__(backbone, optimizer, weights)
-        self.scores, self.monitor = SCORES, monitor
-        self.accuracy = nn.ModuleDict({
-            split: nn.ModuleDict({score: EgoMCQAccuracy() for score in SCORES}) for split in ("val", "test")
-        })
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.accuracies = nn.ModuleDict({name: EgoMCQAccuracy() for name in names})
 
-    def validation_step(self, batch: ChoiceBatch, batch_idx: int) -> None:
-        self._count("val", batch)
+    def update(self, scores: Mapping[str, Tensor], answer: Tensor, kind: Tensor) -> None:
+        """Count the right choices of Q questions.
 
-    def test_step(self, batch: ChoiceBatch, batch_idx: int) -> None:
-        self._count("test", batch)
+        Args:
+            scores: (Q, 5) by name.
+            answer: (Q,) int64.
+            kind: (Q,) int64: 1 inter, 2 intra.
+        """
+        for name, accuracy in self._accuracies().items():
+            accuracy.update(scores[name], answer, kind)
 
-    def predict_step(self, batch: ChoiceBatch, batch_idx: int) -> list[dict[str, Any]]:
+    def compute(self) -> dict[str, Tensor]:
+        return {f"{name}/{kind}": value for name, accuracy in self._accuracies().items()
+                for kind, value in accuracy.compute().items()}
+
+    def reset(self) -> None:
+        for accuracy in self._accuracies().values():
+            accuracy.reset()
+        super().reset()
+
+    def _accuracies(self) -> dict[str, EgoMCQAccuracy]:
+        return {name: module for name, module in self.accuracies.items() if isinstance(module, EgoMCQAccuracy)}
+
+
+class EgoMCQEvaluation:
+    """An evaluation of any backbone on EgoMCQ.
+
+    Args:
+        scores: Names of the scores to evaluate, see `choice_scores`.
+        monitor: The accuracy that ranks checkpoints, see `EgoMCQ`.
+    """
+
+    def __init__(self, scores: Sequence[str] = SCORES, monitor: Monitor = "intra") -> None:
+        self.scores, self.monitor = tuple(scores), monitor
+
+    def make_metric(self) -> ChoiceAccuracies:
+        return ChoiceAccuracies(self.scores)
+
+    def update(self, metric: ChoiceAccuracies, backbone: Backbone, batch: ChoiceBatch) -> None:
+        """Update a metric with a batch; one without questions changes nothing."""
+        if len(batch["answer"]):
+            metric.update(choice_scores(backbone, batch, self.scores), batch["answer"], batch["kind"])
+
+    def score(self, values: dict[str, Tensor]) -> Tensor:
+        """The monitored accuracy of the last score (`ensemble`); of the other questions if it is missing."""
+        kinds = {name.rpartition("/")[2]: value for name, value in values.items()
+                 if name.startswith(f"{self.scores[-1]}/")}
+        return kinds.get(self.monitor, torch.stack(list(kinds.values())).mean())
+
+    def predict(self, backbone: Backbone, batch: ChoiceBatch) -> list[dict[str, Any]]:
         """Key, scores, answer and kind of each question that could be read, in the order of the file."""
-        scores = choice_scores(self.backbone, batch, self.scores) if len(batch["answer"]) else {}
+        scores = choice_scores(backbone, batch, self.scores) if len(batch["answer"]) else {}
         rows = [{name: values[i].tolist() for name, values in scores.items()} for i in range(len(batch["answer"]))]
         return [{"question": key} | row | {"answer": int(answer), "types": int(kind)}
                 for key, row, answer, kind in zip(batch["key"], rows, batch["answer"], batch["kind"], strict=True)]
 
-    def on_validation_epoch_end(self) -> None:
-        self._log_accuracy("val")
 
-    def on_test_epoch_end(self) -> None:
-        self._log_accuracy("test")
+class EgoMCQ(MetricTask, BackboneTask):
+    """Zero-shot EgoMCQ: `egovlpv2 validate` and `egovlpv2 test`.
 
-    @torch.no_grad()
-    def _count(self, split: str, batch: ChoiceBatch) -> None:
-        if not len(batch["answer"]):  # none of its questions could be read, or this process has one batch less
-            return
-        for name, scores in choice_scores(self.backbone, batch, self.scores).items():
-            self.accuracy[split][name].update(scores, batch["answer"], batch["kind"])
+    Args:
+        backbone: Configuration of the backbone.
+        weights: Weights to evaluate.
+        monitor: The accuracy that is `val/score`: of the `intra` (paper) or `inter`-video questions, or their `mean`.
+            Where a file has no questions of that kind, it is that of the others.
+    """
 
-    def _log_accuracy(self, split: str) -> None:
-        best = self.scores[-1]
-        for name in self.scores:
-            metric = self.accuracy[split][name]
-            kinds = metric.compute()
-            if name == best and kinds:
-                self.log(f"{split}/score", kinds.get(self.monitor, sum(kinds.values()) / len(kinds)))
-            self.log_dict({f"{split}/egomcq/{name}/{kind}": value for kind, value in kinds.items()},
-                          prog_bar=name == best)
-            metric.reset()
+    name = "egomcq"
+
+    def __init__(self, backbone: BackboneConfig, weights: str | None = None, monitor: Monitor = "intra") -> None:
+        super().__init__(backbone, None, weights)
+        self.monitor, self.evaluation = monitor, EgoMCQEvaluation(monitor=monitor)
+        self.make_metrics(self.evaluation.make_metric)
+
+    def update_metric(self, metric: ChoiceAccuracies, batch: ChoiceBatch) -> None:
+        self.evaluation.update(metric, self.backbone, batch)
+
+    def score(self, split: Split, values: dict[str, Any]) -> Tensor:
+        return self.evaluation.score(values)
+
+    def predict_step(self, batch: ChoiceBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """A row for each question, see `EgoMCQEvaluation.predict`."""
+        return self.evaluation.predict(self.backbone, batch)

@@ -20,16 +20,16 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 
 
 class EK100(Retrieval):
-    """Clips and sentences of kitchens; a sentence may fit many clips, more or less.
+    """Multi-instance retrieval: a sentence may fit many clips, to different degrees.
 
     Args:
-        objective: What fine-tuning minimises (paper: adaptive max-margin).
-        margin: Of the objective; 0.2 in the paper, 0.6 for symmetric multi-similarity where it was published.
-        **kwargs: Of every retrieval task, see `Retrieval`.
+        objective: Loss of fine-tuning (paper: adaptive max-margin).
+        margin: Margin of the loss; 0.2 in the paper, 0.6 for symmetric multi-similarity where it was published.
+        **kwargs: Arguments of every retrieval task, see `Retrieval`.
     """
 
     name = "ek100"
-    monitor = ("map_avg", "ndcg_avg")
+    monitored = ("map_avg", "ndcg_avg")
 
     def __init__(
         self, backbone: BackboneConfig, optimizer: OptimizerConfig,

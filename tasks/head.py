@@ -1,12 +1,12 @@
-"""What the tasks on frozen features share: a head with weights of its own."""
+"""Base class of the tasks on frozen features: a head with weights of its own."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from lightning import LightningDataModule
 from torch import nn
 from torchmetrics import Metric
 
@@ -19,23 +19,23 @@ log = logging.getLogger(__name__)
 
 
 class HeadTask(MetricTask, Task):
-    """A head that learns on the features of a frozen backbone, and the metric that judges it.
+    """A head that is trained on features of a frozen backbone, and its metric.
 
     Args:
         head: The head.
-        metric: Makes the metric of a split; it computes numbers by name.
-        optimizer: How it learns.
-        weights: Weights to start from: a `.ckpt` of this task, or a released state dict (`.pth`); null for new ones.
+        make_metric: Makes the metric of a split; it computes values by name.
+        optimizer: The optimiser and its schedule.
+        weights: Weights to start from: a `.ckpt` of this task, or a released state dict (`.pth`); null: new ones.
     """
 
     trains = "head"
-    kind: ClassVar[str]  # of the head, as `convert` knows it
+    kind: ClassVar[str]  # of the head, a kind of `convert`
 
-    def __init__(self, head: nn.Module, metric: type[Metric], optimizer: OptimizerConfig, weights: str | None = None
-                 ) -> None:
+    def __init__(self, head: nn.Module, make_metric: Callable[[], Metric], optimizer: OptimizerConfig,
+                 weights: str | None = None) -> None:
         super().__init__(optimizer)
         self.head, self.weights = head, weights
-        self.judge_by(metric)
+        self.make_metrics(make_metric)
         self.features_before = {} if weights is None else read_head(head, self.kind, Path(weights))
 
     @property
@@ -44,7 +44,7 @@ class HeadTask(MetricTask, Task):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What a reader of the numbers must know of the model."""
+        """The settings of the model, for `metrics.json`."""
         return {"weights": self.weights, "head": self.kind, "seed": global_seed()}
 
     def setup(self, stage: str) -> None:
@@ -52,27 +52,26 @@ class HeadTask(MetricTask, Task):
         if stage == "fit":
             self.features_before = {}
         elif self.weights is not None and self.weights.endswith(".ckpt") and not self.features_before:
-            log.warning("%s doesn't tell on which features it was trained; versions before this one left the edges of "
-                        "pictures out of them", self.weights)
-        self.refuse_other_features(self.trainer.datamodule, self.features_before, self.weights)
+            log.warning("%s doesn't contain the recipe of the features it was trained on; older versions cropped the "
+                        "edges of pictures", self.weights)
+        self.refuse_other_features(self.data, self.features_before, self.weights)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         facts = checkpoint.get("egovlpv2")
         before = facts.get("features") if isinstance(facts, dict) else None
-        self.refuse_other_features(self.trainer.datamodule, before if isinstance(before, dict) else {},
-                                   self.trainer.ckpt_path)
+        self.refuse_other_features(self.data, before if isinstance(before, dict) else {}, self.trainer.ckpt_path)
 
-    def refuse_other_features(self, data: LightningDataModule, before: dict[str, Any], source: object) -> None:
+    def refuse_other_features(self, data: Any, before: dict[str, Any], source: object) -> None:
         """Refuse features of another recipe than a head was trained on.
 
         Args:
-            data: Has the features.
+            data: The data module that has the features.
             before: The recipe that the head was trained on, by name; empty if it isn't known.
             source: The head's file, for the error.
 
         Raises:
-            ValueError: The recipes differ; says in what.
+            ValueError: The recipes differ; the message names the differences.
         """
         recipe = asdict(data.folder.recipe)
         different = [f"{name} {value} and {recipe[name]}" for name, value in before.items()
@@ -83,14 +82,14 @@ class HeadTask(MetricTask, Task):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["egovlpv2"]["features"] = asdict(self.trainer.datamodule.folder.recipe)
+        checkpoint["egovlpv2"]["features"] = asdict(self.data.folder.recipe)
 
     def float32(self) -> torch.autocast:
-        """A context in which a head computes in float32, whatever `trainer.precision` makes of backbones."""
+        """A context in which a head computes in float32, whatever `trainer.precision` is."""
         return torch.autocast(self.device.type, enabled=False)
 
     def check_width(self, width: int, expected: int, option: str) -> None:
-        """Features of another model are named, not multiplied."""
+        """Refuse features of another width than the head's."""
         if width != expected:
             raise ValueError(f"The features are {width} wide and the head takes {expected}: set model.init_args."
                              f"{option}={width}, or give the features of the model that the head was trained on.")

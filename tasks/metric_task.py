@@ -1,45 +1,60 @@
-"""What tasks share whose metric looks at batches: one for each split, and the number that picks the checkpoint."""
+"""Evaluation of a task: a metric per split, its values in the log, and the score that ranks checkpoints."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 from lightning import LightningModule
 from torch import nn
 from torchmetrics import Metric
 
+Split = Literal["val", "test"]
+
 
 class MetricTask(LightningModule):
-    """A task with a metric; `judge_by` makes it."""
+    """A task with a metric per split, made by `make_metrics`."""
 
     name: ClassVar[str]  # in the log
-    monitor: ClassVar[str]  # the number that picks the checkpoint
+    monitor: str  # the value that ranks checkpoints, see `score`
 
-    def judge_by(self, metric: type[Metric]) -> None:
-        """Makes the metric of each split; it computes numbers by name."""
-        self.metrics = nn.ModuleDict({split: metric() for split in ("val", "test")})
+    def make_metrics(self, make: Callable[[], Metric]) -> None:
+        """Make the metric of each split."""
+        self.metrics = nn.ModuleDict({split: make() for split in ("val", "test")})
+
+    def metric(self, split: Split) -> Metric:
+        """The metric of a split."""
+        metric = self.metrics[split]
+        assert isinstance(metric, Metric)
+        return metric
 
     @abstractmethod
     def update_metric(self, metric: Any, batch: Any) -> None:
-        """Gives a metric what it needs of a batch; an empty one too, since all processes must take part."""
+        """Update a metric with a batch; an empty one too, since all processes must take part."""
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.update_metric(self.metrics["val"], batch)
+    def summarize(self, split: Split, computed: Any) -> dict[str, Any]:
+        """Values by name of what a metric has computed; an empty dict logs nothing."""
+        return computed
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.update_metric(self.metrics["test"], batch)
+    def score(self, split: Split, values: dict[str, Any]) -> Any:
+        """The score of a checkpoint, from the values of a split; the highest is best."""
+        return values[self.monitor]
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.update_metric(self.metric("val"), batch)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.update_metric(self.metric("test"), batch)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val")
+        self._log_metric("val")
 
     def on_test_epoch_end(self) -> None:
-        self._log_metrics("test")
+        self._log_metric("test")
 
-    def _log_metrics(self, split: str) -> None:
-        numbers = self.metrics[split].compute()
-        self.metrics[split].reset()
-        self.log_dict({f"{split}/{self.name}/{name}": value for name, value in numbers.items()})
-        self.log(f"{split}/score", self.score(split, numbers), prog_bar=True)
-
-    def score(self, split: str, numbers: dict[str, float]) -> float:
-        """Rank a checkpoint by a split's numbers; the highest is best."""
-        return numbers[self.monitor]
+    def _log_metric(self, split: Split) -> None:
+        metric = self.metric(split)
+        values = self.summarize(split, metric.compute())
+        metric.reset()
+        if values:
+            self.log_dict({f"{split}/{self.name}/{name}": value for name, value in values.items()})
+            self.log(f"{split}/score", self.score(split, values), prog_bar=True)

@@ -1,5 +1,6 @@
 """Ego4D natural language queries: VSLNet on frozen features."""
 
+from math import isnan
 from typing import Any, Literal
 
 import torch
@@ -16,18 +17,18 @@ _PREDICTIONS = 5  # of a query, in a submission
 
 
 class NLQ(HeadTask):
-    """Finds the window of a clip that answers a query.
+    """Find the window of a clip that answers a query.
 
     Args:
-        optimizer: How the head learns.
+        optimizer: The head's optimiser and its schedule.
         video_dim: Width of the video's features.
-        query_dim: Width of the words' features.
+        query_dim: Width of the query tokens' features.
         dim: Width inside the head.
-        num_heads: Of its attention.
-        max_positions: Features of the longest clip, and words of the longest query.
+        num_heads: Attention heads.
+        max_positions: Features of the longest clip, and tokens of the longest query.
         dropout: Share of features dropped in training.
         variant: `vslnet`, or `small` (query-guided highlighting and a span predictor alone).
-        highlight_weight: Of the highlight's loss.
+        highlight_weight: Weight of the highlight's loss.
         weights: Weights to start from.
     """
 
@@ -70,7 +71,7 @@ class NLQ(HeadTask):
                 for (clip, annotation, index), times in zip(batch["key"], self.windows(batch).tolist(), strict=True)]
 
     def submission(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """What `egovlpv2 predict` writes: the challenge's format."""
+        """The predictions in the challenge's format, for `egovlpv2 predict`."""
         return {"version": "1.0", "challenge": "ego4d_nlq_challenge", "results": rows}
 
     def windows(self, batch: QueryBatch) -> Tensor:
@@ -78,7 +79,7 @@ class NLQ(HeadTask):
         return _windows(self(batch), batch)
 
     def drawings(self, batch: QueryBatch, count: int) -> list[Drawing]:
-        """Pictures of the first queries, less the frames."""
+        """Drawings of the first queries, without frames."""
         out = self(batch)
         windows = _windows(out, batch)
         curves = {"start": out.start_logits.softmax(1), "end": out.end_logits.softmax(1), "highlight": out.highlight}
@@ -86,9 +87,9 @@ class NLQ(HeadTask):
         for i, (text, window) in enumerate(zip(batch["text"][:count], batch["window"][:count].tolist(), strict=True)):
             real = int(batch["video_mask"][i].sum())
             shown = {name: values[i, :real].float().cpu().numpy() for name, values in curves.items()}
-            told = [Span("", *window)] if window[0] == window[0] else []  # nan: not told
-            found = [Span(str(rank + 1), *times) for rank, times in enumerate(windows[i].tolist())]
-            drawings.append(Drawing(text, float(batch["duration"][i]), shown, told, found))
+            truth = [] if isnan(window[0]) else [Span("", *window)]  # nan: not annotated
+            predicted = [Span(str(rank + 1), *times) for rank, times in enumerate(windows[i].tolist())]
+            drawings.append(Drawing(text, float(batch["duration"][i]), shown, truth, predicted))
         return drawings
 
     def update_metric(self, metric: WindowRecall, batch: QueryBatch) -> None:

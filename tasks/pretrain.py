@@ -1,5 +1,6 @@
-"""Pre-training: EgoNCE, masked words and video-text matching over one shared trunk."""
+"""Pre-training: EgoNCE, masked language modelling and video-text matching over one shared trunk."""
 
+from functools import reduce
 from math import isfinite
 from typing import Any, Literal
 
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from egovlpv2.batch import ClipBatch
+from egovlpv2.batch import ChoiceBatch, ClipBatch
 from egovlpv2.distributed import broadcast_from_rank0, exchange_rows, gather, local_shard, world_size
 from egovlpv2.losses import (
     MatchPairs,
@@ -22,47 +23,53 @@ from egovlpv2.model.backbone import Trunk
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.released_init import init_as_released
 from egovlpv2.optim import OptimizerConfig
-from egovlpv2.tasks.egomcq import EgoMCQ, JudgedBy
+from egovlpv2.tasks.base import BackboneTask
+from egovlpv2.tasks.egomcq import SCORES, ChoiceAccuracies, EgoMCQEvaluation, Monitor
+from egovlpv2.tasks.metric_task import MetricTask, Split
 from egovlpv2.tokenization import load_fitting_tokenizer
 
 
-class Pretrain(EgoMCQ):
-    """Pre-trains a backbone on EgoClip and validates it on EgoMCQ.
+class Pretrain(MetricTask, BackboneTask):
+    """Pre-train a backbone on EgoClip and evaluate it on EgoMCQ.
 
-    The weight of EgoNCE is what `mlm_weight` and `vtm_weight` leave of 1 (paper: 0.25, 0.25 and 0.5).
+    The weight of EgoNCE is 1 - `mlm_weight` - `vtm_weight` (paper: 0.25, with 0.25 and 0.5).
 
     Args:
-        backbone: What the backbone is made of.
-        optimizer: How it learns.
-        weights: Weights to start from; None for the towers' own first weights.
-        init: First weights of the layers that the towers don't bring: `released` draws them as the authors' code does
-            (see `init_as_released`). With `weights`, nothing is drawn.
-        positives: Which rows EgoNCE holds for the same action; `none` is InfoNCE.
-        temperature: Of EgoNCE.
-        negative_temperature: Of the drawing of hard negatives: the lower, the harder; infinite draws any.
-        mlm_weight: Weight of masked words.
-        vtm_weight: Weight of video-text matching; with 0, evaluation asks the closed gate alone.
-        masked_share: Share of the words to predict.
-        negatives_by: How a similarity draws negatives for video-text matching, see `sample_vtm_pairs`.
+        backbone: Configuration of the backbone.
+        optimizer: The optimiser and its schedule.
+        weights: Weights to start from; None: the towers' initial weights.
+        init: Initial weights of the layers that the towers don't bring: `released` draws them as the authors' code
+            does (see `init_as_released`). With `weights`, nothing is drawn.
+        positives: The rows that EgoNCE treats as the same action; `none` is InfoNCE.
+        temperature: Temperature of EgoNCE.
+        negative_temperature: Temperature of the hard negatives' sampling: the lower, the harder; infinite: uniform.
+        mlm_weight: Weight of masked language modelling.
+        vtm_weight: Weight of video-text matching; with 0, EgoMCQ is evaluated with the gate closed only.
+        masked_share: Share of the tokens to predict.
+        negatives_by: The similarity that draws negatives for video-text matching, see `sample_vtm_pairs`.
         monitor: See `EgoMCQ`.
     """
+
+    name = "egomcq"
+    special_ids: Tensor
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None,
                  positives: Positives = "verb_or_noun", temperature: float = 0.05, negative_temperature: float = 0.05,
                  mlm_weight: float = 0.25, vtm_weight: float = 0.5, masked_share: float = 0.15,
                  init: Literal["default", "released"] = "default", negatives_by: NegativesBy = "own",
-                 monitor: JudgedBy = "intra") -> None:
-        super().__init__(backbone, optimizer, weights, monitor)
+                 monitor: Monitor = "intra") -> None:
+        super().__init__(backbone, optimizer, weights)
         if init == "released" and weights is None:
             init_as_released(self.backbone)
         if min(mlm_weight, vtm_weight) < 0 or mlm_weight + vtm_weight > 1:
-            raise ValueError(f"mlm_weight={mlm_weight} and vtm_weight={vtm_weight}: EgoNCE gets what they leave of 1,"
-                             " so both must be at least 0 and their sum at most 1")
+            raise ValueError(f"mlm_weight={mlm_weight} and vtm_weight={vtm_weight}: EgoNCE's weight is 1 minus both, "
+                             "so they must be at least 0 and their sum at most 1")
         self.positives, self.masked_share, self.negatives_by = positives, masked_share, negatives_by
         self.temperature, self.negative_temperature = temperature, negative_temperature
         self.loss_weights = {"ego_nce": 1 - mlm_weight - vtm_weight, "mlm": mlm_weight, "vtm": vtm_weight}
-        if vtm_weight == 0:  # nothing that has learned could tell
-            self.scores = ("dual",)
+        self.scores = ("dual",) if vtm_weight == 0 else SCORES  # without VTM, the match head is untrained
+        self.monitor, self.evaluation = monitor, EgoMCQEvaluation(self.scores, monitor)
+        self.make_metrics(self.evaluation.make_metric)
         if mlm_weight == vtm_weight == 0:
             self.backbone.freeze_fusion()
         tokenizer = load_fitting_tokenizer(backbone.text.tokenizer, self.backbone.text_tower)
@@ -79,14 +86,14 @@ class Pretrain(EgoMCQ):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         # The generator is the same on every process: all draw the pairs and masks of the whole batch.
         losses = self.objectives(batch, torch.Generator().manual_seed(self.step_seed(batch_idx)))
-        total = sum(self.loss_weights[name] * loss for name, loss in losses.items())
+        total = reduce(torch.add, (self.loss_weights[name] * loss for name, loss in losses.items()))
         size = len(batch["video"])
         self.log("train/loss", total, prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, batch_size=size)
         return total
 
     def objectives(self, batch: ClipBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """The losses of this process; the mean over processes is that of the whole batch.
+        """Losses of this process; their mean over all processes is the loss of the whole batch.
 
         Args:
             batch: Clips of this process.
@@ -95,6 +102,7 @@ class Pretrain(EgoMCQ):
         backbone, num_frames = self.backbone, batch["video"].shape[1]
         trunk = backbone.trunk(batch["video"], batch["text"], gate=False)
         dual = backbone.top(trunk, num_frames, gate=False, video_output="cls")
+        assert dual.video is not None and dual.text is not None
         video_embeds = gather(F.normalize(backbone.project_video(dual.video[:, 0]).float(), dim=-1))  # (n, P)
         text_embeds = gather(F.normalize(backbone.project_text(dual.text[:, 0]).float(), dim=-1))  # (n, P)
         with torch.autocast(self.device.type, enabled=False):  # in bfloat16 a logit is a tenth off
@@ -103,17 +111,17 @@ class Pretrain(EgoMCQ):
         losses = {"ego_nce": multi_positive_nce(similarity, positives, self.temperature)}
         if self.loss_weights["mlm"] == self.loss_weights["vtm"] == 0:
             return losses
-        # Both from here on, whatever they weigh: DDP waits for a gradient of each parameter.
+        # Compute both even if one has no weight: DDP waits for a gradient of each parameter.
         if not backbone.shares_trunk:
             trunk = trunk._replace(video=backbone.trunk_video(batch["video"], gate=True))
         losses["vtm"] = self._matching(trunk, num_frames, similarity.detach(), positives, generator)
-        losses["mlm"] = self._masked_words(trunk, num_frames, batch, generator)
+        losses["mlm"] = self._masked_tokens(trunk, num_frames, batch, generator)
         return losses
 
     def _matching(self, trunk: Trunk, num_frames: int, similarity: Tensor, positives: Tensor,
                   generator: torch.Generator) -> Tensor:
-        """Hard negatives come from any process as trunk tokens, never as pixels, and only those that were drawn."""
-        # The first process draws for all: a similarity that differs in its last bit could draw another pair elsewhere.
+        """Loss of video-text matching; hard negatives of other processes come as trunk states, not as pixels."""
+        # Rank 0 draws for all: a similarity that differs in its last bit could draw another pair on another process.
         drawn = sample_vtm_pairs(similarity, positives, self.negative_temperature, generator, self.negatives_by)
         pairs = MatchPairs(*map(broadcast_from_rank0, drawn))
         mask = local_shard(gather(trunk.mask.long())[pairs.text]).bool()
@@ -121,16 +129,28 @@ class Pretrain(EgoMCQ):
         logits = self.backbone.vtm_logits_from(self.backbone.top(matched, num_frames, True, "cls"))
         return F.cross_entropy(logits.float(), local_shard(pairs.is_match))
 
-    def _masked_words(self, trunk: Trunk, num_frames: int, batch: ClipBatch, generator: torch.Generator) -> Tensor:
+    def _masked_tokens(self, trunk: Trunk, num_frames: int, batch: ClipBatch, generator: torch.Generator) -> Tensor:
+        """Loss of masked language modelling, over the masked tokens of all processes."""
         input_ids = gather(batch["text"]["input_ids"])
         maskable = ~torch.isin(input_ids, self.special_ids)
         masked = mask_words(input_ids, maskable, self.mask_id, self.vocab_size, self.masked_share, generator)
         ids, chosen = local_shard(masked.input_ids), local_shard(masked.chosen)
         text, mask = self.backbone.trunk_text({**batch["text"], "input_ids": ids})
-        states = self.backbone.top(Trunk(trunk.video, text, mask), num_frames, True, "none").text[chosen]  # (words, D)
-        loss = F.cross_entropy(self.backbone.mlm_logits_from(states).float(), batch["text"]["input_ids"][chosen],
-                               reduction="sum")
+        states = self.backbone.top(Trunk(trunk.video, text, mask), num_frames, True, "none").text  # (B, L, D)
+        assert states is not None
+        logits = self.backbone.mlm_logits_from(states[chosen])  # (tokens, V)
+        loss = F.cross_entropy(logits.float(), batch["text"]["input_ids"][chosen], reduction="sum")
         return loss * world_size() / masked.chosen.sum().clamp(min=1)
+
+    def update_metric(self, metric: ChoiceAccuracies, batch: ChoiceBatch) -> None:
+        self.evaluation.update(metric, self.backbone, batch)
+
+    def score(self, split: Split, values: dict[str, Any]) -> Tensor:
+        return self.evaluation.score(values)
+
+    def predict_step(self, batch: ChoiceBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """A row for each question of EgoMCQ, see `EgoMCQEvaluation.predict`."""
+        return self.evaluation.predict(self.backbone, batch)
 
     def on_train_epoch_end(self) -> None:
         for tower in ("video", "text"):

@@ -1,15 +1,17 @@
-"""QFVS: which shots of a long video sum up two concepts? A transformer on features of a frozen backbone."""
+"""QFVS: summaries of long videos for two concepts, by a transformer on features of a frozen backbone."""
 
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from egovlpv2.batch import SummaryBatch
 from egovlpv2.checkpoints.head_weights import read_summary_head
-from egovlpv2.heads.summary import Design, SummaryHead
+from egovlpv2.heads.summary import Design, ShotScores, SummaryHead
 from egovlpv2.metrics.summary import SummaryF1, select
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import global_seed
@@ -17,17 +19,17 @@ from egovlpv2.tasks.head import HeadTask
 
 
 class QFVS(HeadTask):
-    """A summary head on features of shots that have seen the query.
+    """A summary head on features of shots that are fused with the query.
 
     Args:
-        optimizer: How it learns.
+        optimizer: The head's optimiser and its schedule.
         dim: Width of the features.
-        num_layers: Of the transformer (paper: 1).
-        num_heads: Of its attention.
-        dropout: Within it.
-        design: Of the head, see `SummaryHead`.
-        share: How many of a video's shots a summary holds.
-        round_down: Whether that number is rounded down, not to the nearest.
+        num_layers: Layers of the transformer (paper: 1).
+        num_heads: Its attention heads.
+        dropout: Its dropout.
+        design: Design of the head, see `SummaryHead`.
+        share: Share of a video's shots in a summary.
+        round_down: Round the number of these shots down, not to the nearest.
         weights: Weights to start from.
     """
 
@@ -48,19 +50,19 @@ class QFVS(HeadTask):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What a reader of the numbers must know of the model."""
+        """The settings of the model, for `metrics.json`."""
         return super().protocol | {"design": self.sizes["design"], "share": self.share, "round_down": self.round_down}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What `egovlpv2 summarize` needs to use this head."""
+        """Store the settings that `egovlpv2 summarize` needs to use this head."""
         super().on_save_checkpoint(checkpoint)
-        recipe = self.trainer.datamodule.folder.recipe
+        recipe = self.data.folder.recipe
         checkpoint["egovlpv2"]["qfvs"] = self.sizes | {"kind": recipe.kind, "checkpoint": recipe.checkpoint,
-                                                       "cut_by": self.trainer.datamodule.shots.cut_by}
+                                                       **self.data.shots.settings}
 
     def setup(self, stage: str) -> None:
-        """Features of other weights, or of another kind, are named."""
-        recipe = self.trainer.datamodule.folder.recipe
+        """Refuse features of other weights, or of another kind, than a trained head's."""
+        recipe = self.data.folder.recipe
         for name in ("kind", "checkpoint"):
             if self.trained_on.get(name, getattr(recipe, name)) != getattr(recipe, name):
                 raise ValueError(f"{self.weights} was trained on features of {name} {self.trained_on[name]}, and these "
@@ -70,17 +72,17 @@ class QFVS(HeadTask):
     def training_step(self, batch: SummaryBatch, batch_idx: int) -> Tensor:
         scores = self(batch)
         mask = batch["mask"]  # (B, G, n)
-        told = {"first": (scores.concept[:, 0], batch["concepts"][:, 0]),
-                "second": (scores.concept[:, 1], batch["concepts"][:, 1]),
-                "summary": (scores.summary[:, 2], batch["summary"])}
+        targets = {"first": (scores.concept[:, 0], batch["concepts"][:, 0]),
+                   "second": (scores.concept[:, 1], batch["concepts"][:, 1]),
+                   "summary": (scores.summary[:, 2], batch["summary"])}
         losses = {name: F.binary_cross_entropy_with_logits(logits[mask].float(), truth[mask])
-                  for name, (logits, truth) in told.items()}
-        loss = sum(losses.values())
+                  for name, (logits, truth) in targets.items()}
+        loss = reduce(torch.add, losses.values())
         self.log("train/loss", loss, prog_bar=True, batch_size=len(mask))
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(mask))
         return loss
 
-    def forward(self, batch: SummaryBatch) -> Any:
+    def forward(self, batch: SummaryBatch) -> ShotScores:
         """Scores of all shots for all prompts: (B, P, G, n)."""
         self.check_width(batch["features"].shape[-1], self.dim, "dim")
         return self.head(batch["features"], batch["mask"][:, None])
@@ -95,14 +97,15 @@ class QFVS(HeadTask):
         metric.update(batch["index"], chosen, wanted, batch["tags"], drawn)
 
     def predict_step(self, batch: SummaryBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Of each query the shots of its summary, counted from 1 as the oracles', and the scores of all shots."""
+        """Summary of each query, as numbers of shots from 1 as in the oracles' files, and the scores of all shots."""
         return [{"query": key, "shots": (select(scores, self.share, self.round_down) + 1).tolist(),
                  "scores": scores.tolist()} for key, scores in zip(batch["key"], self._shots(batch)[0], strict=True)]
 
     def _shots(self, batch: SummaryBatch) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Of each query the scores and the truth of its video's shots, in their order; scores of all prompts count."""
+        """Scores (means over the prompts) and ground truth of all shots of each query's video, in their order."""
         if not batch["key"]:
             return [], []
         scores = self(batch).summary.float().mean(1)  # (B, G, n)
-        return tuple([values[i][mask].cpu().numpy() for i, mask in enumerate(batch["mask"])]
-                     for values in (scores, batch["summary"]))
+        scored, truth = ([values[i][mask].cpu().numpy() for i, mask in enumerate(batch["mask"])]
+                         for values in (scores, batch["summary"]))
+        return scored, truth

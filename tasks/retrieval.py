@@ -1,12 +1,12 @@
-"""What the retrieval tasks share: the closed gate compares clips and texts, the open one may look again at the best."""
+"""Base class of the retrieval tasks: ranking with the gate closed, optionally reranking with the gate open."""
 
 import time
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from egovlpv2.batch import RetrievalBatch, RetrievalPairs, Text, TextBatch
 from egovlpv2.distributed import gather
@@ -16,35 +16,37 @@ from egovlpv2.model.backbone import Trunk
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import BackboneTask
+from egovlpv2.tasks.metric_task import MetricTask, Split
+
+EvalBatch: TypeAlias = TextBatch | RetrievalBatch  # all texts come first, then the clips
 
 _BEST = 10  # texts of a clip that `egovlpv2 predict` writes
 
 
 class EncodedTexts(NamedTuple):
-    """Texts as clips are compared with them."""
+    """Encoded texts."""
 
     embeds: Tensor  # (M, P) of length 1
-    trunk: Tensor  # (M, L, D), what the open gate starts from
+    trunk: Tensor  # (M, L, D), input of the fused layers
     mask: Tensor  # (M, L) bool
 
 
-class Retrieval(BackboneTask):
-    """Finds texts for clips and clips for texts.
+class Retrieval(MetricTask, BackboneTask):
+    """Base class of text-to-video and video-to-text retrieval.
 
     Training and ranking have the gate closed. With `rerank`, the `rerank` best texts of each clip are scored again with
-    the gate open, and that one score of a pair serves both directions.
+    the gate open, and that score of a pair is used in both directions.
 
     Args:
-        backbone: What the backbone is made of.
-        optimizer: How it learns; what only the open gate uses is left as it is.
+        backbone: Configuration of the backbone.
+        optimizer: The optimiser and its schedule; parameters that only the open gate uses are frozen.
         weights: Weights to start from.
-        num_frames: Frames of the clips it learns from; see `BackboneTask`.
-        rerank: How many texts of a clip to match with the gate open; 0: none.
+        num_frames: Frames of the training clips; see `BackboneTask`.
+        rerank: Number of texts of a clip to match with the gate open; 0: none.
         dual_softmax: Temperature of a softmax over texts and over clips before ranking; null: none.
     """
 
-    name: ClassVar[str]  # in the log
-    monitor: ClassVar[tuple[str, ...]]  # the metrics whose mean picks the checkpoint
+    monitored: ClassVar[tuple[str, ...]]  # the metrics whose mean ranks checkpoints
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None,
                  num_frames: int | None = None, rerank: int = 0, dual_softmax: float | None = None) -> None:
@@ -53,7 +55,7 @@ class Retrieval(BackboneTask):
             raise ValueError(f"rerank={rerank} must be at least 0 and dual_softmax={dual_softmax} above 0")
         self.backbone.freeze_fusion()
         self.rerank, self.dual_softmax = rerank, dual_softmax
-        self.scores = nn.ModuleDict({split: RetrievalScores() for split in ("val", "test")})
+        self.make_metrics(RetrievalScores)
         self._start_evaluation()
 
     @abstractmethod
@@ -67,30 +69,26 @@ class Retrieval(BackboneTask):
 
     @abstractmethod
     def measure(self, scores: Tensor, relevancy: Tensor) -> dict[str, float]:
-        """Metrics in % of (N, M) scores."""
+        """Metrics in % of (N, M) scores and relevancies."""
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What a reader of the numbers must know of the model, and what the open gate cost (on the first process)."""
+        """The settings of the model, for `metrics.json`, and the cost of the open gate (on the first process)."""
         cost = {"rerank_pairs": self._pairs, "rerank_seconds": round(self._seconds["fusion"], 1),
                 "dual_seconds": round(self._seconds["dual"], 1)}
         options = {"rerank": self.rerank, "dual_softmax": self.dual_softmax}
         return super().protocol | options | (cost if self.rerank else {})
 
-    # ---- training ---------------------------------------------------------------------------------------------------
-
     def training_step(self, batch: RetrievalPairs, batch_idx: int) -> Tensor:
         video_embeds = gather(_normalised(self.backbone.embed_video(batch["video"])))  # (n, P)
         text_embeds = gather(_normalised(self.backbone.embed_text(batch["text"])))  # (n, P)
         relevancy = gather(batch["relevancy"][:, gather(batch["target"])])  # (n, n)
-        if len(video_embeds) < 2 and batch_idx == 0:  # all are of one clip, not just an epoch's last
+        if len(video_embeds) < 2 and batch_idx == 0:  # not just an epoch's last batch
             raise ValueError("A batch of one clip has nothing to compare it with: raise data.init_args.batch_size.")
         with torch.autocast(self.device.type, enabled=False):  # in bfloat16 a cosine is a hundredth off
             loss = self.loss(video_embeds @ text_embeds.T, relevancy)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["video"]))
         return loss
-
-    # ---- evaluation -------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation()
@@ -101,15 +99,8 @@ class Retrieval(BackboneTask):
     def on_predict_epoch_start(self) -> None:
         self._start_evaluation()
 
-    def validation_step(self, batch: TextBatch | RetrievalBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._score("val", batch)
-
-    def test_step(self, batch: TextBatch | RetrievalBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._score("test", batch)
-
-    def predict_step(self, batch: TextBatch | RetrievalBatch, batch_idx: int, dataloader_idx: int = 0
-                     ) -> list[dict[str, Any]]:
-        """Of each clip that could be read its key, and the places (from 0) and scores of the texts that fit best.
+    def predict_step(self, batch: EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        """Key of each clip that could be read, and indexes (from 0) and scores of its best texts.
 
         The scores are cosines, or `ensemble` with `rerank`. No dual softmax: that would need all clips.
         """
@@ -118,14 +109,37 @@ class Retrieval(BackboneTask):
             return []
         scores = rankings(ScoredClips(batch["relevancy"], *self._compare(batch["video"])))
         best = scores.get("ensemble", scores["dual"]).sort(dim=1, descending=True)
-        return [{"clip": key, "texts": places[:_BEST], "scores": values[:_BEST]} for key, places, values
+        return [{"clip": key, "texts": texts[:_BEST], "scores": values[:_BEST]} for key, texts, values
                 in zip(batch["key"], best.indices.tolist(), best.values.tolist(), strict=True)]
 
-    def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val")
+    def update_metric(self, metric: RetrievalScores, batch: EvalBatch) -> None:
+        if "video" not in batch:
+            self._texts.append(self._encode(batch["text"]))
+            return
+        dual, match = self._compare(batch["video"])
+        if dual.shape[1] != batch["relevancy"].shape[1]:
+            raise ValueError(f"{dual.shape[1]} texts were read and the clips have relevancies to "
+                             f"{batch['relevancy'].shape[1]}: trainer.limit_*_batches and fast_dev_run limit the texts"
+                             " too; leave them out where you evaluate retrieval")
+        metric.update(batch["index"], batch["relevancy"], dual, match)
 
-    def on_test_epoch_end(self) -> None:
-        self._log_metrics("test")
+    def summarize(self, split: Split, computed: ScoredClips) -> dict[str, float]:
+        """Metrics of each ranking (`dual/map` and the like), and the number of texts without a relevant clip."""
+        if not len(computed.dual):
+            raise ValueError(f"{split}: no clip could be read, so there is nothing to evaluate")
+        if not computed.dual.isfinite().all():
+            raise ValueError(f"{split}: the embeddings are not finite, the training has diverged: lower "
+                             "model.init_args.optimizer.lr, or look at the weights")
+        without_clip = (computed.relevancy.max(0).values < 1).sum()  # mean average precision leaves them out
+        values = {"texts_without_clip": float(without_clip)}
+        for name, scores in rankings(computed).items():
+            if self.dual_softmax is not None and name != "chance":
+                scores = dual_softmax(scores, self.dual_softmax)
+            values |= {f"{name}/{metric}": value for metric, value in self.measure(scores, computed.relevancy).items()}
+        return values
+
+    def score(self, split: Split, values: dict[str, float]) -> float:
+        return sum(values[f"dual/{metric}"] for metric in self.monitored) / len(self.monitored)  # dual is trained
 
     def _start_evaluation(self) -> None:
         self._texts: list[EncodedTexts] = []
@@ -137,25 +151,13 @@ class Retrieval(BackboneTask):
             torch.cuda.synchronize(self.device)
         return time.monotonic()
 
-    @torch.no_grad()
-    def _score(self, split: str, batch: TextBatch | RetrievalBatch) -> None:
-        if "video" not in batch:
-            self._texts.append(self._encode(batch["text"]))
-            return
-        dual, match = self._compare(batch["video"])
-        if dual.shape[1] != batch["relevancy"].shape[1]:
-            raise ValueError(f"{dual.shape[1]} texts were read and the clips have relevancies to "
-                             f"{batch['relevancy'].shape[1]}: trainer.limit_*_batches and fast_dev_run limit the texts"
-                             " too; leave them out where you evaluate retrieval")
-        self.scores[split].update(batch["index"], batch["relevancy"], dual, match)
-
     def _encode(self, text: Text) -> EncodedTexts:
         trunk, mask = self.backbone.trunk_text(text)
         embeds = _normalised(self.backbone.project_text(self.backbone.top_text(trunk, mask)[:, 0]))
         return EncodedTexts(embeds, trunk, mask) if self.rerank else EncodedTexts(embeds, trunk[:0], mask[:0])
 
     def _compare(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, 3, H, W) -> cosines (B, M) with all texts, and probabilities of a match (B, M), or (B, 0)."""
+        """Cosines (B, M) of clips (B, T, 3, H, W) with all texts, and probabilities of a match (B, M), or (B, 0)."""
         if len(self._texts) > 1:
             self._texts = [EncodedTexts(*map(torch.cat, zip(*self._texts, strict=True)))]
         texts, num_frames = self._texts[0], video.shape[1]
@@ -180,7 +182,7 @@ class Retrieval(BackboneTask):
         return dual, torch.full_like(dual, torch.nan).scatter_(1, best, match)
 
     def _match(self, trunk: Tensor, texts: EncodedTexts, best: Tensor, num_frames: int) -> Tensor:
-        """(B, k) texts of each clip -> (B, k) probabilities of a match, one place at a time: memory stays flat."""
+        """Probabilities of a match (B, k) with the best texts (B, k) of each clip, one column at a time for memory."""
         columns = []
         for text in best.T:  # (B,)
             pairs = Trunk(trunk, texts.trunk[text], texts.mask[text])
@@ -188,24 +190,6 @@ class Retrieval(BackboneTask):
             columns.append(logits.float().softmax(-1)[:, 1])
         self._pairs += best.numel()
         return torch.stack(columns, dim=1)
-
-    def _log_metrics(self, split: str) -> None:
-        scored = self.scores[split].compute()
-        self.scores[split].reset()
-        if not len(scored.dual):
-            raise ValueError(f"{split}: no clip could be read, so there is nothing to evaluate")
-        if not scored.dual.isfinite().all():
-            raise ValueError(f"{split}: the embeddings are not finite, the training has diverged: lower "
-                             "model.init_args.optimizer.lr, or look at the weights")
-        unfit = (scored.relevancy.max(0).values < 1).sum()  # no clip to find: mean average precision leaves them out
-        self.log(f"{split}/{self.name}/texts_without_clip", unfit.float())
-        for name, scores in rankings(scored).items():
-            if self.dual_softmax is not None and name != "chance":
-                scores = dual_softmax(scores, self.dual_softmax)
-            metrics = self.measure(scores, scored.relevancy)
-            self.log_dict({f"{split}/{self.name}/{name}/{metric}": value for metric, value in metrics.items()})
-            if name == "dual":  # what is trained picks the checkpoint
-                self.log(f"{split}/score", sum(metrics[m] for m in self.monitor) / len(self.monitor), prog_bar=True)
 
 
 def _normalised(embeds: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""EgoTaskQA: one answer out of a set, read off the video's CLS state with the gate open."""
+"""EgoTaskQA: one answer of a set, classified from the video's CLS state with the gate open."""
 
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from egovlpv2.batch import AnswerBatch
 from egovlpv2.checkpoints.head_weights import read_answer_head
@@ -21,15 +21,15 @@ _BEST = 5  # answers of a question that `egovlpv2 predict` writes
 
 
 class TaskQA(MetricTask, BackboneTask):
-    """Answers questions about videos.
+    """Answer questions about videos.
 
     Args:
-        backbone: What the backbone is made of.
-        optimizer: How it learns.
+        backbone: Configuration of the backbone.
+        optimizer: The optimiser and its schedule.
         num_answers: Size of the answer set.
-        tune: `all` fine-tunes the backbone too; `head` leaves it frozen.
-        dropout: Between the head's layers.
-        weights: Weights to start from; those of a fine-tuned model bring their head along.
+        tune: `all` fine-tunes the backbone too; `head` freezes it.
+        dropout: Dropout between the head's layers.
+        weights: Weights to start from; those of a fine-tuned model include its head.
         num_frames: Frames of the clips; see `BackboneTask`.
     """
 
@@ -39,7 +39,7 @@ class TaskQA(MetricTask, BackboneTask):
                  tune: Literal["all", "head"] = "all", dropout: float = 0.2, weights: str | None = None,
                  num_frames: int | None = None) -> None:
         super().__init__(backbone, optimizer, weights, num_frames)
-        self.judge_by(AnswerAccuracy)
+        self.make_metrics(AnswerAccuracy)
         self.tune, self.num_answers = tune, num_answers
         self.answer_head = AnswerHead(self.backbone.video_tower.dim, num_answers, dropout)
         self.trained_on: dict[str, Any] = {}
@@ -49,35 +49,34 @@ class TaskQA(MetricTask, BackboneTask):
             self.backbone.requires_grad_(False)
 
     def _read_head(self, path: Path) -> bool:
-        """Takes the head of a fine-tuned model; whether there is one."""
+        """Load the head of a fine-tuned model; return False if the file has none."""
         head, self.trained_on = read_answer_head(path)
         if head is not None:
             if head.out.out_features != self.num_answers:
-                raise ValueError(f"{path} chooses among {head.out.out_features} answers: set model.init_args."
+                raise ValueError(f"{path} has a head for {head.out.out_features} answers: set model.init_args."
                                  f"num_answers={head.out.out_features}, and data of that answer set")
             self.answer_head.load_state_dict(head.state_dict())
         return head is not None
 
     @property
-    def trained(self) -> "TaskQA":
+    def trained(self) -> nn.Module:
         return self
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What a reader of the numbers must know of the model."""
+        """The settings of the model, for `metrics.json`."""
         return super().protocol | {"tune": self.tune}
 
     def train(self, mode: bool = True) -> "TaskQA":
         super().train(mode)
         if self.tune == "head":
-            self.backbone.eval()  # what is frozen has no dropout
+            self.backbone.eval()  # no dropout in frozen layers
         return self
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        data = self.trainer.datamodule
-        checkpoint["egovlpv2"]["taskqa"] = {"answers": list(data.answers), "max_tokens": data.eval_max_tokens,
-                                            "num_frames": data.eval_num_frames}
+        checkpoint["egovlpv2"]["taskqa"] = {"answers": list(self.data.answers), "max_tokens": self.data.eval_max_tokens,
+                                            "num_frames": self.data.eval_num_frames}
 
     def forward(self, batch: AnswerBatch) -> Tensor:
         """Logits of all answers (Q, C)."""
@@ -87,9 +86,9 @@ class TaskQA(MetricTask, BackboneTask):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.tune == "all"):
             num_frames = batch["video"].shape[1]
             trunk = self.backbone.trunk_video(batch["video"], gate=True)  # (V, S, D): a video's questions share it
-            attended = self.backbone.precompute_video(trunk, num_frames).of(batch["of_video"])  # of Q
-            words = self.backbone.trunk_text(batch["text"])
-            cls = self.backbone.fused_video_cls(attended, num_frames, *words)  # (Q, D)
+            video = self.backbone.precompute_video(trunk, num_frames).of(batch["of_video"])  # of Q
+            text = self.backbone.trunk_text(batch["text"])
+            cls = self.backbone.fused_video_cls(video, num_frames, *text)  # (Q, D)
         return self.answer_head(cls)
 
     def training_step(self, batch: AnswerBatch, batch_idx: int) -> Tensor:
@@ -106,12 +105,12 @@ class TaskQA(MetricTask, BackboneTask):
         metric.update(batch["index"], right, batch["kinds"], batch["kind_names"])
 
     def predict_step(self, batch: AnswerBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Of each question its best answers and their probabilities."""
+        """Best answers to each question and their probabilities."""
         if not batch["key"]:
             return []
         best = self(batch).float().softmax(-1).topk(min(_BEST, self.num_answers))
-        return [{"question_id": key, "answers": [batch["answers"][i] for i in places], "probabilities": values}
-                for key, places, values in zip(batch["key"], best.indices.tolist(), best.values.tolist(), strict=True)]
+        return [{"question_id": key, "answers": [batch["answers"][i] for i in indices], "probabilities": values}
+                for key, indices, values in zip(batch["key"], best.indices.tolist(), best.values.tolist(), strict=True)]
 
     def on_fit_start(self) -> None:
         self.can_answer = True
@@ -127,9 +126,9 @@ class TaskQA(MetricTask, BackboneTask):
         self._require_head()
 
     def _check_answers(self) -> None:
-        """Answers are numbers: another set, or another order, would be wrong in silence."""
-        theirs, ours = self.trained_on.get("answers"), self.trainer.datamodule.answers
-        if theirs and len(theirs) == len(ours) and theirs != ours:  # `forward` names other lengths
+        """Refuse another answer set: class ids are valid only for the same answers in the same order."""
+        theirs, ours = self.trained_on.get("answers"), self.data.answers
+        if theirs and len(theirs) == len(ours) and theirs != ours:  # `forward` checks the length
             other = next(i for i, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1])
             raise ValueError(f"{self.weights} was trained with another answer set (line {other + 1} was "
                              f"{theirs[other]!r} and is {ours[other]!r}): give it data of its own, or start from "
@@ -138,5 +137,5 @@ class TaskQA(MetricTask, BackboneTask):
     def _require_head(self) -> None:
         self._check_answers()
         if not self.can_answer:
-            raise ValueError(f"{self.weights} has no head that answers: `make finetune-taskqa` trains one; give its "
+            raise ValueError(f"{self.weights} has no answer head: `make finetune-taskqa` trains one; give its "
                              "checkpoint as model.init_args.weights")

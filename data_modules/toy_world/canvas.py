@@ -1,4 +1,4 @@
-"""A pen that draws outlined shapes in a box of 100 x 100 units, larger than they will be seen."""
+"""A canvas for outlined shapes in a box of 100 x 100 units, larger than in the frames."""
 
 from PIL import Image, ImageDraw
 
@@ -16,14 +16,15 @@ LEAF: Colour = (62, 142, 54)
 
 def shade(colour: Colour, factor: float) -> Colour:
     """A darker (`factor` < 1) or lighter (> 1) tone."""
-    return tuple(int(min(255, c * factor + max(0.0, factor - 1) * 40)) for c in colour)  # type: ignore[return-value]
+    red, green, blue = (int(min(255, c * factor + max(0.0, factor - 1) * 40)) for c in colour)
+    return red, green, blue
 
 
 class Pen:
-    """Draws outlined shapes in units of an object's box.
+    """A pen that draws outlined shapes in units of an object's box.
 
     Args:
-        below: Units of further room under the box.
+        below: Additional units under the box.
     """
 
     def __init__(self, below: int = 0) -> None:
@@ -61,7 +62,7 @@ class Pen:
         self._draw.rounded_rectangle((left, top, right, bottom), r * UNIT, fill, ink, 2 * UNIT if edge else 0)
 
     def ring(self, x: float, y: float, rx: float, ry: float, colour: Colour, width: float) -> None:
-        """A thick ellipse with nothing inside."""
+        """A thick outline of an ellipse."""
         (left, top), (right, bottom) = self._to_pixels([(x - rx, y - ry), (x + rx, y + ry)])
         self._draw.ellipse((left, top, right, bottom), outline=INK, width=round((width + 3) * UNIT))
         inset = 1.5 * UNIT

@@ -1,4 +1,4 @@
-"""The contact sheet: a picture of all that the toy world can show."""
+"""The contact sheet: a picture of the verbs and nouns of the toy world."""
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -12,7 +12,7 @@ _PAPER, _INK = (250, 249, 245), (40, 40, 44)
 
 
 def _examples(videos: list[Video]) -> dict[str, tuple[Video, Event]]:
-    """For each verb an event to show, each from another video where there are enough."""
+    """An event for each verb, from different videos if there are enough."""
     chosen: dict[str, tuple[Video, Event]] = {}
     used: set[str] = set()
     for verb in VERBS:
@@ -25,7 +25,7 @@ def _examples(videos: list[Video]) -> dict[str, tuple[Video, Event]]:
 
 
 def _draw_row(sheet: Image.Image, corner: tuple[int, int], video: Video, event: Event) -> None:
-    """The frames of an event with its narration above them."""
+    """Draw the frames of an event with its narration above them."""
     draw, stage = ImageDraw.Draw(sheet), Stage(video)
     caption = f"{event.verb}:  {event.text}"
     draw.text((corner[0], corner[1] + 4), caption, fill=_INK, font=ImageFont.load_default(14))
@@ -35,7 +35,7 @@ def _draw_row(sheet: Image.Image, corner: tuple[int, int], video: Video, event: 
 
 
 def _draw_nouns(sheet: Image.Image, top: int) -> None:
-    """All objects with their names, twelve in a row."""
+    """Draw all objects with their names, twelve in a row."""
     draw, step = ImageDraw.Draw(sheet), (sheet.width - 2 * _GAP) // 12
     for i, noun in enumerate(NOUNS):
         x, y = _GAP + i % 12 * step, top + i // 12 * (step + _TEXT)
@@ -45,7 +45,7 @@ def _draw_nouns(sheet: Image.Image, top: int) -> None:
 
 
 def contact_sheet(videos: list[Video]) -> Image.Image:
-    """Each verb as frames in time, with its narration, and all nouns below."""
+    """Frames of an event for each verb, with its narration, and all nouns below."""
     examples = list(_examples(videos).values())
     rows, column = (len(examples) + 1) // 2, _FRAMES * _CELL + 2 * _GAP
     width, height = 2 * column + _GAP, rows * (_CELL + _TEXT) + 2 * _GAP

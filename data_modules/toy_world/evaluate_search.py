@@ -1,4 +1,4 @@
-"""Whether a search finds what a narration tells of, on an index of toy videos.
+"""Accuracy of a search for narrations, on an index of toy videos.
 
 egovlpv2 index data/toy/videos/toy-test-* --chunk-seconds 20 --max-tokens 16 --weights W --out toy-index
 python -m egovlpv2.data_modules.toy_world.evaluate_search --index toy-index
@@ -19,29 +19,29 @@ from egovlpv2.search import Index, Moment
 _TOP = 5
 
 
-class Found(NamedTuple):
-    """Shares of queries, in %."""
+class SearchAccuracy(NamedTuple):
+    """Shares in %."""
 
-    first: float  # whose best moment is right
-    five: float  # one of whose five best is
-    chance: float  # of windows that are right, mean of the queries
+    top1: float  # of queries whose best moment is right
+    top5: float  # of queries with a right moment among the five best
+    chance: float  # of right windows, mean of the queries
 
 
 def is_right(event: Event, video: Video, start: float, end: float) -> bool:
-    """Whether the middle of a window lies within an event of the same verb and noun."""
+    """True if the middle of a window lies within an event of the same verb and noun."""
     middle = (start + end) / 2
     return any(other.start <= middle < other.end and (other.verb, other.noun) == (event.verb, event.noun)
                for other in video.events)
 
 
-def measure(index: Index, videos: dict[str, Video], events: Sequence[Event], rerank: int = 0) -> Found:
-    """Searches for the narrations of events.
+def measure(index: Index, videos: dict[str, Video], events: Sequence[Event], rerank: int = 0) -> SearchAccuracy:
+    """Search for the narrations of events.
 
     Args:
-        index: Of these videos.
-        videos: By name.
-        events: What to look for.
-        rerank: Moments that the open gate looks at.
+        index: The index of the videos.
+        videos: The videos by name.
+        events: The events to search for.
+        rerank: Number of moments to rerank with the gate open.
     """
     spans = index.store.spans()
 
@@ -53,11 +53,11 @@ def measure(index: Index, videos: dict[str, Video], events: Sequence[Event], rer
         hits.append([right(event, moment) for moment in index.search(event.text, _TOP, rerank)])
         shares.append(sum(is_right(event, videos[name], *span) for name, *span in spans) / len(spans))
     count = len(events) / 100
-    return Found(sum(row[0] for row in hits) / count, sum(map(any, hits)) / count, sum(shares) / count)
+    return SearchAccuracy(sum(row[0] for row in hits) / count, sum(map(any, hits)) / count, sum(shares) / count)
 
 
 def draw_events(videos: dict[str, Video], count: int, seed: int) -> list[Event]:
-    """So many events of these videos, each once."""
+    """Draw `count` different events of the videos."""
     events = [event for video in videos.values() for event in video.events]
     if not 1 <= count <= len(events):
         raise ValueError(f"--queries {count}: these videos have 1 to {len(events)} narrations")
@@ -68,27 +68,27 @@ def read_videos(toy: Path, names: Sequence[str]) -> dict[str, Video]:
     """The script of some videos.
 
     Raises:
-        ValueError: There is no script, or it knows nothing of one of them.
+        ValueError: There is no script, or it lacks one of the videos.
     """
     path = toy / "script.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing: `make toy-data` writes it")
     script = {row["uid"]: video_from_dict(row) for row in json.loads(path.read_text(encoding="utf-8"))}
     if unknown := sorted(set(names) - script.keys()):
-        raise ValueError(f"the index has {len(unknown)} videos that {path} knows nothing of, {unknown[0]!r} for one: "
+        raise ValueError(f"the index has {len(unknown)} videos that {path} lacks, such as {unknown[0]!r}: "
                          f"index {toy}/videos/toy-test-* alone")
     return {name: script[name] for name in sorted(names)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="found", description="How often the best moment of a toy search is right.",
+    """Print the accuracy of a search."""
+    parser = argparse.ArgumentParser(prog="evaluate_search", description="Accuracy of a search on toy videos.",
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--toy", type=Path, default=Path("data/toy"), help="the toy world")
     parser.add_argument("--index", type=Path, default=Path("index"), help="of videos of one of its splits")
     parser.add_argument("--queries", type=int, default=100, help="narrations to search for")
-    parser.add_argument("--seed", type=int, default=0, help="of their drawing")
-    parser.add_argument("--rerank", type=int, nargs="+", default=[0], help="moments that the open gate looks at")
+    parser.add_argument("--seed", type=int, default=0, help="seed of their selection")
+    parser.add_argument("--rerank", type=int, nargs="+", default=[0], help="moments to rerank with the gate open")
     args = parser.parse_args(argv)
     index = Index(args.index)
     videos = read_videos(args.toy, index.store.names)
@@ -100,9 +100,9 @@ def main(argv: Sequence[str] | None = None) -> None:
           f"weights {recipe.checkpoint}")
     print("right: the window's middle lies within an event of the narration's verb and noun")
     for rerank in args.rerank:
-        found = measure(index, videos, events, rerank)
-        print(f"{f'rerank {rerank}' if rerank else 'dual':<11}best moment {found.first:5.1f} %   one of five "
-              f"{found.five:5.1f} %   chance {found.chance:.1f} %")
+        accuracy = measure(index, videos, events, rerank)
+        print(f"{f'rerank {rerank}' if rerank else 'dual':<11}best moment {accuracy.top1:5.1f} %   one of "
+              f"five {accuracy.top5:5.1f} %   chance {accuracy.chance:.1f} %")
 
 
 if __name__ == "__main__":

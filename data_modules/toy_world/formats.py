@@ -1,4 +1,4 @@
-"""Writes a script's events in the formats of EgoClip and EgoMCQ."""
+"""The events of a script in the formats of EgoClip and EgoMCQ."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 COLUMNS: tuple[str, ...] = (
     "clip_idx", "video_uid", "video_dur", "narration_source", "narration_ind", "narration_time", "clip_start",
     "clip_end", "clip_text", "tag_verb", "tag_noun",
-)  # fmt: skip
+)
 """The columns of `egoclip.csv`, and the keys of a row in `egomcq.json`."""
 
 CHOICES = 5
@@ -38,7 +38,7 @@ def _clip_row(index: int, place: int, video: Video, event: Event, dice: random.R
         index, video.uid, video.duration, "narration_pass_1", place,
         round((event.start + event.end) / 2 + dice.uniform(-0.2, 0.2), 3), round(start, 3), round(end, 3),
         event.text, str(event.verb_ids), str(event.noun_ids),
-    )  # fmt: skip
+    )
     return dict(zip(COLUMNS, values, strict=True))
 
 
@@ -52,13 +52,13 @@ def egoclip_csv(videos: list[Video]) -> str:
 
 
 def _meaning(video: Video, row: Row) -> tuple[str, str]:
-    """Verb and noun: two clips that share both can't be told apart by their texts."""
+    """Verb and noun: clips that share both can't be distinguished by their texts."""
     event = video.events[row["narration_ind"]]
     return event.verb, event.noun
 
 
 def _inter_choices(videos: list[Video], rows: list[list[Row]], dice: random.Random) -> Iterator[list[Row]]:
-    """Without end: five clips of five videos, no two of the same verb and noun."""
+    """An endless iterator over five clips of five videos, no two of the same verb and noun."""
     while True:
         places = dice.sample([i for i, of_video in enumerate(rows) if of_video], CHOICES)
         chosen = {(i, dice.randrange(len(rows[i]))) for i in places}
@@ -67,7 +67,7 @@ def _inter_choices(videos: list[Video], rows: list[list[Row]], dice: random.Rand
 
 
 def _intra_windows(video: Video, rows: list[Row]) -> list[list[Row]]:
-    """Runs of neighbouring clips; a clip that repeats verb and noun of one before it in the run is passed over."""
+    """Runs of neighbouring clips; a clip that repeats verb and noun of an earlier one in the run is skipped."""
     windows: list[list[Row]] = []
     for first in range(len(rows)):
         run: dict[tuple[str, str], Row] = {}
@@ -80,7 +80,7 @@ def _intra_windows(video: Video, rows: list[Row]) -> list[list[Row]]:
 
 
 def _intra_choices(videos: list[Video], rows: list[list[Row]], dice: random.Random) -> Iterator[list[Row]]:
-    """Without end: five neighbouring clips of one video, each run once before any comes again."""
+    """An endless iterator over five neighbouring clips of one video; a run repeats only after all others."""
     windows = [run for video, of_video in zip(videos, rows, strict=True) for run in _intra_windows(video, of_video)]
     if not windows:
         raise ValueError("No video has five different events: make the videos of val and test longer.")
@@ -100,10 +100,10 @@ def egomcq_json(videos: list[Video], split: Split, count: int, seed: int) -> str
     """The text of `egomcq.json` for a split.
 
     Args:
-        videos: Those of the split: at least five.
+        videos: The videos of the split, at least five.
         split: Name of the split.
         count: Questions of each type.
-        seed: Of the draw.
+        seed: Seed of the draw.
     """
     if len(videos) < CHOICES:
         raise ValueError(f"An inter-video question needs {CHOICES} videos, {split} has {len(videos)}.")

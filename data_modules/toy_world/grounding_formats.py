@@ -1,7 +1,7 @@
-"""Writes long takes in the formats of Ego4D NLQ and MQ.
+"""Long takes in the formats of Ego4D NLQ and MQ.
 
-A long take shows the first chunks of several videos of one room, one after the other, by symbolic links: the same
-pictures serve again, and no more are filmed.
+A long take consists of the first chunks of several videos of one room, by symbolic links, so that no more videos are
+rendered.
 """
 
 import json
@@ -28,10 +28,10 @@ class Take(NamedTuple):
 
     uid: str
     split: Split
-    videos: tuple[str, ...]  # whose first chunks it shows
+    videos: tuple[str, ...]  # its parts are their first chunks
     seconds: float
-    events: list[Event]  # of the wearer, wholly in view
-    cut: list[Event]  # of the wearer, whose end is not in view
+    events: list[Event]  # of the wearer, within the take
+    cut: list[Event]  # of the wearer, cut off at the end of a chunk
 
 
 def takes(videos: Sequence[Video], chunk_seconds: int) -> list[Take]:
@@ -54,7 +54,7 @@ def takes(videos: Sequence[Video], chunk_seconds: int) -> list[Take]:
 
 
 def write_grounding(videos: Sequence[Video], root: Path, chunk_seconds: int, write: WriteText) -> None:
-    """Writes `long/videos`, `nlq/nlq_<split>.json`, `mq/moments_<split>.json` and MQ's classes.
+    """Write `long/videos`, `nlq/nlq_<split>.json`, `mq/moments_<split>.json` and MQ's classes.
 
     Args:
         videos: Of all splits.
@@ -90,7 +90,7 @@ def _times(start: float, end: float) -> dict[str, float]:
 
 
 def _nlq_annotations(take: Take) -> list[dict[str, Any]]:
-    """Asks for what happens once, in the words of its narration: pre-training never met a question."""
+    """Queries for events that happen once, as their narrations: pre-training has no questions."""
     count = Counter((event.verb, event.noun) for event in take.events + take.cut)
     queries = [{**_times(event.start, event.end), "query": event.text, "template": "Moments: what was narrated"}
                for event in take.events if count[event.verb, event.noun] == 1]
@@ -98,7 +98,7 @@ def _nlq_annotations(take: Take) -> list[dict[str, Any]]:
 
 
 def _mq_annotations(take: Take) -> list[dict[str, Any]]:
-    """An activity is all that is done to one thing without a pause."""
+    """Activities: consecutive events on one thing, without a pause."""
     spans: list[tuple[str, float, float]] = []
     for event in take.events:
         if spans and spans[-1][0] == event.noun and event.start - spans[-1][2] < _PAUSE:

@@ -1,6 +1,6 @@
-"""Pictures of what else lies about in a house, and of hands.
+"""Pictures of household objects, and of hands.
 
-Each function draws an object in a colour `c`; `o` is how far it is open, from 0 to 1, for those that open.
+Each function draws an object in a colour `c`; `o` is its opening, from 0 to 1, if it can be opened.
 """
 
 import math
@@ -64,7 +64,7 @@ def _scissors(pen: Pen, c: Colour, o: float) -> None:
         a = math.radians(side * (5 + 27 * o))
 
         def at(x: float, y: float, a: float = a) -> tuple[float, float]:
-            """Turned about the screw at (50, 50)."""
+            """The points rotated about the screw at (50, 50)."""
             return 50 + x * math.cos(a) - y * math.sin(a), 50 + x * math.sin(a) + y * math.cos(a)
 
         pen.poly([at(-6, 6), at(6, 6), at(5, -40), at(0, -58)], STEEL)
@@ -134,4 +134,4 @@ def _finger(pen: Pen, points: Points, width: float, skin: Colour) -> None:
 HOUSE_OBJECTS: dict[str, Callable[[Pen, Colour, float], None]] = {
     "book": _book, "box": _box, "laptop": _laptop, "phone": _phone, "scissors": _scissors, "knife": _knife,
     "hammer": _hammer, "key": _key, "bag": _bag,
-}  # fmt: skip
+}

@@ -1,6 +1,6 @@
-"""Pictures of what is eaten and cooked with.
+"""Pictures of food and kitchen objects.
 
-Each function draws an object in a colour `c`; `o` is how far it is open, from 0 to 1, for those that open.
+Each function draws an object in a colour `c`; `o` is its opening, from 0 to 1, if it can be opened.
 """
 
 import math
@@ -129,7 +129,7 @@ def _ball(pen: Pen, c: Colour, o: float) -> None:
     pen.oval(50, 50, 46, 46, WHITE)
     for start in (20, 140, 260):
         wedge = [(50 + 44 * math.cos(math.radians(a)), 50 + 44 * math.sin(math.radians(a)))
-                 for a in range(start, start + 61, 10)]  # fmt: skip
+                 for a in range(start, start + 61, 10)]
         pen.poly([(50, 50), *wedge], c)
     pen.oval(50, 50, 9, 9, (246, 206, 52))
 
@@ -151,4 +151,4 @@ KITCHEN_OBJECTS: dict[str, Callable[[Pen, Colour, float], None]] = {
     "cup": _cup, "bottle": _bottle, "kettle": _kettle, "bowl": _bowl, "can": _can, "jar": _jar, "pan": _pan,
     "plate": _plate, "apple": _apple, "banana": _banana, "carrot": _carrot, "bread": _bread, "lemon": _lemon,
     "sponge": _sponge, "ball": _ball, "glass": _glass, "cloth": _cloth,
-}  # fmt: skip
+}

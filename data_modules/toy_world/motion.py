@@ -1,7 +1,7 @@
-"""How a verb moves things and hands: pure functions of the share `u` (0 to 1) of an event that has passed.
+"""Motions of things and hands by verb: pure functions of the elapsed share `u` (0 to 1) of an event.
 
-Opposite verbs are each other's films run backwards, so that no single frame tells them apart. Motions that repeat
-swing twice in an event: four frames at the centres of its quarters meet them at alternate ends.
+Opposite verbs are time-reversed, so that no single frame distinguishes them. Periodic motions have two periods in an
+event: four frames at the centres of its quarters show them at alternate ends.
 """
 
 import math
@@ -13,7 +13,7 @@ from egovlpv2.data_modules.toy_world.script import State
 Offset = tuple[float, float]
 
 GRIP: Offset = (0.36, 0.46)
-"""Where the right hand takes hold, from the object's centre, in sizes of the object."""
+"""Position of the right hand's grip, from the object's centre, in sizes of the object."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,16 @@ class Pose:
     Args:
         far: 0 at the near edge of the table, 1 at the back.
         lift: 0 on the table, 1 held up.
-        shift: Sideways from its place.
-        angle: Degrees, against the clock.
+        shift: Sideways offset from its place.
+        angle: Degrees, counter-clockwise.
         opened: 0 shut, 1 open.
-        squash: 0 as it is, 1 pressed together.
-        cuts: How many cuts it has.
+        squash: 0 undeformed, 1 compressed.
+        cuts: Number of cuts.
         reach: 0 if the hands are at rest, 1 if they are at the thing.
-        right: Where the right hand is.
-        left: Where the left hand is, if the verb needs it.
-        tool: What the hand holds besides the thing.
-        flow: Whether water runs.
+        right: Position of the right hand.
+        left: Position of the left hand, if the verb needs it.
+        tool: Tool in the hand.
+        flow: True while water flows.
     """
 
     far: float
@@ -50,18 +50,18 @@ class Pose:
 
 
 def rest(state: State) -> Pose:
-    """A thing that nobody acts on."""
+    """The pose of a thing at rest."""
     return Pose(0.0 if state.near else 1.0, float(state.held), float(state.opened), 3 if state.cut else 0)
 
 
 def ease(x: float) -> float:
-    """From 0 to 1 with a soft start and end."""
+    """Smooth step from 0 to 1."""
     x = min(1.0, max(0.0, x))
     return x * x * (3 - 2 * x)
 
 
 def _swing(u: float) -> float:
-    """From -1 to 1 and back, twice in an event, at the ends in the centres of its quarters."""
+    """Two periods from -1 to 1 and back, with the extremes at the centres of an event's quarters."""
     return math.sin(4 * math.pi * u)
 
 
@@ -111,17 +111,17 @@ def _squeeze(pose: Pose, a: float, u: float) -> Pose:
 _MOTIONS: dict[str, Callable[[Pose, float, float], Pose]] = {
     "pick up": _lift, "put down": _lift, "push": _slide, "pull": _slide, "open": _open, "close": _open,
     "rotate": _rotate, "shake": _shake, "pour": _pour, "cut": _cut, "wipe": _wipe, "squeeze": _squeeze,
-}  # fmt: skip
+}
 _BACKWARDS = ("put down", "pull", "close")
 
 
 def pose_at(verb: str, state: State, u: float) -> Pose:
-    """The pose of the thing that a verb is done to, and of the hands.
+    """The pose of the thing that is acted on, and of the hands.
 
     Args:
         verb: One of `VERBS`.
-        state: The thing before the event.
-        u: Share of the event that has passed.
+        state: State of the thing before the event.
+        u: Elapsed share of the event.
     """
     come = 1.0 if state.held else ease(u / 0.14)
     leave = 1.0 if state.after(verb).held else ease((1 - u) / 0.14)

@@ -1,7 +1,7 @@
-"""Writes questions about what the script tells, in the format of EgoTaskQA.
+"""Questions about a script, in the format of EgoTaskQA.
 
 An interval is two actions of the wearer of the camera, one right after the other. No answer is that of more than about
-half of the questions of a template, or of a wording: who has not seen the video can't know it.
+half of the questions of a template, or of a wording, so that it can't be guessed without the video.
 """
 
 import json
@@ -23,25 +23,26 @@ Row = dict[str, Any]
 Pools = dict[Split, list[list[Row]]]  # the questions of a split, by interval
 
 SHARES: dict[Split, int] = {"train": 3, "val": 1, "test": 1}
-"""How the questions are dealt to the splits."""
+"""Proportions of the questions of the splits."""
 
 INDIRECT = 0.35
 """Share of the indirect questions of the direct split, which mixes both."""
 
 UNKNOWN = "<UNK1>"
-"""The first line of the answers, for those that training has not."""
+"""The first line of the answers, for answers that don't occur in training."""
 
-_MOST = 2000  # questions of one share
+_MAX_QUESTIONS = 2000  # of one share
+
 
 def rows_of(part: Interval) -> list[Row]:
-    """The questions about an interval in the official columns, but for what depends on the training questions."""
+    """The questions about an interval in the official columns, without those that depend on the training questions."""
     rows = []
-    for asked in questions(part):
-        kind, category, semantic = KINDS[asked.kind]
-        row: Row = {"interval": part.name, "question": asked.question, "answer": asked.answer, "type": [kind],
-                    "category": [category], "semantic": semantic, "reference": asked.reference,
-                    "structural": "verify" if asked.answer in ("yes", "no") else "query",
-                    "video_id": part.video.uid, "template": f"{asked.kind}-{asked.reference}"}
+    for question in questions(part):
+        kind, category, semantic = KINDS[question.kind]
+        row: Row = {"interval": part.name, "question": question.text, "answer": question.answer, "type": [kind],
+                    "category": [category], "semantic": semantic, "reference": question.reference,
+                    "structural": "verify" if question.answer in ("yes", "no") else "query",
+                    "video_id": part.video.uid, "template": f"{question.kind}-{question.reference}"}
         row["reasoning_type"] = "$".join(reasoning_types(row))
         rows.append(row)
     return rows
@@ -61,13 +62,13 @@ def question_pools(videos: Sequence[Video], chunk_seconds: int) -> Pools:
     return pools
 
 
-def draw_questions(pools: Iterable[list[Row]], most: int, seed: str) -> list[Row]:
-    """Draws evenly over intervals and templates; any first part of what is drawn is as balanced as the whole.
+def draw_questions(pools: Iterable[list[Row]], limit: int, seed: str) -> list[Row]:
+    """Draw questions evenly over intervals and templates; each prefix of the result is balanced too.
 
     Args:
         pools: The questions about each interval.
-        most: How many to draw, if there are as many.
-        seed: Of the draw.
+        limit: Maximum number of questions.
+        seed: Seed of the draw.
     """
     draw = random.Random(seed)
     left = [draw.sample(pool, len(pool)) for pool in pools]
@@ -75,11 +76,11 @@ def draw_questions(pools: Iterable[list[Row]], most: int, seed: str) -> list[Row
     count: Counter[tuple[str, ...]] = Counter()
     drawn: list[Row] = []
     before = -1
-    while before < len(drawn) < most:  # until a round finds nothing more
+    while before < len(drawn) < limit:  # until a round adds nothing
         before = len(drawn)
         for pool in left:
             fair = [row for row in pool if _is_fair(row, count)]
-            if fair and len(drawn) < most:
+            if fair and len(drawn) < limit:
                 chosen = min(fair, key=lambda row: (count[row["template"],], count[row["question"],]))
                 pool.remove(chosen)
                 drawn.append(chosen)
@@ -89,20 +90,20 @@ def draw_questions(pools: Iterable[list[Row]], most: int, seed: str) -> list[Row
 
 
 def _is_fair(row: Row, count: Counter[tuple[str, ...]]) -> bool:
-    """Whether the answer is not yet that of more than half of its template and of its wording."""
+    """True if the answer is not yet that of more than half of its template and of its wording."""
     return all(2 * count[group, row["answer"]] <= count[group,] + 1 for group in (row["template"], row["question"]))
 
 
 def _drawn(pools: Pools, split: Split, reference: str) -> list[Row]:
     own = [[row for row in pool if row["reference"] == reference] for pool in pools[split]]
-    return draw_questions(own, SHARES[split] * _MOST, f"{split}-{reference}")
+    return draw_questions(own, SHARES[split] * _MAX_QUESTIONS, f"{split}-{reference}")
 
 
 def mixed(pools: Pools) -> dict[Split, list[Row]]:
     """The direct split: questions of both kinds of reference, as many as the splits' shares allow."""
     parts = {"direct": 1 - INDIRECT, "indirect": INDIRECT}
     drawn = {(split, reference): _drawn(pools, split, reference) for split in SHARES for reference in parts}
-    share = min(_MOST, *(int(len(rows) / SHARES[split] / parts[reference])
+    share = min(_MAX_QUESTIONS, *(int(len(rows) / SHARES[split] / parts[reference])
                          for (split, reference), rows in drawn.items()))
     found: dict[Split, list[Row]] = {}
     for split in SHARES:
@@ -114,16 +115,16 @@ def mixed(pools: Pools) -> dict[Split, list[Row]]:
 
 
 def unmixed(pools: Pools) -> dict[Split, list[Row]]:
-    """The indirect split: trains on direct questions alone, and asks indirect ones."""
+    """The indirect split: direct questions to train on, indirect ones to validate and test."""
     return {split: _drawn(pools, split, "direct" if split == "train" else "indirect") for split in SHARES}
 
 
 def write_split(rows: dict[Split, list[Row]], folder: Path, write: WriteText) -> None:
-    """Writes the questions, and the lists of the answers and the reasoning types.
+    """Write the questions, and the lists of the answers and the reasoning types.
 
     Args:
         rows: The questions of each split; answers and words are numbered by those of training.
-        folder: Where to.
+        folder: The folder to write to.
         write: Writes a text into a file.
     """
     answers = [UNKNOWN, *sorted({row["answer"] for row in rows["train"]})]
@@ -143,10 +144,10 @@ def _words(question: str) -> list[str]:
 
 
 def write_taskqa(videos: Sequence[Video], root: Path, chunk_seconds: int, write: WriteText) -> None:
-    """Writes `taskqa/qa_videos` and, for the direct and the indirect split, `taskqa/qa/<split>`.
+    """Write `taskqa/qa_videos` and, for the direct and the indirect split, `taskqa/qa/<split>`.
 
     Args:
-        videos: Of all splits.
+        videos: Videos of all splits.
         root: The toy world's folder.
         chunk_seconds: Length of a video's files.
         write: Writes a text into a file.
@@ -162,7 +163,7 @@ def write_taskqa(videos: Sequence[Video], root: Path, chunk_seconds: int, write:
 
 
 def _cut(part: Interval, root: Path, path: Path, chunk_seconds: int) -> None:
-    """Copies the pictures of an interval, from the keyframe before it, into a file of its own."""
+    """Copy the packets of an interval, from the keyframe before it, into a new file."""
     (one, two), k = part.events, int(part.events[0].start // chunk_seconds)
     start, end = (round(seconds - k * chunk_seconds, 2) for seconds in (one.start, two.end))
     source = root / "videos" / part.video.uid / f"{k}.mp4"
@@ -177,4 +178,5 @@ def _cut(part: Interval, root: Path, path: Path, chunk_seconds: int) -> None:
 
 
 def _seconds(packet: av.Packet) -> float:
+    assert packet.pts is not None
     return round(float(packet.pts * packet.time_base), 3)

@@ -1,4 +1,4 @@
-"""Films a script: draws the frames of a video and encodes them."""
+"""Render a script: draw the frames of a video and encode them."""
 
 import math
 import random
@@ -31,7 +31,7 @@ _DRAWINGS = {**KITCHEN_OBJECTS, **HOUSE_OBJECTS}
 
 
 def draw_object(noun: str, colour: str, opened: float = 0.0, cuts: int = 0) -> Image.Image:
-    """A large picture of an object or a tool on a transparent ground."""
+    """A large picture of an object or a tool on a transparent background."""
     pen = Pen()
     _DRAWINGS[noun](pen, COLOURS[colour], opened)
     draw, side = ImageDraw.Draw(pen.image), pen.image.width
@@ -42,9 +42,9 @@ def draw_object(noun: str, colour: str, opened: float = 0.0, cuts: int = 0) -> I
 
 
 class Stage:
-    """Draws any moment of a video.
+    """A renderer of any moment of a video.
 
-    Scaled and turned pictures are kept, since the same ones come again and again.
+    Scaled and rotated pictures are cached, since they recur.
     """
 
     def __init__(self, video: Video) -> None:
@@ -57,8 +57,8 @@ class Stage:
         self._phases = [dice.uniform(0, 6.28) for _ in range(4)]
         looks = dice.sample(_SKINS, 2), dice.sample(_SLEEVES, 2)
         self._hands = {
-            (who, grips): draw_hand(skin, sleeve, grips).image
-            for who, skin, sleeve in zip("CO", *looks, strict=True)
+            (person, grips): draw_hand(skin, sleeve, grips).image
+            for person, skin, sleeve in zip("CO", *looks, strict=True)
             for grips in (True, False)
         }
         self._pictures: dict[tuple[object, ...], Image.Image] = {}
@@ -82,7 +82,7 @@ class Stage:
         return image.point(self._light)
 
     def _camera(self, time: float, index: int) -> tuple[int, int]:
-        """The corner of what the camera sees: it looks at what is acted on, and shakes."""
+        """The corner of the camera's view, which follows the thing that is acted on, and shakes."""
         events, p = self._video.events, self._phases
         now, before = events[min(index, len(events) - 1)], events[max(0, min(index, len(events)) - 1)]
         turn = ease((time - now.start) / (0.2 * (now.end - now.start)))
@@ -107,7 +107,7 @@ class Stage:
         x, y, size = self._place(i, pose, corner)
         self._paste(image, self._shadow(round(size)), (x, y + size * 0.42 + _RISE * 1.1 * pose.lift))
         if pose.flow:
-            # Water runs from the mouth, which is turned to the left, down into the glass.
+            # Water flows from the mouth, which points to the left, down into the glass.
             draw, mouth = ImageDraw.Draw(image), x - size * 0.5
             draw.line((mouth, y + size * 0.12, mouth - size * 0.12, y + size * 0.72), fill=(70, 150, 235), width=6)
         thing = self._video.things[i]
@@ -116,7 +116,7 @@ class Stage:
         self._paste(image, picture, (x, y))
 
     def _picture(self, key: tuple[str, str, float, int], size: int, squash: float, angle: int) -> Image.Image:
-        """An object scaled, pressed and turned."""
+        """An object, scaled, squashed and rotated."""
         whole = (*key, size, squash, angle)
         if whole not in self._pictures:
             if key not in self._pictures:
@@ -137,7 +137,7 @@ class Stage:
     def _paste_hands(
         self, image: Image.Image, event: Event | None, acted: int, pose: Pose | None, corner: tuple[int, int]
     ) -> None:
-        """Both hands of the wearer and, while somebody else acts, that person's."""
+        """Draw both hands of the wearer and, while another person acts, that person's."""
         if pose is None or (event and event.wearer == "O"):
             self._paste_hand(image, "left", _HOMES["left"], False)
             self._paste_hand(image, "right", _HOMES["right"], False)
@@ -149,21 +149,21 @@ class Stage:
         sides = (("other", pose.right, -1),) if other else (("left", pose.left, 1), ("right", pose.right, 1))
         for side, offset, sign in sides:
             home, near = _HOMES[side], offset is not None
-            goal = (x + sign * offset[0] * size, y + sign * offset[1] * size) if near else home
+            goal = home if offset is None else (x + sign * offset[0] * size, y + sign * offset[1] * size)
             at = (home[0] + (goal[0] - home[0]) * reach, home[1] + (goal[1] - home[1]) * reach)
             if pose.tool and near and (pose.tool == "glass") == (side == "left"):
                 self._paste_tool(image, pose.tool, at, sign)
             self._paste_hand(image, side, at, near and reach > 0.8)
 
     def _paste_tool(self, image: Image.Image, tool: str, at: tuple[float, float], sign: int) -> None:
-        """What a hand holds, between its fingers; seen from the other side if `sign` is -1."""
+        """Draw the tool in a hand, seen from the other side if `sign` is -1."""
         dx, dy, angle, size = {"knife": (-8, -19, 24, 42), "cloth": (-4, -15, 0, 40), "glass": (3, -15, 0, 38)}[tool]
         colour = "black" if tool == "knife" else "pink"
         picture = self._picture((tool, colour, 0.0, 0), size, 0.0, angle if sign > 0 else angle + 180)
         self._paste(image, picture, (at[0] + sign * dx, at[1] + sign * dy))
 
     def _paste_hand(self, image: Image.Image, side: str, at: tuple[float, float], grips: bool) -> None:
-        """A hand whose arm comes from the shoulder."""
+        """Draw a hand whose arm comes from the shoulder."""
         shoulder = _SHOULDERS[side]
         angle = round(math.degrees(math.atan2(shoulder[0] - at[0], shoulder[1] - at[1])) / 4) * 4
         key = ("hand", side, grips, angle)
@@ -172,7 +172,7 @@ class Stage:
         self._paste(image, self._pictures[key], at)
 
     def _turn_hand(self, side: str, grips: bool, angle: int) -> Image.Image:
-        """The hand turned about its palm, which is the centre of the result."""
+        """The hand rotated about its palm, which is the centre of the result."""
         drawn = self._hands["O" if side == "other" else "C", grips]
         drawn = drawn.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if side == "left" else drawn
         scale = _HAND * (100 + 2 * MARGIN) / 100 / drawn.width
@@ -194,7 +194,7 @@ def film(video: Video, fps: int) -> Iterator[Image.Image]:
 
 
 def encode(frames: list[Image.Image], path: Path, fps: int) -> None:
-    """Writes an H.264 file that begins at time 0 and has a keyframe every half second, cheap to decode."""
+    """Write an H.264 file that begins at time 0 and has a keyframe every half second, cheap to decode."""
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv420p"

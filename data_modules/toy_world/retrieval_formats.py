@@ -1,7 +1,7 @@
-"""Writes a script's events in the formats of EPIC-Kitchens-100 MIR and CharadesEgo.
+"""The events of a script in the formats of EPIC-Kitchens-100 MIR and CharadesEgo.
 
-Both want a file for each video: a chunk of a toy video is one, by a symbolic link, and what happens across its end is
-left out, as is what another person does.
+Both need one file per video: a chunk of a toy video, by a symbolic link. Events across its end and those of another
+person are left out.
 """
 
 import csv
@@ -24,21 +24,21 @@ _EK_COLUMNS = (
     "narration_id", "participant_id", "video_id", "narration_timestamp", "start_timestamp", "stop_timestamp",
     "start_frame", "stop_frame", "narration", "verb", "verb_class", "noun", "noun_class", "all_nouns",
     "all_noun_classes",
-)  # fmt: skip
+)
 _CHARADES_COLUMNS = (
     "id", "subject", "scene", "quality", "relevance", "verified", "script", "objects", "descriptions", "actions",
     "length", "egocentric", "charades_video",
-)  # fmt: skip
-_EK_FRAMES = 60  # a second, in the frame columns of EPIC-Kitchens, which nobody needs to read
+)
+_EK_FRAMES = 60  # per second, in the frame columns of EPIC-Kitchens, which are not read
 
 ACTIONS = [(verb, noun) for verb in VERBS for noun in NOUNS if verb in AFFORDANCES[noun]][:157]
-"""CharadesEgo's classes: as many as there, which leaves out squeezing."""
+"""The classes, as many as CharadesEgo has; squeezing is left out."""
 
 _GERUNDS = {
     "pick up": "Picking up", "put down": "Putting down", "push": "Pushing", "pull": "Pulling", "open": "Opening",
     "close": "Closing", "rotate": "Rotating", "shake": "Shaking", "pour": "Pouring from", "cut": "Cutting",
     "wipe": "Wiping",
-}  # fmt: skip
+}
 
 
 class Piece(NamedTuple):
@@ -51,7 +51,7 @@ class Piece(NamedTuple):
 
 
 def pieces(videos: Iterable[Video], chunk_seconds: int) -> list[Piece]:
-    """The chunks in which the wearer of the camera does something from beginning to end."""
+    """The chunks with a complete action of the wearer of the camera."""
     found = []
     for video in videos:
         for k in range(int(video.duration // chunk_seconds) + 1):
@@ -64,11 +64,11 @@ def pieces(videos: Iterable[Video], chunk_seconds: int) -> list[Piece]:
 
 
 def write_ek100(videos: list[Video], folder: Path, world: Path, chunk_seconds: int, write: WriteText) -> None:
-    """Writes `EPIC_100_retrieval_<split>.csv`, their sentences and `videos/<participant_id>/<video_id>.MP4`.
+    """Write `EPIC_100_retrieval_<split>.csv`, their sentences and `videos/<participant_id>/<video_id>.MP4`.
 
     Args:
-        videos: Of all splits; a room is a participant.
-        folder: Where to.
+        videos: Videos of all splits; a room is a participant.
+        folder: The folder to write to.
         world: The toy world's folder, with the videos.
         chunk_seconds: Length of a video's files.
         write: Writes a text into a file.
@@ -82,7 +82,7 @@ def write_ek100(videos: list[Video], folder: Path, world: Path, chunk_seconds: i
             name = f"{participant}_{count[piece.scene]:02d}"
             rows += [_ek_row(participant, name, i, event) for i, event in enumerate(piece.events)]
             link(world / piece.file, folder / "videos" / participant / f"{name}.MP4")
-        first: dict[str, Row] = {}  # of each wording
+        first: dict[str, Row] = {}  # row of each wording
         for row in rows:
             first.setdefault(row["narration"], row)
         sentences = _sentences(list(first.values()), with_classes=split == "train")
@@ -106,14 +106,14 @@ def _timestamp(seconds: float, digits: int) -> str:
 
 
 def _narration(text: str) -> str:
-    """EPIC-Kitchens' terse way: "#C C picks up the red cup" is "pick up red cup"."""
+    """A narration in EPIC-Kitchens' style: "#C C picks up the red cup" is "pick up red cup"."""
     first, *others = text.removeprefix("#C C ").split()
     verb = first[:-2] if first.endswith(("shes", "sses")) else first[:-1]
     return " ".join([verb, *(word for word in others if word not in ("the", "a"))])
 
 
 def _sentences(rows: list[Row], with_classes: bool) -> str:
-    """The training sentences carry their classes, those of the test are joined with the rows by `narration_id`."""
+    """The CSV of the sentences; those of the test have no classes and are joined with the rows by `narration_id`."""
     names = {"narration_id": "narration_id", "narration": "narration"}
     if with_classes:
         names |= {"verb_class": "verb_class", "noun_classes": "all_noun_classes", "verb": "verb", "nouns": "all_nouns"}
@@ -121,11 +121,11 @@ def _sentences(rows: list[Row], with_classes: bool) -> str:
 
 
 def write_charades_ego(videos: list[Video], folder: Path, world: Path, chunk_seconds: int, write: WriteText) -> None:
-    """Writes `Charades_v1_classes.txt`, `CharadesEgo_v1_<split>_only1st.csv` and `CharadesEgo_v1_480/<id>.mp4`.
+    """Write `Charades_v1_classes.txt`, `CharadesEgo_v1_<split>_only1st.csv` and `CharadesEgo_v1_480/<id>.mp4`.
 
     Args:
-        videos: Of all splits.
-        folder: Where to.
+        videos: Videos of all splits.
+        folder: The folder to write to.
         world: The toy world's folder, with the videos.
         chunk_seconds: Length of a video's files.
         write: Writes a text into a file.
@@ -162,7 +162,7 @@ def _csv(columns: tuple[str, ...], rows: list[Row]) -> str:
 
 
 def link(target: Path, path: Path) -> None:
-    """Makes `path` a relative symbolic link to `target`."""
+    """Make `path` a relative symbolic link to `target`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     path.symlink_to(os.path.relpath(target, path.parent))

@@ -11,8 +11,8 @@ from egovlpv2.data_modules.toy_world.canvas import Colour, shade
 WIDTH, HEIGHT = 520, 156
 """Size of the whole picture that the camera pans over, in pixels."""
 TABLE_TOP = 46
-"""Where the wall ends and the table begins."""
-_FINE = 2  # drawn so many times larger, then reduced, for smooth edges
+"""Border between the wall and the table, in pixels."""
+_FINE = 2  # supersampling factor, for smooth edges
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Scene:
         top: Its pattern.
         wall: Colour of the wall.
         paper: Its pattern.
-        decor: What hangs or stands at the wall.
+        decor: Decoration of the wall.
         light: Brightness of red, green and blue.
     """
 
@@ -56,7 +56,7 @@ SCENES: tuple[Scene, ...] = (
 
 
 def _plain(draw: ImageDraw.ImageDraw, box: tuple[int, int], colour: Colour, dice: random.Random) -> None:
-    """No pattern."""
+    """Draw no pattern."""
 
 
 def _lines(gap: int, factor: float, upright: bool) -> Callable[..., None]:
@@ -104,11 +104,11 @@ def _bricks(draw: ImageDraw.ImageDraw, box: tuple[int, int], colour: Colour, dic
 _PATTERNS: dict[str, Callable[..., None]] = {
     "plain": _plain, "planks": _planks, "speckles": _speckles, "checks": _checks, "tiles": _tiles,
     "bricks": _bricks, "stripes": _lines(36, 0.86, True),
-}  # fmt: skip
+}
 
 
 def _decorate(draw: ImageDraw.ImageDraw, decor: str, x: int) -> None:
-    """Draws what hangs or stands at the wall, about `x`."""
+    """Draw a decoration of the wall at `x`."""
     if decor == "window":
         draw.rectangle((x - 60, -4, x + 60, 66), fill=(188, 222, 246), outline=(250, 250, 250), width=7)
         draw.line((x, 0, x, 66), fill=(250, 250, 250), width=5)
@@ -130,17 +130,18 @@ def _decorate(draw: ImageDraw.ImageDraw, decor: str, x: int) -> None:
 
 
 def _repaint(colour: Colour, dice: random.Random) -> Colour:
-    """The colour half way to grey, so that the things stand out, and a little other in each video."""
+    """The colour half way to grey, so that the things stand out, and slightly different in each video."""
     grey, tone = sum(colour) // 3, dice.uniform(0.85, 1.08)
-    return tuple(min(255, int(tone * (value + grey) / 2 + dice.uniform(-14, 14))) for value in colour)  # type: ignore
+    red, green, blue = (min(255, int(tone * (value + grey) / 2 + dice.uniform(-14, 14))) for value in colour)
+    return red, green, blue
 
 
 def draw_scene(number: int, dice: random.Random) -> Image.Image:
-    """The whole picture behind the things.
+    """The background picture.
 
     Args:
-        number: Which of `SCENES`.
-        dice: Draws what differs from video to video in the same room.
+        number: Index of `SCENES`.
+        dice: Draws the differences between videos of the same room.
     """
     scene, edge = SCENES[number], TABLE_TOP * _FINE
     wall, table = (_repaint(scene_colour, dice) for scene_colour in (scene.wall, scene.table))
@@ -156,6 +157,6 @@ def draw_scene(number: int, dice: random.Random) -> Image.Image:
 
 
 def light_table(number: int, dice: random.Random) -> list[int]:
-    """The lookup table for `Image.point` that puts a frame in the room's light."""
+    """The lookup table for `Image.point` that applies the room's light to a frame."""
     gain = dice.uniform(0.92, 1.06)
     return [min(255, int(value * gain * part)) for part in SCENES[number].light for value in range(256)]

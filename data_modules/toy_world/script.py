@@ -1,4 +1,4 @@
-"""The script of the toy world: what happens in which video, and when. All formats and the films come from it."""
+"""The script of the toy world: the events of its videos, from which all formats and the videos are made."""
 
 import random
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ SCENES: dict[Split, tuple[int, ...]] = {
     "val": (10, 11),
     "test": (12, 13, 14),
 }
-"""The looks of rooms by split: no room is in two of them."""
+"""The rooms of each split, without overlap."""
 
 _SLOTS = 5
 EVENT_SECONDS = (1.6, 2.6)
@@ -33,8 +33,8 @@ EVENT_SECONDS = (1.6, 2.6)
 
 WEIGHTS: dict[str, float] = {
     "cut": 5.0, "shake": 4.5, "pour": 3.5, "open": 3.5, "close": 3.5, "wipe": 2.5, "squeeze": 2.5
-}  # fmt: skip
-"""Verbs that go with few nouns come more often, so that no verb is rare."""
+}
+"""Weights of verbs that go with few nouns, so that no verb is rare."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Thing:
     """An object that lies on the table of a video.
 
     Args:
-        noun: What it is.
+        noun: Its class, one of `NOUNS`.
         colour: The noun's colour.
-        slot: Its place on the table from left to right; -1 lies at the back and is never touched.
-        near: Whether it lies at the near edge of the table when the video starts.
-        opened: Whether it is open when the video starts.
+        slot: Its place on the table from left to right; -1: at the back, never touched.
+        near: At the near edge of the table when the video starts.
+        opened: Open when the video starts.
     """
 
     noun: str
@@ -58,7 +58,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class State:
-    """How a thing is at some moment."""
+    """The state of a thing at a moment."""
 
     near: bool
     opened: bool
@@ -66,18 +66,18 @@ class State:
     cut: bool = False
 
     def allows(self, verb: str) -> bool:
-        """Whether the verb can be done to a thing in this state."""
+        """True if the verb can be applied to a thing in this state."""
         if verb not in FREE_VERBS and self.held != (verb in HELD_VERBS):
             return False
         done = {"push": not self.near, "pull": self.near, "open": self.opened, "close": not self.opened}
         return not done.get(verb, False)
 
     def after(self, verb: str) -> "State":
-        """The state once the verb is done."""
+        """The state after the verb is applied."""
         changes: dict[str, dict[str, bool]] = {
             "pick up": {"held": True}, "put down": {"held": False}, "push": {"near": False}, "pull": {"near": True},
             "open": {"opened": True}, "close": {"opened": False}, "cut": {"cut": True},
-        }  # fmt: skip
+        }
         return replace(self, **changes.get(verb, {}))
 
 
@@ -91,7 +91,7 @@ class Event:
         verb: Class of the action, one of `VERBS`.
         noun: The object acted on, one of `NOUNS`.
         thing: Index of the object in the video's `things`.
-        wearer: "C" is who wears the camera, "O" another person at the table.
+        wearer: "C" for the wearer of the camera, "O" for another person at the table.
         text: The narration.
     """
 
@@ -117,14 +117,14 @@ class Event:
 
 @dataclass(frozen=True)
 class Video:
-    """One take of the head camera: events lie back to back, in order.
+    """A take of the head camera, with consecutive events.
 
     Args:
         uid: Name, unique in the world.
         split: Part of the world it belongs to.
         scene: Number of the room.
         duration: Seconds.
-        seed: Of the camera's shaking and of small looks.
+        seed: Seed of the camera's shaking and of small variations.
     """
 
     uid: str
@@ -145,23 +145,23 @@ class Video:
         return states
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as `script.json` holds it."""
+        """Plain data for `script.json`."""
         return asdict(self)
 
 
 def video_from_dict(data: dict[str, Any]) -> Video:
-    """The reverse of `Video.to_dict`."""
+    """The inverse of `Video.to_dict`."""
     things = [Thing(**thing) for thing in data["things"]]
     return Video(**{**data, "things": things, "events": [Event(**event) for event in data["events"]]})
 
 
 def held_out_pairs(seed: int) -> set[tuple[str, str]]:
-    """Pairs of verb and noun that no training video shows: one for each noun with more than the common verbs."""
+    """Pairs of verb and noun that no training video has: one for each noun with more than the common verbs."""
     draw = random.Random(f"pairs-{seed}")
     left = {verb: sum(verb in AFFORDANCES[noun] for noun in NOUNS) for verb in VERBS}
     pairs: set[tuple[str, str]] = set()
     for noun in NOUNS:
-        # A verb stays known from at least five nouns; an object left open or held must have a way back.
+        # A verb keeps at least five nouns; an object that is open or held can be closed or put down.
         able = [v for v in AFFORDANCES[noun] if v not in (*ALWAYS, "open", "close") and left[v] > 5]
         if len(able) > 1:
             verb = draw.choice(able)
@@ -171,10 +171,10 @@ def held_out_pairs(seed: int) -> set[tuple[str, str]]:
 
 
 def _narrate(verb: str, thing: Thing, wearer: str, draw: random.Random) -> str:
-    """A narration in EgoClip's manner."""
+    """A narration in EgoClip's style."""
     name = f"the {thing.colour} {thing.noun}" if draw.random() < 0.5 else f"the {thing.noun}"
-    who = "#C C" if wearer == "C" else draw.choice(["#O the man", "#O a person"])
-    return f"{who} {draw.choice(PHRASES[verb]).format(name)}"
+    subject = "#C C" if wearer == "C" else draw.choice(["#O the man", "#O a person"])
+    return f"{subject} {draw.choice(PHRASES[verb]).format(name)}"
 
 
 def _lay_table(draw: random.Random) -> list[Thing]:
@@ -195,7 +195,7 @@ def _lay_table(draw: random.Random) -> list[Thing]:
 def _next_step(
     things: list[Thing], states: list[State], before: list[Event], banned: set[tuple[str, str]], draw: random.Random
 ) -> tuple[str, int]:
-    """What is done next and to which thing: mostly to the same as before, always so while it is held."""
+    """The next verb and thing: often the same thing as before, always so while it is held."""
     last = before[-1].thing if before else -1
     held = [i for i, state in enumerate(states) if state.held]
     stay = last >= 0 and draw.random() < 0.35
@@ -204,14 +204,14 @@ def _next_step(
     noun = things[target].noun
     able = [v for v in AFFORDANCES[noun] if states[target].allows(v) and (v, noun) not in banned]
     fresh = [v for v in able if (v, target) not in {(e.verb, e.thing) for e in before[-2:]}] or able
-    # What was just done is often done to another thing too, so that neighbouring clips can share their verb.
+    # Recent verbs are more probable, so that neighbouring clips can share their verb.
     again = {event.verb for event in before[-3:]}
     weights = [WEIGHTS.get(verb, 1.0) * (2 if verb in again else 1) for verb in fresh]
     return draw.choices(fresh, weights)[0], target
 
 
 def _write_events(video: Video, banned: set[tuple[str, str]], draw: random.Random) -> list[Event]:
-    """Fills the video with events, back to back."""
+    """Fill the video with consecutive events."""
     events: list[Event] = []
     states, now = video.states()[0], round(draw.uniform(0.1, 0.6), 2)
     while True:
@@ -228,13 +228,13 @@ def _write_events(video: Video, banned: set[tuple[str, str]], draw: random.Rando
 
 
 def write_script(counts: dict[Split, int], seed: int = 0, video_seconds: Sequence[float] = (32.0, 44.0)) -> list[Video]:
-    """Writes the script of a world; the same arguments give the same script.
+    """Write the script of a world; the same arguments give the same script.
 
     Val and test have rooms and pairs of verb and noun that no training video has.
 
     Args:
         counts: Videos of each split.
-        seed: Of all that is drawn.
+        seed: Seed of the script.
         video_seconds: Shortest and longest video.
     """
     videos: list[Video] = []

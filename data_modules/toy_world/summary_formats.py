@@ -1,12 +1,12 @@
-"""Writes four long videos in the format of QFVS, the query-focused summaries.
+"""Four long videos in the format of QFVS, the query-focused summaries.
 
-A long video shows chunks of videos that pre-training never saw, by symbolic links. A concept is a noun that the wearer
-of the camera uses; a query's summary is the shots with the most use of its two concepts.
+A long video consists of chunks of videos that are not in pre-training, by symbolic links. A concept is a noun that the
+wearer of the camera uses; a query's summary is the shots with the most use of its two concepts.
 """
 
 import io
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -31,42 +31,42 @@ SHOT_SECONDS = 5
 CONCEPTS: tuple[str, ...] = tuple(sorted(NOUNS))
 """The dictionary."""
 
-_SHOWN = 0.5  # seconds of use in a shot that make a tag
+_MIN_USE = 0.5  # seconds of use in a shot for a tag
 _QUERIES = 15  # of a long video
-_TOGETHER = 5  # of them ask for concepts that meet in a shot
-_SHARE = 0.05  # of the shots that a summary keeps
+_TOGETHER = 5  # of them, with concepts that share a shot
+_SHARE = 0.05  # of the shots in a summary
 _MAT_HEADER = b"MATLAB 5.0 MAT-file, Platform: toy world"
 
 
 class LongVideo(NamedTuple):
-    """A long video; the use of a concept is in seconds."""
+    """A long video with the seconds of use of each concept."""
 
     name: str
     chunks: list[tuple[str, int]]  # the video and the number of its file
-    use: list[Counter[str]]  # by concept, for each shot
+    use: list[defaultdict[str, float]]  # by concept, for each shot
 
     def tags(self) -> list[list[str]]:
         """The concepts of each shot, sorted."""
-        return [sorted(concept for concept, seconds in shot.items() if seconds >= _SHOWN) for shot in self.use]
+        return [sorted(concept for concept, seconds in shot.items() if seconds >= _MIN_USE) for shot in self.use]
 
 
 def long_videos(videos: Sequence[Video], chunk_seconds: int) -> list[LongVideo]:
-    """Deals the val and test videos to the long ones, room by room, so that each shows all rooms."""
-    held_out = [video for video in videos if video.split != "train" and video.duration >= chunk_seconds]
-    dealt = sorted(held_out, key=lambda video: (video.scene, video.uid))
+    """Distribute the val and test videos over the long ones, room by room, so that each shows all rooms."""
+    parts = [video for video in videos if video.split != "train" and video.duration >= chunk_seconds]
+    parts.sort(key=lambda video: (video.scene, video.uid))
     found = []
     for i, name in enumerate(NAMES):
-        chunks = [(video, k) for video in dealt[i :: len(NAMES)] for k in range(int(video.duration // chunk_seconds))]
+        chunks = [(video, k) for video in parts[i :: len(NAMES)] for k in range(int(video.duration // chunk_seconds))]
         use = _use(chunks, chunk_seconds)
         found.append(LongVideo(name, [(video.uid, k) for video, k in chunks], use))
     return found
 
 
-def _use(chunks: list[tuple[Video, int]], chunk_seconds: int) -> list[Counter[str]]:
+def _use(chunks: list[tuple[Video, int]], chunk_seconds: int) -> list[defaultdict[str, float]]:
     """Seconds of use of each concept in each shot; a shot may begin in one chunk and end in the next."""
-    use: list[Counter[str]] = [Counter() for _ in range(len(chunks) * chunk_seconds // SHOT_SECONDS)]
+    use = [defaultdict[str, float](float) for _ in range(len(chunks) * chunk_seconds // SHOT_SECONDS)]
     for place, (video, k) in enumerate(chunks):
-        first, offset = k * chunk_seconds, (place - k) * chunk_seconds  # the latter from the video's to the long time
+        first, offset = k * chunk_seconds, (place - k) * chunk_seconds  # seconds in the video and in the long one
         for event in video.events:
             start, end = max(event.start, first), min(event.end, first + chunk_seconds)
             if event.wearer == "C" and start < end:
@@ -74,15 +74,15 @@ def _use(chunks: list[tuple[Video, int]], chunk_seconds: int) -> list[Counter[st
     return use
 
 
-def _add(use: list[Counter[str]], concept: str, start: float, end: float) -> None:
+def _add(use: list[defaultdict[str, float]], concept: str, start: float, end: float) -> None:
     for shot in range(int(start // SHOT_SECONDS), min(int(end // SHOT_SECONDS) + 1, len(use))):
         seconds = min(end, (shot + 1) * SHOT_SECONDS) - max(start, shot * SHOT_SECONDS)
         if seconds > 0:
-            use[shot][concept] = round(use[shot][concept] + seconds, 2)  # type: ignore[assignment]
+            use[shot][concept] = round(use[shot][concept] + seconds, 2)
 
 
 def queries(video: LongVideo) -> list[tuple[str, str]]:
-    """Pairs of concepts that each show in two shots, or in one if no pair does; a third of them meet in a shot."""
+    """Pairs of concepts in at least two shots each, or in one if no pair has; a third of them share a shot."""
     tags, draw = video.tags(), random.Random(f"qfvs-{video.name}")
     count = Counter(concept for shot in tags for concept in shot)
     found: list[tuple[str, str]] = []
@@ -96,7 +96,7 @@ def queries(video: LongVideo) -> list[tuple[str, str]]:
 
 
 def summary(video: LongVideo, query: tuple[str, str]) -> list[int]:
-    """Numbers of the shots, from 1, that show the most of a query: the earlier of two that show as much."""
+    """Numbers, from 1, of the shots with the most use of a query's concepts; of equal shots the earlier ones."""
     tags, keep = video.tags(), max(1, round(_SHARE * len(video.use)))
     shots = [i for i, shot in enumerate(tags) if set(shot) & set(query)]
     shots.sort(key=lambda i: (-round(sum(video.use[i][concept] for concept in query), 2), i))
@@ -104,10 +104,10 @@ def summary(video: LongVideo, query: tuple[str, str]) -> list[int]:
 
 
 def write_qfvs(videos: Sequence[Video], root: Path, chunk_seconds: int, write: WriteText) -> None:
-    """Writes `qfvs/videos`, `Dense_per_shot_tags`, `Tags.mat` and `Oracle_Summaries`.
+    """Write `qfvs/videos`, `Dense_per_shot_tags`, `Tags.mat` and `Oracle_Summaries`.
 
     Args:
-        videos: Of all splits.
+        videos: Videos of all splits.
         root: The toy world's folder.
         chunk_seconds: Length of a video's files.
         write: Writes a text into a file.
@@ -130,7 +130,7 @@ def write_qfvs(videos: Sequence[Video], root: Path, chunk_seconds: int, write: W
 
 
 def _tags_mat(found: list[LongVideo]) -> bytes:
-    """A struct for each video, whose cells are rows of 0 and 1 over the dictionary, one a shot."""
+    """`Tags.mat`: a struct for each video, whose cells are rows of 0 and 1 over the dictionary, one per shot."""
     structs = np.zeros((1, len(found)), dtype=[("Bin_Vecs", object)])
     for i, video in enumerate(found):
         cells = np.empty((len(video.use), 1), dtype=object)
@@ -139,5 +139,5 @@ def _tags_mat(found: list[LongVideo]) -> bytes:
         structs["Bin_Vecs"][0, i] = cells
     file = io.BytesIO()
     savemat(file, {"Tags": structs})
-    # The header's 116 bytes of text would tell the time of writing.
+    # The header's 116 bytes of text would contain the time of writing.
     return _MAT_HEADER.ljust(116) + file.getvalue()[116:]

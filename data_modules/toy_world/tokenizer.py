@@ -1,4 +1,4 @@
-"""The toy world's own tokenizer: RoBERTa's kind, learned from the narrations."""
+"""The toy world's tokenizer, of RoBERTa's kind, trained on the narrations."""
 
 import json
 from collections.abc import Callable
@@ -10,11 +10,11 @@ _CONFIG: dict[str, object] = {
     "tokenizer_class": "RobertaTokenizer", "bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>",
     "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>",
     "add_prefix_space": False, "model_max_length": 512,
-}  # fmt: skip
+}
 
 
 def learn_tokenizer(texts: list[str], vocab_size: int = 600) -> Tokenizer:
-    """A byte-level BPE with RoBERTa's special tokens at RoBERTa's places: `<mask>` comes last."""
+    """Train a byte-level BPE with RoBERTa's special tokens and their ids; `<mask>` is the last token."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -31,11 +31,11 @@ def learn_tokenizer(texts: list[str], vocab_size: int = 600) -> Tokenizer:
 
 
 def write_tokenizer(texts: list[str], folder: Path, write: Callable[[Path, str], None]) -> None:
-    """Writes what `AutoTokenizer.from_pretrained(folder)` reads.
+    """Write the files that `AutoTokenizer.from_pretrained(folder)` reads.
 
     Args:
-        texts: To learn from.
-        folder: Where the files go.
+        texts: Texts to train on.
+        folder: The folder to write to.
         write: Writes a text into a file.
     """
     tokenizer = learn_tokenizer(texts)

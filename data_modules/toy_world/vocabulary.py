@@ -1,18 +1,18 @@
-"""What the toy world can name: verbs, nouns, colours, and which verb goes with which noun."""
+"""The vocabulary of the toy world: verbs, nouns, colours, and the verbs of each noun."""
 
 VERBS: tuple[str, ...] = (
     "pick up", "put down", "push", "pull", "open", "close", "rotate", "shake", "pour", "cut", "wipe", "squeeze",
-)  # fmt: skip
+)
 """The verb classes: an index here is the id in `tag_verb`."""
 
 NOUNS: tuple[str, ...] = (
     "cup", "bottle", "kettle", "bowl", "can", "jar", "pan", "plate", "apple", "banana", "carrot", "bread",
     "lemon", "sponge", "ball", "book", "box", "laptop", "phone", "scissors", "knife", "hammer", "key", "bag",
-)  # fmt: skip
-"""The objects that lie about."""
+)
+"""The objects."""
 
 TOOLS: tuple[str, ...] = ("knife", "cloth", "glass")
-"""What a hand brings along for a cut, a wipe and a pour."""
+"""Tools for cutting, wiping and pouring."""
 
 NOUN_IDS: dict[str, int] = {noun: i for i, noun in enumerate(dict.fromkeys(NOUNS + TOOLS))}
 """The noun classes of `tag_noun`."""
@@ -21,14 +21,14 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 48, 44), "blue": (44, 98, 205), "green": (64, 158, 62), "yellow": (246, 206, 52),
     "orange": (240, 134, 34), "white": (242, 242, 236), "black": (52, 52, 58), "pink": (238, 128, 168),
     "purple": (132, 72, 176), "brown": (156, 98, 52), "grey": (150, 156, 164), "golden": (220, 172, 56),
-}  # fmt: skip
+}
 
 NOUN_COLOURS: dict[str, str] = {
     "cup": "red", "bottle": "green", "kettle": "grey", "bowl": "orange", "can": "green", "jar": "purple",
     "pan": "black", "plate": "white", "apple": "red", "banana": "yellow", "carrot": "orange", "bread": "brown",
     "lemon": "yellow", "sponge": "pink", "ball": "blue", "book": "blue", "box": "brown", "laptop": "grey",
     "phone": "black", "scissors": "pink", "knife": "black", "hammer": "golden", "key": "golden", "bag": "purple",
-}  # fmt: skip
+}
 """The colour of a noun. Most colours belong to two nouns of different shapes: a small model learns both in minutes."""
 
 ALWAYS: tuple[str, ...] = ("pick up", "put down", "push", "pull")
@@ -72,4 +72,4 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "wipe": ("wipes {}", "wipes {} with a cloth", "cleans {}", "cleans {} with a cloth", "rubs {}"),
     "squeeze": ("squeezes {}", "squeezes {} with both hands", "presses {}", "presses {} with both hands"),
 }
-"""How a narrator words a verb: `{}` is the object."""
+"""Phrases of the narrations for each verb; `{}` is the object."""

@@ -19,7 +19,7 @@ from egovlpv2.data_modules.toy_world.grounding_formats import write_grounding
 from egovlpv2.data_modules.toy_world.question_formats import write_taskqa
 from egovlpv2.data_modules.toy_world.render import encode, film
 from egovlpv2.data_modules.toy_world.retrieval_formats import write_charades_ego, write_ek100
-from egovlpv2.data_modules.toy_world.script import Video, write_script
+from egovlpv2.data_modules.toy_world.script import Split, Video, write_script
 from egovlpv2.data_modules.toy_world.summary_formats import write_qfvs
 from egovlpv2.data_modules.toy_world.tokenizer import write_tokenizer
 from egovlpv2.io.files import atomic_write
@@ -37,14 +37,14 @@ class World:
     Args:
         train_videos: Videos to train on.
         val_videos: Videos of rooms and event pairs that are not trained on.
-        test_videos: The same, of yet other rooms.
+        test_videos: The same, of other rooms.
         val_questions: EgoMCQ questions of each type.
         test_questions: EgoMCQ questions of each type.
         shortest_video: Seconds.
         longest_video: Seconds.
-        chunk_seconds: Length of a video file; a longer video goes on in the next file.
+        chunk_seconds: Length of a video file; a longer video continues in the next file.
         fps: Frames a second.
-        seed: Of all that is drawn.
+        seed: Seed of the world.
     """
 
     train_videos: int = 260
@@ -60,22 +60,22 @@ class World:
 
     def script(self) -> list[Video]:
         """All videos of this world, with their events."""
-        counts = {"train": self.train_videos, "val": self.val_videos, "test": self.test_videos}
-        return write_script(counts, self.seed, (self.shortest_video, self.longest_video))  # type: ignore[arg-type]
+        counts: dict[Split, int] = {"train": self.train_videos, "val": self.val_videos, "test": self.test_videos}
+        return write_script(counts, self.seed, (self.shortest_video, self.longest_video))
 
     def label(self) -> str:
-        """What `world.json` holds."""
+        """The content of `world.json`."""
         return json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
+    """Write a text file whole or not at all."""
     with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 def write_video(video: Video, root: Path, chunk_seconds: int, fps: int) -> None:
-    """Films a video and writes its chunks to `<root>/videos/<uid>/<k>.mp4`."""
+    """Render a video and write its chunks to `<root>/videos/<uid>/<k>.mp4`."""
     frames, step = list(film(video, fps)), chunk_seconds * fps
     for k, first in enumerate(range(0, len(frames), step)):
         with atomic_write(root / "videos" / video.uid / f"{k}.mp4") as draft:
@@ -83,9 +83,9 @@ def write_video(video: Video, root: Path, chunk_seconds: int, fps: int) -> None:
 
 
 def _write_videos(videos: list[Video], root: Path, world: World, workers: int) -> None:
-    """Films all videos, several at a time, with a progress bar."""
+    """Render all videos, several at a time, with a progress bar."""
     job = partial(write_video, root=root, chunk_seconds=world.chunk_seconds, fps=world.fps)
-    progress = partial(tqdm, total=len(videos), desc="filming the toy world", unit="video")
+    progress = partial(tqdm, total=len(videos), desc="rendering the toy world", unit="video")
     if workers == 1:
         for video in progress(videos):
             job(video)
@@ -97,12 +97,12 @@ def _write_videos(videos: list[Video], root: Path, world: World, workers: int) -
             jobs = [pool.submit(job, video) for video in videos]
         for done in progress(as_completed(jobs)):
             done.result()
-    finally:  # not `with`, whose own shutdown takes back that the futures are to be cancelled, if it comes first
+    finally:  # not `with`, whose own shutdown would not cancel the futures
         pool.shutdown(cancel_futures=True)
 
 
 def _write_annotations(videos: list[Video], root: Path, world: World) -> None:
-    """Writes all that is no video."""
+    """Write the annotations, the tokenizer and the contact sheet."""
     train, val, test = ([video for video in videos if video.split == split] for split in ("train", "val", "test"))
     write_text(root / "script.json", json.dumps([video.to_dict() for video in videos], indent=1))
     write_text(root / "egoclip.csv", egoclip_csv(train))
@@ -114,13 +114,13 @@ def _write_annotations(videos: list[Video], root: Path, world: World) -> None:
 
 
 def is_written(root: Path, world: World) -> bool:
-    """Whether this very world already lies in a folder, complete."""
+    """True if a folder already holds this world, complete."""
     label = root / "world.json"
     return label.is_file() and read_text(label) == world.label()
 
 
 def _refuse_another(root: Path, world: World) -> None:
-    """Someone's own world is not lost to a call with other parameters; an older version of this one makes way."""
+    """Refuse to overwrite a world of other parameters; an older version of the same world is replaced."""
     label = root / "world.json"
     if label.is_file():
         there = read_json(label, dict[str, Any])
@@ -184,14 +184,14 @@ def generate(root: str | Path, *, workers: int | None = None, **parameters: floa
         workers: Processes; as many as there are cores if not given.
         **parameters: Those of `World`.
     """
-    root, world = Path(root), World(**parameters)  # type: ignore[arg-type]
+    root, world = Path(root), World(**parameters)
     if not is_written(root, world):
         _refuse_another(root, world)
         (root / "world.json").unlink(missing_ok=True)
-        # Chunks of an earlier world, or of a run that was killed, must not mix with those of this one.
+        # Chunks of an earlier world, or of a killed run, must not mix with those of this one.
         for old in (root / "videos").glob("toy-*/*.mp4*"):
             old.unlink()
-        for old in root.glob("ek100/*.npz"):  # what was computed from labels of before
+        for old in root.glob("ek100/*.npz"):  # caches of earlier labels
             old.unlink()
         videos = world.script()
         _write_annotations(videos, root, world)

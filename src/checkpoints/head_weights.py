@@ -12,7 +12,14 @@ from egovlpv2.checkpoints.released_heads import convert_answer_head
 from egovlpv2.checkpoints.soundness import check_weights
 from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file
 from egovlpv2.heads.answers import AnswerHead
-from egovlpv2.heads.summary import CutBy, Design, SummaryHead
+from egovlpv2.heads.summary import (
+    MAX_SEGMENT_SHOTS,
+    MAX_SEGMENTS,
+    SEGMENT_PENALTY,
+    CutBy,
+    Design,
+    SummaryHead,
+)
 from egovlpv2.io.schema import check
 
 _OURS = "head."
@@ -38,6 +45,9 @@ class _SummaryFacts(TypedDict):
     kind: Literal["fused", "transformed"]
     checkpoint: str
     cut_by: CutBy
+    max_segments: _Count
+    max_segment_shots: _Count
+    vmax: Annotated[float, Meta(ge=0)]
 
 
 def read_answer_head(path: Path) -> tuple[AnswerHead | None, dict[str, Any]]:
@@ -83,7 +93,8 @@ def read_summary_head(path: Path) -> tuple[SummaryHead, dict[str, Any]]:
         path: A checkpoint of QFVS.
 
     Returns:
-        The head; its sizes and `design`, and of the features that it takes the `kind` and their weights' `checkpoint`.
+        The head; its sizes and `design`; of the features that it takes the `kind` and their weights' `checkpoint`; and
+        how its videos were cut into segments: `cut_by`, `max_segments`, `max_segment_shots`, `vmax`.
 
     Raises:
         ValueError: The file is missing, unreadable or of another task.
@@ -93,7 +104,8 @@ def read_summary_head(path: Path) -> tuple[SummaryHead, dict[str, Any]]:
     if not facts:
         raise ValueError(f"{path} is not a checkpoint of QFVS ({describe(file.get('state_dict') or file)}): `make "
                          "finetune-qfvs` leaves some")
-    facts = {"design": "paper", "cut_by": "patches", **facts}  # heads of before don't tell them
+    facts = {"design": "paper", "cut_by": "patches", "max_segments": MAX_SEGMENTS,
+             "max_segment_shots": MAX_SEGMENT_SHOTS, "vmax": SEGMENT_PENALTY, **facts}  # older checkpoints lack them
     sizes = check(facts, _SummaryFacts, f"{path}, egovlpv2.qfvs")
     if sizes["dim"] % sizes["num_heads"]:
         raise ValueError(f"{path}, egovlpv2.qfvs: num_heads {sizes['num_heads']} does not divide dim {sizes['dim']}")

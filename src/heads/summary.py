@@ -12,6 +12,10 @@ Design = Literal["paper", "released"]
 CutBy = Literal["patches", "cls"]
 """Features that tell of changes in a video: directions of the mean of the patches, or plain products of CLS states."""
 
+SHOT_SECONDS = 5  # QFVS's shots
+MAX_SEGMENTS, MAX_SEGMENT_SHOTS, SEGMENT_PENALTY = 20, 200, 1.0
+"""Limits of KTS: segments of a video, shots of a segment, and the weight of the penalty on their number."""
+
 _FEW = -1.91  # first bias of the scores, as released: one shot in eight is chosen
 _RELEASED_FEEDFORWARD, _RELEASED_HIDDEN, _RELEASED_STD = 2048, 8, 0.1
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from egovlpv2.batch import multi_hot
+
 
 @dataclass(frozen=True)
 class Relevancy:
@@ -34,7 +36,7 @@ class Relevancy:
         (verbs, nouns), clip = _distinct(verb_classes, noun_classes)
         (other_verbs, other_nouns), text = _distinct(sentence_verb_classes, sentence_noun_classes)
         width = 1 + max((noun for labels in (*nouns, *other_nouns) for noun in labels), default=0)
-        a, b = _multi_hot(nouns, width), _multi_hot(other_nouns, width)
+        a, b = multi_hot(nouns, width), multi_hot(other_nouns, width)
         both = a @ b.T  # (a, b) counts, exact in float32
         table = both / (a.sum(1)[:, None] + b.sum(1) - both)  # intersection over union of the nouns
         same_verb = torch.tensor(verbs)[:, None] == torch.tensor(other_verbs)
@@ -66,10 +68,3 @@ def _distinct(verbs: Sequence[int], nouns: Sequence[Sequence[int]]) -> tuple[tup
     places: dict[tuple[int, frozenset[int]], int] = {}
     codes = [places.setdefault((int(v), frozenset(n)), len(places)) for v, n in zip(verbs, nouns, strict=True)]
     return ([verb for verb, _ in places], [nouns for _, nouns in places]), torch.tensor(codes)
-
-
-def _multi_hot(labels: Sequence[frozenset[int]], width: int) -> Tensor:
-    hot = torch.zeros(len(labels), width)
-    rows = [row for row, nouns in enumerate(labels) for _ in nouns]
-    hot[rows, [int(noun) for nouns in labels for noun in nouns]] = 1.0
-    return hot

@@ -114,7 +114,7 @@ def test_model_flops_are_three_times_the_forward_pass(tokenizer: str) -> None:
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH):
         sum(task.objectives(batch, torch.Generator().manual_seed(0)).values()).backward()
-    model = training_flops(8 * complexity(config, 4, step_bench.WORDS)["gmacs"]["ours"])
+    model = training_flops(8 * complexity(config, 4, step_bench.TOKENS)["gmacs"]["ours"])
     assert counter.get_total_flops() == pytest.approx(model, rel=0.05)
 
 
@@ -176,7 +176,7 @@ def test_what_is_counted_is_what_complexity_says(make_backbone) -> None:
     config = make_config()
     backbone = make_backbone().to("meta")
     calls = passes(backbone, torch.empty(1, 4, 3, 32, 32, device="meta"), make_texts(1, torch.device("meta")))
-    macs = complexity(config, 4, step_bench.WORDS)["gmacs"]["by_objective"]
+    macs = complexity(config, 4, step_bench.TOKENS)["gmacs"]["by_objective"]
     counted = {name: step_gmacs(call) for name, call in calls.items()}
     assert counted["trunk"] == pytest.approx(macs["shared trunk"])
     assert counted["top, gate open"] == pytest.approx(macs["vtm"], rel=0.02)  # less the head

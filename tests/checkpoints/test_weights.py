@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from egovlpv2 import load_backbone
 from egovlpv2.checkpoints.weights import load_strictly, num_frames_of, save_backbone
 from egovlpv2.cli import main as cli
-from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.egomcq import EgoMCQ
 
 
@@ -30,7 +29,7 @@ def test_safetensors_round_trip(make_backbone, saved: Path) -> None:
 
 
 def test_own_checkpoint_round_trip(make_backbone, tmp_path: Path) -> None:
-    task = EgoMCQ(make_backbone().config, OptimizerConfig())
+    task = EgoMCQ(make_backbone().config)
     file = {"state_dict": task.state_dict()}
     task.on_save_checkpoint(file)
     torch.save(file, tmp_path / "task.ckpt")
@@ -39,7 +38,7 @@ def test_own_checkpoint_round_trip(make_backbone, tmp_path: Path) -> None:
 
 
 def test_weights_into_a_task_with_other_frames(make_backbone, small_config, saved: Path) -> None:
-    task = EgoMCQ(small_config(frames=8), OptimizerConfig(), weights=str(saved))
+    task = EgoMCQ(small_config(frames=8), weights=str(saved))
     assert task.backbone.video_tower.temporal_embed.shape[1] == 8
     first, last = task.backbone.video_tower.temporal_embed[0, [0, -1]]
     four = make_backbone().video_tower.temporal_embed[0]
@@ -49,7 +48,7 @@ def test_weights_into_a_task_with_other_frames(make_backbone, small_config, save
 
 def test_a_checkpoint_of_another_size_is_an_error_that_lists_the_keys(make_backbone, saved: Path, small_config) -> None:
     with pytest.raises(ValueError, match=r"(?s)small.safetensors does not fit.*missing video_tower.blocks.3"):
-        EgoMCQ(small_config(depth=4), OptimizerConfig(), weights=str(saved))
+        EgoMCQ(small_config(depth=4), weights=str(saved))
     state = make_backbone().state_dict()
     state["extra"] = torch.zeros(3)
     state["video_tower.norm.bias"] = torch.zeros(5)

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,7 +84,7 @@ def _egomcq() -> Format:
 
 def _check_queries(path: Path) -> None:
     queries = [query for clip in read_nlq_queries(path) for query in clip]
-    assert all(isinstance(query.text, str) and query.place.duration > 0 for query in queries)
+    assert all(isinstance(query.text, str) and query.span.duration > 0 for query in queries)
     assert all(-1 <= query.window[0] <= query.window[1] <= 1e6 for query in queries if query.window is not None)
     assert len({query.key for query in queries}) == len(queries)
     assert all(all(texts) for texts in read_asked([str(path)]).values())
@@ -108,9 +107,9 @@ def _vslnet() -> Format:
 
 def _check_moments(path: Path) -> None:
     clips = list(read_moments(path))
-    assert len({clip.place.clip for clip in clips}) == len(clips)
+    assert len({clip.span.clip for clip in clips}) == len(clips)
     for clip in clips:
-        assert clip.split in ("", "train", "val", "test") and 0 < clip.place.duration <= 1e6 + 1
+        assert clip.split in ("", "train", "val", "test") and 0 < clip.span.duration <= 1e6 + 1
         assert all(label.strip() and -1 <= start <= end <= 1e6 for label, start, end in clip.instances)
 
 
@@ -222,15 +221,15 @@ def _ek100() -> Format:
 
 def _relevancy() -> Format:
     parts = {"table": np.eye(4, 3, dtype=np.float32), "clip": np.arange(4), "text": np.arange(3)}
-    files = _epic() | {"r.safetensors": save(parts, {"labels": "0" * 64}), "r.pkl": pickle.dumps(np.eye(4, 3))}
+    files = _epic() | {"r.safetensors": save(parts, {"labels": "0" * 64})}
 
     def load(folder: Path) -> None:
-        for name in ("r.pkl", "r.safetensors"):
-            module = EK100DataModule(str(folder), test="test.csv", test_sentences="sentences.csv", test_relevancy=name)
-            found = module.load("test").relevancy.full()
-            assert found.shape == (4, 3) and (found >= 0).all() and (found <= 1.001).all()
+        module = EK100DataModule(str(folder), test="test.csv", test_sentences="sentences.csv",
+                                 test_relevancy="r.safetensors")
+        found = module.load("test").relevancy.full()
+        assert found.shape == (4, 3) and (found >= 0).all() and (found <= 1.001).all()
 
-    return Format(files, ("r.safetensors", "r.pkl"), load)
+    return Format(files, ("r.safetensors",), load)
 
 
 def _bench() -> Format:

@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from egovlpv2.data_modules.base import Failure, VideoDataModule
+from egovlpv2.data_modules.base import VideoDataModule
+from egovlpv2.data_modules.clips import Failure
 from egovlpv2.data_modules.loaders import PAD_INDEX, DistributedEvalSampler, EpochSampler, ResumableDataLoader
 from egovlpv2.training.resume import use_resumable_loops
 
@@ -77,7 +78,7 @@ class Recorder(LightningModule):
 def train(
     folder: Path, data: VideoDataModule, resume: Path | None = None, save: ModelCheckpoint | None = None,
     loops: bool = True, **options: Any,
-) -> Recorder:  # fmt: skip
+) -> Recorder:
     """Train for three epochs, with a checkpoint where `save` says, and give what the model saw.
 
     With `loops`, as `egovlpv2 fit` does, otherwise by Lightning's own loops.
@@ -87,7 +88,7 @@ def train(
     trainer = Trainer(
         default_root_dir=folder, accelerator="cpu", logger=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=save, enable_checkpointing=save is not None, **options,
-    )  # fmt: skip
+    )
     if loops:
         use_resumable_loops(trainer)
     trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)

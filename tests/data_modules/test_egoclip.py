@@ -13,7 +13,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from egovlpv2.data_modules.clips import ChunkReader
+from egovlpv2.data_modules.clips import ClipReader
 from egovlpv2.data_modules.egoclip import EgoClip, EgoClipDataModule, Neighbours
 from egovlpv2.data_modules.packed import Strings
 from egovlpv2.data_modules.tables import read_clip_table
@@ -24,7 +24,7 @@ WriteCsv = Callable[[Path, list[dict[str, Any]]], Path]
 
 
 def dataset(folder: Path, seed: int = 0) -> EgoClip:
-    return EgoClip(folder / "egoclip.csv", ChunkReader(folder / "videos", 2, 16, 4.0), seed)
+    return EgoClip(folder / "egoclip.csv", ClipReader(folder / "videos", 2, 16, 4.0), seed)
 
 
 def test_table(world: Path) -> None:
@@ -79,7 +79,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_malformed_rows(
     tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv, changes: dict[str, Any], message: str,
     caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+) -> None:
     good = [make_row(i, "v", float(i)) for i in range(200)]
     few, many = good.copy(), good[:3]
     few[150], many[1] = make_row(150, "v", 1.0, **changes), make_row(1, "v", 1.0, **changes)
@@ -182,7 +182,7 @@ def test_negatives_are_of_the_same_minute(tmp_path: Path, make_row: MakeRow, wri
 
 def test_any_other_row_may_be_the_negative(tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv) -> None:
     path = write_csv(tmp_path / "egoclip.csv", [make_row(i, f"v{i % 2}", 100.0 * i) for i in range(5)])
-    clips, draw = EgoClip(path, ChunkReader(tmp_path, 2, 16, 4.0), 0, "any"), np.random.default_rng(0)
+    clips, draw = EgoClip(path, ClipReader(tmp_path, 2, 16, 4.0), 0, "any"), np.random.default_rng(0)
     counts = Counter(clips.draw_negative(2, draw) for _ in range(400))
     assert set(counts) == {0, 1, 3, 4} and min(counts.values()) > 70
 
@@ -268,7 +268,7 @@ def fit(data: EgoClipDataModule, folder: Path, resume: Path | None = None, max_e
     trainer = Trainer(
         max_epochs=max_epochs, accelerator="cpu", logger=False, callbacks=save, enable_progress_bar=False,
         enable_model_summary=False,
-    )  # fmt: skip
+    )
     trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
     return model.seen
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
-from egovlpv2.data_modules.clips import ChunkReader
+from egovlpv2.data_modules.clips import ClipReader
 from egovlpv2.data_modules.egomcq import EgoMCQ, EgoMCQDataModule
 from egovlpv2.data_modules.loaders import PAD_INDEX
 
@@ -37,8 +37,8 @@ def ask(data: EgoMCQDataModule, run: str = "validate") -> list[int]:
     return asker.answers
 
 
-def reader(folder: Path, num_frames: int = 2) -> ChunkReader:
-    return ChunkReader(folder / "videos", num_frames, 16, 4.0)
+def reader(folder: Path, num_frames: int = 2) -> ClipReader:
+    return ClipReader(folder / "videos", num_frames, 16, 4.0)
 
 
 def test_batches(world: Path, options: dict[str, Any]) -> None:

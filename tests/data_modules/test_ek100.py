@@ -115,7 +115,7 @@ def test_without_a_validation_split_videos_are_held_out(toy: Path, options: dict
     ("test", put("start_timestamp", 3, "99:99:99.5"), "line 5, column start_timestamp: '99:99:99.5' is not a time"),
     ("train_sentence", lambda f: f.drop(columns="noun_classes"), "sentence.csv has no column noun_classes"),
     ("train_sentence", put("noun_classes", 4, "[1, 999]"), "line 6, column noun_classes"),
-])  # fmt: skip
+])
 def test_mistakes_are_named(copy: Path, options: dict[str, Any], file: str, change: Change, message: str) -> None:
     edit(copy / f"EPIC_100_retrieval_{file}.csv", change)
     with pytest.raises(ValueError, match=message):

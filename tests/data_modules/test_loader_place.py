@@ -1,4 +1,4 @@
-"""Where a loader says that it is, batch by batch, and which rows the samplers of processes yield."""
+"""The position of a loader, batch by batch, and the rows that the samplers of processes yield."""
 
 import pytest
 

@@ -15,7 +15,7 @@ from egovlpv2.batch import MomentBatch
 from egovlpv2.data_modules.grounding import ClipSpan
 from egovlpv2.data_modules.loaders import PAD_INDEX
 from egovlpv2.data_modules.moments import Moments, read_moments
-from egovlpv2.data_modules.mq import Clips, MQDataModule
+from egovlpv2.data_modules.mq import MQClips, MQDataModule
 from egovlpv2.features.files import FeatureWriter
 from egovlpv2.features.header import Recipe
 
@@ -128,7 +128,7 @@ def test_what_is_counted(make: Callable[..., MQDataModule], tmp_path: Path) -> N
     clips = [clip("a", [row("wash", 1, 2)]), silent, clip("none", [row("wash", 1, 2, primary=False)]),
              clip("unseen", [row("cut", 1, 2)])]
     data = make(*clips)
-    assert [place.clip for place in data.places("val")] == ["a"]
+    assert [span.clip for span in data.spans("val")] == ["a"]
     assert data.counts == {"val_without_moments": 2, "val_without_features": 1, "val_moments_beyond_the_end": 0}
 
 
@@ -159,7 +159,7 @@ def test_one_file_of_all_splits(make: Callable[..., MQDataModule], tmp_path: Pat
         "a": entry("train", ("wash", 1, 2)), "b": entry("val", ("cut", 1.5, 2)), "c": entry("test"),
         "d": entry("train", ("cut", 0, 20)), "e": entry("val")}))
     data = make(train=file, val=file, test=file, batch_size=1)
-    assert {split: [place.clip for place in data.places(split)] for split in ("train", "val", "test")} == {
+    assert {split: [span.clip for span in data.spans(split)] for split in ("train", "val", "test")} == {
         "train": ["a", "d"], "val": ["b"], "test": ["c"]}
     assert data.counts["val_without_moments"] == 1 and data.counts["test_without_moments"] == 0
     batch = only(data)
@@ -199,7 +199,7 @@ def test_epoch_keys_and_filler(make: Callable[..., MQDataModule], tmp_path: Path
     keys = list(loader.sampler)
     assert sorted(keys) == [(2, i) for i in range(5)] != keys
     assert [i for batch in loader for i in batch["index"].tolist()] == [key[1] for key in keys][:4]
-    clips: Clips = loader.dataset
+    clips: MQClips = loader.dataset
     assert torch.equal(clips[2, 1].features, clips[1].features) and clips[2, 1].clip == "c1"
     assert clips[PAD_INDEX] is None
     monkeypatch.setattr(data, "_processes", lambda: (2, 1))
@@ -221,7 +221,7 @@ def test_epoch_keys_and_filler(make: Callable[..., MQDataModule], tmp_path: Path
      (row("wash", -0.5, -0.1), "lies outside its clip"), (row("wash", 1, 1e7), "end_time: Expected `float` <= 1000000"),
      (row(["wash"], 1, 2), "label: Expected `str`, got `array`"),
      (row(" ", 1, 2), "label: Expected a text that is not")],
-)  # fmt: skip
+)
 def test_bad_times(tmp_path: Path, told: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         list(read_moments(write_official(tmp_path / "bad.json", clip("a", [told]))))
@@ -231,7 +231,7 @@ def test_bad_times(tmp_path: Path, told: dict[str, Any], message: str) -> None:
     "content", ["[]", "3", '{"videos": [{}]}', '{"a": 3}', '{"a": {"duration": 3}}',
                 *(json.dumps({"a": entry("val") | {"annotations": [{"label": "wash"} | times]}})
                   for times in ({"segment": [1]}, {"start_time": None, "end_time": 1}))]
-)  # fmt: skip
+)
 def test_other_forms_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "bad.json").write_text(content)
     with pytest.raises(ValueError, match="bad.json.* an? (official moments_.*.json|clip_annotations.json|segment)"):
@@ -277,7 +277,7 @@ def test_an_unknown_label_is_named(make: Callable[..., MQDataModule], tmp_path: 
     write_features(tmp_path / "features", "a", 10.0)
     data = make(clip("a", [row("dance", 1, 2)]))
     for loader in (data.train_dataloader, data.val_dataloader):
-        with pytest.raises(ValueError, match="clip a: 'dance' is none of the 3 labels of .*moment_classes_idx.json"):
+        with pytest.raises(ValueError, match="clip a: 'dance' is not one of the 3 labels of .*moment_classes_idx.json"):
             loader()
     assert len(make(clip("a", [row("wash", 1, 2), row("dance", 1, 2, primary=False)])).clips("val")) == 1
 
@@ -332,12 +332,12 @@ def test_the_toy_world(toy: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations of shared/data/mq are not here")
 def test_real_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MQDataModule, "has", lambda *_: True)
+    monkeypatch.setattr(MQDataModule, "has_features", lambda *_: True)
     file = "ego4d_clip_annotations.json"
     clips = list(read_moments(REAL / file))
     assert len(clips) == 2495 and sum(len(clip.instances) for clip in clips) == 17855
     assert Counter(clip.split for clip in clips) == {"train": 1486, "val": 521, "test": 488}
-    assert max(clip.place.duration for clip in clips) < 481
+    assert max(clip.span.duration for clip in clips) < 481
     data = MQDataModule(str(REAL), str(tmp_path), train=file, val=file, test=file)
     assert len(data.classes) == 110 and len(data.labels) == 111
     assert {label for clip in clips for label, *_ in clip.instances} <= set(data.classes)

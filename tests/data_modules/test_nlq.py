@@ -14,7 +14,7 @@ from torch import Tensor
 from egovlpv2.batch import QueryBatch
 from egovlpv2.data_modules.grounding import ClipSpan, averaged, pad, read_clip_features
 from egovlpv2.data_modules.loaders import PAD_INDEX
-from egovlpv2.data_modules.nlq import NLQDataModule, NLQQueries, Query, label_span, read_nlq_queries
+from egovlpv2.data_modules.nlq import NLQDataModule, NLQQueries, NLQQuery, label_span, read_nlq_queries
 from egovlpv2.features.files import FeatureFolder, FeatureWriter
 from egovlpv2.features.header import Recipe
 
@@ -163,7 +163,7 @@ def test_spans_are_the_best_of_all() -> None:
         ((10.0, 10.4), (4, 4)), ((11.0, 12.0), (4, 4)),  # beyond the end: the last
         ((5.0, 5.0), (2, 2)), ((0.0, 0.0), (0, 0)), ((10.0, 10.0), (4, 4)),  # of no length
     ],
-)  # fmt: skip
+)
 def test_spans_at_edges(window: tuple[float, float], span: tuple[int, int]) -> None:
     assert label_span(window, 10.0, 5) == span
 
@@ -172,7 +172,7 @@ def test_spans_at_edges(window: tuple[float, float], span: tuple[int, int]) -> N
     ("window", "margin", "lit"),
     [((10, 20), 0.1, (9, 20)), ((10, 20), 0.0, (10, 19)), ((10, 20), 0.5, (5, 24)), ((0, 10), 0.1, (0, 10)),
      ((30, 40), 0.1, (29, 39)), ((10, 12), 0.1, (10, 11)), ((0, 40), 0.1, (0, 39))],
-)  # fmt: skip
+)
 def test_highlights_go_beyond_their_windows(make: Callable[..., NLQDataModule], tmp_path: Path,
                                             window: tuple[float, float], margin: float, lit: tuple[int, int]) -> None:
     """One position is half a second here; the other clip makes room for a highlight to run into padding."""
@@ -230,7 +230,7 @@ def test_what_is_counted(make: Callable[..., NLQDataModule], tmp_path: Path) -> 
     assert data.counts == {"val_clips_without_queries": 2, "val_empty_queries": 2, "val_without_features": 1}
     assert data.protocol | {"max_positions": 256, "highlight_margin": 0.1, "kind": "fused",
                             "features_per_second": 2.0, "window_seconds": 2.0, "shuffled": False} == data.protocol
-    assert [place.duration for place in data.places("val")] == [20.0]
+    assert [span.duration for span in data.spans("val")] == [20.0]
 
 
 def test_shuffled_features(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_both_forms_tell_the_same(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(json.dumps({"a": entry}))
     (found,) = read_nlq_queries(tmp_path / "train.json")
     assert [found] == list(read_nlq_queries(official))
-    assert found[1] == Query(ClipSpan("a", "a", 0.0, 480.0), "a-1", 0, "who?", (3.0, 4.5))
+    assert found[1] == NLQQuery(ClipSpan("a", "a", 0.0, 480.0), "a-1", 0, "who?", (3.0, 4.5))
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_both_forms_tell_the_same(tmp_path: Path) -> None:
      ((22, 23), "22.0-23.0 s lies outside its clip of 20.0 s"), ((-0.5, -0.1), "lies outside its clip"),
      ((-3, 1), "clip_start_sec: Expected `float` >= -1"), ((3, None), "has one of clip_start_sec and clip_end_sec"),
      ((1, 1e7), "clip_end_sec: Expected `float` <= 1000000")],
-)  # fmt: skip
+)
 def test_bad_windows(tmp_path: Path, times: tuple[float, float], message: str) -> None:
     path = write_official(tmp_path / "bad.json", clip("a", [row("What?", *times)]))
     with pytest.raises(ValueError, match=f"bad.json.*{message}"):
@@ -300,7 +300,7 @@ def test_bad_windows(tmp_path: Path, times: tuple[float, float], message: str) -
      '{"a": {"fps": 0, "num_frames": 9, "annotation_uids": [], "query_idx": [], "sentences": [], "exact_times": []}}',
      '{"a": {"fps": 1, "num_frames": 9, "annotation_uids": [], "query_idx": [], "sentences": ["What?"], '
      '"exact_times": []}}'],
-)  # fmt: skip
+)
 def test_other_forms_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "bad.json").write_text(content)
     with pytest.raises(ValueError, match="bad.json.* (official nlq_.*.json|VSLNet's|has 0 entries)"):
@@ -312,7 +312,7 @@ def test_other_forms_are_named(tmp_path: Path, content: str) -> None:
     (lambda c: c[1]["annotations"][0].update(annotation_uid="a-0"), "annotation_uid 'a-0' is there twice, first"),
     (lambda c: c[1]["annotations"][0].pop("annotation_uid"), "clip b: the query 'what.' is in an annotation without"),
     (lambda c: c[1].update(clip_uid=5), r"clips\[1\].clip_uid: Expected `str`, got `int`"),
-    (lambda c: c[1].update(video_end_sec=None), "clip b doesn't tell its times"),
+    (lambda c: c[1].update(video_end_sec=None), "clip b has no times"),
     (lambda c: c[1].update(video_end_sec=0.0), "clip b lasts from 0.0 to 0.0 s of its video"),
     (lambda c: c[1]["annotations"][0]["language_queries"][0].update(query=["What?"]), "query: Expected `str . null`"),
 ])
@@ -349,7 +349,7 @@ def test_bad_features_are_named(make: Callable[..., NLQDataModule], tmp_path: Pa
     with pytest.raises(ValueError, match="has features of none of the clips of .*nlq_val.json: extract them"):
         make(*clips).val_dataloader()
     path = write_features(folder, "a", 10.0, ("what?",))
-    with pytest.raises(ValueError, match=r"features of a know nothing of the query 'why\?': extract them"):
+    with pytest.raises(ValueError, match=r"features of a were extracted without the query 'why\?': extract them"):
         only(make(*clips))
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="a.safetensors is cut short"):
@@ -400,7 +400,7 @@ def test_the_toy_world(toy: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations of shared/data/nlq are not here")
 def test_real_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(NLQDataModule, "has", lambda *_: True)
+    monkeypatch.setattr(NLQDataModule, "has_features", lambda *_: True)
     told = [query for clip in read_nlq_queries(REAL / "nlq_val.json") for query in clip]
     assert len(told) == 3875
     assert sum(query.window[0] == query.window[1] for query in told) == 342
@@ -415,6 +415,6 @@ def test_real_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert same == {query.key: query.window for query in told if query.text}
     queries = data.queries("train")
     for query in queries[:: len(queries) // 50]:
-        start, end = label_span(query.window, query.place.duration, 256)
-        step = query.place.duration / 256
+        start, end = label_span(query.window, query.span.duration, 256)
+        step = query.span.duration / 256
         assert abs(start * step - query.window[0]) <= step and abs((end + 1) * step - query.window[1]) <= step

@@ -110,7 +110,7 @@ def keys(found: list[SummaryBatch]) -> list[str]:
 
 
 def check_shots(data: QFVSDataModule, batch: SummaryBatch, i: int, asked: list[str]) -> None:
-    """What lies at the mask's places is of the video's shots, in their order, and nothing lies elsewhere."""
+    """The values at the mask's places are those of the video's shots, in order; all others are zero."""
     video, *concepts = batch["key"][i].split()
     shots, mask = sum(LENGTHS[video]), batch["mask"][i]  # n, (G, n)
     assert mask.sum(1).tolist() == LENGTHS[video] + [0] * (len(mask) - len(LENGTHS[video]))
@@ -322,13 +322,13 @@ ORACLE = "Oracle_Summaries/P01/Baby_Car_oracle.txt"
     (ORACLE, "5\n7\n5\n", "Baby_Car_oracle.txt, line 3: shot 5 is there twice, first in line 1"),
     (ORACLE, "\n\n", "Baby_Car_oracle.txt names no shots"),
     (ORACLE, b"1\n\xff\n", "Baby_Car_oracle.txt, line 2: the file is not UTF-8"),
-    ("Oracle_Summaries/P01/Baby_Dog_oracle.txt", "1\n", "Baby_Dog_oracle.txt: 'Dog' is none of the 5 concepts"),
+    ("Oracle_Summaries/P01/Baby_Dog_oracle.txt", "1\n", "Baby_Dog_oracle.txt: 'Dog' is not one of the 5 concepts"),
     ("Oracle_Summaries/P01/Baby_oracle.txt", "1\n", "Baby_oracle.txt: an oracle summary should be named like Car_Tree"),
     ("Oracle_Summaries/P01/Baby_Car.txt", "1\n", "Baby_Car.txt: an oracle summary should be named like Car_Tree"),
     ("Oracle_Summaries/P01/A_B_C_oracle.txt", "1\n", "A_B_C_oracle.txt: an oracle summary should be named"),
-    ("Dense_per_shot_tags/P01/P01.txt", "Baby\n\nCar,Dog\n", "P01.txt, line 3: 'Dog' is none of the 5 concepts"),
+    ("Dense_per_shot_tags/P01/P01.txt", "Baby\n\nCar,Dog\n", "P01.txt, line 3: 'Dog' is not one of the 5 concepts"),
     ("Dense_per_shot_tags/P01/P01.txt", "Baby\n".encode("utf-16"), "P01.txt, line 1: the file is UTF-16"),
-    ("Dense_per_shot_tags/P01/P01.txt", "Baby,\n", "P01.txt, line 1: '' is none of the 5 concepts"),
+    ("Dense_per_shot_tags/P01/P01.txt", "Baby,\n", "P01.txt, line 1: '' is not one of the 5 concepts"),
     ("Dense_per_shot_tags/P01/P01.txt", "", "P01.txt has 0 shots of P01"),
     ("Dense_per_shot_tags/P01/P01.txt", None, "There is no file .*P01.txt: set data.init_args.root"),
     ("Dense_per_shot_tags/Dictionary.txt", "", "Dictionary.txt should name each concept once.*0 lines"),
@@ -355,7 +355,7 @@ def test_missing_oracles_are_named(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"test_video": "P05"}, "data.init_args.test_video=P05 is none of data.init_args.videos: P01, P02, P03, P04"),
+    ({"test_video": "P05"}, "data.init_args.test_video=P05 is not one of data.init_args.videos: P01, P02, P03, P04"),
     ({"videos": ["P01", "P02"]}, "give 3 videos or more, each once, to test on one and validate on another"),
     ({"videos": ["P01"], "validate_on": "test"}, "give 2 videos or more, each once, .* validate on the same"),
     ({"videos": ["P01", "P02", "P03", "P02"]}, "videos=.*give 3 videos or more, each once"),
@@ -438,7 +438,7 @@ def test_videos_may_be_cut_by_their_cls_states(make: Callable[..., QFVSDataModul
     assert data.protocol["cut_by"] == "cls"
     assert data.shots.bounds == {name: sorted({0, min(2, sum(LENGTHS[name])), sum(LENGTHS[name])}) for name in asked}
     write_features(root / "features", "P04", asked["P04"])
-    with pytest.raises(ValueError, match=r"P04.safetensors doesn't tell the CLS states of its windows "
+    with pytest.raises(ValueError, match=r"P04.safetensors has no CLS states of its windows "
                                          rf"\(data.init_args.cut_by=cls needs them\): delete it. Run `{RIGHT}"):
         make(cut_by="cls").setup("fit")
 
@@ -461,7 +461,7 @@ def test_features_that_lack_something_are_named(make: Callable[..., QFVSDataModu
                                          f"delete it, if it is there. Run `{RIGHT} .* --out .*features`"):
         make().train_dataloader()
     write_features(folder, "P04", asked["P04"], unfused=False)
-    with pytest.raises(ValueError, match="P04.safetensors doesn't tell what its windows look like"):
+    with pytest.raises(ValueError, match="P04.safetensors has no features of its windows without a query"):
         make().train_dataloader()
     data = make()
     path.unlink()
@@ -543,7 +543,7 @@ CHANCE = {
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations of shared/data/qfvs are not here")
 @pytest.mark.parametrize("video", CHANCE)
 def test_real_annotations(video: str) -> None:
-    """What chance gets is not far from the paper's 52.08: a score below it says that a head has learned nothing."""
+    """The chance level is not far below the paper's 52.08: a score below it is that of an untrained head."""
     shots, uniform, drawn = CHANCE[video]
     dictionary = read_dictionary(REAL)
     tags = read_tags(REAL, video, dictionary)

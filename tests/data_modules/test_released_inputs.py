@@ -92,7 +92,7 @@ def case_id(case: dict[str, Any]) -> str:
 
 def reader_of(make: type, root: Path, rule: str, num_frames: int) -> ClipReader:
     data = make(str(root), videos="", num_frames=num_frames, size=SIDE, frame_rule=rule)
-    return data._reader(num_frames)
+    return data.reader(num_frames)
 
 
 @pytest.mark.parametrize("case", of("EgoMCQ"), ids=case_id)
@@ -164,7 +164,7 @@ def test_training_draws_a_frame_of_each_segment(videos: Callable[..., Path], chu
         path = videos(1800, 30)
         reader, clip = reader_of(TaskQADataModule, path.parent, "released", count), (path.name, 0.0, float("inf"))
         bounds, least, most = [0, 450, 900, 1350, 1800], 0, -2
-    times = np.array([reader.rule(reader._span(*clip), count, rng) for _ in range(2000)])  # (n, 4)
+    times = np.array([reader.rule(reader.video(clip[0]).span(*clip[1:]), count, rng) for _ in range(2000)])  # (n, 4)
     drawn = np.floor(times * 30).astype(int)
     assert (drawn.min(0) == np.array(bounds[:-1]) + least).all() or name == "EgoTaskQA"
     assert (drawn.max(0) == np.array(bounds[1:]) + most).all() or name == "EgoTaskQA"
@@ -175,7 +175,7 @@ def test_a_short_clip_is_trained_on(chunks: Path) -> None:
     """The released code shows black and grey where a segment has fewer than two frames."""
     reader = EgoMCQDataModule(str(chunks), size=SIDE, frame_rule="released").reader(4)
     assert reader.train("v", 10.0, 10.14, np.random.default_rng(0)).shape == (4, 3, SIDE, SIDE)
-    found = np.floor(reader.rule(reader._span("v", 10.0, 10.14), 4, np.random.default_rng(0)) * 30)
+    found = np.floor(reader.rule(reader.video("v").span(10.0, 10.14), 4, np.random.default_rng(0)) * 30)
     assert found.tolist() == [299, 300, 301, 302]
 
 

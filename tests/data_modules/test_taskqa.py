@@ -14,7 +14,7 @@ from torch import Tensor
 from video.numbered_videos import write_video
 
 from egovlpv2.batch import AnswerBatch
-from egovlpv2.data_modules.base import Failure
+from egovlpv2.data_modules.clips import Failure
 from egovlpv2.data_modules.loaders import PAD_INDEX
 from egovlpv2.data_modules.questions import kind_names, most_frequent, read_questions
 from egovlpv2.data_modules.taskqa import TaskQADataModule
@@ -88,7 +88,7 @@ def grey_of(video: Tensor) -> str:
 
 
 def check(batch: dict[str, Any], rows: list[Row], max_tokens: int = 6) -> None:
-    """What is asked belongs to what is shown, and everything to its question."""
+    """Questions belong to their videos, and all other entries to their questions."""
     assert set(batch) == {*AnswerBatch.__annotations__, "failures"}
     count, asked = len(batch["key"]), [rows[i] for i in batch["index"].tolist()]
     assert batch["video"].dtype == torch.uint8 and batch["video"].shape[1:] == (2, 3, 16, 16)
@@ -381,7 +381,7 @@ def test_what_lacks_is_named(make: Callable[..., TaskQADataModule], root: Path) 
         make(videos="elsewhere").val_dataloader()
     for split in ("train", "val"):
         path = write(root, [], split)
-        with pytest.raises(ValueError, match=f"formatted_{split}_qas_encode.json asks nothing"):
+        with pytest.raises(ValueError, match=f"formatted_{split}_qas_encode.json has no questions"):
             getattr(make(), f"{split}_dataloader")()
         path.unlink()
         with pytest.raises(ValueError, match=f"There is no .*qa/direct/formatted_{split}_qas_encode.json or .*: set"):

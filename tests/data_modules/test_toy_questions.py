@@ -32,7 +32,7 @@ CHUNK = 8
 SMALL: dict[str, Any] = {
     "train_videos": 6, "val_videos": 5, "test_videos": 5, "val_questions": 5, "test_questions": 5,
     "shortest_video": 12.0, "longest_video": 20.0, "chunk_seconds": CHUNK,
-}  # fmt: skip
+}
 KEYS = {"interval", "question", "answer", "answer_encode", "type", "category", "semantic", "structural", "reference",
         "reasoning_type", "question_id", "video_id", "question_encode", "template"}
 
@@ -51,7 +51,7 @@ Facts = dict[str, set[str]]  # what is true of each noun
 
 
 class Story(NamedTuple):
-    """What the script tells of an interval."""
+    """The facts of an interval, from the script."""
 
     first: Event
     last: Event
@@ -144,8 +144,8 @@ RULES: dict[str, Callable[..., str]] = {
         lambda s: _only(noun for noun, facts in s.before.items() if "in the hand" in facts),
     r"what would be in hand without the last action\?":
         lambda s: _only(noun for noun, facts in s.between.items() if "in the hand" in facts),
-}  # fmt: skip
-"""How to answer: the first wording that fits counts."""
+}
+"""Answers by wording; the first that fits counts."""
 
 
 def _answer(question: str, story: Story) -> str:
@@ -388,7 +388,7 @@ def test_the_same_world_again_and_an_earlier_one_makes_way(
 
 
 def test_wrong_questions_are_plausible(pools: Pools) -> None:
-    """What is not done could have been done to such a thing: the wording alone does not tell."""
+    """An action that doesn't happen would be possible: the wording alone doesn't give the answer."""
     rows = [row for own in pools.values() for pool in own for row in pool if row["template"] == "is-done-direct"]
     wrong = [re.fullmatch(rf"does the person {VERB} the {NOUN}\?", row["question"]) for row in rows
              if row["answer"] == "no"]

@@ -26,7 +26,7 @@ from egovlpv2.data_modules.toy_world.vocabulary import AFFORDANCES, NOUNS, VERBS
 SMALL: dict[str, Any] = {
     "train_videos": 2, "val_videos": 5, "test_videos": 5, "val_questions": 5, "test_questions": 10,
     "shortest_video": 12.0, "longest_video": 13.0, "chunk_seconds": 7,
-}  # fmt: skip
+}
 SPLITS = {"val": 5, "test": 10}
 
 
@@ -286,7 +286,7 @@ def _shown(world: Path, take: str, videos: list[Video]) -> list[Video]:
 
 
 def _happens(shown: list[Video]) -> dict[tuple[float, float], Event]:
-    """What the wearer does wholly in view, by its start and end in the take."""
+    """The wearer's actions within view, by start and end in the take."""
     chunk = SMALL["chunk_seconds"]
     return {(round(event.start + i * chunk, 2), round(event.end + i * chunk, 2)): event
             for i, video in enumerate(shown) for event in video.events if event.wearer == "C" and event.end <= chunk}
@@ -394,7 +394,7 @@ def _use(filmed: list[tuple[Video, int]], chunk: int) -> list[Counter[str]]:
 
 
 def _tags(use: list[Counter[str]]) -> list[list[str]]:
-    """What is used for half a second of a shot."""
+    """The nouns that are used for half a second of a shot."""
     return [sorted(concept for concept, count in shot.items() if count >= 50) for shot in use]
 
 

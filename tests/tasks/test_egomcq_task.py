@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from helpers import make_clips, make_text
 
 from egovlpv2.batch import ChoiceBatch
-from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.egomcq import EgoMCQ, choice_scores
 
 
@@ -35,21 +34,20 @@ def test_scores_are_those_of_single_passes(make_backbone, fusion_cls: str) -> No
 
 @pytest.mark.parametrize("monitor, expected", [("intra", 50.0), ("inter", 100.0), ("mean", 75.0)])
 def test_the_chosen_kind_of_question_is_the_score(small_config, monitor: str, expected: float) -> None:
-    task, logged = EgoMCQ(small_config(), OptimizerConfig(), monitor=monitor), {}
-    task.log = lambda name, value: logged.update({name: float(value)})
-    task.log_dict = lambda values, prog_bar: logged.update({name: float(value) for name, value in values.items()})
+    task, logged = EgoMCQ(small_config(), monitor=monitor), {}
+    task.log = lambda name, value, prog_bar: logged.update({name: float(value)})
+    task.log_dict = lambda values: logged.update({name: float(value) for name, value in values.items()})
     right, wrong = torch.eye(5)[:1], torch.eye(5)[1:2]
-    for name, metric in task.accuracy["val"].items():
-        answers = torch.zeros(3, dtype=torch.long)
-        scores = torch.cat([right, right, wrong]) if name == "ensemble" else torch.cat([wrong] * 3)
-        metric.update(scores, answers, torch.tensor([1, 2, 2]))
+    scores = {"dual": wrong.expand(3, 5), "fusion": wrong.expand(3, 5), "ensemble": torch.cat([right, right, wrong])}
+    task.metric("val").update(scores, torch.zeros(3, dtype=torch.long), torch.tensor([1, 2, 2]))
     task.on_validation_epoch_end()
     assert logged["val/score"] == expected
     assert (logged["val/egomcq/ensemble/inter"], logged["val/egomcq/ensemble/intra"]) == (100.0, 50.0)
-    task.accuracy["val"]["ensemble"].update(right, torch.tensor([0]), torch.tensor([1]))  # no question within a video
+    scores = dict.fromkeys(scores, right)
+    task.metric("val").update(scores, torch.tensor([0]), torch.tensor([1]))  # no question within a video
     task.on_validation_epoch_end()
     assert logged["val/score"] == 100.0
 
 
 def test_the_papers_way_of_picking_a_checkpoint_is_the_default(small_config) -> None:
-    assert EgoMCQ(small_config(), OptimizerConfig()).monitor == "intra"
+    assert EgoMCQ(small_config()).monitor == "intra"

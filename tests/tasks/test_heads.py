@@ -176,7 +176,7 @@ def test_features_of_another_width_are_named(task: str, option: str, toy: Path, 
 
 
 def test_too_few_classes_are_named(toy: Path, features: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="list of classes has 25 labels, nothing included, and the head 2: set"):
+    with pytest.raises(SystemExit, match="list of classes has 25 labels, background included, and the head 2: set"):
         cli(arguments("fit", "mq", toy, features["mq"], tmp_path, "few", "--model.init_args.num_classes=2"))
 
 

@@ -163,7 +163,7 @@ def test_reranking_is_the_backbones_own_match(fusion_cls: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_trainable_parameter_has_a_gradient(task: str) -> None:
-    """What DDP waits for; and what only the open gate uses is not trained."""
+    """DDP waits for all gradients, and parameters that only the open gate uses are frozen."""
     module, clips = make_task(TASKS[task], fusion_cls="own").train(), make_clips(4)
     module.log = lambda *args, **kwargs: None
     batch = {"video": clips["video"], "text": clips["text"], "target": torch.arange(4), "relevancy": torch.eye(4)}

@@ -1,4 +1,4 @@
-"""What is drawn in a step: other masks and pairs in each step and epoch, the same in a run that is resumed."""
+"""Random draws of a step: other masks and pairs in each step and epoch, the same in a resumed run."""
 
 from pathlib import Path
 from typing import Any

@@ -95,7 +95,7 @@ def test_weights_without_a_head_are_trained_not_tested(toy: Path, tmp_path: Path
     cli(arguments("fit", toy, tmp_path, "run", "--trainer.limit_train_batches=1"))
     save_backbone(_task_of(tmp_path / "run" / "checkpoints" / "best.ckpt"), tmp_path / "plain.safetensors")
     weights = f"--model.init_args.weights={tmp_path / 'plain.safetensors'}"
-    with pytest.raises(SystemExit, match="has no head that answers: `make finetune-taskqa` trains one"):
+    with pytest.raises(SystemExit, match="has no answer head: `make finetune-taskqa` trains one"):
         cli(arguments("test", toy, tmp_path, "test", weights))
     with pytest.raises(SystemExit, match="The answer set has .* answers, and the head 7: set model.init_args.num_answ"):
         cli(arguments("fit", toy, tmp_path, "wrong", weights, "--model.init_args.num_answers=7"))
