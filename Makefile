@@ -7,14 +7,16 @@ RUN ?= pretrain-$(MODEL)-$(DATA)
 BIN := .venv/bin
 overlay = $(addprefix --config ,$(wildcard conf/$(DATA)/$(1).yaml))
 head = --config conf/$(1).yaml --config conf/trainer/$(TRAINER).yaml $(call overlay,$(1))
-task = --config conf/model/$(MODEL).yaml $(call head,$(1))
+task = --config conf/$(1).yaml --config conf/model/$(MODEL).yaml --config conf/trainer/$(TRAINER).yaml $(call overlay,$(1))
 help:  ## list the targets
 	@grep -hE '^[a-z0-9% -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-38s%s\n", $$1, $$2}'
 	@echo; echo '  MODEL=tiny|small|base DATA=toy|own|egoclip TRAINER=cpu|gpu|a100x8|a100x32 RUN=name WEIGHTS=path VIDEOS=folder ARGS="--more.options=1"'
 # The configs take these: the run whose weights are used, other weights, and the videos of frozen features.
 evaluate-% finetune-%: export EGO_RUN = $(RUN)
 evaluate-% finetune-%: export EGO_WEIGHTS = $(or $(WEIGHTS),runs/$(RUN)/checkpoints/best.ckpt)
-evaluate-% finetune-%: export EGO_VIDEOS = $(or $(VIDEOS),null)
+ifdef VIDEOS
+export EGO_VIDEOS = $(VIDEOS)
+endif
 
 setup: $(BIN)/.ready  ## make .venv with this package and all it needs
 $(BIN)/.ready: setup.cfg pyproject.toml

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from egovlpv2.data_modules.base import SET_ROOT, LoaderDataModule
+from egovlpv2.data_modules.extraction import ExtractionSource, FeatureRecipe
 from egovlpv2.data_modules.loaders import PAD_INDEX, Rows
 from egovlpv2.features import FeatureFolder, Features
 from egovlpv2.io.schema import LONGEST
-from egovlpv2.types import FrameRuleName
 from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
@@ -74,21 +74,21 @@ class FeatureDataModule(LoaderDataModule):
         test: Annotations to test on; null: none.
         shuffled: Permute each clip's features at random, always in the same way: a baseline of a head without
             temporal information.
-        videos: The folder of the videos, for pictures; null: pictures without frames.
+        videos: The folder of the videos, to extract features from and for pictures; null: neither.
         chunk_seconds: Length of a video's files, if it is a folder of them.
-        frames: Frames of a window that the features must have been extracted with; null: any number.
-        frame_rule: Frame rule that the features must have been extracted with; null: any.
+        weights: Weights to extract missing features with; null: what is missing is left out.
+        recipe: Recipe of the features; null: any.
         **kwargs: Arguments of every data module, see `LoaderDataModule`.
     """
 
     def __init__(self, root: str, features: str, train: str, val: str, test: str | None = None,
                  shuffled: bool = False, videos: str | None = None, chunk_seconds: float = 600.0,
-                 frames: int | None = None, frame_rule: FrameRuleName | None = None, **kwargs: Any) -> None:
+                 weights: str | None = None, recipe: FeatureRecipe | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root, self.features = Path(root), features
         self.train, self.val, self.test, self.shuffled = train, val, test, shuffled
         self.videos, self.chunk_seconds = videos, chunk_seconds
-        self.expected = {"frames": frames, "frame_rule": frame_rule}
+        self.weights, self.recipe = weights, recipe
         self._spans: dict[str, Sequence[ClipSpan]] = {}  # of each split, for pictures
 
     @cached_property
@@ -99,13 +99,20 @@ class FeatureDataModule(LoaderDataModule):
             ValueError: They are of another recipe than expected.
         """
         folder = FeatureFolder(self.features)
-        for name, value in self.expected.items():
-            if value is not None and getattr(folder.recipe, name) != value:
-                option = name.replace("_", "-")
-                raise ValueError(f"{self.features} holds features of {name} {getattr(folder.recipe, name)} and data."
-                                 f"init_args.{name} is {value}: extract them anew with --{option} {value} (make: "
-                                 f"{name.upper()}={value})")
+        if self.recipe is not None:
+            self.recipe.check(folder)
         return folder
+
+    def prepare_data(self) -> None:
+        """Extract the features that are missing; Lightning calls it on one process of each node."""
+        if self.videos is not None and self.weights is not None and self.recipe is not None:
+            source = ExtractionSource(self.videos, self.weights, self.chunk_seconds, num_workers=self.num_workers)
+            source.extract(Path(self.features), self.recipe, self.query_files)
+
+    @property
+    def query_files(self) -> list[str]:
+        """Files of the queries that the features are extracted for."""
+        return []
 
     @property
     def has_test_data(self) -> bool:

@@ -118,6 +118,11 @@ class NLQDataModule(FeatureDataModule):
         """The queries of `test`, or of `val` if there is none, to answer."""
         return self._evaluation("val" if self.test is None else "test")
 
+    @property
+    def query_files(self) -> list[str]:
+        """The annotations of all splits."""
+        return [str(self.annotations(name)) for name in dict.fromkeys((self.train, self.val, self.test)) if name]
+
     def has_ground_truth(self, split: str) -> bool:
         return any(query.window is not None for clip in read_nlq_queries(self.path(split)) for query in clip)
 

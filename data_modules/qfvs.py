@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from egovlpv2.batch import SummaryBatch
 from egovlpv2.data_modules.base import LoaderDataModule
+from egovlpv2.data_modules.extraction import ExtractionSource, FeatureRecipe
 from egovlpv2.data_modules.grounding import feature_protocol
 from egovlpv2.data_modules.loaders import PAD_INDEX, ResumableDataLoader, Rows
 from egovlpv2.data_modules.qfvs_files import (
@@ -75,6 +76,10 @@ class QFVSQueries(Rows[QFVSSample | None]):
         return self.read(query, row, list(prompts(query.concepts, self.templates[drawn])))
 
 
+# Shots of 5 s, of which the model sees a frame each second.
+SHOT_RECIPE = FeatureRecipe("trunk", fps=1.0, window=5, stride=5, frames=5)
+
+
 class QFVSDataModule(LoaderDataModule):
     """Query-focused summaries: the shots of a long video that summarise two concepts.
 
@@ -83,7 +88,8 @@ class QFVSDataModule(LoaderDataModule):
 
     Args:
         root: The folder of the annotations.
-        features: The folder of the features, written by `egovlpv2 fuse` with the prompts of `egovlpv2 prompts-qfvs`.
+        features: The folder of the features of shots with each prompt. Their trunks lie in a folder beside it, whose
+            name ends in `-trunk`.
         test_video: The video to test on.
         videos: All videos.
         validate_on: `next`: the video after the test video (the first after the last), which doesn't train. `test`: the
@@ -93,6 +99,10 @@ class QFVSDataModule(LoaderDataModule):
         max_segment_shots: Maximum number of shots in a segment.
         vmax: Weight of the penalty on the number of segments.
         cut_by: Features by which a video is cut, see `ShotFeatures`.
+        video_folder: The folder of the videos, to extract features from; null: what is missing is an error.
+        chunk_seconds: Length of a video's files, if it is a folder of them.
+        image_fps: Pictures a second, if a video is a folder of pictures.
+        weights: Weights to extract missing features with.
         **kwargs: Arguments of every data module, see `LoaderDataModule`.
     """
 
@@ -103,9 +113,12 @@ class QFVSDataModule(LoaderDataModule):
                  templates: Sequence[Template] = (("There is a {}", "There is a {} and a {}"),),
                  max_segments: int = MAX_SEGMENTS, max_segment_shots: int = MAX_SEGMENT_SHOTS,
                  vmax: float = SEGMENT_PENALTY,
-                 cut_by: CutBy = "patches", **kwargs: Any) -> None:
+                 cut_by: CutBy = "patches", video_folder: str | None = None, chunk_seconds: float = 600.0,
+                 image_fps: float | None = None, weights: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root, self.features, self.validate_on = Path(root), features, validate_on
+        self.video_folder, self.weights = video_folder, weights
+        self.chunk_seconds, self.image_fps = chunk_seconds, image_fps
         self.splits = split_videos(list(videos), test_video, validate_on)
         self.templates: list[Template] = [(single, double) for single, double in templates]
         check_templates(self.templates)
@@ -151,6 +164,14 @@ class QFVSDataModule(LoaderDataModule):
         return {name: list(dict.fromkeys(prompt for query in queries for template in self.templates
                                          for prompt in prompts(query.concepts, template)))
                 for name, queries in self.queries.items()}
+
+    def prepare_data(self) -> None:
+        """Extract the features that are missing; Lightning calls it on one process of each node."""
+        if self.video_folder is not None and self.weights is not None:
+            source = ExtractionSource(self.video_folder, self.weights, self.chunk_seconds, self.image_fps, self.num_workers)
+            trunks = Path(f"{self.features}-trunk")
+            source.extract(trunks, SHOT_RECIPE)
+            source.fuse(trunks, Path(self.features), self.prompts())
 
     def setup(self, stage: str) -> None:
         """Read all annotations and features before hours of training, not after."""

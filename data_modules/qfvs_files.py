@@ -234,10 +234,8 @@ class ShotFeatures:
         return folder
 
     def _remedy(self) -> str:
-        return ("Run `egovlpv2 extract VIDEOS --kind trunk --fps 1 "
-                f"--window {SHOT_SECONDS} --stride {SHOT_SECONDS} --frames {SHOT_SECONDS} --out TRUNKS`, "
-                "`egovlpv2 prompts-qfvs --config CONFIG --out prompts.json` and "
-                f"`egovlpv2 fuse TRUNKS --queries prompts.json --out {self.path}`")
+        return (f"Give another data.init_args.features than {self.path}, with data.init_args.video_folder and weights: "
+                "they are extracted there")
 
     def cut(self, video: str, tags: Path, num_shots: int, prompts: Sequence[str]) -> int:
         """Cut a video where its shots change most.

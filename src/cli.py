@@ -18,7 +18,6 @@ COMMANDS = {
     "prepare": Command("egovlpv2.video.prepare", "prepare_videos", ("inputs",)),
     "extract": Command("egovlpv2.features.extract", "extract_features", ("videos",)),
     "fuse": Command("egovlpv2.features.fuse", "fuse_features", ("trunks",)),
-    "prompts-qfvs": Command("egovlpv2.data_modules.qfvs_prompts", "write_prompts"),
     "show-nlq": Command("egovlpv2.tools.show", "show_predictions", ("run",)),
     "show-mq": Command("egovlpv2.tools.show", "show_predictions", ("run",)),
     "summarize": Command("egovlpv2.tools.summarize", "summarize", ("video",)),
@@ -32,6 +31,7 @@ COMMANDS = {
     "complexity": Command("egovlpv2.analysis.complexity", "count_complexity"),
     "bench": Command("egovlpv2.bench.run", "run_benchmarks", ("part",)),
 }
+REMOVED = {"prompts-qfvs": "`egovlpv2 fit --config conf/qfvs.yaml` extracts and fuses its features itself"}
 TRAINER_COMMANDS = {
     "fit": "Train, validating as it goes, and test the best checkpoint.",
     "validate": "Evaluate on the validation set.",
@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             import_module("egovlpv2.command.run").run(name, COMMANDS[name], args[1:])
         elif name in TRAINER_COMMANDS:
             import_module("egovlpv2.train_cli").run(args)
+        elif name in REMOVED:
+            raise ValueError(f"`{name}` was removed: {REMOVED[name]}")
         else:
             near = get_close_matches(name, [*COMMANDS, *TRAINER_COMMANDS], 1)
             raise ValueError(f"there is no command `{name}`{f', did you mean `{near[0]}`?' if near else ''} "

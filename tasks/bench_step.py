@@ -200,7 +200,7 @@ def measure(options: BenchOptions) -> list[Figure]:
     ours, unshared = _in_turn(options, clips)
     model = read_model(options.config)
     name = f"a step, {options.config.stem}, {clips} clips, {precision_name(options.precision)}"
-    flops = training_flops(complexity(model, model.video.num_frames, WORDS)["gmacs"]["ours"]) * clips
+    flops = training_flops(complexity(model, model.video.num_frames, TOKENS)["gmacs"]["ours"]) * clips
     floor = flops / ours.matmul
     figures += [Figure("step", name, ours.seconds, "s", f"matmul: {flops / 1e12:.3g} TFLOP as one large product "
                        f"{floor:.3g} s", ours.seconds / floor),

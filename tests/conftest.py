@@ -24,6 +24,13 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_variables_of_make() -> None:
+    """Configs are read as without `make`, which sets these."""
+    for name in ("EGO_RUN", "EGO_WEIGHTS", "EGO_VIDEOS"):
+        os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def usual_signals() -> None:
     """The signals that a terminal sends end a process, also where the tests run under `nohup` or in the background."""
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):

@@ -30,6 +30,7 @@ RUNS = [
     *(("fit", task, "trainer/a100x8", f"released/{task}") for task in HEADS),
     *(("fit", "pretrain", "model/tiny", "data/toy", "trainer/cpu", "toy/pretrain", "ablation/toy", overlay)
       for overlay in ABLATIONS),
+    *(("fit", "qfvs", "trainer/cpu", "toy/qfvs", f"qfvs_test_videos/P0{n}") for n in range(1, 5)),
 ]
 
 

@@ -21,7 +21,7 @@ def test_the_tiny_model_overfits_real_videos(toy: Path, tmp_path: Path, monkeypa
     monkeypatch.setenv("EGO_TOY", str(toy))
     files = ("pretrain", "model/tiny", "data/own", "trainer/cpu", "own/pretrain")
     cli(["fit", *(f"--config={ROOT / 'conf' / f'{file}.yaml'}" for file in files),
-         f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.enable_progress_bar=false"])
+         f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.enable_progress_bar=false", "--precision=32"])
     metrics = json.loads((tmp_path / "pretrain" / "metrics.json").read_text())["metrics"]
     assert metrics["val/egomcq/ensemble/inter"] >= 80 and "val/egomcq/ensemble/intra" not in metrics
 

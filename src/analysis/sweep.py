@@ -43,7 +43,7 @@ def sweep(folder: str | Path, base: Sequence[str], name: str, *, command: Litera
           plot: str | Path | None = None) -> SweepReport:
     """Run a folder of overlays on one configuration, and collect the numbers.
 
-    Each row is a run in RUNS/NAME/<file>. A row that has finished with the same resolved settings is kept; one that
+    Each row is a run in `RUNS/NAME/ROW`. A row that has finished with the same resolved settings is kept; one that
     has finished with others is run again, beside what was there.
 
     Args:

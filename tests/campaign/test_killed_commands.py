@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from features.test_extract import write
 from forked import Forked, run
-from helpers import ROOT
 
 from egovlpv2.cli import main as cli
 
@@ -46,8 +45,6 @@ def command(request: pytest.FixtureRequest, weights: Path, tmp_path: Path) -> tu
                       "--num-workers", "0"],
         "attend": [tmp_path / "in" / "a.mp4", "--text", "w1 w2", "--out", out / "a.png", *model],
         "toy-data": ["--out", out, *WORLD],
-        "prompts-qfvs": ["--config", ROOT / "conf" / "qfvs.yaml", "--config", ROOT / "conf" / "toy" / "qfvs.yaml",
-                         "--out", out / "a.json"],
     }
     return [name, *arguments[name]], out
 
@@ -76,8 +73,8 @@ def dies_at(replacement: int) -> Callable[[], None]:
     return patch
 
 
-@pytest.mark.parametrize("command", ["extract", "fuse", "index", "convert", "summarize", "attend", "toy-data",
-                                     "prompts-qfvs"], indirect=True)
+@pytest.mark.parametrize("command", ["extract", "fuse", "index", "convert", "summarize", "attend", "toy-data"],
+                         indirect=True)
 def test_killed_at_any_moment_and_started_again(command: tuple[list[object], Path], toy: Path, tmp_path: Path,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EGO_TOY", str(toy))

@@ -14,7 +14,6 @@ from helpers import ROOT, only
 from scipy.io import loadmat, savemat
 
 from egovlpv2.batch import SummaryBatch
-from egovlpv2.cli import main as cli
 from egovlpv2.data_modules.loaders import PAD_INDEX
 from egovlpv2.data_modules.qfvs import QFVSDataModule
 from egovlpv2.data_modules.qfvs_files import SummaryQuery, prompts, read_dictionary, read_oracles, read_tags
@@ -471,47 +470,6 @@ def test_features_that_lack_something_are_named(make: Callable[..., QFVSDataModu
         path.unlink()
     with pytest.raises(ValueError, match="holds no feature files"):
         QFVSDataModule(str(root), str(folder)).setup("fit")
-
-
-def test_the_command_that_writes_prompts(make: Callable[..., QFVSDataModule], root: Path, capsys: Any,
-                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables of the environment that other parts of a config name may be missing."""
-    (root / "qfvs.yaml").write_text("""
-seed_everything: 3
-model: {init_args: {weights: "${oc.env:NO_SUCH_VARIABLE}"}}
-data:
-  class_path: egovlpv2.data_modules.qfvs.QFVSDataModule
-  init_args:
-    root: ${oc.env:EGO_QFVS_OF_A_TEST}
-    features: features/qfvs
-    seed: ${seed_everything}
-    templates:
-      - ["There is a {}", "There is a {} and a {}"]
-""")
-    (root / "more.yaml").write_text('data: {init_args: {templates: [["Look: {}", "Look: {}, {}"]]}}')
-    monkeypatch.setenv("EGO_QFVS_OF_A_TEST", str(root))
-    out = root / "new" / "prompts.json"
-    cli(["prompts-qfvs", "--config", str(root / "qfvs.yaml"), "--out", str(out)])
-    assert json.loads(out.read_text()) == make(templates=[PLAIN]).prompts()
-    cli(["prompts-qfvs", "--config", str(root / "qfvs.yaml"), "--config", str(root / "more.yaml"), "--out", str(out)])
-    assert json.loads(out.read_text()) == make(templates=[OTHER]).prompts()
-    assert "7 prompts of P01, 6 prompts of P02, 3 prompts of P03, 8 prompts of P04" in capsys.readouterr().out
-    assert [path.name for path in out.parent.iterdir()] == ["prompts.json"]
-
-
-@pytest.mark.parametrize(("config", "message"), [
-    ("data: {class_path: egovlpv2.data_modules.mq.MQDataModule, init_args: {root: a}}", "without a QFVSDataModule: gi"),
-    ("seed_everything: 1", "data.class_path is None there"), ("[1]", "can't be read as a config"),
-    ("a: [", "can't be read as a config"),
-    ("data: {class_path: QFVSDataModule, init_args: {root: '${oc.env:NO_SUCH_VARIABLE}'}}", "NO_SUCH_VARIABLE"),
-    ("data: {class_path: QFVSDataModule, init_args: {root: a, features: b, sahre: 1}}", "c.yaml: .*'sahre'"),
-    (None, "c.yaml can't be read: No such file")])
-def test_bad_configs_are_named(tmp_path: Path, config: str | None, message: str) -> None:
-    if config is not None:
-        (tmp_path / "c.yaml").write_text(config)
-    with pytest.raises(SystemExit, match=f"^egovlpv2 prompts-qfvs: error: .*{message}"):
-        cli(["prompts-qfvs", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out.json")])
-    assert not (tmp_path / "out.json").exists()
 
 
 def test_the_toy_world(toy: Path, tmp_path: Path) -> None:

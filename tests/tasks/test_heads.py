@@ -71,7 +71,8 @@ def arguments(command: str, task: str, toy: Path, features: Path, runs: Path, na
         command, *(f"--config={ROOT / 'conf' / f'{file}.yaml'}" for file in (task, "trainer/cpu", f"toy/{task}")),
         f"--data.init_args.root={toy / task}", f"--data.init_args.features={features}", *SMALL[task],
         f"--data.init_args.videos={toy / 'long' / 'videos'}", "--data.init_args.chunk_seconds=8",
-        "--data.init_args.batch_size=2", "--data.init_args.eval_batch_size=3", "--trainer.enable_progress_bar=false",
+        "--data.init_args.batch_size=2", "--data.init_args.eval_batch_size=3", "--precision=32",
+        "--trainer.enable_progress_bar=false",
         f"--trainer.logger.init_args.save_dir={runs}", f"--trainer.logger.init_args.name={name}", *train, *more,
     ]
 
@@ -99,7 +100,8 @@ def test_a_head_is_trained_tested_shown_and_submitted(task: str, toy: Path, feat
         same = read_features(path)
         write(tmp_path / "other" / path.name, same.recipe.kind, same.values, same.duration, same.queries, frames=16)
     with pytest.raises(SystemExit, match=r"best.ckpt was trained on other features than .*other \(frames 4 and 16\)"):
-        cli(arguments("test", task, toy, tmp_path / "other", tmp_path, "refused", weights))
+        cli(arguments("test", task, toy, tmp_path / "other", tmp_path, "refused", weights,
+                      "--data.init_args.recipe.frames=16"))
 
     cli(arguments("predict", task, toy, features[task], tmp_path, "answers", weights))
     submission = json.loads((tmp_path / "answers" / "predictions.json").read_text())
@@ -159,7 +161,7 @@ def test_the_small_head_learns_too(toy: Path, features: dict[str, Path], tmp_pat
 def test_the_released_recipe_picks_by_the_loss(toy: Path, features: dict[str, Path], tmp_path: Path) -> None:
     """And trains with Adam and a decay by steps."""
     cli(arguments("fit", "mq", toy, features["mq"], tmp_path, "theirs", f"--config={ROOT / 'conf/released/mq.yaml'}",
-                  "--data.init_args.frames=4", "--data.init_args.frame_rule=centre",
+                  "--data.init_args.recipe.frame_rule=centre",
                   f"--data.init_args.root={toy / 'mq'}", "--trainer.max_epochs=2", "--trainer.limit_train_batches=2"))
     found = report(tmp_path / "theirs")
     assert found["protocol"]["picked_by"] == "loss"

@@ -115,7 +115,7 @@ def arguments(toy: Path, runs: Path, name: str, *more: str) -> list[str]:
         f"--data.init_args.root={toy}", "--data.init_args.chunk_seconds=8", "--data.init_args.size=32",
         "--data.init_args.batch_size=4", "--data.init_args.num_workers=0",
         "--trainer.limit_train_batches=4", "--trainer.max_epochs=3", "--trainer.log_every_n_steps=1",
-        "--trainer.enable_progress_bar=false", f"--trainer.logger.init_args.save_dir={runs}",
+        "--trainer.enable_progress_bar=false", "--precision=32", f"--trainer.logger.init_args.save_dir={runs}",
         f"--trainer.logger.init_args.name={name}", *more,
     ]
 
@@ -159,7 +159,7 @@ def test_fit_from_files_to_accuracy(toy: Path, tmp_path: Path, capsys: pytest.Ca
                 "val/egomcq/fusion/intra", "lr-AdamW/new layers"):
         assert scalars(run, tag), tag
     # Evaluating with more frames than it was trained with: what the checkpoint holds must not override that.
-    evaluate = [a for a in arguments(toy, tmp_path, "more") if "trainer.callbacks" not in a][1:]
+    evaluate = [a for a in arguments(toy, tmp_path, "more") if "last_checkpoint" not in a][1:]
     cli(["test", *evaluate, f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}", "--data.init_args.eval_num_frames=8"])
     assert read_protocol(tmp_path / "more")["eval_num_frames"] == 8
     cli(["predict", *evaluate, f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}"])
@@ -198,7 +198,7 @@ def test_two_processes_evaluate_every_question_once(toy: Path, tmp_path: Path) -
     assert start(arguments(toy, tmp_path, "two", *more, "--trainer.devices=2", "--trainer.strategy=ddp",
                            "--data.init_args.batch_size=2")).wait() == 0
     weights = tmp_path / "two" / "checkpoints" / "best.ckpt"
-    one = [a for a in arguments(toy, tmp_path, "one", *more) if "trainer.callbacks" not in a][1:]
+    one = [a for a in arguments(toy, tmp_path, "one", *more) if "last_checkpoint" not in a][1:]
     cli(["test", *one, f"--ckpt_path={weights}"])
     two, alone = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("two", "one"))
     assert two["protocol"]["devices"] == 2 and two["protocol"]["counts"]["train_clips"] == 4 * 2 * 4
@@ -215,7 +215,7 @@ def start(args: list[str]) -> subprocess.Popen[bytes]:
 
 
 def test_killed_and_resumed_run_repeats_the_uninterrupted_one(toy: Path, tmp_path: Path) -> None:
-    every_third = "--trainer.callbacks.init_args.every_n_train_steps=3"  # of the last callback: in mid-epoch
+    every_third = "--last_checkpoint.every_n_train_steps=3"  # in mid-epoch
     assert start(arguments(toy, tmp_path, "whole", every_third)).wait() == 0
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     process = start(arguments(toy, tmp_path, "killed", every_third))

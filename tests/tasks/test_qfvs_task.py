@@ -13,6 +13,7 @@ from helpers import ROOT, run_on_two_processes
 from egovlpv2.checkpoints.head_weights import read_summary_head
 from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.cli import main as cli
+from egovlpv2.data_modules.qfvs import QFVSDataModule
 from egovlpv2.features.files import FeatureWriter
 from egovlpv2.features.header import Recipe
 from egovlpv2.metrics.summary import semantic_f1
@@ -35,11 +36,10 @@ def tags_of(toy: Path, video: str) -> np.ndarray:
 def features(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Features that tell of each shot whether it shows what the prompt names."""
     folder = tmp_path_factory.mktemp("qfvs")
-    cli(["prompts-qfvs", f"--config={ROOT / 'conf/qfvs.yaml'}", f"--config={ROOT / 'conf/toy/qfvs.yaml'}",
-         f"--config={_root(folder / 'root.yaml', toy)}", "--out", str(folder / "prompts.json")])
+    data = QFVSDataModule(str(toy / "qfvs"), str(folder), templates=[("#C C {}", "#C C {} and {}")])
     words = (toy / "qfvs" / "Dense_per_shot_tags" / "Dictionary.txt").read_text().replace("'", "").splitlines()
     noise = torch.Generator().manual_seed(0)
-    for video, prompts in json.loads((folder / "prompts.json").read_text()).items():
+    for video, prompts in data.prompts().items():
         tags = torch.from_numpy(tags_of(toy, video)).float()
         values = 0.1 * torch.randn(len(tags), len(prompts), WIDTH, generator=noise)
         for i, prompt in enumerate(prompts):
@@ -54,18 +54,14 @@ def features(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _root(path: Path, toy: Path) -> Path:
-    path.write_text(f"data: {{init_args: {{root: {toy / 'qfvs'}}}}}")
-    return path
-
-
 def arguments(command: str, toy: Path, features: Path, runs: Path, name: str, *more: str) -> list[str]:
     return [
         command, *(f"--config={ROOT / 'conf' / f'{file}.yaml'}" for file in ("qfvs", "trainer/cpu", "toy/qfvs")),
         f"--data.init_args.root={toy / 'qfvs'}", f"--data.init_args.features={features}",
+        "--data.init_args.video_folder=null",
         f"--model.init_args.dim={WIDTH}", "--model.init_args.share=0.25", "--data.init_args.batch_size=1",
         f"--trainer.logger.init_args.save_dir={runs}", f"--trainer.logger.init_args.name={name}",
-        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_progress_bar=false", "--precision=32",
         *(["--trainer.max_epochs=6", "--model.init_args.optimizer.lr=0.01"] if command == "fit" else []), *more,
     ]
 
@@ -154,19 +150,17 @@ def test_two_processes_give_the_numbers_of_one(toy: Path, features: Path, tmp_pa
 
 
 def test_from_the_toy_videos_to_a_head(toy: Path, make_backbone: Callable[..., Backbone], tmp_path: Path) -> None:
-    backbone = make_backbone()
-    save_backbone(backbone, tmp_path / "weights.safetensors")
-    weights = ["--weights", str(tmp_path / "weights.safetensors"), "--device", "cpu", "--tokenizer",
-               str(toy / "tokenizer")]
-    cli(["extract", str(toy / "qfvs" / "videos"), "--chunk-seconds", "8", "--out", str(tmp_path / "trunks"), "--kind",
-         "trunk", "--fps", "1", "--window", "5", "--stride", "5", "--frames", "5", "--num-workers", "0", *weights])
-    cli(["prompts-qfvs", f"--config={ROOT / 'conf/qfvs.yaml'}", f"--config={ROOT / 'conf/toy/qfvs.yaml'}",
-         f"--config={_root(tmp_path / 'root.yaml', toy)}", "--out", str(tmp_path / "prompts.json")])
-    cli(["fuse", str(tmp_path / "trunks"), "--queries", str(tmp_path / "prompts.json"), "--out",
-         str(tmp_path / "fused"), *weights])
-    cli(arguments("fit", toy, tmp_path / "fused", tmp_path, "run", "--model.init_args.dim=24",
-                  "--trainer.max_epochs=1", "--model.init_args.optimizer.warmup_epochs=0"))
+    save_backbone(make_backbone(tokenizer=str(toy / "tokenizer")), tmp_path / "weights.safetensors")
+    more = [f"--data.init_args.video_folder={toy / 'qfvs' / 'videos'}", "--data.init_args.chunk_seconds=8",
+            f"--data.init_args.weights={tmp_path / 'weights.safetensors'}", "--model.init_args.dim=24",
+            "--trainer.max_epochs=1", "--model.init_args.optimizer.warmup_epochs=0"]
+    cli(arguments("fit", toy, tmp_path / "fused", tmp_path, "run", *more))
     assert report(tmp_path / "run")["protocol"]["kind"] == "transformed"
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("fused*/*.safetensors")}
+    assert {path.parent.name for path in written} == {"fused", "fused-trunk"}
+    (tmp_path / "weights.safetensors").unlink()  # what is there stays
+    cli(arguments("fit", toy, tmp_path / "fused", tmp_path, "again", *more))
+    assert written == {path: path.stat().st_mtime_ns for path in written}
 
 
 def test_features_and_sizes_that_a_head_was_not_trained_on_are_named(toy: Path, features: Path, tmp_path: Path

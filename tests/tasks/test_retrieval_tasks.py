@@ -43,7 +43,8 @@ def arguments(command: str, task: str, toy: Path, runs: Path, name: str, weights
         *(f"--model.init_args.backbone.{key}={value}" for key, value in BACKBONE.items()),
         f"--model.init_args.backbone.text.tokenizer={toy / 'tokenizer'}", f"--model.init_args.weights={weights}",
         f"--data.init_args.root={toy / task}", "--data.init_args.size=32", "--data.init_args.batch_size=4",
-        "--data.init_args.eval_batch_size=3", "--data.init_args.num_workers=0", "--trainer.enable_progress_bar=false",
+        "--data.init_args.eval_batch_size=3", "--data.init_args.num_workers=0", "--precision=32",
+        "--trainer.enable_progress_bar=false",
         f"--trainer.logger.init_args.save_dir={runs}", f"--trainer.logger.init_args.name={name}", *train, *more,
     ]
 

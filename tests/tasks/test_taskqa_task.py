@@ -35,7 +35,8 @@ def arguments(command: str, toy: Path, runs: Path, name: str, *more: str) -> lis
     return [
         command, *(f"--config={ROOT / 'conf' / f'{file}.yaml'}" for file in FILES), *SMALL,
         f"--model.init_args.num_answers={len(answers(toy))}", f"--trainer.logger.init_args.save_dir={runs}",
-        f"--trainer.logger.init_args.name={name}", "--trainer.enable_progress_bar=false", *train, *more,
+        f"--trainer.logger.init_args.name={name}", "--trainer.enable_progress_bar=false",
+        "--precision=32", *train, *more,
     ]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs.test_killed_fits import arguments
+from training.test_killed_fits import arguments
 
 from egovlpv2.cli import main as cli
 
@@ -55,7 +55,7 @@ def test_an_evaluation_takes_an_existing_checkpoint_of_another_folder(toy: Path,
     best = tmp_path / "run" / "checkpoints" / "best.ckpt"
     best.parent.mkdir(parents=True)
     best.write_text("kept")
-    options = [option for option in arguments(toy, 2)[1:] if "callbacks" not in option]
+    options = [option for option in arguments(toy, 2)[1:] if "last_checkpoint" not in option]
     options += [f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.logger.init_args.name=run"]
     for path, problem in ((str(best), "lies in .*run, where this evaluation would write"),
                           ("last", "last: there is no such checkpoint"),

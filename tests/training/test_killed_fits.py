@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from helpers import ROOT
-from runs.small_run import outcome
+from training.small_run import outcome
 
 STEPS, EPOCHS, KILLS = 6, 4, 4
 
@@ -24,8 +24,8 @@ def arguments(toy: Path, every: int) -> list[str]:
             f"--data.init_args.root={toy}", "--data.init_args.chunk_seconds=8", "--data.init_args.size=32",
             "--data.init_args.batch_size=2", "--data.init_args.num_workers=0",
             f"--trainer.limit_train_batches={STEPS}", f"--trainer.max_epochs={EPOCHS}",
-            "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false",
-            f"--trainer.callbacks.init_args.every_n_train_steps={every}"]
+            "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false", "--precision=32",
+            f"--last_checkpoint.every_n_train_steps={every}"]
 
 
 def run(folder: Path, seed: int, kills: int, args: list[str], **env: str) -> list[str]:
