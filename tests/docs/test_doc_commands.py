@@ -1,0 +1,77 @@
+"""Every command in README and docs is one that the program takes."""
+
+import re
+import subprocess
+
+import pytest
+from doc_pages import ROOT, Line, commands
+
+from egovlpv2.cli import COMMANDS, TRAINER_COMMANDS
+from egovlpv2.cli import main as cli
+from egovlpv2.command.run import parse
+
+COMMAND_LINES = commands()
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def of(program: str) -> list[Line]:
+    return [line for line in COMMAND_LINES if line.words[0] == program]
+
+
+OWN = [line for line in of("egovlpv2") if line.words[1] not in TRAINER_COMMANDS and line.words[1] != "--help"]
+TRAINER = [line for line in of("egovlpv2") if line.words[1] in TRAINER_COMMANDS]
+
+
+def test_the_pages_have_commands_of_all_kinds() -> None:
+    assert len(OWN) > 25 and len(TRAINER) > 4 and len(of("make")) > 40
+    assert not [name for name in COMMANDS if name not in {line.words[1] for line in OWN}], "a command without a page"
+
+
+@pytest.mark.parametrize("line", OWN, ids=str)
+def test_own_commands_are_parsed(line: Line) -> None:
+    _, name, *options = line.words
+    if "..." not in options and options != ["--help"]:
+        parse(name, options)
+
+
+@pytest.mark.parametrize("line", TRAINER, ids=str)
+def test_configurations_are_parsed(line: Line, capsys: pytest.CaptureFixture[str],
+                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    check_trainer(list(line.words[1:]), capsys)
+
+
+@pytest.mark.parametrize("line", of("make"), ids=str)
+def test_make_targets_and_variables_exist(line: Line) -> None:
+    for word in line.words[1:]:
+        variable = re.match(r"([A-Z_]+)=", word)
+        if variable:
+            assert re.search(rf"\b{variable[1]}\b", MAKEFILE), f"{line}: the Makefile has no {variable[1]}"
+    dry = subprocess.run(["make", "--dry-run", *line.words[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert dry.returncode == 0, f"{line}: {dry.stderr}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", of("make"), ids=str)
+def test_commands_that_make_runs_are_parsed(line: Line, capsys: pytest.CaptureFixture[str],
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    dry = subprocess.run(["make", "--dry-run", *line.words[1:]], cwd=ROOT, capture_output=True, text=True).stdout
+    joined = re.sub(r"\\\n\s*", " ", dry)
+    for words in re.findall(r"(?:^|\s)\.venv/bin/egovlpv2 ([^;|&\n]*)", joined):
+        import shlex
+
+        name, *options = shlex.split(words)
+        if name in TRAINER_COMMANDS:
+            check_trainer([name, *options], capsys)
+        else:
+            parse(name, options)
+
+
+def check_trainer(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Parse a command of the trainer as it would be run, and print its configuration instead."""
+    with pytest.raises(SystemExit) as end:
+        cli([*words, "--print_config"])
+    out = capsys.readouterr()
+    assert end.value.code in (0, None), out.err
+    assert "class_path: egovlpv2.tasks" in out.out
