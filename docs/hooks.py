@@ -27,7 +27,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         if source.name != "__pycache__":
             (package / source.name).symlink_to(source)
     if missing := [name for page in PAGES for found in public_objects(page) for name in undocumented(found)]:
-        print("TMP public names without a docstring: " + ", ".join(missing))
+        raise PluginError("public names without a docstring: " + ", ".join(missing))
     return config
 
 

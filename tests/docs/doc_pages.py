@@ -26,6 +26,7 @@ class Line(NamedTuple):
 
     page: str
     words: tuple[str, ...]  # `egovlpv2` or `make` first
+    in_block: bool  # or else in a sentence
 
     def __str__(self) -> str:
         return f"{self.page}: {shlex.join(self.words)}"
@@ -51,11 +52,11 @@ def commands() -> list[Line]:
     """Find every `egovlpv2` and `make` command that has arguments, each once."""
     found: dict[tuple[str, ...], Line] = {}
     for page in PAGES:
-        shell = (line for block in blocks(page) if block.language in ("bash", "console") for line in _lines(block))
-        for text in [*shell, *spans(page)]:
-            words = _words(text)
-            if len(words) > 1:
-                found.setdefault(words, Line(str(page.relative_to(ROOT)), words))
+        shell = [line for block in blocks(page) if block.language in ("bash", "console") for line in _lines(block)]
+        for texts, in_block in ((shell, True), (spans(page), False)):
+            for words in map(_words, texts):
+                if len(words) > 1 and (in_block or words not in found):
+                    found[words] = Line(str(page.relative_to(ROOT)), words, in_block)
     return list(found.values())
 
 

@@ -41,33 +41,36 @@ def test_the_public_api_is_listed_whole() -> None:
 
 
 def test_names_without_a_docstring_are_found() -> None:
-    class Documented:
-        """A class."""
-
-        def __init__(self) -> None: ...
-
-        def described(self) -> None:
-            """Do something."""
-
-        def bare(self) -> None: ...
-
-        @property
-        def size(self) -> int:
-            return 1
-
-        @classmethod
-        def make(cls) -> None: ...
-
-        def _private(self) -> None: ...
-
-    class Override(Documented):
-        """A class that overrides a documented method."""
-
-        def described(self) -> None: ...
-
-    def function() -> None: ...
-
-    names = [name.rpartition(".<locals>.")[2] for name in reference.undocumented(Documented)]
-    assert names == ["Documented.bare", "Documented.size", "Documented.make"]
+    bare = [f"{__name__}.Described.{name}" for name in ("bare", "size", "make")]
+    assert list(reference.undocumented(Described)) == bare
     assert not list(reference.undocumented(Override))
-    assert len(list(reference.undocumented(function))) == 1
+    assert list(reference.undocumented(function)) == [f"{__name__}.function"]
+
+
+class Described:
+    """A class of which some methods are described."""
+
+    def __init__(self) -> None: ...
+
+    def described(self) -> None:
+        """Do something."""
+
+    def bare(self) -> None: ...
+
+    @property
+    def size(self) -> int:
+        return 1
+
+    @classmethod
+    def make(cls) -> None: ...
+
+    def _private(self) -> None: ...
+
+
+class Override(Described):
+    """A class that overrides a described method."""
+
+    def described(self) -> None: ...
+
+
+def function() -> None: ...
