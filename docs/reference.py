@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from lightning import LightningDataModule, LightningModule
 
+from egovlpv2.cli import COMMANDS
+
 Documented = type | Callable[..., object]
 
 
@@ -17,11 +19,13 @@ class Page(NamedTuple):
 
     name: str  # of the file
     title: str
-    module: str  # its public names are listed; of a package with `base`, the subclasses of that in all its modules
+    module: str  # its public names are listed; of `egovlpv2.cli`, the functions of the commands
+    # Of a package with a base, the subclasses of it in all modules are listed.
     base: type | None = None
 
 
 PAGES = (
+    Page("commands", "Commands", "egovlpv2.cli"),
     Page("egovlpv2", "egovlpv2", "egovlpv2"),
     Page("backbone", "egovlpv2.model.backbone", "egovlpv2.model.backbone"),
     Page("losses", "egovlpv2.losses", "egovlpv2.losses"),
@@ -40,6 +44,8 @@ def public_objects(page: Page) -> list[Documented]:
         ValueError: There are none.
     """
     module = import_module(page.module)
+    if page.module == "egovlpv2.cli":
+        return list(dict.fromkeys(_function_of(name) for name in COMMANDS))
     if page.base is not None:
         modules = [import_module(f"{page.module}.{entry.name}") for entry in iter_modules(module.__path__)]
         found = [value for each in modules for value in _defined(each) if _is_subclass(value, page.base)]
@@ -74,10 +80,27 @@ def full_name(found: Documented) -> str:
 
 
 def write_page(page: Page) -> str:
-    """Write a page in Markdown with a mkdocstrings block for each name."""
+    """Write a page in Markdown: a mkdocstrings block for each name, or a link to the page that has it.
+
+    A name is documented on the last page that lists it. That of the commands is the first, so it links to the others.
+    """
     module = import_module(page.module)
-    blocks = [f"::: {full_name(found)}" for found in public_objects(page)]
+    elsewhere = {full_name(found): later.name for later in PAGES[PAGES.index(page) + 1:]
+                 for found in public_objects(later)}
+    blocks = []
+    for found in public_objects(page):
+        name = full_name(found)
+        if page.module == "egovlpv2.cli":
+            called = [f"`egovlpv2 {command}`" for command in COMMANDS if _function_of(command) is found]
+            blocks.append(f"## {', '.join(called)}")
+        link = f"### [{found.__name__}]({elsewhere[name]}.md#{name})" if name in elsewhere else f"::: {name}"
+        blocks.append(link)
     return "\n\n".join([f"# {page.title}", inspect.getdoc(module) or "", *blocks]) + "\n"
+
+
+def _function_of(command: str) -> Documented:
+    module, function, *_ = COMMANDS[command]
+    return getattr(import_module(module), function)
 
 
 def _defined(module: ModuleType) -> Iterator[Documented]:

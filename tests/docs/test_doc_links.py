@@ -45,12 +45,9 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 
 def test_every_page_is_in_the_navigation_and_every_entry_is_a_page() -> None:
-    class Loader(yaml.SafeLoader):
-        """Reads mkdocs.yml, whose tags for Python names mean nothing here."""
-
-    settings = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader)
-    entries = [entry for part in settings["nav"] for entry in ([part] if isinstance(part, str) else
-                                                              next(iter(part.values())))]
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    parts = [next(iter(part.values())) for part in nav]
+    entries = [entry for part in parts for entry in ([part] if isinstance(part, str) else part)]
     written = {str(page.relative_to(ROOT / "docs")) for page in PAGES if page.is_relative_to(ROOT / "docs")}
     assert len(entries) == len(set(entries))
     assert {entry for entry in entries if not entry.startswith("reference/")} == written

@@ -35,9 +35,9 @@ def test_every_page_is_in_the_navigation() -> None:
 def test_the_public_api_is_listed_whole() -> None:
     import egovlpv2
 
-    page = reference.write_page(reference.PAGES[0])
+    page = reference.write_page(next(page for page in reference.PAGES if page.name == "egovlpv2"))
     for name in set(egovlpv2.__all__) - {"__version__"}:
-        assert f".{name}\n" in page, name
+        assert f".{name}\n" in page or f"### [{name}](" in page, name
 
 
 def test_names_without_a_docstring_are_found() -> None:
