@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from lightning import LightningDataModule, LightningModule
+from torchmetrics import Metric
 
 from egovlpv2.cli import COMMANDS
 
@@ -20,7 +21,7 @@ class Page(NamedTuple):
     name: str  # of the file
     title: str
     module: str  # its public names are listed; of `egovlpv2.cli`, the functions of the commands
-    # Of a package with a base, the subclasses of it in all modules are listed.
+    # Of a package with a base, the subclasses of it in all modules are listed, too.
     base: type | None = None
 
 
@@ -29,7 +30,7 @@ PAGES = (
     Page("egovlpv2", "egovlpv2", "egovlpv2"),
     Page("backbone", "egovlpv2.model.backbone", "egovlpv2.model.backbone"),
     Page("losses", "egovlpv2.losses", "egovlpv2.losses"),
-    Page("metrics", "egovlpv2.metrics", "egovlpv2.metrics"),
+    Page("metrics", "egovlpv2.metrics", "egovlpv2.metrics", Metric),
     Page("heads", "egovlpv2.heads", "egovlpv2.heads"),
     Page("checkpoints", "egovlpv2.checkpoints", "egovlpv2.checkpoints"),
     Page("data_modules", "Data modules", "egovlpv2.data_modules", LightningDataModule),
@@ -41,22 +42,18 @@ def public_objects(page: Page) -> list[Documented]:
     """List the classes and functions of a page.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There is no such class or function.
     """
     module = import_module(page.module)
     if page.module == "egovlpv2.cli":
         return list(dict.fromkeys(_function_of(name) for name in COMMANDS))
+    found = list(_exported(module) if hasattr(module, "__all__") else _defined(module))
     if page.base is not None:
         modules = [import_module(f"{page.module}.{entry.name}") for entry in iter_modules(module.__path__)]
-        found = [value for each in modules for value in _defined(each) if _is_subclass(value, page.base)]
-    elif hasattr(module, "__all__"):
-        values = [getattr(module, name) for name in module.__all__]
-        found = [value for value in values if inspect.isclass(value) or inspect.isfunction(value)]
-    else:
-        found = list(_defined(module))
+        found += [value for each in modules for value in _defined(each) if _is_subclass(value, page.base)]
     if not found:
         raise ValueError(f"{page.module} has no public classes or functions: give it an `__all__`")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def undocumented(found: Documented) -> Iterator[str]:
@@ -101,6 +98,12 @@ def write_page(page: Page) -> str:
 def _function_of(command: str) -> Documented:
     module, function, *_ = COMMANDS[command]
     return getattr(import_module(module), function)
+
+
+def _exported(module: ModuleType) -> Iterator[Documented]:
+    for value in (getattr(module, name) for name in module.__all__):
+        if inspect.isclass(value) or inspect.isfunction(value):
+            yield value
 
 
 def _defined(module: ModuleType) -> Iterator[Documented]:
