@@ -1,4 +1,4 @@
-"""Draws the learning curves of some runs, a thin line each and their mean.
+"""Draw the learning curves of some runs, a thin line each, and their mean.
 
 python docs/draw_curves.py runs/seed0 runs/seed1 runs/seed2 --out docs/learning_curves.png
 """
@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-LOSSES = {"ego_nce": "EgoNCE", "mlm": "masked words (MLM)", "vtm": "video-text matching (VTM)"}
+LOSSES = {"ego_nce": "EgoNCE", "mlm": "masked tokens (MLM)", "vtm": "video-text matching (VTM)"}
 KINDS = {"inter": "EgoMCQ inter, validation", "intra": "EgoMCQ intra, validation"}
 SCORES = {"dual": "#4477aa", "fusion": "#228833", "ensemble": "#cc6644"}
 CHANCE = 20.0  # %, one clip of five
@@ -24,13 +24,13 @@ Curve = dict[int, float]  # step -> value
 
 
 def read_run(folder: Path) -> dict[str, Curve]:
-    """All scalars of the event files of a run."""
+    """Read all scalars of the event files of a run."""
     log = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     return {tag: {event.step + 1: event.value for event in log.Scalars(tag)} for tag in log.Tags()["scalars"]}
 
 
 def draw(ax: Axes, runs: list[dict[str, Curve]], tag: str, color: str, label: str | None = None) -> None:
-    """A thin line for each run and, over the steps that all of them have, their mean."""
+    """Draw a thin line for each run and, over the steps that all of them have, their mean."""
     curves, values = [run[tag] for run in runs if tag in run], defaultdict(list)
     for curve in curves:
         if len(curves) > 1:
@@ -68,7 +68,7 @@ def figure(runs: list[dict[str, Curve]]) -> plt.Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draws the learning curves of some runs.")
+    parser = argparse.ArgumentParser(description="Draw the learning curves of some runs.")
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, such as runs/seed0")
     parser.add_argument("--out", type=Path, default=Path("curves.png"), help="default: curves.png")
     args = parser.parse_args()

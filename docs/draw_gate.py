@@ -1,5 +1,9 @@
-"""Draws docs/gate.png, the picture of the backbone and its gate: `python docs/draw_gate.py`."""
+"""Draw the picture of the backbone and its gate.
 
+python docs/draw_gate.py docs/gate.png
+"""
+
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -29,7 +33,7 @@ def inputs(ax: Axes) -> None:
         ax.add_patch(plt.Rectangle((0.25 + 0.11 * i, 3.02 - 0.11 * i), 1.0, 0.72, facecolor="white", edgecolor=INK))
     ax.text(0.91, 2.36, "video frames", ha="center", va="top", fontsize=12.5, color=INK)
     box(ax, 10.38, 2.7, 1.5, 0.9, "white", "“C opens\nthe jar”", 12)
-    ax.text(11.13, 2.36, "words", ha="center", va="top", fontsize=12.5, color=INK)
+    ax.text(11.13, 2.36, "text", ha="center", va="top", fontsize=12.5, color=INK)
     box(ax, 1.98, 2.45, 1.5, 1.4, VIDEO, "trunk\nlower layers\nof the ViT")
     box(ax, 8.52, 2.45, 1.5, 1.4, TEXT, "trunk\nlower layers\nof RoBERTa")
     for start, end in (((1.6, 3.15), (1.96, 3.15)), ((3.48, 3.15), (4.28, 3.15)), ((10.36, 3.15), (10.04, 3.15)),
@@ -62,11 +66,11 @@ def outputs(ax: Axes) -> None:
     box(ax, 0.25, 0.15, 11.63, 1.45, OPEN, edge="none")
     ax.text(0.5, 0.88, "gate open\nfusion encoder", ha="left", va="center", fontsize=13, weight="bold", color=INK)
     box(ax, 2.9, 0.5, 2.75, 0.75, "white", "match or no match (VTM)")
-    box(ax, 6.35, 0.5, 2.75, 0.75, "white", "masked words (MLM)")
-    ax.text(11.65, 0.88, "reading together:\none pass per pair", ha="right", va="center", fontsize=11.5, color=INK)
+    box(ax, 6.35, 0.5, 2.75, 0.75, "white", "masked tokens (MLM)")
+    ax.text(11.65, 0.88, "encoded together:\none pass per pair", ha="right", va="center", fontsize=11.5, color=INK)
     for x, end in ((4.78, 3.8), (7.22, 8.2)):
         arrow(ax, (x, 4.27), (end, 5.08))
-    for start, end in ((4.78, 4.1), (6.9, 4.9), (7.22, 7.7)):  # a match is read off both sides, words off the text
+    for start, end in ((4.78, 4.1), (6.9, 4.9), (7.22, 7.7)):  # VTM uses both sides, MLM the text
         arrow(ax, (start, 2.03), (end, 1.27))
 
 
@@ -78,7 +82,8 @@ def main() -> None:
     inputs(ax)
     top(ax)
     outputs(ax)
-    figure.savefig(Path(__file__).with_name("gate.png"), facecolor="white")
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("gate.png")
+    figure.savefig(out, facecolor="white")
 
 
 if __name__ == "__main__":
