@@ -168,7 +168,8 @@ class QFVSDataModule(LoaderDataModule):
     def prepare_data(self) -> None:
         """Extract the features that are missing; Lightning calls it on one process of each node."""
         if self.video_folder is not None and self.weights is not None:
-            source = ExtractionSource(self.video_folder, self.weights, self.chunk_seconds, self.image_fps, self.num_workers)
+            source = ExtractionSource(self.video_folder, self.weights, self.chunk_seconds, self.image_fps,
+                                      self.num_workers)
             trunks = Path(f"{self.features}-trunk")
             source.extract(trunks, SHOT_RECIPE)
             source.fuse(trunks, Path(self.features), self.prompts())

@@ -390,7 +390,7 @@ def test_a_video_too_long_for_the_limits_is_named(make: Callable[..., QFVSDataMo
         data.test_dataloader()
 
 
-RIGHT = "egovlpv2 extract VIDEOS --kind trunk --fps 1 --window 5 --stride 5 --frames 5"
+RIGHT = "Give another data.init_args.features than .*, with data.init_args.video_folder and weights"
 
 
 @pytest.mark.parametrize(("recipe", "message"), [
@@ -438,7 +438,7 @@ def test_videos_may_be_cut_by_their_cls_states(make: Callable[..., QFVSDataModul
     assert data.shots.bounds == {name: sorted({0, min(2, sum(LENGTHS[name])), sum(LENGTHS[name])}) for name in asked}
     write_features(root / "features", "P04", asked["P04"])
     with pytest.raises(ValueError, match=r"P04.safetensors has no CLS states of its windows "
-                                         rf"\(data.init_args.cut_by=cls needs them\): delete it. Run `{RIGHT}"):
+                                         rf"\(data.init_args.cut_by=cls needs them\): delete it. {RIGHT}"):
         make(cut_by="cls").setup("fit")
 
 
@@ -457,7 +457,7 @@ def test_features_that_lack_something_are_named(make: Callable[..., QFVSDataModu
     path = write_features(folder, "P04", asked["P04"][:-1])
     last = asked["P04"][-1]
     with pytest.raises(ValueError, match=f"P04.safetensors has no features of 1 of the 16 prompts .*{last!r} for one: "
-                                         f"delete it, if it is there. Run `{RIGHT} .* --out .*features`"):
+                                         f"delete it, if it is there. {RIGHT} .* --out .*features`"):
         make().train_dataloader()
     write_features(folder, "P04", asked["P04"], unfused=False)
     with pytest.raises(ValueError, match="P04.safetensors has no features of its windows without a query"):
