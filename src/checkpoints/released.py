@@ -131,9 +131,11 @@ def released_config(state: State) -> dict[str, Any]:
             "type_vocab_size": 1, "layer_norm_eps": 1e-5}
     widths = [v.shape[0] for k, v in sorted(state.items()) if re.match(r"vid_proj\.\d+\.weight", k)]
     frames = state["video_model.temporal_embed"].shape[1]
-    pixels = {"pixel_mean": list(IMAGENET_DEFAULT_MEAN), "pixel_std": list(IMAGENET_DEFAULT_STD)}  # not the ViT's own
+    video = VideoTowerConfig(  # with ImageNet's pixel statistics, which are not those of timm's ViT
+        overrides=overrides, num_frames=frames, pixel_mean=list(IMAGENET_DEFAULT_MEAN),
+        pixel_std=list(IMAGENET_DEFAULT_STD))
     return BackboneConfig(
-        VideoTowerConfig(overrides=overrides, num_frames=frames, **pixels), TextTowerConfig(arch),
+        video, TextTowerConfig(arch),
         num_fused_layers=sum(k.endswith("alpha_t2i") for k in state),
         text_attends_to="previous", fusion_cls="own", projector=widths,
     ).to_dict()

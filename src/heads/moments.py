@@ -133,7 +133,7 @@ def _soft_nms(segments: Tensor, scores: Tensor) -> Detections:
     places, left = segments.double().numpy(), scores.double().numpy()
     weight, label = np.ones(len(left)), left.argmax(1)  # (A,): what is left of a segment's scores, and its best class
     best, found = left.max(1), []
-    for _ in range(min(MOST, np.count_nonzero(left))):
+    for _ in range(min(MOST, int(np.count_nonzero(left)))):
         anchor = int((weight * best).argmax())
         found.append((anchor, label[anchor] + 1, weight[anchor] * best[anchor]))
         left[anchor, label[anchor]] = 0.0

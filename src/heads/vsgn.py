@@ -49,6 +49,8 @@ class VSGN(nn.Module):
         ValueError: `num_steps` can't be halved that often.
     """
 
+    anchors: Tensor  # (A, 2) centre and length, in steps
+
     def __init__(self, in_dim: int, num_steps: int = 928, num_levels: int = 5, dim: int = 256, num_classes: int = 111,
                  num_neighbours: int = 12) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class VSGN(nn.Module):
         self.start_offset, self.end_offset = BoundaryOffset(dim), BoundaryOffset(dim)
         self.actionness, self.startness, self.endness = (
             nn.Sequential(_convolution(dim, dim), nn.ReLU(), nn.Conv1d(dim, 1, 1)) for _ in range(3))
-        self.register_buffer("anchors", make_anchors(num_steps, num_levels), persistent=False)  # (A, 2)
+        self.register_buffer("anchors", make_anchors(num_steps, num_levels), persistent=False)
 
     def forward(self, features: Tensor, num_frames: Tensor) -> VSGNOutput:
         """Args:
@@ -76,9 +78,10 @@ class VSGN(nn.Module):
         logits = torch.cat([self._per_anchor(self.class_logits(self.class_tower(x))) for x in levels], 1)  # (B, A, N)
         deltas = torch.cat([self._per_anchor(self.segment_deltas(self.segment_tower(x))) for x in levels], 1)
         segments = decode(deltas, self.anchors)  # (B, A, 2)
-        supplementary = (head(finest)[:, 0].float().sigmoid()  # (B, T); in bfloat16 a sure mistake has no gradient
-                         for head in (self.actionness, self.startness, self.endness))
-        return VSGNOutput(*supplementary, segments, self._adjust(finest, segments), logits, num_frames)
+        actionness, startness, endness = (
+            head(finest)[:, 0].float().sigmoid()  # (B, T); bfloat16 rounds confident errors to 0 or 1: no gradient
+            for head in (self.actionness, self.startness, self.endness))
+        return VSGNOutput(actionness, startness, endness, segments, self._adjust(finest, segments), logits, num_frames)
 
     def _per_anchor(self, x: Tensor) -> Tensor:
         """(B, scales * n, t) -> (B, t * scales, n)."""
@@ -164,8 +167,9 @@ class BoundaryOffset(nn.Module):
         around = torch.stack([boundary - reach, boundary, boundary + reach], dim=2)  # (B, A, 3)
         places = around.detach().floor().clamp(0, last).long()
         weight = self.convolution.weight  # (D, D, 3): each is applied to all steps once, not once for each anchor
-        seen = sum(gather_steps(steps @ weight[..., i].T, places[..., i : i + 1])[:, :, 0] for i in range(3))
-        return self.out((seen + self.convolution.bias).relu())[..., 0]
+        before, at, after = (gather_steps(steps @ weight[..., i].T, places[..., i : i + 1])[:, :, 0] for i in range(3))
+        assert self.convolution.bias is not None
+        return self.out((before + at + after + self.convolution.bias).relu())[..., 0]
 
 
 def gather_steps(steps: Tensor, places: Tensor) -> Tensor:

@@ -14,6 +14,9 @@ class AnswerAccuracy(Metric):
     """
 
     full_state_update = False
+    index: list[Tensor]
+    right: list[Tensor]
+    kinds: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()

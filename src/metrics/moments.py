@@ -22,11 +22,13 @@ class WindowRecall(Metric):
     """Ego4D NLQ: recall of windows at thresholds of temporal IoU, and the mean IoU of first predictions, in %."""
 
     full_state_update = False
+    overlap: list[Tensor]  # (Q, P)
+    index: list[Tensor]  # (Q,)
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("overlap", default=[], dist_reduce_fx="cat")  # (Q, P)
-        self.add_state("index", default=[], dist_reduce_fx="cat")  # (Q,)
+        self.add_state("overlap", default=[], dist_reduce_fx="cat")
+        self.add_state("index", default=[], dist_reduce_fx="cat")
 
     def update(self, index: Tensor, predicted: Tensor, window: Tensor) -> None:
         """Args:
@@ -50,11 +52,14 @@ class MomentDetection(Metric):
     """Ego4D MQ: mean average precision of detections and recall of retrievals, in %."""
 
     full_state_update = False
+    truth: list[Tensor]  # (n, 5): clip, class, start, end, score
+    detections: list[Tensor]
+    retrievals: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
         for name in ("truth", "detections", "retrievals"):
-            self.add_state(name, default=[], dist_reduce_fx="cat")  # (n, 5): clip, class, start, end, score
+            self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, truth: Tensor, detections: Tensor, retrievals: Tensor) -> None:
         """Rows (n, 5) of some clips: the clip's number, the class, start and end in seconds, and the score."""

@@ -58,11 +58,13 @@ class SummaryF1(Metric):
     """QFVS: precision, recall and F1 of summaries in %, the means over queries; `random_f1` is that of drawn ones."""
 
     full_state_update = False
+    index: list[Tensor]  # (B,)
+    scores: list[Tensor]  # (B, 4): precision, recall, F1; F1 of random shots
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("index", default=[], dist_reduce_fx="cat")  # (B,)
-        self.add_state("scores", default=[], dist_reduce_fx="cat")  # (B, 4): precision, recall, F1; F1 of the drawn
+        self.add_state("index", default=[], dist_reduce_fx="cat")
+        self.add_state("scores", default=[], dist_reduce_fx="cat")
 
     def update(self, index: Tensor, selected: Sequence[ArrayLike], oracle: Sequence[ArrayLike],
                tags: Sequence[Tensor], drawn: Sequence[ArrayLike] | None = None) -> None:
@@ -75,9 +77,9 @@ class SummaryF1(Metric):
         """
         rows = []
         for i, (chosen, wanted, shown) in enumerate(zip(selected, oracle, tags, strict=True)):
-            shown = shown.cpu().numpy()
-            chance = torch.nan if drawn is None else semantic_f1(shown, drawn[i], wanted)[2]
-            rows.append([*semantic_f1(shown, chosen, wanted), chance])
+            shot_tags = shown.cpu().numpy()
+            chance = torch.nan if drawn is None else semantic_f1(shot_tags, drawn[i], wanted)[2]
+            rows.append([*semantic_f1(shot_tags, chosen, wanted), chance])
         assert len(rows) == len(index)
         self.index.append(index)
         self.scores.append(torch.tensor(rows, dtype=torch.float64, device=self.device).reshape(-1, 4))

@@ -104,7 +104,8 @@ def moment_recall(predictions: Mapping[str, Sequence[Mapping[str, Any]]],
     return [[float((overlaps >= tiou).sum() / counts.sum()) for overlaps in best] for tiou in tious]
 
 
-def soft_nms(segments: ArrayLike, scores: ArrayLike, sigma: float, max_proposals: int) -> tuple[Array, Array, Array]:
+def soft_nms(segments: ArrayLike, scores: ArrayLike, sigma: float, max_proposals: int
+             ) -> tuple[Array, Array, NDArray[np.int64]]:
     """Gaussian soft non-maximum suppression as VSGN's: the best stays, what overlaps it loses score, and so on.
 
     The last proposal that is left never comes out, as in the authors' code.
@@ -118,16 +119,16 @@ def soft_nms(segments: ArrayLike, scores: ArrayLike, sigma: float, max_proposals
     Returns:
         Segments (n, 2), new scores (n,), and which they were, (n,) int64.
     """
-    segments, scores = np.array(segments, dtype=np.float64).reshape(-1, 2), np.array(scores, dtype=np.float64)
-    kept, left = [], scores.copy()
-    for _ in range(min(max_proposals, len(scores) - 1)):
+    spans, decayed = np.array(segments, dtype=np.float64).reshape(-1, 2), np.array(scores, dtype=np.float64)
+    kept, left = [], decayed.copy()
+    for _ in range(min(max_proposals, len(decayed) - 1)):
         best = int(left.argmax())
         kept.append(best)
-        scores[best] = left[best]
-        left *= np.exp(-np.nan_to_num(temporal_iou(segments, segments[best])) ** 2 / sigma)
+        decayed[best] = left[best]
+        left *= np.exp(-np.nan_to_num(temporal_iou(spans, spans[best])) ** 2 / sigma)
         left[best] = -np.inf
     index = np.array(kept, dtype=np.int64)
-    return segments[index], scores[index], index
+    return spans[index], decayed[index], index
 
 
 def _first_hits(detected: Array, truth: Array, tious: Array) -> NDArray[np.bool_]:
@@ -181,8 +182,8 @@ def _detections(predictions: Mapping[str, Sequence[Mapping[str, Any]]]) -> Rows:
     for clip, rows in predictions.items():
         for row in rows:
             found.setdefault((clip, row["label"]), []).append((*row["segment"], row["score"]))
-    for rows in found.values():
-        rows.sort(key=lambda row: -row[2])
+    for scored in found.values():
+        scored.sort(key=lambda row: -row[2])
     return found
 
 

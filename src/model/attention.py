@@ -3,13 +3,23 @@
 Letters: `B` clips, `T` frames, `N` patches of a frame, `S = 1 + T * N` video tokens, `h` heads, `D` width.
 """
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Axis = Literal["time", "space"]
+
+
+class QKVAttention(Protocol):
+    """The parts of timm's attention layer that are used here."""
+
+    num_heads: int
+    qkv: nn.Linear
+    q_norm: nn.Module
+    k_norm: nn.Module
+    proj: nn.Linear
 
 
 def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None,
@@ -67,7 +77,7 @@ def _ungroup(x: Tensor, batch: int, axis: Axis) -> Tensor:
     return x.flatten(3).flatten(1, 2)  # (B, T*N, D)
 
 
-def divided_attention(attn: nn.Module, x: Tensor, num_frames: int, axis: Axis) -> Tensor:
+def divided_attention(attn: QKVAttention, x: Tensor, num_frames: int, axis: Axis) -> Tensor:
     """Divided space-time attention (TimeSformer, as in Frozen in Time), before the output projection.
 
     The CLS token attends to every token; a patch attends to the CLS token and to the patches of its own place
@@ -91,7 +101,7 @@ def divided_attention(attn: nn.Module, x: Tensor, num_frames: int, axis: Axis) -
     return torch.cat([merge_heads(cls), _ungroup(patches, len(x), axis)], dim=1)  # (B, S, D)
 
 
-def cls_attention(attn: nn.Module, x: Tensor) -> Tensor:
+def cls_attention(attn: QKVAttention, x: Tensor) -> Tensor:
     """What `divided_attention` gives for the CLS token alone: no query of a patch is made.
 
     Args:

@@ -105,7 +105,8 @@ def attend_words(backbone: Backbone, video: Tensor, words: Words, layers: Mappin
         layers: Some of `text_layers`; `M` counts the heads of the first, then of the second, ...
         heads: Which heads of each layer; None for the mean of all.
     """
-    text = Text(**{name: ids.to(backbone.device) for name, ids in words.text.items()})
+    ids, mask = (words.text[name].to(backbone.device) for name in ("input_ids", "attention_mask"))  # (1, L)
+    text = Text(input_ids=ids, attention_mask=mask)
     with captured(layers, heads) as found:
         match = backbone.vtm_logits(video[None].to(backbone.device), text).float().softmax(-1)[0, 1]
     weights = torch.cat([found[layer][0] for layer in layers]).float().cpu()  # (M, L, S)

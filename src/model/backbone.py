@@ -56,6 +56,9 @@ class Backbone(LightningModule):
         config: See `BackboneConfig`.
     """
 
+    fused_cls_token: nn.Parameter  # (1, 1, D), only with `fusion_cls: own`
+    fused_norm: nn.LayerNorm
+
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = config
@@ -78,13 +81,17 @@ class Backbone(LightningModule):
         for module in (self.fused_video_transform, self.fused_text_transform, self.match_head, self.masked_word_head,
                        *fusions):
             module.apply(_init_linear)
-        for gated in fusions if config.alpha is not None else []:
-            nn.init.constant_(gated.alpha.requires_grad_(False), config.alpha)
+        if config.alpha is not None:
+            self._fix_alphas(config.alpha)
+
+    def _fix_alphas(self, alpha: float) -> None:
+        for gated in (m for m in self.modules() if isinstance(m, GatedCrossAttention)):
+            nn.init.constant_(gated.alpha.requires_grad_(False), alpha)
 
     def _make_stack(self) -> StackedFusionEncoder:
         video, text = self.video_tower, self.text_tower
-        return StackedFusionEncoder(self.config.num_fused_layers, video.dim, text.dim, video.blocks[0].attn.num_heads,
-                     text.blocks[0].num_heads, text.norm_eps, text.dropout)
+        return StackedFusionEncoder(self.config.num_fused_layers, video.dim, text.dim, video.num_heads, text.num_heads,
+                                    text.norm_eps, text.dropout)
 
     # ---- trunk and top: the parts that objectives share -------------------------------------------------------------
 
@@ -99,14 +106,15 @@ class Backbone(LightningModule):
         video, text = self.video_tower, self.text_tower
         attends_to = self.config.text_attends_to if self.stack is None else None  # a stack sees the whole tower
         return {"text_attends_to": attends_to, "alpha": self.config.alpha,
-                "video num_heads": video.blocks[0].attn.num_heads, "text num_attention_heads": text.blocks[0].num_heads,
+                "video num_heads": video.num_heads, "text num_attention_heads": text.num_heads,
                 "video norm_eps": video.norm.eps, "text layer_norm_eps": text.norm_eps,
                 "video pixel_mean": video.pixels["mean"], "video pixel_std": video.pixels["std"]}
 
     def trunk_video(self, video: Tensor, gate: bool = False) -> Tensor:
         """(B, T, 3, H, W), uint8 RGB or normalised floats -> (B, S, D)."""
         tower = self.video_tower
-        x = tower.embed(video, self.fused_cls_token if gate and not self.shares_trunk else tower.cls_token)
+        cls_token = self.fused_cls_token if gate and not self.shares_trunk else tower.cls_token
+        x = tower.embed(video, cls_token)
         for block in tower.blocks[: len(tower.blocks) - tower.num_fused]:
             x = self._run(block, x, video.shape[1])
         return x
@@ -162,15 +170,17 @@ class Backbone(LightningModule):
         if not self.config.num_fused_layers:
             return VideoContext(video[:, :1], video[:, :1])
         alone = self.config.num_fused_layers == 1
-        first = self._run(self._fused(self.video_tower)[0].attend, video, num_frames, alone)
+        first = self._run(self.video_tower.first_fused.attend, video, num_frames, alone)
         return VideoContext(video[:, :1] if alone else video, first)
 
     def fused_video_cls(self, attended: VideoContext, num_frames: int, text: Tensor, mask: Tensor) -> Tensor:
         """CLS of the videos (B, D) after the final norm, gate open, each with its text: (B, L, D) and (B, L) bool."""
         if self.stack is not None:
-            return self._stacked_top(attended.video, text, mask, "cls", False).video[:, 0]
-        trunk = Trunk(attended.video, text, mask)
-        return self._fused_top(trunk, num_frames, "cls", False, attended.first).video[:, 0]
+            top = self._stacked_top(attended.video, text, mask, "cls", False)
+        else:
+            top = self._fused_top(Trunk(attended.video, text, mask), num_frames, "cls", False, attended.first)
+        assert top.video is not None
+        return top.video[:, 0]
 
     def _fused_top(self, trunk: Trunk, num_frames: int, video_output: str, text_output: bool,
                    first: Tensor | None = None) -> Top:
@@ -183,7 +193,7 @@ class Backbone(LightningModule):
             if not last or feeds_text or video_output != "none":
                 cls_only = last and not feeds_text and video_output == "cls"
                 x = (self._run(video_block, previous, num_frames, y, mask, cls_only) if i or first is None
-                     else self._run(video_block.join, previous, first, y, mask))
+                     else self._run(self.video_tower.first_fused.join, previous, first, y, mask))
             if not last or text_output:
                 y = self._run(text_block, y, mask, x if attends_to_current else previous)
         norm = self.video_tower.norm if self.shares_trunk else self.fused_norm
@@ -191,6 +201,7 @@ class Backbone(LightningModule):
         return Top(None if read is None else norm(read), y if text_output else None)
 
     def _stacked_top(self, video: Tensor, text: Tensor, mask: Tensor, video_output: str, text_output: bool) -> Top:
+        assert self.stack is not None
         cls, words = self._run(self.stack, video, text, mask, video_output != "none", text_output)
         read = torch.cat([cls, video[:, 1:]], dim=1) if video_output == "all" else cls
         return Top(None if video_output == "none" else read, words if text_output else None)
@@ -198,7 +209,7 @@ class Backbone(LightningModule):
     def _fused(self, tower: VideoTower | TextTower) -> nn.ModuleList:
         return tower.blocks[len(tower.blocks) - tower.num_fused:]
 
-    def _run(self, block: Callable[..., Tensor], *args: Any) -> Tensor:
+    def _run(self, block: Callable[..., Any], *args: Any) -> Any:
         if self.config.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
@@ -231,6 +242,7 @@ class Backbone(LightningModule):
 
     def vtm_logits_from(self, top: Top) -> Tensor:
         """Fused states -> (B, 2): no match, match."""
+        assert top.video is not None and top.text is not None
         return self.match_head(self.fused_video_transform(top.video[:, 0]), self.fused_text_transform(top.text[:, 0]))
 
     def mlm_logits_from(self, states: Tensor) -> Tensor:
@@ -266,7 +278,9 @@ class Backbone(LightningModule):
 
     def mlm_logits(self, video: Tensor, text: Text) -> Tensor:
         """Logits of every word (B, L, V), gate open."""
-        return self.mlm_logits_from(self.top(self.trunk(video, text, gate=True), video.shape[1], True, "none").text)
+        top = self.top(self.trunk(video, text, gate=True), video.shape[1], True, "none")
+        assert top.text is not None
+        return self.mlm_logits_from(top.text)
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -10,7 +10,8 @@ def projector(dim: int, widths: list[int], modality: str) -> nn.Sequential:
     Several widths: the paper's MLP with ReLU, whose first layer has no bias. One width: the small projector of the
     released retrieval checkpoints, a linear layer, which on the text side follows a ReLU.
     """
-    small, layers = len(widths) == 1, []
+    small = len(widths) == 1
+    layers: list[nn.Module] = []
     for i, width in enumerate(widths):
         linear = nn.Linear(dim, width, bias=small or i > 0)
         nn.init.kaiming_normal_(linear.weight)  # clips that start apart: contrastive learning stalls on a narrow cone

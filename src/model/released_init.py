@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from torch import nn
 
 from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.fusion import GatedCrossAttention
+from egovlpv2.model.video_tower import SpaceTimeBlock
 
 _STD = 0.02  # BERT's
 
@@ -21,12 +23,14 @@ def init_as_released(backbone: Backbone) -> None:
     """
     nn.init.zeros_(backbone.video_tower.temporal_embed)
     for block in backbone.video_tower.blocks:
+        assert isinstance(block, SpaceTimeBlock)
         for layer, value in ((block.time_attn.qkv, 0.0), (block.time_attn.proj, 1.0)):
             _fill(layer, value)
-    in_video = [block.fusion for block in backbone.video_tower.blocks if block.fusion is not None]
+    in_video, in_text = (
+        [module for module in tower.modules() if isinstance(module, GatedCrossAttention)]
+        for tower in (backbone.video_tower, backbone.text_tower))
     for layer in _linears(*in_video, backbone.video_projector, backbone.text_projector):
         layer.reset_parameters()
-    in_text = [block.fusion for block in backbone.text_tower.blocks if block.fusion is not None]
     stacked = [] if backbone.stack is None else [backbone.stack]
     for layer in _linears(*in_text, *stacked, backbone.fused_video_transform, backbone.fused_text_transform,
                           backbone.match_head, backbone.masked_word_head):

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 _TOLERANCE = 1e-4  # of outputs after a LayerNorm; float32 differs by 1e-6
 _SEED = 0
@@ -29,7 +32,7 @@ def on_the_side() -> Iterator[None]:
         yield
 
 
-def draw(model: nn.Module) -> nn.Module:
+def draw(model: AnyModule) -> AnyModule:
     """Draw all parameters of a model, so that none that is zero or tiny hides a difference, and set it to eval mode."""
     for name, parameter in model.named_parameters():
         fan_in = parameter.numel() / len(parameter) if parameter.ndim > 1 else 16

@@ -4,6 +4,7 @@ Letters: `B` texts, `L` words, `D` width.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, TypedDict
@@ -93,11 +94,21 @@ class TextBlock(nn.Module):
     `x = LN(x + SA(x) + alpha * CA(SA(x), video))`, `x = LN(x + FFN(x))`.
     """
 
-    def __init__(self, layer: nn.Module, fusion: nn.Module | None) -> None:
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    out: nn.Linear
+    fc1: nn.Linear
+    fc2: nn.Linear
+    norm1: nn.LayerNorm
+    norm2: nn.LayerNorm
+    activation: Callable[[Tensor], Tensor]
+
+    def __init__(self, layer: Any, fusion: GatedCrossAttention | None) -> None:
         super().__init__()
         attention, output = layer.attention, layer.output
-        self.num_heads = attention.self.num_attention_heads
-        self.attention_dropout = attention.self.dropout.p
+        self.num_heads: int = attention.self.num_attention_heads
+        self.attention_dropout: float = attention.self.dropout.p
         self.query, self.key, self.value = attention.self.query, attention.self.key, attention.self.value
         self.out, self.norm1 = attention.output.dense, attention.output.LayerNorm
         self.fc1, self.activation = layer.intermediate.dense, layer.intermediate.intermediate_act_fn
@@ -115,6 +126,7 @@ class TextBlock(nn.Module):
         y = attend(self.query(x), self.key(x), self.value(x), self.num_heads, mask, dropout)  # (B, L, D)
         y = self.dropout(self.out(y))
         if video is not None:
+            assert self.fusion is not None
             y = self.fusion(y, video)
         x = self.norm1(x + y)
         return self.norm2(x + self.dropout(self.fc2(self.activation(self.fc1(x)))))
@@ -133,8 +145,9 @@ class TextTower(nn.Module):
         ValueError: transformers has no such encoder, or computes something else with it than this tower would.
     """
 
-    def __init__(self, config: TextTowerConfig, num_fused: int, video_dim: int,
-                 model: PreTrainedModel | None = None) -> None:
+    embeddings: nn.Module
+
+    def __init__(self, config: TextTowerConfig, num_fused: int, video_dim: int, model: Any = None) -> None:
         super().__init__()
         if model is None:
             model = _make_encoder(config)
@@ -142,15 +155,19 @@ class TextTower(nn.Module):
         arch, layers = model.config, model.encoder.layer
         if num_fused > len(layers):
             raise ValueError(f"num_fused_layers is {num_fused}, but the text tower has {len(layers)} layers")
-        self.dim, self.vocab_size, self.num_fused = arch.hidden_size, arch.vocab_size, num_fused
-        self.norm_eps, self.dropout = arch.layer_norm_eps, arch.hidden_dropout_prob
+        self.dim: int = arch.hidden_size
+        self.vocab_size: int = arch.vocab_size
+        self.num_fused = num_fused
+        self.num_heads: int = arch.num_attention_heads
+        self.norm_eps: float = arch.layer_norm_eps
+        self.dropout: float = arch.hidden_dropout_prob
         self.embeddings = model.embeddings
         # RoBERTa's positions begin behind that of the padding, and are counted from the ids.
         self.padding_id: int | None = getattr(model.embeddings, "padding_idx", None)
-        self.max_tokens = arch.max_position_embeddings - (-1 if self.padding_id is None else self.padding_id) - 1
+        self.max_tokens: int = arch.max_position_embeddings - (-1 if self.padding_id is None else self.padding_id) - 1
         first_fused = len(layers) - num_fused
         self.blocks = nn.ModuleList(
-            TextBlock(layer, GatedCrossAttention(self.dim, video_dim, arch.num_attention_heads, None, self.dropout)
+            TextBlock(layer, GatedCrossAttention(self.dim, video_dim, self.num_heads, None, self.dropout)
                       if i >= first_fused else None)
             for i, layer in enumerate(layers)
         )
@@ -162,7 +179,7 @@ class TextTower(nn.Module):
         return self.embeddings(input_ids=input_ids)  # (B, L) -> (B, L, D)
 
 
-def _make_encoder(config: TextTowerConfig) -> PreTrainedModel:
+def _make_encoder(config: TextTowerConfig) -> Any:
     arch = config.resolve()
     model = _build(arch) if config.init is None else _load_encoder(config.init, arch)
     if not hasattr(model, "embeddings") or not hasattr(getattr(model, "encoder", None), "layer"):

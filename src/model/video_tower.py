@@ -17,11 +17,12 @@ import timm
 import torch
 import torch.nn.functional as F
 from msgspec import Meta
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from egovlpv2.io.schema import check
-from egovlpv2.model.attention import cls_attention, divided_attention
+from egovlpv2.model.attention import QKVAttention, cls_attention, divided_attention
 from egovlpv2.model.bounds import Depth, Width, require
 from egovlpv2.model.fusion import GatedCrossAttention
 from egovlpv2.model.same import UNFIT, draw, on_the_side, refuse_differences
@@ -85,7 +86,17 @@ class SpaceTimeBlock(nn.Module):
     `z = SPACE(x + TIME(x))`, `x = x + z + alpha * CA(z, text)`, `x = x + MLP(x)`, with each part's own norm.
     """
 
-    def __init__(self, block: nn.Module, norm_eps: float, fusion: nn.Module | None) -> None:
+    attn: QKVAttention
+    time_attn: QKVAttention
+    norm1: nn.Module
+    norm2: nn.Module
+    mlp: nn.Module
+    ls1: nn.Module
+    ls2: nn.Module
+    drop_path1: nn.Module
+    drop_path2: nn.Module
+
+    def __init__(self, block: Any, norm_eps: float, fusion: GatedCrossAttention | None) -> None:
         super().__init__()
         self.norm1, self.attn, self.ls1, self.drop_path1 = block.norm1, block.attn, block.ls1, block.drop_path1
         self.norm2, self.mlp, self.ls2, self.drop_path2 = block.norm2, block.mlp, block.ls2, block.drop_path2
@@ -118,6 +129,7 @@ class SpaceTimeBlock(nn.Module):
     def join(self, x: Tensor, z: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None) -> Tensor:
         """The rest of the block, given what `attend` made of `x`: the text, the sum and the MLP."""
         if text is not None:
+            assert self.fusion is not None
             z = self.fusion(z, text, text_mask)
         x = x[:, : z.shape[1]] + self.drop_path1(self.ls1(z))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
@@ -136,8 +148,13 @@ class VideoTower(nn.Module):
         ValueError: timm has no such ViT, or computes something else with it than this tower would.
     """
 
-    def __init__(self, config: VideoTowerConfig, num_fused: int, text_dim: int,
-                 vit: VisionTransformer | None = None) -> None:
+    mean: Tensor  # (3, 1, 1)
+    std: Tensor  # (3, 1, 1)
+    cls_token: nn.Parameter  # (1, 1, D)
+    pos_embed: nn.Parameter  # (1, 1 + N, D)
+    patch_embed: PatchEmbed
+
+    def __init__(self, config: VideoTowerConfig, num_fused: int, text_dim: int, vit: Any = None) -> None:
         super().__init__()
         if vit is None:
             vit = _make_vit(config)
@@ -153,15 +170,23 @@ class VideoTower(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.patch_embed, self.cls_token, self.pos_embed = vit.patch_embed, vit.cls_token, vit.pos_embed
         self.temporal_embed = nn.Parameter(torch.randn(1, config.num_frames, self.dim) * 0.02)
-        heads = vit.blocks[0].attn.num_heads
+        self.num_heads: int = vit.blocks[0].attn.num_heads
         self.blocks = nn.ModuleList(
             SpaceTimeBlock(
                 block, config.norm_eps,
-                GatedCrossAttention(self.dim, text_dim, heads, config.norm_eps) if i >= depth - num_fused else None,
+                GatedCrossAttention(self.dim, text_dim, self.num_heads, config.norm_eps) if i >= depth - num_fused
+                else None,
             )
             for i, block in enumerate(vit.blocks)
         )
-        self.norm = vit.norm
+        self.norm: nn.LayerNorm = vit.norm
+
+    @property
+    def first_fused(self) -> SpaceTimeBlock:
+        """The lowest block that has cross-attention."""
+        block = self.blocks[len(self.blocks) - self.num_fused]
+        assert isinstance(block, SpaceTimeBlock)
+        return block
 
     def embed(self, video: Tensor, cls_token: Tensor) -> Tensor:
         """Patches of each frame, their places and times.
@@ -196,14 +221,14 @@ def interpolate_time(temporal_embed: Tensor, num_frames: int) -> Tensor:
     return grid[0]
 
 
-def _make_vit(config: VideoTowerConfig) -> VisionTransformer:
+def _make_vit(config: VideoTowerConfig) -> Any:
     kwargs: dict[str, Any] = {
         "num_classes": 0,
         "drop_path_rate": config.drop_path,
         "norm_layer": lambda dim, **kw: nn.LayerNorm(dim, eps=config.norm_eps, **kw),
         **config.overrides,
     }
-    if config.init not in (None, "timm"):
+    if config.init is not None and config.init != "timm":
         if not Path(config.init).is_file():
             raise ValueError(f"video.init: {config.init} is not a file; give `timm`, a file with timm weights, or null")
         # Older versions of timm would read any file as the .npz that some of its models come from.

@@ -47,13 +47,12 @@ class FinalReport(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1:
             raise ValueError("predict writes one file: run it with trainer.devices=1")
-        batches = trainer.predict_loop.predictions
-        if trainer.predict_loop.num_dataloaders > 1:
-            batches = chain.from_iterable(batches)
+        predictions = trainer.predict_loop.predictions  # of each batch, or of each batch of each loader
+        batches = chain.from_iterable(predictions) if trainer.predict_loop.num_dataloaders > 1 else predictions
         rows = [row for batch in batches for row in batch]
         submission = getattr(pl_module, "submission", None)  # the form that a challenge asks for
         write_report(Path(trainer.log_dir or ".") / "predictions.json", submission(rows) if submission else rows)
-        print(f"what was left out: {getattr(trainer.datamodule, 'counts', {})}")
+        print(f"what was left out: {getattr(_data_module(trainer), 'counts', {})}")
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.began
@@ -66,7 +65,7 @@ class FinalReport(Callback):
             self.trained = {"epochs": trainer.current_epoch, "steps": trainer.global_step,
                             "fit_seconds": round(self._seconds())}
         protocol |= self.trained
-        for part in (module, trainer.datamodule):
+        for part in (module, _data_module(trainer)):
             protocol |= getattr(part, "protocol", {})
         if trainer.log_dir is not None:
             write_metrics(Path(trainer.log_dir) / "metrics.json", self.metrics, protocol)
@@ -75,6 +74,10 @@ class FinalReport(Callback):
 class _Report(TypedDict):
     seconds: float
     metrics: dict[str, float]
+
+
+def _data_module(trainer: Trainer) -> Any:
+    return trainer.datamodule  # type: ignore[attr-defined]  # Lightning's data connector sets it
 
 
 def _numbers(trainer: Trainer) -> dict[str, float]:

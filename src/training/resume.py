@@ -14,6 +14,7 @@ from lightning import Trainer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 _TRACKED = ("ready", "started", "processed", "completed")
@@ -33,6 +34,7 @@ def find_place(trainer: Trainer) -> Place:
     """
     epoch = trainer.fit_loop.epoch_progress.current
     batch = trainer.fit_loop.epoch_loop.batch_progress.current
+    assert isinstance(epoch, _ProcessedTracker) and isinstance(batch, _ProcessedTracker)
     return Place(epoch.processed, batch.processed if epoch.started > epoch.processed else 0)
 
 
@@ -71,7 +73,9 @@ class FitLoop(_FitLoop):
         if -1 < self.max_steps < self.epoch_loop.global_step:
             raise ValueError(f"{self.trainer.ckpt_path} has {self.epoch_loop.global_step} steps behind it and "
                              f"trainer.max_steps is {limits[1]}: give as many steps as before, or more")
-        within = self.epoch_progress.current.started > place.epoch
+        epoch = self.epoch_progress.current
+        assert isinstance(epoch, _ProcessedTracker)
+        within = epoch.started > place.epoch
         _Loop.restarting.fset(self, within)  # type: ignore[attr-defined]  # our setter would depend on `max_steps`
 
 
@@ -105,7 +109,7 @@ class EpochLoop(_TrainingEpochLoop):
         """
         super().on_advance_end(data_fetcher)
         if not self._num_ready_batches_reached() and not self._should_accumulate():
-            for callback in self.trainer.callbacks:
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # a connector of Lightning sets it
                 if (hook := getattr(callback, "on_train_step_end", None)) is not None:
                     hook(self.trainer, self.trainer.lightning_module)
 

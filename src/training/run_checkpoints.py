@@ -95,7 +95,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         state = (trainer.global_step, find_place(trainer))
-        if state == self._saved or trainer.fast_dev_run:
+        if state == self._saved or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set outside Trainer.__init__
             return
         self.stop.saving = True
         for logger in trainer.loggers:  # what was logged up to here is never logged again

@@ -75,8 +75,8 @@ def _draw_heat(axes: Axes, patches: Tensor, frames: Tensor, times: Sequence[floa
                boxes: Sequence[tuple[float, float, float, float]]) -> None:
     """Draws the frames of a strip, with their shares, into boxes (left, right, bottom, top) in inches."""
     left, right, bottom, top = boxes[0]
-    size = [ceil(round(side * DPI, 2)) for side in (bottom - top, right - left)]  # pixels
-    shown = overlay(frames, patches / patches.max().clamp(min=1e-12), tuple(size))
+    height, width = (ceil(round(side * DPI, 2)) for side in (bottom - top, right - left))  # pixels
+    shown = overlay(frames, patches / patches.max().clamp(min=1e-12), (height, width))
     for t, (box, picture) in enumerate(zip(boxes, shown, strict=True)):
         axes.imshow(picture, extent=box)
         when = "" if times is None else f"{times[t]:.2f} s: "

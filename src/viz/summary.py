@@ -26,8 +26,8 @@ def draw_summary(title: str, duration: float, shot_seconds: float, scores: NDArr
     for i, (first, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
         axes.axvspan(first * shot_seconds, min(end * shot_seconds, duration), color=_SEGMENT,
                      alpha=0.1 + 0.15 * (i % 2), linewidth=0, label="segments" if not i else None)
-    for i, (start, end) in enumerate(chosen):
-        axes.axvspan(start, end, color=_FOUND, alpha=0.45, linewidth=0, label="chosen" if not i else None)
+    for i, (from_second, to_second) in enumerate(chosen):
+        axes.axvspan(from_second, to_second, color=_FOUND, alpha=0.45, linewidth=0, label="chosen" if not i else None)
     edges = np.minimum(np.arange(len(scores) + 1) * shot_seconds, duration)
     axes.stairs(scores, edges, color="black", linewidth=1.0, label="score")
     axes.set(xlim=(0, duration), ylim=(0, None), xlabel="seconds", title=title)

@@ -62,7 +62,7 @@ def _draw_strip(axes: Axes, frames: Tensor, duration: float) -> None:
 def _draw_spans(axes: Axes, drawing: Drawing) -> None:
     best, ground_truth, found = max(len(drawing.found), 1), _lanes(drawing.ground_truth), _lanes(drawing.found)
     lanes = max(ground_truth, default=0) + 1  # of the true ones, which lie on top
-    rows = [(-lane, _TRUE, 0.8, span) for lane, span in zip(ground_truth, drawing.ground_truth, strict=True)]
+    rows = [(-float(lane), _TRUE, 0.8, span) for lane, span in zip(ground_truth, drawing.ground_truth, strict=True)]
     rows += [(-lane - lanes - 0.4, _FOUND, 0.2 + 0.6 * (best - rank) / best, span)
              for rank, (lane, span) in enumerate(zip(found, drawing.found, strict=True))]
     for height, colour, alpha, span in rows:
