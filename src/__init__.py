@@ -6,7 +6,7 @@ from typing import Any
 # Loaded on first use: torch, Lightning and transformers take seconds, `egovlpv2 --help` shall not.
 _EXPORTS = {
     "Backbone": "egovlpv2.model.backbone",
-    "BackboneConfig": "egovlpv2.model.backbone",
+    "BackboneConfig": "egovlpv2.model.config",
     "Index": "egovlpv2.search.index",
     "load_backbone": "egovlpv2.checkpoints.weights",
     "read_clip": "egovlpv2.video.decode",

@@ -11,7 +11,7 @@ from egovlpv2.command.signals import STOPS
 # Own commands, imported only when called; `main(argv)` of each module runs it.
 COMMANDS = {
     "toy-data": ("egovlpv2.data_modules.toy_world.write", "render the embedded toy world: videos and annotations"),
-    "convert": ("egovlpv2.checkpoints.weights", "turn any checkpoint into a .safetensors of ours"),
+    "convert": ("egovlpv2.checkpoints.conversion", "turn any checkpoint into a .safetensors of ours"),
     "prepare": ("egovlpv2.video.prepare", "re-encode raw videos into what is fast to train on"),
     "extract": ("egovlpv2.features.extract", "features of any videos, one file each"),
     "fuse": ("egovlpv2.features.fuse", "look at stored trunks with queries: features for each of them"),

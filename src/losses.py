@@ -120,13 +120,13 @@ def _mean_of_others(*losses: Tensor) -> Tensor:
     return values.mean() if values.numel() else values.sum()
 
 
-class MaskedWords(NamedTuple):
+class MaskedTokens(NamedTuple):
     input_ids: Tensor  # (n, L) int64 with words replaced
     chosen: Tensor  # (n, L) bool, the words to predict
 
 
-def mask_words(input_ids: Tensor, maskable: Tensor, mask_id: int, vocab_size: int, share: float,
-               generator: torch.Generator) -> MaskedWords:
+def mask_tokens(input_ids: Tensor, maskable: Tensor, mask_id: int, vocab_size: int, share: float,
+               generator: torch.Generator) -> MaskedTokens:
     """BERT's masking: of the chosen words 80 % become the mask, 10 % another word, 10 % stay.
 
     Args:
@@ -139,10 +139,10 @@ def mask_words(input_ids: Tensor, maskable: Tensor, mask_id: int, vocab_size: in
     words = torch.randint(vocab_size, input_ids.shape, generator=generator).to(input_ids.device)
     chosen = maskable & (which < share)
     ids = torch.where(chosen & (how < 0.8), mask_id, input_ids)
-    return MaskedWords(torch.where(chosen & (how >= 0.9), words, ids), chosen)
+    return MaskedTokens(torch.where(chosen & (how >= 0.9), words, ids), chosen)
 
 
-class MatchPairs(NamedTuple):
+class VTMPairs(NamedTuple):
     """Pairs for video-text matching: rows of the whole batch."""
 
     video: Tensor  # (n,) int64
@@ -151,7 +151,7 @@ class MatchPairs(NamedTuple):
 
 
 def sample_vtm_pairs(similarity: Tensor, positives: Tensor, temperature: float, generator: torch.Generator,
-                negatives_by: NegativesBy = "own") -> MatchPairs:
+                negatives_by: NegativesBy = "own") -> VTMPairs:
     """Half of the pairs stay; a quarter gets a hard text and a quarter a hard video (ALBEF's way).
 
     A hard negative is drawn with `softmax(similarity / temperature)` among those that are no positives. A row that
@@ -178,4 +178,4 @@ def sample_vtm_pairs(similarity: Tensor, positives: Tensor, temperature: float, 
         if len(rows):
             index[rows] = torch.multinomial(probabilities[rows], 1, generator=generator)[:, 0]
     is_match = (video == text).long()
-    return MatchPairs(*(x.to(similarity.device) for x in (video, text, is_match)))
+    return VTMPairs(*(x.to(similarity.device) for x in (video, text, is_match)))

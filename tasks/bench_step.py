@@ -36,7 +36,7 @@ from egovlpv2.bench.measure import (
     training_flops,
 )
 from egovlpv2.features.options import precision_of
-from egovlpv2.losses import ego_positives, mask_words, multi_positive_nce, sample_vtm_pairs
+from egovlpv2.losses import ego_positives, mask_tokens, multi_positive_nce, sample_vtm_pairs
 from egovlpv2.model.backbone import Top
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig, parameter_groups
@@ -60,7 +60,7 @@ class UnsharedPretrain(Pretrain):
         words = Text(**{key: value[pairs.text] for key, value in batch["text"].items()})
         logits = backbone.vtm_logits_from(self._pass(batch["video"][pairs.video], words, gate=True))
         ids = batch["text"]["input_ids"]
-        masked = mask_words(ids, ~torch.isin(ids, self.special_ids), self.mask_id, self.vocab_size, self.masked_share,
+        masked = mask_tokens(ids, ~torch.isin(ids, self.special_ids), self.mask_id, self.vocab_size, self.masked_share,
                             generator)
         states = self._pass(batch["video"], {**batch["text"], "input_ids": masked.input_ids}, gate=True).text
         target = torch.where(masked.chosen, ids, -100)

@@ -98,7 +98,7 @@ def test_a_tokenizer_of_another_size_than_the_weights_is_named(fitting, words: i
 def test_an_id_beyond_the_embeddings_is_found_though_the_words_are_few(fitting, folder: Path, make_backbone) -> None:
     tokenizer = load_tokenizer(made_up_tokenizer(folder, 550))
     tokenizer.get_vocab = lambda: {"w1": 600}
-    with pytest.raises(ValueError, match="it has 601 words and they have 600"):
+    with pytest.raises(ValueError, match="it has 601 tokens and they have 600"):
         check_tokenizer(tokenizer, make_backbone().text_tower, "it")
 
 
@@ -113,7 +113,7 @@ def test_a_padding_that_the_positions_are_not_counted_from_is_named(fitting) -> 
     ("tokenizer.json", "[]", r"tokenizer.json: Expected `object`, got `array`"),
     ("tokenizer_config.json", "[1]", r"tokenizer_config.json: Expected `object`"),
     ("vocab.json", '{"a": "b"}', r"vocab.json: .*Expected `int`, got `str`"),
-    ("merges.txt", "#version: 0.2\nÃ b c\n", r"merges.txt, line 2: not two words of vocab.json that make a third"),
+    ("merges.txt", "#version: 0.2\nÃ b c\n", r"merges.txt, line 2: not two tokens of vocab.json that make a third"),
 ])
 def test_damaged_files_of_a_tokenizer_are_named(toy: Path, tmp_path: Path, name: str, content: str,
                                                 message: str) -> None:

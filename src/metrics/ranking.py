@@ -5,12 +5,6 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from egovlpv2.metrics.summary import semantic_f1
-from egovlpv2.metrics.temporal import moment_map, moment_recall, nlq_recall, soft_nms
-
-__all__ = ["charades_map", "choices_right", "dual_softmax", "mir_map", "mir_ndcg", "moment_map", "moment_recall",
-           "multi_instance_retrieval", "nlq_recall", "semantic_f1", "soft_nms"]
-
 _ROWS = 128  # queries at a time: memory stays flat, and fits the cache
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Key = tuple[str, str]  # clip and label
@@ -102,33 +102,6 @@ def moment_recall(predictions: Mapping[str, Sequence[Mapping[str, Any]]],
     places = np.arange(detected.shape[1])[:, None]  # (P, 1)
     best = [np.where(places < k * counts[:, None, None], overlap, 0.0).max(1, initial=0.0) for k in topk]  # (K, G) each
     return [[float((overlaps >= tiou).sum() / counts.sum()) for overlaps in best] for tiou in tious]
-
-
-def soft_nms(segments: ArrayLike, scores: ArrayLike, sigma: float, max_proposals: int
-             ) -> tuple[Array, Array, NDArray[np.int64]]:
-    """Gaussian soft non-maximum suppression as VSGN's: the best stays, what overlaps it loses score, and so on.
-
-    The last proposal that is left never comes out, as in the authors' code.
-
-    Args:
-        segments: (P, 2) seconds.
-        scores: (P,) above 0.
-        sigma: Width of the Gaussian over temporal IoU (Ego4D MQ: 0.46).
-        max_proposals: How many to keep.
-
-    Returns:
-        Segments (n, 2), new scores (n,), and which they were, (n,) int64.
-    """
-    spans, decayed = np.array(segments, dtype=np.float64).reshape(-1, 2), np.array(scores, dtype=np.float64)
-    kept, left = [], decayed.copy()
-    for _ in range(min(max_proposals, len(decayed) - 1)):
-        best = int(left.argmax())
-        kept.append(best)
-        decayed[best] = left[best]
-        left *= np.exp(-np.nan_to_num(temporal_iou(spans, spans[best])) ** 2 / sigma)
-        left[best] = -np.inf
-    index = np.array(kept, dtype=np.int64)
-    return spans[index], decayed[index], index
 
 
 def _first_hits(detected: Array, truth: Array, tious: Array) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""First weights of the layers that no pre-trained tower brings, as the authors' code draws them."""
+"""The authors' initialisation of the layers that have no pre-trained weights."""
 
 from collections.abc import Iterator
 
@@ -12,11 +12,11 @@ _STD = 0.02  # BERT's
 
 
 def init_as_released(backbone: Backbone) -> None:
-    """Draw the new layers of a backbone as the authors' code does; the towers and the gates stay as they are.
+    """Initialise the new layers of a backbone as the authors' code does; towers and alphas are unchanged.
 
-    Temporal embedding: zeros. Attention in time: queries, keys, values and all biases zero, output weights one.
-    Cross-attention on the video side and projectors: torch's default. Cross-attention on the text side, stacked layers,
-    transforms and the heads of matching and masked words: N(0, 0.02), biases zero.
+    Temporal embedding: zeros. Temporal attention: queries, keys, values and all biases zero, output weights one.
+    Cross-attention of the video and projectors: torch's default. Cross-attention of the text, stacked layers,
+    transforms, VTM and MLM heads: N(0, 0.02), biases zero.
 
     Args:
         backbone: Changed in place.
@@ -40,7 +40,7 @@ def init_as_released(backbone: Backbone) -> None:
 
 def _fill(layer: nn.Linear, weight: float) -> None:
     nn.init.constant_(layer.weight, weight)
-    if layer.bias is not None:  # some ViTs have none on queries, keys and values
+    if layer.bias is not None:  # some ViTs have no bias on queries, keys and values
         nn.init.zeros_(layer.bias)
 
 

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from egovlpv2.heads import moments
 from egovlpv2.heads.moments import MOST, detections, retrievals, scored_segments, without_doubles
+from egovlpv2.heads.nms import soft_nms
 from egovlpv2.heads.vsgn import VSGNOutput
-from egovlpv2.metrics.temporal import soft_nms, temporal_iou
+from egovlpv2.metrics.temporal import temporal_iou
 
 
 def drawn(seed: int, anchors: int = 120, classes: int = 5, longest: float = 60.0) -> tuple[Tensor, Tensor]:

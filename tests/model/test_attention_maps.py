@@ -43,16 +43,16 @@ def test_words_are_what_spaces_part(trim: bool) -> None:
     words = read_words(by_letters(trim), "#C C unties it", 40)
     assert words.labels == ["#C", "C", "unties", "it"]
     # <s> # C _C _unties _it </s>: the byte of a space belongs to the word after it
-    assert words.places == [[1, 2], [3, 4], list(range(5, 12)), [12, 13, 14]]
+    assert words.tokens == [[1, 2], [3, 4], list(range(5, 12)), [12, 13, 14]]
     assert words.text["input_ids"].shape == (1, 16) and words.text["attention_mask"].all()
     cut = read_words(by_letters(trim), "#C C unties it", 9)
-    assert cut.labels == ["#C", "C", "unties"] and cut.places[2] == [5, 6, 7]
+    assert cut.labels == ["#C", "C", "unties"] and cut.tokens[2] == [5, 6, 7]
     assert read_words(by_letters(trim), "  ", 9).labels == []
 
 
 def test_pieces_of_a_word_are_one_word() -> None:
     words = read_words(by_pieces(), "#C  unties a jar", 40)
-    assert words.labels == ["#C", "unties", "a", "jar"] and words.places == [[1, 2], [3, 4], [5], [6]]
+    assert words.labels == ["#C", "unties", "a", "jar"] and words.tokens == [[1, 2], [3, 4], [5], [6]]
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from egovlpv2.checkpoints.head_weights import read_answer_head
 from egovlpv2.checkpoints.weights import load_backbone, num_frames_of, save_backbone
 from egovlpv2.command.parser import CommandParser
 
@@ -22,12 +23,8 @@ def main(argv: list[str] | None = None) -> None:
     save_backbone(backbone, args.target)
     parameters = sum(p.numel() for p in backbone.parameters())
     print(f"{args.target}: {parameters / 1e6:.1f} M parameters, {frames} frames; no key of {args.source} left over")
-    if _answers(args.source):
+    if read_answer_head(Path(args.source))[0] is not None:
         print(f"but for its head of EgoTaskQA: to ask questions, give {args.source} itself")
 
 
-def _answers(path: str) -> bool:
-    """Whether a file brings a head that answers questions."""
-    from egovlpv2.checkpoints.head_weights import read_answer_head  # it builds on this module
 
-    return read_answer_head(Path(path))[0] is not None
