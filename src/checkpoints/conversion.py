@@ -1,4 +1,4 @@
-"""`egovlpv2 convert`: convert any checkpoint to this project's `.safetensors`."""
+"""`egovlpv2 convert`: convert a checkpoint of any known format to this project's `.safetensors`."""
 
 from pathlib import Path
 
