@@ -1,4 +1,4 @@
-"""EgoMCQ accuracy (EgoVLP, Lin et al., 2022): right choices among five, per kind of question."""
+"""Accuracy of EgoMCQ (EgoVLP, Lin et al., 2022), multiple choice among five clips, by kind of question."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ KINDS = {1: "inter", 2: "intra"}
 
 
 class EgoMCQAccuracy(Metric):
-    """Share of right choices in %, for inter-video and intra-video questions; a kind that is absent is left out."""
+    """EgoMCQ accuracy in %, for inter-video and intra-video questions; a kind without questions is left out."""
 
     right: Tensor
     total: Tensor
@@ -21,8 +21,10 @@ class EgoMCQAccuracy(Metric):
         self.add_state("total", torch.zeros(2), dist_reduce_fx="sum")
 
     def update(self, scores: Tensor, answer: Tensor, kind: Tensor) -> None:
-        """Args:
-            scores: (Q, 5).
+        """Add questions.
+
+        Args:
+            scores: (Q, 5) of the choices.
             answer: (Q,) int64.
             kind: (Q,) int64: 1 inter, 2 intra.
         """
@@ -32,5 +34,6 @@ class EgoMCQAccuracy(Metric):
             self.total[i] += (kind == number).sum()
 
     def compute(self) -> dict[str, Tensor]:
+        """Compute the accuracies."""
         names = KINDS.values()
         return {name: 100 * self.right[i] / self.total[i] for i, name in enumerate(names) if self.total[i] > 0}

@@ -1,4 +1,4 @@
-"""Callbacks that write figures to TensorBoard during validation."""
+"""Callbacks that write figures to TensorBoard in each validation."""
 
 import logging
 from collections.abc import Sequence
@@ -35,19 +35,19 @@ class ScoresChoices(Protocol):
 
 
 class Pictures(Callback):
-    """Writes pictures of the first clips of each validation to TensorBoard.
+    """Write timelines of the first clips of each validation to TensorBoard.
 
-    The task gives `drawings(batch, count)`, the data module `strip(split, row, num_frames)`.
+    The task must have `drawings(batch, count)`, the data module `preview_frames(split, row, num_frames)`.
 
     Args:
-        count: How many.
+        count: Number of clips.
     """
 
     def __init__(self, count: int = 4) -> None:
         self.count = count
 
     def _frames(self, trainer: Trainer, row: int) -> Tensor | None:
-        """A picture without frames is better than no training."""
+        """Load preview frames; a video that can't be read costs the frames, not the training."""
         try:
             return _data_module(trainer).preview_frames("val", row, NUM_FRAMES)
         except ValueError as error:
@@ -66,8 +66,9 @@ class Pictures(Callback):
 
 
 class AttentionPictures(Callback):
-    """Writes to TensorBoard what the words of a validation's first question look at in its right clip: the mean of the
-    heads of the last fused layer.
+    """Write an attention map to TensorBoard in each validation: the first question's words over its correct clip.
+
+    The weights are averaged over the heads of the last fused layer.
     """
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ChoiceBatch,
@@ -84,9 +85,9 @@ class AttentionPictures(Callback):
             return
         clip = batch["video"][0, batch["answer"][0]]  # (T, 3, H, W)
         with trainer.precision_plugin.forward_context():
-            seen = attend_words(task.backbone, clip, words, {last: layers[last]}, None)
-        strips = list(map(Strip, words.labels, seen.cls[:, 0].tolist(), seen.patches[:, 0]))
-        title = f"{text}: layer {last}, mean of all heads, match {seen.match:.2f}"
+            attention = attend_words(task.backbone, clip, words, {last: layers[last]}, None)
+        strips = list(map(Strip, words.labels, attention.cls[:, 0].tolist(), attention.patches[:, 0]))
+        title = f"{text}: layer {last}, mean of all heads, match {attention.match:.2f}"
         figure = draw_attention(title, clip.cpu(), None, strips, across=5)
         show_on_board(board, "val/attention", figure, trainer.global_step)
 
@@ -96,6 +97,6 @@ def _data_module(trainer: Trainer) -> Any:
 
 
 def _board(trainer: Trainer) -> SummaryWriter | None:
-    """Where pictures go: TensorBoard, from the first process."""
+    """Get the TensorBoard writer; None on other processes than rank 0 and with other loggers."""
     logger = trainer.logger
     return logger.experiment if trainer.is_global_zero and isinstance(logger, TensorBoardLogger) else None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from egovlpv2.heads import moments
-from egovlpv2.heads.moments import MOST, detections, retrievals, scored_segments, class_nms
+from egovlpv2.heads.moments import MOST, class_nms, detections, retrievals, scored_segments
 from egovlpv2.heads.nms import soft_nms
 from egovlpv2.heads.vsgn import VSGNOutput
 from egovlpv2.metrics.temporal import temporal_iou
