@@ -114,6 +114,7 @@ class GraphPyramid(nn.Module):
         self.merge = nn.ModuleList(_convolution(dim, dim) for _ in range(num_levels))
 
     def forward(self, features: Tensor) -> list[Tensor]:
+        """Compute the levels, the finest first."""
         down = [self.down[0](self.stem(features).relu())]
         for layer in self.down[1:]:
             down.append(F.max_pool1d(layer(down[-1]), 2))
@@ -133,6 +134,7 @@ class GraphLayer(nn.Module):
         self.num_neighbours = num_neighbours
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the layer: (B, D, T) -> (B, D, T)."""
         steps = x.transpose(1, 2)  # (B, T, D)
         of_neighbour, of_step = self.graph.weight.chunk(2, dim=1)  # (D, D) each
         messages = gather_steps(steps @ of_neighbour.T, self._nearest(steps))  # (B, T, K, D)

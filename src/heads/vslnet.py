@@ -81,6 +81,7 @@ class SmallVSLNet(nn.Module):
         self.apply(_init_weights)
 
     def forward(self, video: Tensor, video_mask: Tensor, query: Tensor, query_mask: Tensor) -> VSLNetOutput:
+        """Localize queries in videos; arguments as in `VSLNet.forward`."""
         video_mask, query_mask = video_mask.bool(), query_mask.bool()
         x = self.query_pool(self.video_affine(self.dropout(video)), self.query_affine(query), query_mask)  # (B, T, D)
         highlight = _masked(self.highlighter(x.relu())[..., 0].float(), video_mask).sigmoid()  # (B, T)
@@ -103,6 +104,11 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Encode a video or a query.
+
+        Raises:
+            ValueError: There are more positions than embeddings.
+        """
         if x.shape[1] > len(self.positions.weight):
             raise ValueError(f"{x.shape[1]} positions are more than max_positions={len(self.positions.weight)}")
         x = x + self.positions.weight[: x.shape[1]]
@@ -120,6 +126,7 @@ class SeparableConvolution(nn.Module):
         self.pointwise = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the layer: (B, T, D) -> (B, T, D)."""
         return self.pointwise(self.depthwise(x.transpose(1, 2)).transpose(1, 2)).relu()
 
 
@@ -134,6 +141,7 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Run the layer: (B, T, D), (B, T) bool -> (B, T, D)."""
         z = self.dropout(self.norm1(x))
         q, k, v = (layer(z).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, H, T, D / H)
                    for layer in (self.query, self.key, self.value))
@@ -154,6 +162,7 @@ class ContextQueryAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, video_mask: Tensor, y: Tensor, query_mask: Tensor) -> Tensor:
+        """Enrich the video `x` (B, T, D) with the query `y` (B, L, D): (B, T, D)."""
         a, b = self.dropout(x), self.dropout(y)
         both = (a * self.of_both) @ b.transpose(1, 2)  # (B, T, L)
         score = self.of_video(a) + self.of_query(b).transpose(1, 2) + both  # (B, T, L)
@@ -173,6 +182,7 @@ class QueryPool(nn.Module):
         self.out = nn.Linear(2 * dim, dim)
 
     def forward(self, x: Tensor, y: Tensor, query_mask: Tensor) -> Tensor:
+        """Add the pooled query `y` (B, L, D) to the video `x` (B, T, D): (B, T, D)."""
         share = _masked(self.weight(y), query_mask[..., None]).softmax(1)  # (B, L, 1)
         pooled = (share * y).sum(1, keepdim=True).expand(-1, x.shape[1], -1)  # (B, T, D)
         return self.out(torch.cat([x, pooled], dim=2))
@@ -188,6 +198,7 @@ class SpanPredictor(nn.Module):
         self.start, self.end = (nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, 1)) for _ in range(2))
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute logits of start and end: (B, T, D), (B, T) bool -> two (B, T)."""
         start = self.encoder(x, mask)  # (B, T, D)
         end = self.encoder(start, mask)  # (B, T, D)
         start_logits = self.start(torch.cat([self.start_norm(start), x], dim=2))[..., 0]  # (B, T)

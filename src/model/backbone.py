@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from egovlpv2.batch import Text
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.fusion import GatedCrossAttention, StackedFusionEncoder
-from egovlpv2.model.heads import MLMHead, VTMHead, projector
+from egovlpv2.model.heads import MLMHead, VTMHead, init_linear, projector
 from egovlpv2.model.text_tower import TextTower
 from egovlpv2.model.video_tower import VideoTower
 
@@ -70,9 +70,6 @@ class Backbone(LightningModule):
         config: Towers, fusion and heads.
     """
 
-    fused_cls_token: nn.Parameter  # (1, 1, D), only with `fusion_cls: own`
-    fused_norm: nn.LayerNorm
-
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = config
@@ -94,13 +91,10 @@ class Backbone(LightningModule):
         fusions = [m for m in self.modules() if isinstance(m, GatedCrossAttention | StackedFusionEncoder)]
         for module in (self.fused_video_transform, self.fused_text_transform, self.match_head, self.masked_word_head,
                        *fusions):
-            module.apply(_init_linear)
-        if config.alpha is not None:
-            self._fix_alphas(config.alpha)
-
-    def _fix_alphas(self, alpha: float) -> None:
-        for gated in (m for m in self.modules() if isinstance(m, GatedCrossAttention)):
-            nn.init.constant_(gated.alpha.requires_grad_(False), alpha)
+            module.apply(init_linear)
+        for module in fusions:
+            if isinstance(module, GatedCrossAttention) and config.alpha is not None:
+                nn.init.constant_(module.alpha.requires_grad_(False), config.alpha)
 
     def _make_stack(self) -> StackedFusionEncoder:
         video, text = self.video_tower, self.text_tower
@@ -165,10 +159,7 @@ class Backbone(LightningModule):
         return self._fused_top(trunk, num_frames, video_output, text_output)
 
     def top_video(self, x: Tensor, num_frames: int, cls_only: bool = False) -> Tensor:
-        """Run the video's upper layers, gate closed, and its final norm: (B, S, D) -> (B, S, D).
-
-        With `cls_only`, only the CLS token of the last layer is computed: (B, 1, D).
-        """
+        """Run the video's upper layers, gate closed, and its final norm: (B, S, D) -> (B, S, D), or (B, 1, D)."""
         blocks = self._fused(self.video_tower)
         for i, block in enumerate(blocks):
             x = self._run(block, x, num_frames, None, None, cls_only and i == len(blocks) - 1)
@@ -192,16 +183,9 @@ class Backbone(LightningModule):
         return VideoContext(video[:, :1] if alone else video, first)
 
     def fused_video_cls(self, context: VideoContext, num_frames: int, text: Tensor, mask: Tensor) -> Tensor:
-        """Compute CLS states of videos, each fused with its text, after the final norm.
+        """Compute CLS states (B, D) after the final norm of B videos, each fused with its text.
 
-        Args:
-            context: Of B videos, from `precompute_video`.
-            num_frames: `T` of the clips.
-            text: (B, L, D) from `trunk_text`.
-            mask: (B, L) bool.
-
-        Returns:
-            (B, D).
+        `context` is from `precompute_video`, `text` (B, L, D) and `mask` (B, L) are from `trunk_text`.
         """
         if self.stack is not None:
             return self._stacked_top(context.video, text, mask, "cls", False).video_cls
@@ -307,11 +291,3 @@ class Backbone(LightningModule):
         top = self.top(self.trunk(video, text, gate=True), video.shape[1], True, "none")
         assert top.text is not None
         return self.mlm_logits_from(top.text)
-
-
-def _init_linear(module: nn.Module) -> None:
-    """Initialise a linear layer variance-preservingly, std = fan_in ** -0.5: BERT's 0.02 is too small for width 192."""
-    if isinstance(module, nn.Linear) and not module.weight.is_meta:
-        nn.init.normal_(module.weight, std=module.in_features**-0.5)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

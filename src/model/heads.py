@@ -52,3 +52,14 @@ class MLMHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute logits over the vocabulary: (..., D) -> (..., V)."""
         return self.decoder(self.norm(nn.functional.gelu(self.transform(x))))
+
+
+def init_linear(module: nn.Module) -> None:
+    """Initialise a linear layer to preserve variance, std = fan_in ** -0.5; other modules are unchanged.
+
+    With BERT's std of 0.02, matching starts to train late at a width of 192.
+    """
+    if isinstance(module, nn.Linear) and not module.weight.is_meta:
+        nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
