@@ -146,8 +146,8 @@ def _keep_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any
     own, stored = optimizer.param_groups, state["param_groups"]
     if [len(group["params"]) for group in own] != [len(group["params"]) for group in stored]:
         raise ValueError("the checkpoint's optimizer has other groups of parameters than the present settings make: "
-                         f"{[len(group['params']) for group in stored]} tensors then, "
-                         f"{[len(group['params']) for group in own]} now; resume with the settings of then")
+                         f"{[len(group['params']) for group in stored]} tensors before, "
+                         f"{[len(group['params']) for group in own]} now; resume with the former settings")
     groups = [{**current, "params": saved["params"]} for current, saved in zip(own, stored, strict=True)]
     return state | {"param_groups": groups}
 

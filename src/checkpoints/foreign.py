@@ -6,7 +6,7 @@ from collections.abc import Iterable
 # Pattern at the start of any name, without `module.` or `model.`, and its origin; the first match counts.
 _ORIGINS = [
     (r"(features|unfused)$", "features that `egovlpv2 extract` wrote"),
-    (r"text_model\.encoder\.layer\.\d+\.alpha_t2i|text_tower\.", "EgoVLPv2, of which a part is missing"),
+    (r"text_model\.encoder\.layer\.\d+\.alpha_t2i|text_tower\.", "EgoVLPv2 with a part missing"),
     (r"text_model\.transformer\.layer\.", "EgoVLP, the first version"),
     (r"textual\.|text_model\.wte|visual\.blocks\.\d+\.(timeattn|norm3)", "LaViLa or AVION"),
     (r"visual\.transformer\.resblocks\.|transformer\.resblocks\.|visual\.(conv1|proj)", "CLIP of OpenAI or OpenCLIP"),

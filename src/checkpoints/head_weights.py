@@ -67,10 +67,10 @@ def read_answer_head(path: Path) -> tuple[AnswerHead | None, dict[str, Any]]:
     if "hidden.weight" not in state:
         return None, {}
     if state["hidden.weight"].ndim != 2:
-        raise ValueError(f"{path} holds no whole head that answers: hidden.weight is not a matrix")
+        raise ValueError(f"{path} holds no complete answer head: hidden.weight is not a matrix")
     answers, dim = state["hidden.weight"].shape
     head = AnswerHead(dim, answers)
-    _load_state(head, state, f"{path} holds no whole head that answers")
+    _load_state(head, state, f"{path} holds no complete answer head")
     return head, facts
 
 
@@ -99,9 +99,9 @@ def read_summary_head(path: Path) -> tuple[SummaryHead, dict[str, Any]]:
     # Checked before the head is built: wrong sizes could exhaust the memory.
     name = {"paper": "summary.weight", "released": "score.0.weight"}[sizes["design"]]
     if name not in state or state[name].shape[-1:] != (sizes["dim"],):
-        raise ValueError(f"{path} is not a whole checkpoint of QFVS: its {name} is not {sizes['dim']} wide")
+        raise ValueError(f"{path} is not a complete checkpoint of QFVS: its {name} is not {sizes['dim']} wide")
     head = SummaryHead(sizes["dim"], sizes["num_layers"], sizes["num_heads"], design=sizes["design"])
-    _load_state(head, state, f"{path} is not a whole checkpoint of QFVS")
+    _load_state(head, state, f"{path} is not a complete checkpoint of QFVS")
     return head, facts
 
 

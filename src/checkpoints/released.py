@@ -106,7 +106,7 @@ def _join_key_value(state: State) -> State:
         if "crossattention_t2i.self.key." in name:
             value = state.get(name.replace("self.key.", "self.value."))
             if value is None or value.shape[1:] != tensor.shape[1:]:
-                raise ValueError(f"{name} has no values beside its keys, or of another shape")
+                raise ValueError(f"{name} has keys without values, or values of another shape")
             name, tensor = name.replace("self.key.", "self.key_value."), torch.cat([tensor, value])
         joined[name] = tensor
     return joined

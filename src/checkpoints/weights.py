@@ -81,7 +81,8 @@ def _stored_config(plain: dict[str, Any], source: str | os.PathLike[str]) -> Bac
         if init is not None:
             raise ValueError(f"{source}: {key}: expected null, got {init!r}: the weights are in the file itself")
     if ":" in config.video.name:  # timm's `hf-hub:` and `local-dir:`
-        raise ValueError(f"{source}: video.name: expected the name of a timm model, got {config.video.name!r}, a place")
+        raise ValueError(f"{source}: video.name: expected the name of a timm model, got {config.video.name!r}, "
+                         "a location")
     return config
 
 

@@ -42,9 +42,9 @@ def scored_segments(out: VSGNOutput) -> tuple[Tensor, Tensor]:
     return segments, out.scores[..., 1:] * weight[..., None]
 
 
-def _around(curve: Tensor, places: Tensor) -> Tensor:
+def _around(curve: Tensor, positions: Tensor) -> Tensor:
     """Average a curve (B, T) over the steps before and after fractional positions (B, A)."""
-    return (curve.gather(1, places.floor().long()) + curve.gather(1, places.ceil().long())) / 2
+    return (curve.gather(1, positions.floor().long()) + curve.gather(1, positions.ceil().long())) / 2
 
 
 def class_nms(segments: Tensor, scores: Tensor, count: int | None = None) -> tuple[Tensor, float]:
@@ -86,7 +86,7 @@ def _overlapping(segments: Tensor) -> Callable[[int], int]:
     return overlapping
 
 
-def _best_after_nms(segments: Tensor, scores: Tensor, find: Callable[[Tensor, Tensor], Detections]) -> Detections:
+def _best_after_nms(segments: Tensor, scores: Tensor, select: Callable[[Tensor, Tensor], Detections]) -> Detections:
     """Find the 200 best moments of segments (A, 2) and scores (A, N - 1) after NMS of each class.
 
     NMS processes the best pairs only, and four times as many again until no other pair could be among the results.
@@ -94,9 +94,9 @@ def _best_after_nms(segments: Tensor, scores: Tensor, find: Callable[[Tensor, Te
     segments, count = segments.float(), _INITIAL_PAIRS
     while True:
         kept, rest = class_nms(segments, scores, count)
-        found = find(segments.cpu(), kept)
-        if not rest or (len(found.scores) == MOST and found.scores[-1] >= rest):
-            return found
+        moments = select(segments.cpu(), kept)
+        if not rest or (len(moments.scores) == MOST and moments.scores[-1] >= rest):
+            return moments
         count *= 4
 
 
@@ -118,8 +118,8 @@ def retrievals(segments: Tensor, scores: Tensor, classes: Tensor) -> Detections:
         scores: (A, N - 1).
         classes: (n,) int64 classes of the clip, without repetition.
     """
-    found = _best_after_nms(segments, scores[:, classes - 1], _best)
-    return found._replace(classes=classes.cpu()[found.classes - 1])
+    moments = _best_after_nms(segments, scores[:, classes - 1], _best)
+    return moments._replace(classes=classes.cpu()[moments.classes - 1])
 
 
 def _best(segments: Tensor, scores: Tensor) -> Detections:
@@ -132,12 +132,12 @@ def _soft_nms(segments: Tensor, scores: Tensor) -> Detections:
     """Apply soft-NMS to all pairs of a segment and a class, which is faster than `soft_nms` of that many proposals."""
     spans, left = segments.double().numpy(), scores.double().numpy()
     weight, label = np.ones(len(left)), left.argmax(1)  # (A,) decay of a segment's scores, and its best class
-    best, found = left.max(1), []
+    best, selected = left.max(1), []
     for _ in range(min(MOST, int(np.count_nonzero(left)))):
         anchor = int((weight * best).argmax())
-        found.append((anchor, label[anchor] + 1, weight[anchor] * best[anchor]))
+        selected.append((anchor, label[anchor] + 1, weight[anchor] * best[anchor]))
         left[anchor, label[anchor]] = 0.0
         label[anchor], best[anchor] = left[anchor].argmax(), left[anchor].max()  # the segment keeps its other classes
         weight *= np.exp(-np.nan_to_num(temporal_iou(spans, spans[anchor])) ** 2 / _SIGMA)
-    anchors, labels, values = np.array(found).reshape(-1, 3).T
+    anchors, labels, values = np.array(selected).reshape(-1, 3).T
     return Detections(segments[anchors.astype(int)], torch.from_numpy(labels).long(), torch.from_numpy(values).float())

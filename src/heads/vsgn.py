@@ -169,17 +169,17 @@ class BoundaryOffset(nn.Module):
         """Predict offsets in steps: (B, D, T), (B, A), (B, A) -> (B, A)."""
         steps, last = finest.transpose(1, 2), finest.shape[2] - 1
         around = torch.stack([boundary - reach, boundary, boundary + reach], dim=2)  # (B, A, 3)
-        places = around.detach().floor().clamp(0, last).long()
+        indices = around.detach().floor().clamp(0, last).long()
         weight = self.convolution.weight  # (D, D, 3): each tap is applied once per step instead of once per anchor
-        before, at, after = (gather_steps(steps @ weight[..., i].T, places[..., i : i + 1])[:, :, 0] for i in range(3))
+        before, at, after = (gather_steps(steps @ weight[..., i].T, indices[..., i : i + 1])[:, :, 0] for i in range(3))
         assert self.convolution.bias is not None
         return self.out((before + at + after + self.convolution.bias).relu())[..., 0]
 
 
-def gather_steps(steps: Tensor, places: Tensor) -> Tensor:
+def gather_steps(steps: Tensor, positions: Tensor) -> Tensor:
     """Gather steps by index: (B, T, D), (B, n, K) -> (B, n, K, D)."""
-    index = places.flatten(1)[..., None].expand(-1, -1, steps.shape[2])  # (B, n * K, D)
-    return steps.gather(1, index).unflatten(1, places.shape[1:])
+    index = positions.flatten(1)[..., None].expand(-1, -1, steps.shape[2])  # (B, n * K, D)
+    return steps.gather(1, index).unflatten(1, positions.shape[1:])
 
 
 def make_anchors(num_steps: int, num_levels: int) -> Tensor:

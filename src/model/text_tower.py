@@ -189,7 +189,7 @@ def _make_encoder(config: TextTowerConfig) -> Any:
     arch = config.resolve()
     model = _build(arch) if config.init is None else _load_encoder(config.init, arch)
     if not hasattr(model, "embeddings") or not hasattr(getattr(model, "encoder", None), "layer"):
-        raise ValueError(f"text.arch: {arch.model_type} has not BERT's layers; take roberta, bert or one like them")
+        raise ValueError(f"text.arch: {arch.model_type} doesn't have BERT's layers; use roberta, bert or a similar one")
     return model
 
 

@@ -107,7 +107,7 @@ class LastCheckpoint(Checkpoint):
         self._save(trainer)
         number = self.stop.number or signal.SIGTERM  # None if only another process was signalled
         place = find_place(trainer)
-        text = (f"stopped after {trainer.global_step} steps, in epoch {place.epoch}; --ckpt_path last goes on from "
+        text = (f"stopped after {trainer.global_step} steps, in epoch {place.epoch}; --ckpt_path last continues from "
                 f"{self.path}")
         if number in _requeue_signals(trainer):
             text += requeue() if trainer.is_global_zero else ""

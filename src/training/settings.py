@@ -37,9 +37,10 @@ def _read(text: str, source: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{source} is not YAML ({str(error).splitlines()[0]}): remove it to go on without") from error
+        raise ValueError(f"{source} is not YAML ({str(error).splitlines()[0]}): remove it to continue without"
+                         ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{source} holds no settings: remove it to go on without")
+        raise ValueError(f"{source} holds no settings: remove it to continue without")
     return dict(_flatten(content, ""))
 
 
