@@ -34,7 +34,7 @@ class Group:
         self.here, self.posted = threading.local(), [None] * size
 
     def share(self, value: Any) -> list[Any]:
-        """What each process has posted, in the order of their ranks."""
+        """Exchange a value, and return those of all processes in the order of their ranks."""
         self.posted[self.here.rank] = value
         self.barrier.wait()
         posted = list(self.posted)

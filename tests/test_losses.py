@@ -1,4 +1,4 @@
-"""Losses agree with the authors' figures and mean what they say."""
+"""Losses agree with the authors' figures and have the intended effect."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Weights of other models, damaged files and configurations that are none: one line that names the file."""
+"""Weights of other models, damaged files and invalid configurations: one line that names the file."""
 
 import json
 import zipfile
@@ -69,7 +69,7 @@ def test_contents_that_are_no_weights_are_named(tmp_path: Path, what: str) -> No
 
 
 def released(**more: Tensor) -> dict[str, Tensor]:
-    """What tells the sizes of a released checkpoint, and nothing else."""
+    """The tensors that the sizes of a released checkpoint are derived from, without any other."""
     text = "text_model.encoder.layer.0."
     return {"video_model.patch_embed.proj.weight": torch.randn(64, 3, 16, 16),
             "video_model.pos_embed": zeros(1, 5, 64), "video_model.temporal_embed": zeros(1, 4, 64),

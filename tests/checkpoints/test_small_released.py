@@ -1,4 +1,4 @@
-"""A small model in the layout of a released file: the names that its tensors get, and what its shapes tell."""
+"""A small model in the layout of a released file: converted names and derived configuration."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""From curves and segments to moments: scores, doubles, detections and retrievals, by formula."""
+"""Post-processing of curves and segments into moments, by formula."""
 
 import numpy as np
 import pytest

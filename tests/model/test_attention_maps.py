@@ -1,4 +1,4 @@
-"""The weights of cross-attention are those that the model uses, told by word and by place."""
+"""Attention maps are the model's own weights of cross-attention, by word and patch."""
 
 from collections.abc import Callable
 

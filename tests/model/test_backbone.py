@@ -1,4 +1,4 @@
-"""The gate, and that what is not read may be left out."""
+"""The gate, and outputs that are skipped when they aren't requested."""
 
 import pytest
 import timm
