@@ -14,7 +14,7 @@ from torch import Tensor
 from egovlpv2.heads.vsgn import VSGNOutput
 from egovlpv2.metrics.temporal import temporal_iou
 
-MOST = 200  # detections, and retrievals, of a clip
+MAX_MOMENTS = 200  # detections, and retrievals, of a clip
 _NMS_IOU = 0.4  # segments of a class that overlap by more are duplicates
 _SIGMA = 0.46  # of soft-NMS (Ego4D MQ)
 _INITIAL_PAIRS = 4096  # of a segment and a class
@@ -95,7 +95,7 @@ def _best_after_nms(segments: Tensor, scores: Tensor, select: Callable[[Tensor, 
     while True:
         kept, rest = class_nms(segments, scores, count)
         moments = select(segments.cpu(), kept)
-        if not rest or (len(moments.scores) == MOST and moments.scores[-1] >= rest):
+        if not rest or (len(moments.scores) == MAX_MOMENTS and moments.scores[-1] >= rest):
             return moments
         count *= 4
 
@@ -124,7 +124,7 @@ def retrievals(segments: Tensor, scores: Tensor, classes: Tensor) -> Detections:
 
 def _best(segments: Tensor, scores: Tensor) -> Detections:
     """Select the best pairs of a segment and a class."""
-    best = scores.T.flatten().topk(min(MOST, int(scores.count_nonzero())))
+    best = scores.T.flatten().topk(min(MAX_MOMENTS, int(scores.count_nonzero())))
     return Detections(segments[best.indices % len(segments)], best.indices // len(segments) + 1, best.values)
 
 
@@ -133,7 +133,7 @@ def _soft_nms(segments: Tensor, scores: Tensor) -> Detections:
     spans, left = segments.double().numpy(), scores.double().numpy()
     weight, label = np.ones(len(left)), left.argmax(1)  # (A,) decay of a segment's scores, and its best class
     best, selected = left.max(1), []
-    for _ in range(min(MOST, int(np.count_nonzero(left)))):
+    for _ in range(min(MAX_MOMENTS, int(np.count_nonzero(left)))):
         anchor = int((weight * best).argmax())
         selected.append((anchor, label[anchor] + 1, weight[anchor] * best[anchor]))
         left[anchor, label[anchor]] = 0.0

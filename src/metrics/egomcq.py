@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from egovlpv2.metrics.ranking import choices_right
+from egovlpv2.metrics.ranking import correct_choices
 
 KINDS = {1: "inter", 2: "intra"}
 
@@ -28,7 +28,7 @@ class EgoMCQAccuracy(Metric):
             answer: (Q,) int64.
             kind: (Q,) int64: 1 inter, 2 intra.
         """
-        right = choices_right(scores, answer)
+        right = correct_choices(scores, answer)
         for i, number in enumerate(KINDS):
             self.right[i] += (right & (kind == number)).sum()
             self.total[i] += (kind == number).sum()

@@ -8,7 +8,7 @@ from torch import Tensor
 _ROWS = 128  # queries ranked at a time, to bound the memory and to stay in the cache
 
 
-def choices_right(scores: Tensor, answer: Tensor) -> Tensor:
+def correct_choices(scores: Tensor, answer: Tensor) -> Tensor:
     """Compare the best choice of each question with its answer: (Q, 5) scores, (Q,) answers -> (Q,) bool."""
     return scores.argmax(-1) == answer
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from egovlpv2.heads import moments
-from egovlpv2.heads.moments import MOST, class_nms, detections, retrievals, scored_segments
+from egovlpv2.heads.moments import MAX_MOMENTS, class_nms, detections, retrievals, scored_segments
 from egovlpv2.heads.nms import soft_nms
 from egovlpv2.heads.vsgn import VSGNOutput
 from egovlpv2.metrics.temporal import temporal_iou
@@ -67,8 +67,8 @@ def test_detections_are_soft_nms_of_all_classes_together(seed: int, longest: flo
     segments, every = drawn(seed, anchors=200, longest=longest)
     scores, _ = class_nms(segments, every)
     anchor, label = scores.nonzero().T
-    assert (len(anchor) > MOST) == (longest < 60)
-    wanted, values, places = soft_nms(segments[anchor].numpy(), scores[anchor, label].numpy(), 0.46, MOST)
+    assert (len(anchor) > MAX_MOMENTS) == (longest < 60)
+    wanted, values, places = soft_nms(segments[anchor].numpy(), scores[anchor, label].numpy(), 0.46, MAX_MOMENTS)
     found = detections(segments, every)
     assert len(found.scores) >= len(values)
     count = len(values)  # the reference never gives out its last
@@ -92,10 +92,10 @@ def test_retrievals_are_a_clips_best_of_the_classes_that_are_asked_for(looked_at
     every[5:, 1] = 0
     scores, _ = class_nms(segments, every)
     asked = torch.cat([scores[:5, 1], scores[:, 3], scores[:, 4]])
-    assert asked.count_nonzero() > MOST
+    assert asked.count_nonzero() > MAX_MOMENTS
     found = retrievals(segments, every, torch.tensor([2, 4, 5]))
-    assert len(found.scores) == MOST and set(found.classes.tolist()) == {2, 4, 5}
-    assert torch.equal(found.scores, asked.sort(descending=True).values[:MOST])
+    assert len(found.scores) == MAX_MOMENTS and set(found.classes.tolist()) == {2, 4, 5}
+    assert torch.equal(found.scores, asked.sort(descending=True).values[:MAX_MOMENTS])
     for segment, label, score in zip(*found, strict=True):
         assert score in scores[(segments == segment).all(1), label - 1]
 

@@ -104,7 +104,7 @@ def test_attention_is_told_by_word_frame_row_and_column(make_backbone: Callable[
     resize_frames(backbone, (32, 64))  # 2 rows and 4 columns
     clip = torch.randint(0, 256, (3, 3, 32, 64), dtype=torch.uint8)
     words, layers = read_words(load_tokenizer(tokenizer), TEXT, 9), text_layers(backbone)
-    words = words._replace(labels=["a", "b"], places=[[0], [2, 1]])
+    words = words._replace(labels=["a", "b"], tokens=[[0], [2, 1]])
     seen = attend_words(backbone, clip, words, layers, [1, 3])
     assert seen.cls.shape == (2, 4) and seen.patches.shape == (2, 4, 3, 2, 4)
     torch.testing.assert_close(seen.cls + seen.patches.sum((2, 3, 4)), torch.ones(2, 4))
