@@ -37,7 +37,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("suffix", [".pth", ".ckpt", ".safetensors"])
 @pytest.mark.parametrize("what", FOREIGN)
-def test_another_models_weights_are_told_by_their_names(tmp_path: Path, what: str, suffix: str) -> None:
+def test_another_models_weights_are_recognised_by_their_names(tmp_path: Path, what: str, suffix: str) -> None:
     state, path = {name: zeros(4, 4) for name in FOREIGN[what]}, tmp_path / f"other{suffix}"
     if suffix == ".safetensors":
         save_file(state, path)

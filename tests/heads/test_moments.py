@@ -85,8 +85,7 @@ def test_a_moment_of_another_class_at_the_same_place_loses_score() -> None:
 
 
 @pytest.mark.parametrize("looked_at", [16, 4096])
-def test_retrievals_are_a_clips_best_of_the_classes_that_are_asked_for(looked_at: int,
-                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retrievals_are_a_clips_best_of_the_given_classes(looked_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moments, "_INITIAL_PAIRS", looked_at)
     segments, every = drawn(0, anchors=1000, longest=1.5)
     every[5:, 1] = 0

@@ -99,7 +99,7 @@ def test_chosen_heads_and_layers_alone(make_backbone: Callable[..., Backbone], t
     assert not any(layer._forward_pre_hooks for layer in layers.values())
 
 
-def test_attention_is_told_by_word_frame_row_and_column(make_backbone: Callable[..., Backbone], tokenizer: str) -> None:
+def test_attention_is_split_by_word_frame_and_patch(make_backbone: Callable[..., Backbone], tokenizer: str) -> None:
     backbone = make_backbone()
     resize_frames(backbone, (32, 64))  # 2 rows and 4 columns
     clip = torch.randint(0, 256, (3, 3, 32, 64), dtype=torch.uint8)

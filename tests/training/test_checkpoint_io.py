@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs.small_run import SmallTask, fit
 from safetensors.torch import save_file
+from training.small_run import SmallTask, fit
 
 from egovlpv2.training.checkpoint_io import WholeCheckpointIO, read_checkpoint
 

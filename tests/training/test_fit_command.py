@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs.test_killed_fits import arguments
+from training.test_killed_fits import arguments
 
 from egovlpv2.cli import main as cli
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from helpers import ROOT
-from runs.small_run import outcome
+from training.small_run import outcome
 
 STEPS, EPOCHS, KILLS = 6, 4, 4
 

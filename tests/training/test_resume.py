@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from runs.small_run import EPOCHS, STEPS, RowsDataModule, SmallTask, fit, outcome
+from training.small_run import EPOCHS, STEPS, RowsDataModule, SmallTask, fit, outcome
 
 from egovlpv2.training.resume import settle
 

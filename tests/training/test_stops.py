@@ -9,8 +9,8 @@ import pytest
 import torch
 from lightning import Callback
 from lightning.fabric.plugins.environments import SLURMEnvironment
-from runs.small_run import STEPS, fit, outcome
-from runs.test_resume import whole  # noqa: F401 (a fixture)
+from training.small_run import STEPS, fit, outcome
+from training.test_resume import whole  # noqa: F401 (a fixture)
 
 from egovlpv2.command.signals import STOPS, ending_on_signals
 from egovlpv2.training.checkpoint_io import WholeCheckpointIO, read_checkpoint
