@@ -78,8 +78,8 @@ def files(folder: Path) -> dict[str, Path]:
         "an empty file", "a text", "a .safetensors file", "a zip archive of something else", "a pickle",
         "a part of a file of torch.save", "a damaged file of torch.save", "weights alone", "one value of the type int",
         "a dict with the keys a, b", "a file with code or objects", "none of the formats"))}
-    torch.save(CHECKPOINT, folder / "atomic_write")
-    whole = (folder / "atomic_write").read_bytes()
+    torch.save(CHECKPOINT, folder / "whole")
+    whole = (folder / "whole").read_bytes()
     at = whole.index(torch.arange(4.0).numpy().tobytes())
     found["an empty file"].touch()
     found["a text"].write_text("<html>404</html>")
@@ -110,8 +110,8 @@ def test_a_file_that_is_no_checkpoint_is_named_with_what_it_looks_like(tmp_path:
 
 
 def test_damaged_checkpoints_end_in_one_line(tmp_path: Path) -> None:
-    torch.save(CHECKPOINT, tmp_path / "atomic_write")
-    whole, path = (tmp_path / "atomic_write").read_bytes(), tmp_path / "damaged.ckpt"
+    torch.save(CHECKPOINT, tmp_path / "whole")
+    whole, path = (tmp_path / "whole").read_bytes(), tmp_path / "damaged.ckpt"
     for seed in range(60):
         draw, damaged = np.random.default_rng(seed), bytearray(whole)
         for at in draw.integers(0, len(whole), 1 + seed % 8):

@@ -47,9 +47,9 @@ def numbers(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_killed_runs_end_as_the_uninterrupted_one(toy: Path, tmp_path: Path) -> None:
-    run(tmp_path / "atomic_write", 0, 0, arguments(toy, 100))
-    expected, report, moments = outcome(tmp_path / "atomic_write"), numbers(tmp_path / "atomic_write"), []
-    seconds = json.loads((tmp_path / "atomic_write" / "metrics.json").read_text())["protocol"]["fit_seconds"]
+    run(tmp_path / "whole", 0, 0, arguments(toy, 100))
+    expected, report, moments = outcome(tmp_path / "whole"), numbers(tmp_path / "whole"), []
+    seconds = json.loads((tmp_path / "whole" / "metrics.json").read_text())["protocol"]["fit_seconds"]
     assert expected["last"]["steps"] == STEPS * EPOCHS
     for every in range(2, 8):
         elsewhere = tmp_path / f"tmp{every}"

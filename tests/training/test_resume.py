@@ -31,9 +31,9 @@ class Crash(Callback):
 
 
 @pytest.fixture(scope="module")
-def atomic_write(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Results of an uninterrupted run."""
-    folder = tmp_path_factory.mktemp("atomic_write") / "run"
+    folder = tmp_path_factory.mktemp("whole") / "run"
     fit(folder, 100)
     found = outcome(folder)
     assert found["last"]["steps"] == STEPS * EPOCHS and len(found["train/loss"]) == STEPS * EPOCHS
@@ -73,8 +73,8 @@ def test_a_run_broken_off_many_times_goes_on_as_if_nothing_had_been(whole: dict,
     {"limit_train_batches": 5}, {"max_epochs": EPOCHS, "max_steps": 16},
 ])
 def test_other_rhythms_go_on_too(options: dict[str, Any], tmp_path: Path) -> None:
-    fit(tmp_path / "atomic_write", 100, **options)
-    expected = outcome(tmp_path / "atomic_write")
+    fit(tmp_path / "whole", 100, **options)
+    expected = outcome(tmp_path / "whole")
     for number, (hook, at) in enumerate((("on_train_batch_start", 6), ("on_validation_batch_end", 2),
                                          ("on_train_epoch_end", 2))):
         folder = tmp_path / str(number)
