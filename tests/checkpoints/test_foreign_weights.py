@@ -230,7 +230,7 @@ def test_keys_of_configurations_in_our_files_stay() -> None:
     (5, "is not a checkpoint of QFVS"), ({"dim": "x"}, "egovlpv2.qfvs: .*dim: Expected `int`"),
     ({"dim": 8}, "missing required field"), ({"num_heads": 3}, "num_heads 3 does not divide dim 8"),
     ({"dim": 1 << 20, "num_heads": 2}, "its summary.weight is not 1048576 wide"),
-    ({"kind": "dual"}, "kind: Invalid enum value 'dual'"), ({"num_layers": 2}, "whole checkpoint of QFVS .*Missing"),
+    ({"kind": "dual"}, "kind: Invalid enum value 'dual'"), ({"num_layers": 2}, "complete checkpoint of QFVS .*Missing"),
 ])
 def test_damaged_heads_are_named(tmp_path: Path, facts: Any, message: str) -> None:
     from egovlpv2.heads.summary import SummaryHead
