@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from egovlpv2.checkpoints.weights import load_backbone
     from egovlpv2.features.extract import extract_features
     from egovlpv2.features.fuse import fuse_features
-    from egovlpv2.model.backbone import Backbone, build_backbone
+    from egovlpv2.model.backbone import Backbone
+    from egovlpv2.model.build import build_backbone
     from egovlpv2.model.config import BackboneConfig
     from egovlpv2.search.build import build_index
     from egovlpv2.search.index import Index
@@ -31,7 +32,7 @@ _MODULES = {
     "Index": "egovlpv2.search.index",
     "ask": "egovlpv2.tools.ask",
     "attend": "egovlpv2.tools.attend",
-    "build_backbone": "egovlpv2.model.backbone",
+    "build_backbone": "egovlpv2.model.build",
     "build_index": "egovlpv2.search.build",
     "convert": "egovlpv2.checkpoints.released",
     "extract_features": "egovlpv2.features.extract",

@@ -1,6 +1,6 @@
-"""The batches that data modules make and tasks read: they meet on these keys and nowhere else.
+"""Typed batches: the only interface between data modules, which make them, and tasks, which consume them.
 
-Letters: `B` clips, `T` frames, `L` words, `Q` questions, `M` texts of a whole data set.
+Letters: `B` clips, `T` frames, `L` tokens, `Q` questions, `M` texts of a whole data set, `D` width of features.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class Text(TypedDict):
-    """What the text tower reads: the tokenizer's output."""
+    """Tokenized texts, the input of the text tower."""
 
     input_ids: Tensor  # (B, L) int64
-    attention_mask: Tensor  # (B, L) int64, 1 where there is a word
+    attention_mask: Tensor  # (B, L) int64, 0 on padding
 
 
 def text_to(text: Text, device: torch.device) -> Text:
@@ -23,7 +23,7 @@ def text_to(text: Text, device: torch.device) -> Text:
 
 
 class ClipBatch(TypedDict):
-    """EgoClip: rows and, after them, their scene-aware negatives (clip `i + B/2` is the negative of clip `i`)."""
+    """A batch of EgoClip: clips, followed by their scene-aware negatives (clip `i + B/2` is that of clip `i`)."""
 
     video: Tensor  # (B, T, 3, H, W) uint8 RGB
     text: Text
@@ -32,42 +32,42 @@ class ClipBatch(TypedDict):
 
 
 class ChoiceBatch(TypedDict):
-    """EgoMCQ: one text and five clips a question."""
+    """A batch of EgoMCQ: a text and five clips for each question."""
 
-    key: list[str]  # of Q questions, in their file
+    key: list[str]  # of the Q questions, as in their file
     video: Tensor  # (Q, 5, T, 3, H, W) uint8 RGB
     text: Text  # (Q, L)
-    answer: Tensor  # (Q,) int64, the right choice
+    answer: Tensor  # (Q,) int64, index of the correct clip
     kind: Tensor  # (Q,) int64: 1 inter-video, 2 intra-video
 
 
 @final
 class TextBatch(TypedDict):
-    """Retrieval: some of the M texts that clips are compared with. All of them come before the clips."""
+    """A batch of retrieval candidates: some of the M texts. All texts come before the clips."""
 
     text: Text  # (some of M, L)
 
 
 class RetrievalBatch(TypedDict):
-    """Retrieval: clips, and how well each of the M texts fits them."""
+    """A batch of retrieval queries: clips, with the relevancy of all M texts."""
 
-    key: list[str]  # of B clips, in their file
+    key: list[str]  # of the B clips, as in their file
     index: Tensor  # (B,) int64, the clip's row
     video: Tensor  # (B, T, 3, H, W) uint8 RGB
     relevancy: Tensor  # (B, M) float32, 0 to 1
 
 
 class RetrievalPairs(RetrievalBatch):
-    """Retrieval, in training: clips with a text each that fits them."""
+    """A training batch of retrieval: clips with a matching text each."""
 
     text: Text  # (B, L)
-    target: Tensor  # (B,) int64, which of the M texts it is
+    target: Tensor  # (B,) int64, index of the text among the M
 
 
 class QueryBatch(TypedDict):
-    """NLQ: features of clips, words of queries and the windows that answer them; `n` positions of the longest clip."""
+    """A batch of NLQ: features of clips and queries, and target windows; `n` positions of the longest clip."""
 
-    key: list[tuple[str, str, int]]  # clip, annotation and place in it
+    key: list[tuple[str, str, int]]  # clip, annotation and index of the query in it
     index: Tensor  # (B,) int64, the query's row
     text: list[str]
     video: Tensor  # (B, n, D)
@@ -75,54 +75,54 @@ class QueryBatch(TypedDict):
     query: Tensor  # (B, L, D)
     query_mask: Tensor  # (B, L) bool
     start: Tensor  # (B,) int64, the window's first position
-    end: Tensor  # (B,) int64, its last
+    end: Tensor  # (B,) int64, the window's last position
     highlight: Tensor  # (B, n), 1 in and around the window
-    window: Tensor  # (B, 2) seconds; nan if it is not told
+    window: Tensor  # (B, 2) seconds; NaN without ground truth
     duration: Tensor  # (B,) seconds
 
 
 class AnswerBatch(TypedDict):
-    """EgoTaskQA: V videos and Q questions about them, of K kinds."""
+    """A batch of EgoTaskQA: V videos and Q questions about them, of K kinds."""
 
-    key: list[str]  # of the questions, in their file
+    key: list[str]  # of the questions, as in their file
     index: Tensor  # (Q,) int64, the question's row
     video: Tensor  # (V, T, 3, H, W) uint8 RGB
-    of_video: Tensor  # (Q,) int64, which of the V a question is about
+    of_video: Tensor  # (Q,) int64, index of the question's video among the V
     text: Text  # (Q, L)
-    answer: Tensor  # (Q,) int64, which of the answer set
-    guess: Tensor  # (Q,) int64, the most frequent answer to questions like it
+    answer: Tensor  # (Q,) int64, class in the answer set
+    guess: Tensor  # (Q,) int64, most frequent answer for the question's template
     kinds: Tensor  # (Q, K) bool
     kind_names: list[str]
     answers: list[str]  # the answer set
 
 
 class SummaryBatch(TypedDict):
-    """QFVS: queries of long videos, whose shots are cut into `G` segments of at most `n` shots.
+    """A batch of QFVS: queries of long videos, whose shots are split into `G` segments of at most `n` shots.
 
-    Of each query there are `P` prompts. In training three: its first concept, its second, and both. In evaluation
-    those of both, one for each template.
+    Each query has `P` prompts. In training three: its first concept, its second, and both. In evaluation those of both
+    concepts, one for each template.
     """
 
-    key: list[str]  # of B queries: video, first and second concept
+    key: list[str]  # of the B queries: video, first and second concept
     index: Tensor  # (B,) int64, the query's row
     features: Tensor  # (B, P, G, n, D)
-    mask: Tensor  # (B, G, n) bool, which shots are real
+    mask: Tensor  # (B, G, n) bool, False on padding
     concepts: Tensor  # (B, 2, G, n), 1 where a shot shows the first, or the second, concept
     summary: Tensor  # (B, G, n), 1 for the shots of the oracle summary
-    tags: list[Tensor]  # of each video: (shots, C) what each shot shows, 0 or 1
+    tags: list[Tensor]  # of each query's video: (shots, C) concepts that each shot shows, 0 or 1
 
 
 class MomentBatch(TypedDict):
-    """MQ: features of clips and the instances in them; at most `G` of one clip."""
+    """A batch of MQ: features of clips and their action instances, at most `G` of a clip."""
 
-    key: list[str]  # clips
+    key: list[str]  # of the B clips
     index: Tensor  # (B,) int64, the clip's row
-    features: Tensor  # (B, C, T), zero at the end
-    num_frames: Tensor  # (B,) int64, how many are real
+    features: Tensor  # (B, D, T), zero-padded
+    num_frames: Tensor  # (B,) int64, length without padding
     segments: Tensor  # (B, G, 2), in steps
-    classes: Tensor  # (B, G) int64; 0 where there is none
+    classes: Tensor  # (B, G) int64; 0 on padding
     duration: Tensor  # (B,) seconds
-    labels: list[str]  # by number, the 0th being nothing
+    labels: list[str]  # names of classes, the first being the background
 
 
 def multi_hot(ids: Sequence[Collection[int]], num_classes: int) -> Tensor:

@@ -14,7 +14,7 @@ COMMANDS = {
     "configs": Command("egovlpv2.configs", "list_configs"),
     "sweep": Command("egovlpv2.analysis.sweep", "sweep", ("folder",)),
     "toy-data": Command("egovlpv2.data_modules.toy_world.write", "write_toy_world"),
-    "convert": Command("egovlpv2.checkpoints.convert", "convert_checkpoint", ("source", "target")),
+    "convert": Command("egovlpv2.checkpoints.conversion", "convert_checkpoint", ("source", "target")),
     "prepare": Command("egovlpv2.video.prepare", "prepare_videos", ("inputs",)),
     "extract": Command("egovlpv2.features.extract", "extract_features", ("videos",)),
     "fuse": Command("egovlpv2.features.fuse", "fuse_features", ("trunks",)),

@@ -1,7 +1,10 @@
-"""Sharing a batch between processes, with gradients. Without a process group, everything here is the identity.
+"""Collectives with gradients, for losses over the batch of all processes. All are the identity in a single process.
 
-With DDP's averaging of gradients, a loss over gathered tensors gives each parameter the gradient that one process
-with the whole batch would: `tests/test_distributed.py`.
+Combined with DDP's averaging of gradients, a loss over gathered tensors gives each parameter the same gradient as a
+single process with the whole batch (`tests/test_distributed.py`).
+
+`torch.distributed.nn.functional` has such collectives too, with right gradients, but torch 2.14 deprecates all of them:
+each call warns, fails under `torch.compile`, and refers to a private module. Two autograd functions here replace them.
 """
 
 from typing import Any
@@ -13,15 +16,17 @@ from torch.autograd import Function
 
 
 def world_size() -> int:
+    """Return the number of processes, 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """Return the rank of this process, 0 without a process group."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 class _Gather(Function):
-    """Rows of all processes; a row's gradient is the sum of what the processes make of it."""
+    """All-gather along the first dimension; the gradient of a row is summed over all processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -31,13 +36,13 @@ class _Gather(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.clone(memory_format=torch.contiguous_format)  # it may be another tensor's gradient too
+        grad = grad.clone(memory_format=torch.contiguous_format)  # reduced in place, and autograd may share `grad`
         dist.all_reduce(grad)
         return local_shard(grad)
 
 
 class _Exchange(Function):
-    """Sends `sent[p]` rows to each process and takes `received[p]` from it; gradients go the way back."""
+    """All-to-all: send `sent[p]` rows to process `p` and receive `received[p]` rows from it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, received: list[int], sent: list[int]) -> Tensor:
@@ -54,14 +59,14 @@ class _Exchange(Function):
 
 
 def broadcast_from_rank0(x: Tensor) -> Tensor:
-    """The tensor as the first process has it."""
+    """Overwrite a tensor with the values of rank 0, in place, and return it. Collective."""
     if world_size() > 1:
         dist.broadcast(x, src=0)
     return x
 
 
 def all_reduce_sum(number: int, device: torch.device) -> int:
-    """The sum over all processes; all must ask."""
+    """Sum a number over all processes. Collective: every process must call it."""
     summed = torch.tensor(number, device=device)
     if world_size() > 1:
         dist.all_reduce(summed)
@@ -69,35 +74,35 @@ def all_reduce_sum(number: int, device: torch.device) -> int:
 
 
 def gather(x: Tensor) -> Tensor:
-    """Rows of all processes in the order of their ranks, with gradients: (b, ...) -> (n, ...)."""
+    """Gather the rows of all processes in the order of their ranks, with gradients: (b, ...) -> (n, ...)."""
     return x if world_size() == 1 else _Gather.apply(x)
 
 
 def local_shard(x: Tensor) -> Tensor:
-    """This process's share of gathered rows: (n, ...) -> (b, ...)."""
+    """Select this process's rows out of gathered ones: (n, ...) -> (b, ...)."""
     return x.chunk(world_size())[rank()]
 
 
 def exchange_rows(x: Tensor, index: Tensor) -> Tensor:
-    """Rows of the whole batch, from whichever process has them, with gradients.
+    """Fetch rows of the whole batch from the processes that hold them, with gradients.
 
-    Only the rows asked for travel, straight from their owner: for hard negatives this is a fraction of what gathering
-    every clip would cost.
+    Only the requested rows are sent, directly from their owners: for hard negatives, a fraction of the traffic of
+    gathering every clip.
 
     Args:
         x: (b, ...) the rows of this process.
-        index: (n,) int64, the same on every process: row numbers in the whole batch, of which each process asks for
-            its own `b`, in the order of ranks.
+        index: (n,) int64 rows of the whole batch, the same on every process; each process requests its own `b` of them,
+            in the order of ranks.
 
     Returns:
-        (b, ...): this process's share of `gather(x)[index]`.
+        `local_shard(gather(x)[index])`, (b, ...).
     """
     if world_size() == 1:
         return x[index]
-    owner = (index // len(x)).view(world_size(), -1).cpu()  # (processes, b): who has what each process asks for
+    owner = (index // len(x)).view(world_size(), -1).cpu()  # (processes, b): holder of each requested row
     row = (index % len(x)).view(world_size(), -1).cpu()
-    sent = [row[asker][owner[asker] == rank()] for asker in range(world_size())]
+    sent = [row[receiver][owner[receiver] == rank()] for receiver in range(world_size())]
     received = owner[rank()].bincount(minlength=world_size()).tolist()
     rows = _Exchange.apply(x[torch.cat(sent).to(x.device)], received, [len(s) for s in sent])
-    order = owner[rank()].argsort(stable=True)  # the rows arrive in the order of their owners
+    order = owner[rank()].argsort(stable=True)  # rows arrive sorted by owner
     return rows[order.argsort().to(x.device)]

@@ -1,6 +1,6 @@
-"""The objectives of pre-training, as pure functions of tensors.
+"""Training objectives as pure functions of tensors.
 
-Letters: `n` pairs of the whole batch (of all processes), `L` words, `V` vocabulary.
+Letters: `n` video-text pairs of the whole batch (of all processes), `L` tokens.
 """
 
 from typing import Literal, NamedTuple
@@ -13,16 +13,19 @@ NegativesBy = Literal["own", "swapped"]
 
 
 def ego_positives(verbs: Tensor, nouns: Tensor, positives: Positives) -> Tensor:
-    """Which pairs tell of the same action, the diagonal included.
+    """Compute the mask of positive pairs of EgoNCE: pairs of the same action, the diagonal included.
 
     Args:
         verbs: (n, 118) multi-hot.
         nouns: (n, 582) multi-hot.
-        positives: Whether rows must share a verb or a noun (the paper's Sec. 3.2), both (its appendix and released
-            code), one of them by name, or be the same row.
+        positives: Classes that two rows must share: a verb or a noun (the paper's Sec. 3.2), both (its appendix and
+            the released code), a verb, or a noun; `none` for the diagonal alone.
 
     Returns:
         (n, n) bool.
+
+    Raises:
+        ValueError: `positives` is unknown.
     """
     same = torch.eye(len(verbs), dtype=torch.bool, device=verbs.device)
     if positives == "none":
@@ -35,11 +38,15 @@ def ego_positives(verbs: Tensor, nouns: Tensor, positives: Positives) -> Tensor:
 
 
 def multi_positive_nce(similarity: Tensor, positives: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of all positives against everything, summed over both directions, averaged over rows.
+    """Compute the multi-positive InfoNCE loss: cross-entropy of all positives together, summed over both directions.
 
     Args:
         similarity: (n, n) cosines.
         positives: (n, n) bool.
+        temperature: Divisor of the cosines.
+
+    Returns:
+        Scalar, averaged over rows.
     """
     logits = similarity.float() / temperature
     hits = logits.masked_fill(~positives, -torch.inf)
@@ -50,40 +57,41 @@ def multi_positive_nce(similarity: Tensor, positives: Tensor, temperature: float
 
 def ego_nce(similarity: Tensor, verbs: Tensor, nouns: Tensor, temperature: float = 0.05,
             positives: Positives = "verb_or_noun") -> Tensor:
-    """EgoNCE (EgoVLP, Lin et al., 2022): InfoNCE with rows of the same action as further positives.
+    """Compute EgoNCE (EgoVLP, Lin et al., 2022): InfoNCE with pairs of the same action as additional positives.
 
     Args:
         similarity: (n, n) cosines, text x video.
         verbs: (n, 118) multi-hot.
         nouns: (n, 582) multi-hot.
+        temperature: Divisor of the cosines.
         positives: See `ego_positives`.
     """
     return multi_positive_nce(similarity, ego_positives(verbs, nouns, positives), temperature)
 
 
 def info_nce(similarity: Tensor, temperature: float = 0.05) -> Tensor:
-    """Symmetric InfoNCE over (n, n) cosines."""
+    """Compute the symmetric InfoNCE loss of (n, n) cosines with the diagonal as positives."""
     own = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
     return multi_positive_nce(similarity, own, temperature)
 
 
 def max_margin(similarity: Tensor, margin: float = 0.2) -> Tensor:
-    """Ranking hinge over all pairs but the matching ones, in both directions (Frozen in Time, Bain et al., 2021).
+    """Compute the max-margin ranking loss in both directions (Frozen in Time, Bain et al., 2021).
 
     Args:
-        similarity: (n, n) cosines; pair `i` is the match of row and column `i`.
-        margin: By which a match must beat every other pair of its row and of its column.
+        similarity: (n, n) cosines with the matching pairs on the diagonal.
+        margin: Margin of a matching pair over the other pairs of its row and column.
     """
     return adaptive_max_margin(similarity, similarity.new_ones(len(similarity)), margin)
 
 
 def adaptive_max_margin(similarity: Tensor, weight: Tensor, margin: float = 0.2) -> Tensor:
-    """`max_margin` with a margin of its own for each pair (Hendricks and Nematzadeh, 2021; EPIC-Kitchens-100).
+    """Compute `max_margin` with a margin for each pair (Hendricks and Nematzadeh, 2021; EPIC-Kitchens-100).
 
     Args:
-        similarity: (n, n) cosines.
-        weight: (n,) relevancy of each pair's sentence to its clip, 0 to 1: what the margin is multiplied with.
-        margin: Of a pair that fits fully.
+        similarity: (n, n) cosines with the matching pairs on the diagonal.
+        weight: (n,) factor of each pair's margin: the relevancy of its sentence to its clip, 0 to 1.
+        margin: Margin of a pair of relevancy 1.
     """
     match, bound = similarity.diagonal()[:, None], margin * weight[:, None]  # (n, 1)
     rows = (bound - (match - similarity)).relu()  # (n, n): other texts for a clip
@@ -93,82 +101,88 @@ def adaptive_max_margin(similarity: Tensor, weight: Tensor, margin: float = 0.2)
 
 def symmetric_multi_similarity(similarity: Tensor, relevancy: Tensor, margin: float = 0.6,
                                tolerance: float = 0.1) -> Tensor:
-    """Of two items of a query, the more relevant must lead by a margin times the difference (Wang et al., 2024).
+    """Compute the symmetric multi-similarity loss (Wang et al., 2024), a margin loss on graded relevancies.
 
-    Where max-margin pushes every other item away, an item that fits as well as the match is held beside it, and one
-    that fits better must lead.
+    The margin between a match and another item is proportional to the difference of their relevancies. Unlike in
+    `max_margin`, equally relevant items must score alike, and more relevant ones higher than the match.
 
     Args:
-        similarity: (n, n) cosines, clips x texts; pair `i` is the match of row and column `i`.
+        similarity: (n, n) cosines, clips x texts, with the matching pairs on the diagonal.
         relevancy: (n, n), 0 to 1.
-        margin: For a difference of 1 in relevancy.
-        tolerance: Up to which two relevancies, and two cosines, are taken as equal.
+        margin: Margin for a difference of 1 in relevancy.
+        tolerance: Largest difference at which two relevancies, or two cosines, count as equal.
     """
     losses = []
     for scores, relevant in ((similarity, relevancy), (similarity.T, relevancy.T)):  # of a clip, of a text
         lead = scores.diagonal()[:, None] - scores  # (n, n)
-        due = relevant.diagonal()[:, None] - relevant  # (n, n)
-        ordered = (margin * due.abs() - due.sign() * lead).relu()
-        losses.append(torch.where(due.abs() > tolerance, ordered, (lead.abs() - tolerance).relu()))
+        target = relevant.diagonal()[:, None] - relevant  # (n, n)
+        ranked = (margin * target.abs() - target.sign() * lead).relu()
+        losses.append(torch.where(target.abs() > tolerance, ranked, (lead.abs() - tolerance).relu()))
     return _mean_of_others(*losses)
 
 
 def _mean_of_others(*losses: Tensor) -> Tensor:
-    """The mean of (n, n) matrices outside their diagonals; zero for a batch of one row, which has no other."""
+    """Average (n, n) matrices over their off-diagonal entries; zero if n = 1."""
     others = ~torch.eye(len(losses[0]), dtype=torch.bool, device=losses[0].device)
     values = torch.stack([loss[others] for loss in losses])
     return values.mean() if values.numel() else values.sum()
 
 
-class MaskedWords(NamedTuple):
-    input_ids: Tensor  # (n, L) int64 with words replaced
-    chosen: Tensor  # (n, L) bool, the words to predict
+class MaskedTokens(NamedTuple):
+    """Input of masked language modelling."""
+
+    input_ids: Tensor  # (n, L) int64 with tokens replaced
+    chosen: Tensor  # (n, L) bool, the tokens to predict
 
 
-def mask_words(input_ids: Tensor, maskable: Tensor, mask_id: int, vocab_size: int, share: float,
-               generator: torch.Generator) -> MaskedWords:
-    """BERT's masking: of the chosen words 80 % become the mask, 10 % another word, 10 % stay.
+def mask_tokens(input_ids: Tensor, maskable: Tensor, mask_id: int, vocab_size: int, share: float,
+               generator: torch.Generator) -> MaskedTokens:
+    """Mask tokens as BERT does: of the chosen ones, 80 % become the mask, 10 % a random token, 10 % are unchanged.
 
     Args:
         input_ids: (n, L) int64.
-        maskable: (n, L) bool, False on special words and padding.
-        share: Of the maskable words, those to predict (paper: 0.15).
-        generator: On the CPU: every process draws the same numbers, whatever its device.
+        maskable: (n, L) bool, False on special tokens and padding.
+        mask_id: Id of the mask token.
+        vocab_size: Number of ids to draw random tokens from.
+        share: Share of the maskable tokens to predict (paper: 0.15).
+        generator: On the CPU, so that every process draws the same numbers on any device.
     """
-    which, how = (torch.rand(input_ids.shape, generator=generator).to(input_ids.device) for _ in range(2))
-    words = torch.randint(vocab_size, input_ids.shape, generator=generator).to(input_ids.device)
-    chosen = maskable & (which < share)
-    ids = torch.where(chosen & (how < 0.8), mask_id, input_ids)
-    return MaskedWords(torch.where(chosen & (how >= 0.9), words, ids), chosen)
+    draw, action = (torch.rand(input_ids.shape, generator=generator).to(input_ids.device) for _ in range(2))
+    random_ids = torch.randint(vocab_size, input_ids.shape, generator=generator).to(input_ids.device)
+    chosen = maskable & (draw < share)
+    ids = torch.where(chosen & (action < 0.8), mask_id, input_ids)
+    return MaskedTokens(torch.where(chosen & (action >= 0.9), random_ids, ids), chosen)
 
 
-class MatchPairs(NamedTuple):
-    """Pairs for video-text matching: rows of the whole batch."""
+class VTMPairs(NamedTuple):
+    """Pairs for video-text matching, as rows of the whole batch."""
 
     video: Tensor  # (n,) int64
     text: Tensor  # (n,) int64
-    is_match: Tensor  # (n,) int64
+    is_match: Tensor  # (n,) int64, 1 for a matching pair
 
 
 def sample_vtm_pairs(similarity: Tensor, positives: Tensor, temperature: float, generator: torch.Generator,
-                negatives_by: NegativesBy = "own") -> MatchPairs:
-    """Half of the pairs stay; a quarter gets a hard text and a quarter a hard video (ALBEF's way).
+                     negatives_by: NegativesBy = "own") -> VTMPairs:
+    """Sample pairs for video-text matching: half are matches, a quarter have a hard text, a quarter a hard video.
 
-    A hard negative is drawn with `softmax(similarity / temperature)` among those that are no positives. A row that
-    has none (every other row tells of the same action) stays a match.
+    As in ALBEF, hard negatives are drawn with probabilities `softmax(similarity / temperature)`, here among pairs that
+    are not positives. A row without any (all others show the same action) stays a match.
 
     Args:
         similarity: (n, n) cosines, text x video, without gradient.
         positives: (n, n) bool.
-        generator: On the CPU: every process draws the same pairs.
+        temperature: Divisor of the cosines; infinity draws uniformly.
+        generator: On the CPU, so that every process draws the same pairs.
         negatives_by: `own` draws another text for a row by the texts' similarity to its video, and another video by the
             videos' similarity to its text. `swapped` (released code) draws text `j` for row `i` by the similarity of
             text `i` to video `j`, and video `j` by that of video `i` to text `j`.
     """
     n = len(similarity)
-    weights = (similarity.float() / temperature).softmax(1).cpu().masked_fill(positives.cpu(), 0)  # for a text: videos
-    columns = (similarity.float() / temperature).softmax(0).T.cpu().masked_fill(positives.T.cpu(), 0)  # for a video
-    for_text, for_video = (columns, weights) if negatives_by == "own" else (weights, columns)
+    logits = similarity.float() / temperature
+    by_text = logits.softmax(1).cpu().masked_fill(positives.cpu(), 0)  # (n, n) videos for each text
+    by_video = logits.softmax(0).T.cpu().masked_fill(positives.T.cpu(), 0)  # (n, n) texts for each video
+    for_text, for_video = (by_video, by_text) if negatives_by == "own" else (by_text, by_video)
     order = torch.randperm(n, generator=generator)
     video, text = torch.arange(n), torch.arange(n)
     for rows, probabilities, index in (
@@ -178,4 +192,4 @@ def sample_vtm_pairs(similarity: Tensor, positives: Tensor, temperature: float, 
         if len(rows):
             index[rows] = torch.multinomial(probabilities[rows], 1, generator=generator)[:, 0]
     is_match = (video == text).long()
-    return MatchPairs(*(x.to(similarity.device) for x in (video, text, is_match)))
+    return VTMPairs(*(x.to(similarity.device) for x in (video, text, is_match)))

@@ -13,32 +13,31 @@ from torch.optim.lr_scheduler import LambdaLR
 log = logging.getLogger(__name__)
 
 _STACKS = ("cls_token", "pos_embed", "temporal_embed", "position_embeddings.weight")
-# Modules that no pre-trained tower brings: they learn `new_layer_factor` times faster.
+# Modules without pre-trained weights: their learning rate is multiplied by `new_layer_factor`.
 _NEW = ("fusion.", "stack.", "projector.", "_transform.", "match_head.", "masked_word_head.", "answer_head.")
-_DECAYED_NORMS = ("norm_time.weight", "fusion.norm.weight")  # norms whose names the authors' list doesn't have
+_DECAYED_NORMS = ("norm_time.weight", "fusion.norm.weight")  # norms missing in the authors' list of exemptions
 
 
 @dataclass
 class OptimizerConfig:
-    """The optimizer and its schedule; the defaults are the paper's (Table D.1).
+    """Configuration of the optimizer and its learning-rate schedule; the defaults are the paper's (Table D.1).
 
     Args:
-        kind: `adamw`, or `adam`, which adds the decay of weights to their gradient.
+        kind: `adamw`, or `adam`, which adds the weight decay to the gradient.
         lr: Peak learning rate of the towers.
-        new_layer_factor: How many times faster cross-attention, projectors and heads learn.
-        alpha_lr_factor: How many times faster the gates `alpha` learn, which start at zero.
-        vector_factor: How many times faster vectors (biases, weights of norms) learn than matrices beside them.
-        betas: Of the moments.
-        eps: Added to the root of the second moment.
-        weight_decay: Of all parameters but those that `no_decay` exempts.
-        no_decay: Parameters without decay. `vectors`: norms, biases, gates and embeddings of positions. `released`:
-            biases and norms, but for two kinds of norms, as in the authors' code. `none`: all decay.
-        warmup_epochs: Linear warm-up from zero, in epochs (may be a fraction).
-        decay: Shape of the way down from the peak: to `end_lr` at the last step, or for `step` by `gamma` every
-            `step_epochs`.
+        new_layer_factor: Factor of the learning rate of cross-attention, projectors and heads.
+        alpha_lr_factor: Factor of the learning rate of the scalars `alpha`, which start at zero.
+        vector_factor: Additional factor of the learning rate of vectors (biases, weights of norms).
+        betas: Decay rates of the moments.
+        eps: Term added to the root of the second moment.
+        weight_decay: Weight decay of all parameters that `no_decay` doesn't exempt.
+        no_decay: Parameters without decay. `vectors`: norms, biases, alphas and position embeddings. `released`:
+            biases and norms, except two kinds of norms, as in the authors' code. `none`: no exemptions.
+        warmup_epochs: Length of the linear warm-up from zero, in epochs (may be fractional).
+        decay: Shape of the decay after the warm-up: `linear` or `cosine` down to `end_lr` at the last step, or `step`.
         end_lr: Learning rate of the towers at the last step.
         step_epochs: Epochs between the steps of the decay `step`.
-        gamma: Factor of such a step.
+        gamma: Factor of each step of the decay `step`.
     """
 
     kind: Literal["adamw", "adam"] = "adamw"
@@ -62,7 +61,7 @@ class OptimizerConfig:
 
 
 def decays(name: str, parameter: nn.Parameter, no_decay: str) -> bool:
-    """Tell if a parameter of a model decays.
+    """Decide if weight decay applies to a parameter.
 
     Args:
         name: The parameter's name.
@@ -70,7 +69,7 @@ def decays(name: str, parameter: nn.Parameter, no_decay: str) -> bool:
         no_decay: See `OptimizerConfig`.
     """
     if no_decay == "vectors":
-        # Vectors, and stacks of vectors such as (1, N, D) position embeddings, are not matrices to shrink.
+        # Stacks of vectors, such as (1, N, D) position embeddings, count as vectors too.
         return parameter.squeeze().ndim > 1 and not name.endswith(_STACKS)
     if no_decay == "released":
         return not (name.endswith("bias") or "norm" in name.lower()) or name.endswith(_DECAYED_NORMS)
@@ -79,18 +78,27 @@ def decays(name: str, parameter: nn.Parameter, no_decay: str) -> bool:
 
 def parameter_groups(module: nn.Module, config: OptimizerConfig, name_of_rest: str = "backbone"
                      ) -> list[dict[str, Any]]:
-    """Every trainable parameter in a named group of its rate and decay; the log says how many fell in each."""
+    """Split the trainable parameters into named groups by learning rate and weight decay, and log their sizes.
+
+    Args:
+        module: The model.
+        config: Factors of learning rates and exemptions from decay.
+        name_of_rest: Name of the group of all parameters that are neither new layers nor alphas.
+
+    Returns:
+        Groups for a torch optimizer.
+    """
     groups: dict[str, dict[str, Any]] = {}
     factors = {name_of_rest: 1.0, "new layers": config.new_layer_factor, "alphas": config.alpha_lr_factor}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         kind = "alphas" if name.endswith(".alpha") else "new layers" if any(n in name for n in _NEW) else name_of_rest
-        slower = config.vector_factor != 1 and parameter.ndim == 1
+        is_vector = config.vector_factor != 1 and parameter.ndim == 1
         decayed = decays(name, parameter, config.no_decay)
-        key = f"{kind}, vectors" if slower else kind
+        key = f"{kind}, vectors" if is_vector else kind
         key = key if decayed or kind == "alphas" else f"{key}, no decay"
-        lr = config.lr * factors[kind] * (config.vector_factor if slower else 1.0)
+        lr = config.lr * factors[kind] * (config.vector_factor if is_vector else 1.0)
         group = groups.setdefault(key, {"name": key, "params": [], "lr": lr,
                                         "weight_decay": config.weight_decay if decayed else 0.0})
         group["params"].append(parameter)
@@ -101,12 +109,14 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig, name_of_rest: s
 
 
 def lr_factor(step: int, warmup: float, total: int, decay: str, end: float) -> float:
-    """The learning rate at a step as a share of its peak.
+    """Compute the learning rate at a step, relative to its peak, for linear or cosine decay.
 
     Args:
+        step: The step, from 0.
         warmup: Steps of linear warm-up.
         total: Steps of the whole run.
-        end: The share at the last step.
+        decay: `linear` or `cosine`.
+        end: Relative learning rate at the last step.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -116,10 +126,10 @@ def lr_factor(step: int, warmup: float, total: int, decay: str, end: float) -> f
 
 
 class Schedule(LambdaLR):
-    """A schedule of learning rates whose state is the step alone: rates and shape are those of today's settings."""
+    """A learning-rate schedule that stores only its step, so that a resumed run follows the current settings."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on at a stored step, with the learning rates that the present settings give it."""
+        """Continue at a stored step, with the learning rates of the current settings."""
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
         peaks = zip(self.base_lrs, self.lr_lambdas, strict=True)
         self._last_lr = [peak * factor(self.last_epoch) for peak, factor in peaks]
@@ -128,23 +138,27 @@ class Schedule(LambdaLR):
 
 
 def _keep_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """A stored state with the present settings of the groups (learning rate, decay, ...) in place of the stored."""
+    """Replace the settings of groups (learning rate, decay, ...) in a stored state by the current ones.
+
+    Raises:
+        ValueError: The state has other groups of parameters.
+    """
     own, stored = optimizer.param_groups, state["param_groups"]
     if [len(group["params"]) for group in own] != [len(group["params"]) for group in stored]:
         raise ValueError("the checkpoint's optimizer has other groups of parameters than the present settings make: "
-                         f"{[len(group['params']) for group in stored]} tensors then, "
-                         f"{[len(group['params']) for group in own]} now; resume with the settings of then")
-    groups = [{**now, "params": then["params"]} for now, then in zip(own, stored, strict=True)]
+                         f"{[len(group['params']) for group in stored]} tensors before, "
+                         f"{[len(group['params']) for group in own]} now; resume with the former settings")
+    groups = [{**current, "params": saved["params"]} for current, saved in zip(own, stored, strict=True)]
     return state | {"param_groups": groups}
 
 
 def lr_factors(config: OptimizerConfig, total_steps: int, max_epochs: int) -> Callable[[int], float]:
-    """The learning rate at each step as a share of its peak.
+    """Build the function from a step to its learning rate, relative to the peak.
 
     Args:
         config: The schedule.
-        total_steps: Of the whole run.
-        max_epochs: Of the whole run.
+        total_steps: Steps of the whole run.
+        max_epochs: Epochs of the whole run.
     """
     warmup = total_steps * config.warmup_epochs / max_epochs
     if config.decay == "step":
@@ -158,9 +172,16 @@ def lr_factors(config: OptimizerConfig, total_steps: int, max_epochs: int) -> Ca
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int, max_epochs: int,
                    name_of_rest: str = "backbone") -> dict[str, Any]:
-    """Make what `LightningModule.configure_optimizers` returns: an optimizer and a schedule that moves every step.
+    """Build the return value of `LightningModule.configure_optimizers`: an optimizer and a schedule by steps.
 
-    Their states are moments and progress: a run that goes on from a checkpoint follows its present settings.
+    Their states hold moments and progress only: a run resumed from a checkpoint follows its current settings.
+
+    Args:
+        module: The model.
+        config: Optimizer and schedule.
+        total_steps: Steps of the whole run.
+        max_epochs: Epochs of the whole run.
+        name_of_rest: See `parameter_groups`.
     """
     make = {"adamw": AdamW, "adam": Adam}[config.kind]
     groups = parameter_groups(module, config, name_of_rest)

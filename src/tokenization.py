@@ -1,9 +1,9 @@
-"""Words in: from strings to the ids that the text tower reads."""
+"""Tokenization: from strings to token ids of the text tower."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
@@ -13,29 +13,31 @@ from egovlpv2.io.schema import read_json, read_lines
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from egovlpv2.model.text_tower import TextTower
+# Embeddings are often padded to a round number (600 for the toy world's 462 to 531 tokens), so some may lack a token.
+# Fewer tokens than this share mean another vocabulary: BERT's 30,522 cover 61 % of RoBERTa's embeddings, all wrongly.
+_MIN_VOCABULARY_SHARE = 2 / 3
 
-# A vocabulary may be padded to a round number of embeddings (600 for the toy world's 462 to 531 words); BERT's 30,522
-# words leave 39 % of RoBERTa's embeddings unused, and each of them would be taken for another.
-_LEAST_SHARE = 2 / 3
+
+class TokenEmbeddings(Protocol):
+    """The facts of a text tower that a tokenizer must agree with."""
+
+    vocab_size: int
+    padding_id: int | None  # id from which positions are counted (RoBERTa); None where they don't depend on ids
 
 
 def load_tokenizer(name_or_path: str) -> "PreTrainedTokenizerBase":
-    """Open a tokenizer of the `transformers` library.
+    """Load a tokenizer of the `transformers` library.
 
     Args:
-        name_or_path: A folder with what `save_pretrained` writes, or with RoBERTa's `vocab.json` and `merges.txt`
-            alone; or a name on the Hugging Face hub such as `roberta-base`, which is downloaded once.
-
-    Returns:
-        The tokenizer, which has a padding token.
+        name_or_path: A folder written by `save_pretrained`, a folder with RoBERTa's `vocab.json` and `merges.txt`, or a
+            name on the Hugging Face hub such as `roberta-base`, which is downloaded once.
 
     Raises:
-        ValueError: There is no such tokenizer, its files are damaged, or it can't pad.
+        ValueError: The tokenizer doesn't exist, its files are damaged, or it has no padding token.
     """
-    from transformers import AutoTokenizer, RobertaTokenizerFast  # takes seconds: not when this file is imported
+    from transformers import AutoTokenizer, RobertaTokenizerFast  # deferred: importing it takes seconds
 
-    # Batches are tokenised in forked workers, where the Rust threads of the tokenizer would only warn and stop.
+    # Batches are tokenised in forked workers, where the tokenizer's Rust threads would be disabled with a warning.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _check_files(Path(name_or_path))
     files = {file.name for file in Path(name_or_path).glob("*.*")}
@@ -43,36 +45,36 @@ def load_tokenizer(name_or_path: str) -> "PreTrainedTokenizerBase":
     kind = RobertaTokenizerFast if plain_roberta else AutoTokenizer
     try:
         tokenizer = kind.from_pretrained(name_or_path, trust_remote_code=False)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # the library checks no shapes
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # it doesn't validate its files
         raise ValueError(_missing(name_or_path)) from error
     if tokenizer.pad_token_id is None:
         raise ValueError(f"The tokenizer {name_or_path!r} has no padding token: set `pad_token` in its files.")
     return tokenizer
 
 
-def load_fitting_tokenizer(name_or_path: str, tower: "TextTower") -> "PreTrainedTokenizerBase":
-    """Open a tokenizer whose ids a text tower can read; see `load_tokenizer` and `check_tokenizer`."""
+def load_fitting_tokenizer(name_or_path: str, tower: TokenEmbeddings) -> "PreTrainedTokenizerBase":
+    """Load a tokenizer and check that it fits a text tower; see `load_tokenizer` and `check_tokenizer`."""
     tokenizer = load_tokenizer(name_or_path)
     check_tokenizer(tokenizer, tower, name_or_path)
     return tokenizer
 
 
-def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", tower: "TextTower", name: str) -> None:
-    """Refuse a tokenizer that doesn't fit a text tower.
+def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", tower: TokenEmbeddings, name: str) -> None:
+    """Check that a tokenizer fits a text tower.
 
     Args:
-        tokenizer: What `load_tokenizer` gives.
-        tower: The text tower; from its weights are the embeddings.
-        name: What error messages call the tokenizer.
+        tokenizer: A tokenizer from `load_tokenizer`.
+        tower: The text tower whose embeddings it indexes.
+        name: Name of the tokenizer in error messages.
 
     Raises:
-        ValueError: An id has no embedding, more than a third of the embeddings have no id, or the padding has another
-            id than that from which the tower counts positions (RoBERTa's do).
+        ValueError: An id has no embedding, more than a third of the embeddings have no id, or the padding id differs
+            from the one that the tower counts positions from (RoBERTa).
     """
-    words = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
-    told = f"the tokenizer {name} doesn't fit the weights: it has {words:,} words and they have {tower.vocab_size:,}"
-    if words > tower.vocab_size or words < _LEAST_SHARE * tower.vocab_size:
-        raise ValueError(f"{told} (vocab_size): give the tokenizer that they were trained with")
+    tokens = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
+    if tokens > tower.vocab_size or tokens < _MIN_VOCABULARY_SHARE * tower.vocab_size:
+        raise ValueError(f"the tokenizer {name} doesn't fit the weights: it has {tokens:,} tokens and they have "
+                         f"{tower.vocab_size:,} (vocab_size): give the tokenizer that they were trained with")
     if tower.padding_id is not None and tokenizer.pad_token_id != tower.padding_id:
         raise ValueError(f"the tokenizer {name} doesn't fit the weights: it pads with the id {tokenizer.pad_token_id} "
                          f"and they with {tower.padding_id} (pad_token_id): give the tokenizer that they were trained "
@@ -81,13 +83,13 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", tower: "TextTower", na
 
 def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], max_length: int,
              padding: Literal["max_length", "longest"] = "max_length") -> Text:
-    """Turn texts into ids, every one padded or cut to the same length.
+    """Tokenize texts, truncated and padded to a common length.
 
     Args:
-        tokenizer: What `load_tokenizer` gives.
-        texts: The B texts; B may be 0.
-        max_length: Most ids of a text, the special ones included.
-        padding: Pad to `max_length` (L), or to the longest of the texts (L up to that).
+        tokenizer: A tokenizer from `load_tokenizer`.
+        texts: B texts; B may be 0.
+        max_length: Maximum number of tokens of a text, special tokens included.
+        padding: Pad to `max_length`, or to the longest of the texts.
 
     Returns:
         `input_ids` and `attention_mask`, (B, L) int64.
@@ -95,28 +97,28 @@ def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], max_len
     if not texts:
         empty = torch.zeros(0, max_length, dtype=torch.int64)
         return Text(input_ids=empty, attention_mask=empty.clone())
-    words = tokenizer(
-        list(texts), padding=padding, truncation=True, max_length=max_length, return_tensors="pt"
-    )
-    return Text(input_ids=words["input_ids"], attention_mask=words["attention_mask"])
+    encoded = tokenizer(list(texts), padding=padding, truncation=True, max_length=max_length, return_tensors="pt")
+    return Text(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse a folder whose tokenizer files are damaged; the library tells of some of that without their names."""
+    """Check the files of a tokenizer; the library's own errors about damaged ones often don't name the file."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if (folder / name).is_file():
             read_json(folder / name, dict[str, Any])
     if not ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
         return
-    words = read_json(folder / "vocab.json", dict[str, int])
+    vocabulary = read_json(folder / "vocab.json", dict[str, int])
     for number, line in enumerate(read_lines(folder / "merges.txt"), 1):
         pair = line.split(" ")
-        if not line.startswith("#version") and line and (len(pair) != 2 or not {*pair, "".join(pair)} <= words.keys()):
-            raise ValueError(f"{folder / 'merges.txt'}, line {number}: not two words of vocab.json that make a third")
+        if line.startswith("#version") or not line:
+            continue
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys():
+            raise ValueError(f"{folder / 'merges.txt'}, line {number}: not two tokens of vocab.json that make a third")
 
 
 def _missing(name_or_path: str) -> str:
-    """The one-line answer to a tokenizer that isn't there."""
+    """Build the error message for a tokenizer that can't be loaded."""
     if Path(name_or_path).is_dir():
         return (f"The folder {name_or_path} holds no tokenizer: it needs tokenizer.json and tokenizer_config.json, or "
                 "RoBERTa's vocab.json and merges.txt.")

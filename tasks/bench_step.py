@@ -37,7 +37,7 @@ from egovlpv2.bench.measure import (
     training_flops,
 )
 from egovlpv2.device import autocast
-from egovlpv2.losses import ego_positives, mask_words, multi_positive_nce, sample_vtm_pairs
+from egovlpv2.losses import ego_positives, mask_tokens, multi_positive_nce, sample_vtm_pairs
 from egovlpv2.model.backbone import Top
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig, parameter_groups
@@ -62,7 +62,7 @@ class UnsharedPretrain(Pretrain):
         ids, mask = batch["text"]["input_ids"], batch["text"]["attention_mask"]
         texts = Text(input_ids=ids[pairs.text], attention_mask=mask[pairs.text])
         logits = backbone.vtm_logits_from(self._pass(batch["video"][pairs.video], texts, gate=True))
-        masked = mask_words(ids, ~torch.isin(ids, self.special_ids), self.mask_id, self.vocab_size, self.masked_share,
+        masked = mask_tokens(ids, ~torch.isin(ids, self.special_ids), self.mask_id, self.vocab_size, self.masked_share,
                             generator)
         states = self._pass(batch["video"], Text(input_ids=masked.input_ids, attention_mask=mask), gate=True).text
         assert states is not None

@@ -11,11 +11,11 @@ from torch import Tensor
 from egovlpv2.batch import ChoiceBatch, ClipBatch
 from egovlpv2.distributed import broadcast_from_rank0, exchange_rows, gather, local_shard, world_size
 from egovlpv2.losses import (
-    MatchPairs,
     NegativesBy,
     Positives,
+    VTMPairs,
     ego_positives,
-    mask_words,
+    mask_tokens,
     multi_positive_nce,
     sample_vtm_pairs,
 )
@@ -123,7 +123,7 @@ class Pretrain(MetricTask, BackboneTask):
         """Loss of video-text matching; hard negatives of other processes come as trunk states, not as pixels."""
         # Rank 0 draws for all: a similarity that differs in its last bit could draw another pair on another process.
         drawn = sample_vtm_pairs(similarity, positives, self.negative_temperature, generator, self.negatives_by)
-        pairs = MatchPairs(*map(broadcast_from_rank0, drawn))
+        pairs = VTMPairs(*map(broadcast_from_rank0, drawn))
         mask = local_shard(gather(trunk.mask.long())[pairs.text]).bool()
         matched = Trunk(exchange_rows(trunk.video, pairs.video), exchange_rows(trunk.text, pairs.text), mask)
         logits = self.backbone.vtm_logits_from(self.backbone.top(matched, num_frames, True, "cls"))
@@ -133,7 +133,7 @@ class Pretrain(MetricTask, BackboneTask):
         """Loss of masked language modelling, over the masked tokens of all processes."""
         input_ids = gather(batch["text"]["input_ids"])
         maskable = ~torch.isin(input_ids, self.special_ids)
-        masked = mask_words(input_ids, maskable, self.mask_id, self.vocab_size, self.masked_share, generator)
+        masked = mask_tokens(input_ids, maskable, self.mask_id, self.vocab_size, self.masked_share, generator)
         ids, chosen = local_shard(masked.input_ids), local_shard(masked.chosen)
         text, mask = self.backbone.trunk_text({**batch["text"], "input_ids": ids})
         states = self.backbone.top(Trunk(trunk.video, text, mask), num_frames, True, "none").text  # (B, L, D)

@@ -1,4 +1,4 @@
-"""What tests of several folders need: a small toy world, a small model, the tokenizer between them."""
+"""Shared fixtures: a small toy world, a small model and their tokenizer."""
 
 import os
 import signal

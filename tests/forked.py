@@ -88,7 +88,7 @@ class Forked:
 
     @property
     def printed(self) -> str:
-        """What it printed until now."""
+        """Its output so far."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
 

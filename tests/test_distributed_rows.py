@@ -34,7 +34,7 @@ class Group:
         self.here, self.posted = threading.local(), [None] * size
 
     def share(self, value: Any) -> list[Any]:
-        """What each process has posted, in the order of their ranks."""
+        """Exchange a value, and return those of all processes in the order of their ranks."""
         self.posted[self.here.rank] = value
         self.barrier.wait()
         posted = list(self.posted)
@@ -175,8 +175,7 @@ def test_a_gradient_that_others_hold_too_is_not_changed(on_all) -> None:
     [5, 0, 2, 2, 4, 1], [3, 4, 5, 0, 1, 2], [0, 1, 2, 3, 4, 5], [0] * 6, [5, 5, 5, 1, 1, 0], [2, 0, 4, 3, 5, 1],
 ])
 @pytest.mark.parametrize("turned", [False, True])
-def test_fetched_rows_come_in_the_order_asked_for_and_take_their_gradients_back(on_all, index: list[int],
-                                                                              turned: bool) -> None:
+def test_exchanged_rows_come_in_the_requested_order_with_gradients(on_all, index: list[int], turned: bool) -> None:
     rows, asked = torch.arange(12.0).view(6, 2) ** 2, torch.tensor(index)
     weights = torch.arange(1.0, 13).view(6, 2) ** 1.5  # tells which request a gradient belongs to
 

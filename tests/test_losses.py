@@ -1,4 +1,4 @@
-"""Losses agree with the authors' figures and mean what they say."""
+"""Losses agree with the authors' figures and have the intended effect."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from egovlpv2.losses import (
     ego_nce,
     ego_positives,
     info_nce,
-    mask_words,
+    mask_tokens,
     max_margin,
     sample_vtm_pairs,
     symmetric_multi_similarity,
@@ -87,7 +87,7 @@ def test_masking_takes_its_share_and_spares_special_words() -> None:
     ids = torch.arange(5, 105).repeat(400, 1)
     maskable = torch.ones_like(ids, dtype=torch.bool)
     maskable[:, 0] = False
-    masked = mask_words(ids, maskable, mask_id=999, vocab_size=900, share=0.15,
+    masked = mask_tokens(ids, maskable, mask_id=999, vocab_size=900, share=0.15,
                         generator=torch.Generator().manual_seed(0))
     chosen = masked.chosen
     assert not chosen[:, 0].any() and abs(chosen[:, 1:].float().mean() - 0.15) < 0.01

@@ -11,7 +11,7 @@ from egovlpv2.losses import (
     adaptive_max_margin,
     ego_nce,
     info_nce,
-    mask_words,
+    mask_tokens,
     max_margin,
     sample_vtm_pairs,
     symmetric_multi_similarity,
@@ -127,7 +127,7 @@ def test_losses_stay_on_the_device_of_their_arguments(similarity: Tensor) -> Non
         found = [call() for call in calls]
     assert torch.equal(torch.stack(found), torch.stack(expected))
     ids = torch.empty(2, 4, dtype=torch.long, device="meta")
-    masked = mask_words(ids, ids.bool(), 4, 9, 0.5, torch.Generator())
+    masked = mask_tokens(ids, ids.bool(), 4, 9, 0.5, torch.Generator())
     assert all(tensor.device.type == "meta" for tensor in masked)
 
 
@@ -140,7 +140,7 @@ def test_low_precision_is_left_before_the_exponential(similarity: Tensor) -> Non
 
 def mask(ids: Tensor, share: float, seed: int, vocabulary: int = 8) -> tuple[Tensor, Tensor]:
     everywhere = torch.ones_like(ids, dtype=torch.bool)
-    return mask_words(ids, everywhere, 99, vocabulary, share, torch.Generator().manual_seed(seed))
+    return mask_tokens(ids, everywhere, 99, vocabulary, share, torch.Generator().manual_seed(seed))
 
 
 def test_masks_follow_the_generator_alone() -> None:

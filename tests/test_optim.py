@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from egovlpv2.checkpoints.released import convert
+from egovlpv2.checkpoints import convert
 from egovlpv2.heads import VSLNet
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.optim import OptimizerConfig, lr_factor, parameter_groups

@@ -182,5 +182,5 @@ def test_a_run_that_goes_on_follows_its_present_settings() -> None:
 def test_a_state_of_other_groups_is_refused() -> None:
     _, stored, _ = run(OptimizerConfig(), 1)
     other = nn.ModuleDict({"tower": nn.Linear(3, 2)})
-    with pytest.raises(ValueError, match=r"other groups of parameters .*\[1, 1, 1, 1\] tensors then, \[1, 1\] now"):
+    with pytest.raises(ValueError, match=r"other groups of parameters .*\[1, 1, 1, 1\] tensors before, \[1, 1\] now"):
         make_optimizer(other, OptimizerConfig(), 10, 2)["optimizer"].load_state_dict(stored["optimizer"])

@@ -67,38 +67,38 @@ def test_robertas_two_files_are_enough(toy: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def fitting(make_backbone, tmp_path: Path):  # noqa: ANN201
-    """A function that compares a made-up tokenizer with a text tower of 600 words."""
+    """A function that compares a made-up tokenizer with a text tower of 600 tokens."""
 
-    def compare(words: int, tower_words: int = 600, pad_token: str = "<pad>", **arch: object) -> None:
+    def compare(tokens: int, tower_tokens: int = 600, pad_token: str = "<pad>", **arch: object) -> None:
         backbone = make_backbone(tokenizer="")
         config = make_config()
-        config.text.arch |= {"vocab_size": tower_words, **arch}
-        folder = made_up_tokenizer(tmp_path / "made up", words)
+        config.text.arch |= {"vocab_size": tower_tokens, **arch}
+        folder = made_up_tokenizer(tmp_path / "made up", tokens)
         tokenizer = load_tokenizer(folder)
         tokenizer.pad_token = pad_token
         tokenizer.save_pretrained(folder)
-        tower = backbone.text_tower if tower_words == 600 and not arch else Backbone(config).text_tower
+        tower = backbone.text_tower if tower_tokens == 600 and not arch else Backbone(config).text_tower
         load_fitting_tokenizer(folder, tower)
 
     return compare
 
 
-@pytest.mark.parametrize("words", [600, 599, 400])
-def test_a_vocabulary_may_be_padded(fitting, words: int) -> None:
-    fitting(words)
+@pytest.mark.parametrize("tokens", [600, 599, 400])
+def test_a_vocabulary_may_be_padded(fitting, tokens: int) -> None:
+    fitting(tokens)
 
 
-@pytest.mark.parametrize("words", [601, 50_265, 399, 6])
-def test_a_tokenizer_of_another_size_than_the_weights_is_named(fitting, words: int) -> None:
-    with pytest.raises(ValueError, match=rf"the tokenizer .*made up doesn't fit the weights: it has {words:,} words and"
-                                         r" they have 600 \(vocab_size\): give the tokenizer that they were"):
-        fitting(words)
+@pytest.mark.parametrize("tokens", [601, 50_265, 399, 6])
+def test_a_tokenizer_of_another_size_than_the_weights_is_named(fitting, tokens: int) -> None:
+    with pytest.raises(ValueError, match=rf"the tokenizer .*made up doesn't fit the weights: it has {tokens:,} tokens"
+                                         r" and they have 600 \(vocab_size\): give the tokenizer that they were"):
+        fitting(tokens)
 
 
-def test_an_id_beyond_the_embeddings_is_found_though_the_words_are_few(fitting, folder: Path, make_backbone) -> None:
+def test_an_id_beyond_the_embeddings_is_found_though_the_tokens_are_few(fitting, folder: Path, make_backbone) -> None:
     tokenizer = load_tokenizer(made_up_tokenizer(folder, 550))
     tokenizer.get_vocab = lambda: {"w1": 600}
-    with pytest.raises(ValueError, match="it has 601 words and they have 600"):
+    with pytest.raises(ValueError, match="it has 601 tokens and they have 600"):
         check_tokenizer(tokenizer, make_backbone().text_tower, "it")
 
 
@@ -113,7 +113,7 @@ def test_a_padding_that_the_positions_are_not_counted_from_is_named(fitting) -> 
     ("tokenizer.json", "[]", r"tokenizer.json: Expected `object`, got `array`"),
     ("tokenizer_config.json", "[1]", r"tokenizer_config.json: Expected `object`"),
     ("vocab.json", '{"a": "b"}', r"vocab.json: .*Expected `int`, got `str`"),
-    ("merges.txt", "#version: 0.2\nÃ b c\n", r"merges.txt, line 2: not two words of vocab.json that make a third"),
+    ("merges.txt", "#version: 0.2\nÃ b c\n", r"merges.txt, line 2: not two tokens of vocab.json that make a third"),
 ])
 def test_damaged_files_of_a_tokenizer_are_named(toy: Path, tmp_path: Path, name: str, content: str,
                                                 message: str) -> None:

@@ -1,12 +1,12 @@
-"""Tells whose weights a file holds that are not EgoVLPv2's, from their names."""
+"""Guess the origin of weights that are not EgoVLPv2's from their names, for error messages."""
 
 import re
 from collections.abc import Iterable
 
-# What some name of it begins with, `module.` or `model.` removed; the first that fits is told.
-_LOOKS = [
+# Pattern at the start of any name, without `module.` or `model.`, and its origin; the first match counts.
+_ORIGINS = [
     (r"(features|unfused)$", "features that `egovlpv2 extract` wrote"),
-    (r"text_model\.encoder\.layer\.\d+\.alpha_t2i|text_tower\.", "EgoVLPv2, of which a part is missing"),
+    (r"text_model\.encoder\.layer\.\d+\.alpha_t2i|text_tower\.", "EgoVLPv2 with a part missing"),
     (r"text_model\.transformer\.layer\.", "EgoVLP, the first version"),
     (r"textual\.|text_model\.wte|visual\.blocks\.\d+\.(timeattn|norm3)", "LaViLa or AVION"),
     (r"visual\.transformer\.resblocks\.|transformer\.resblocks\.|visual\.(conv1|proj)", "CLIP of OpenAI or OpenCLIP"),
@@ -22,9 +22,9 @@ _LOOKS = [
 
 
 def describe(names: Iterable[object]) -> str:
-    """Say in words what weights of such names look like; for error messages."""
+    """Describe the likely origin of weights with these names."""
     plain = [re.sub(r"^(module\.|model\.)+", "", name) for name in names if isinstance(name, str)]
-    for pattern, what in _LOOKS:
+    for pattern, origin in _ORIGINS:
         if any(re.match(pattern, name) for name in plain):
-            return f"it looks like {what}"
+            return f"it looks like {origin}"
     return f"it begins with {plain[0]!r:.60}" if plain else "it is empty"

@@ -1,4 +1,4 @@
-"""Weights of heads: from own checkpoints and from the authors' files, strictly."""
+"""Load weights of heads from own checkpoints and from the authors' files, strictly."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
@@ -28,7 +28,7 @@ _Count = Annotated[int, Meta(ge=1, le=1 << 20)]
 
 
 class _AnswerFacts(TypedDict, total=False):
-    """What an own `.ckpt` tells of how questions were asked."""
+    """Settings of EgoTaskQA that an own `.ckpt` stores."""
 
     answers: list[str]
     max_tokens: _Count
@@ -36,7 +36,7 @@ class _AnswerFacts(TypedDict, total=False):
 
 
 class _SummaryFacts(TypedDict):
-    """What an own `.ckpt` of QFVS tells of its head, and of the features that it was trained on."""
+    """Settings of the head and of its features that an own `.ckpt` of QFVS stores."""
 
     dim: _Count
     num_layers: Annotated[int, Meta(ge=1, le=100)]
@@ -51,17 +51,17 @@ class _SummaryFacts(TypedDict):
 
 
 def read_answer_head(path: Path) -> tuple[AnswerHead | None, dict[str, Any]]:
-    """The head of a file that has been fine-tuned on EgoTaskQA, and what it was trained with, as far as it tells.
+    """Read the answer head of a file fine-tuned on EgoTaskQA, and the settings it was trained with.
 
     Args:
-        path: A file that `load_backbone` takes.
+        path: A file that `load_backbone` reads.
 
     Returns:
-        None and nothing of a file without such a head. What an own `.ckpt` tells: `answers`, the answer set;
-        `max_tokens`; `num_frames`.
+        The head, None if the file has no answer head; and those of `answers` (the answer set), `max_tokens` and
+        `num_frames` that the file stores.
 
     Raises:
-        ValueError: The file is missing or unreadable, or its head is not whole.
+        ValueError: The file is missing or unreadable, or its head is incomplete.
     """
     facts: dict[str, Any] = {}
     if path.suffix == ".ckpt":
@@ -79,15 +79,15 @@ def read_answer_head(path: Path) -> tuple[AnswerHead | None, dict[str, Any]]:
     if "hidden.weight" not in state:
         return None, {}
     if state["hidden.weight"].ndim != 2:
-        raise ValueError(f"{path} holds no whole head that answers: hidden.weight is not a matrix")
+        raise ValueError(f"{path} holds no complete answer head: hidden.weight is not a matrix")
     answers, dim = state["hidden.weight"].shape
     head = AnswerHead(dim, answers)
-    _load_state(head, state, f"{path} holds no whole head that answers")
+    _load_state(head, state, f"{path} holds no complete answer head")
     return head, facts
 
 
 def read_summary_head(path: Path) -> tuple[SummaryHead, dict[str, Any]]:
-    """The head that QFVS has trained, and what it was trained with.
+    """Read the head of a QFVS checkpoint and the settings it was trained with.
 
     Args:
         path: A checkpoint of QFVS.
@@ -110,25 +110,25 @@ def read_summary_head(path: Path) -> tuple[SummaryHead, dict[str, Any]]:
     if sizes["dim"] % sizes["num_heads"]:
         raise ValueError(f"{path}, egovlpv2.qfvs: num_heads {sizes['num_heads']} does not divide dim {sizes['dim']}")
     state = strip_prefix(_state_of(file, path), _OURS)
-    # A matrix of each layer is as wide as the head: sizes that the file doesn't have would take memory for nothing.
+    # Checked before the head is built: wrong sizes could exhaust the memory.
     name = {"paper": "summary.weight", "released": "score.0.weight"}[sizes["design"]]
     if name not in state or state[name].shape[-1:] != (sizes["dim"],):
-        raise ValueError(f"{path} is not a whole checkpoint of QFVS: its {name} is not {sizes['dim']} wide")
+        raise ValueError(f"{path} is not a complete checkpoint of QFVS: its {name} is not {sizes['dim']} wide")
     head = SummaryHead(sizes["dim"], sizes["num_layers"], sizes["num_heads"], design=sizes["design"])
-    _load_state(head, state, f"{path} is not a whole checkpoint of QFVS")
+    _load_state(head, state, f"{path} is not a complete checkpoint of QFVS")
     return head, facts
 
 
 def read_head(head: nn.Module, kind: str, path: Path) -> dict[str, Any]:
-    """Give a head the weights of a file.
+    """Load a file's weights into a head.
 
     Args:
-        head: The head.
-        kind: `vslnet` or `vsgn`, as `convert` knows it; heads of QFVS come from own checkpoints alone.
+        head: The head, changed in place.
+        kind: Kind of released weights for `convert`: `vslnet` or `vsgn`.
         path: A `.ckpt` of the head's task, or a released state dict, bare or under `state_dict`.
 
     Returns:
-        The recipe of the features that it was trained on, by name, as far as the file tells.
+        The recipe of the features that it was trained on; empty if the file doesn't store it.
 
     Raises:
         ValueError: The file is missing, unreadable or of another head.
@@ -140,7 +140,7 @@ def read_head(head: nn.Module, kind: str, path: Path) -> dict[str, Any]:
                          "`make finetune-nlq` or `finetune-mq` leaves")
     try:
         ours = strip_prefix(state, _OURS) or convert(kind, state)
-    except (ValueError, IndexError, RuntimeError) as error:  # a tensor of other dimensions
+    except (ValueError, IndexError, RuntimeError) as error:  # torch's, about dimensions
         raise ValueError(f"{path} does not fit the head ({describe(state)}): {error}") from error
     _load_state(head, ours, f"{path} does not fit the head; are its sizes in your config those it was trained with?")
     return check(_facts(content, "features"), dict[str, str | int | float], f"{path}, egovlpv2.features")
@@ -153,16 +153,16 @@ def _state_of(file: dict[str, Any], path: Path) -> State:
 
 
 def _facts(file: dict[str, Any], task: str) -> dict[str, Any]:
-    """What an own checkpoint tells of a task; empty if nothing."""
+    """Read the settings of a task from an own checkpoint; empty if there are none."""
     ours = file.get("egovlpv2")
     facts = ours.get(task) if isinstance(ours, dict) else None
     return facts if isinstance(facts, dict) else {}
 
 
-def _load_state(head: nn.Module, state: State, otherwise: str) -> None:
-    """Give a head its weights, strictly; a `ValueError` begins as `otherwise` says."""
+def _load_state(head: nn.Module, state: State, refusal: str) -> None:
+    """Load weights into a head strictly; the message of a `ValueError` starts with `refusal`."""
     try:
         head.load_state_dict(state)
-    except RuntimeError as error:  # a list of what differs, over many lines
-        raise ValueError(f"{otherwise} {' '.join(str(error).split())[:600]}") from error
-    check_weights(state, otherwise)
+    except RuntimeError as error:  # lists the differences over several lines
+        raise ValueError(f"{refusal} {' '.join(str(error).split())[:600]}") from error
+    check_weights(state, refusal)

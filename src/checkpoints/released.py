@@ -1,7 +1,8 @@
-"""The authors' files: their tensors, their names to ours, and the model that the shapes tell.
+"""The authors' checkpoints: read their tensors, convert their names, and derive the configuration from the shapes.
 
-A released file pickles an object of the authors' package beside its tensors. It goes through torch's unpickler for
-weights, which knows tensors, containers and numbers; every other class becomes an inert stub. No code of a file runs.
+A released file pickles an object of the authors' package beside its tensors. It is read by torch's unpickler for
+weights, which accepts tensors, containers and numbers; every other class is replaced by an inert stub. No code of a
+file runs.
 """
 
 import re
@@ -53,11 +54,11 @@ _EGOVLPV2_NAMES = [
     (r"^mlm_score\.decoder\.", r"masked_word_head.decoder."),
     (r"^mlm_score\.bias$", r"masked_word_head.decoder.bias"),
 ]
-# Left out on purpose: a buffer that is counted from 0, and a second name of `mlm_score.bias`.
+# Dropped: a buffer that counts from 0, and a second name of `mlm_score.bias`.
 _EGOVLPV2_DROPPED = re.compile(r"\.position_ids$|^mlm_score\.decoder\.bias$")
 
-# What tells a released model's sizes: name and dimensions.
-_NEEDED = {
+# Tensors that the sizes of a released model are derived from, and their number of dimensions.
+_SIZED = {
     "video_model.patch_embed.proj.weight": 4, "video_model.pos_embed": 3, "video_model.temporal_embed": 3,
     "video_model.blocks.0.attn.qkv.weight": 2, "text_model.embeddings.word_embeddings.weight": 2,
     "text_model.embeddings.position_embeddings.weight": 2, "text_model.encoder.layer.0.intermediate.dense.weight": 2,
@@ -65,15 +66,18 @@ _NEEDED = {
 
 
 def convert(kind: str, state_dict: State) -> State:
-    """The authors' names to ours.
+    """Convert a released state dict to this project's names.
 
     Args:
-        kind: `egovlpv2`, the pre-trained backbone with either kind of projector; `taskqa`, such a backbone and its
-            answer head, with us under `backbone.` and `answer_head.`; `vslnet` and `vsgn`, the grounding heads.
-        state_dict: A released state dict, with or without the `module.` of its data-parallel wrapper.
+        kind: `egovlpv2` for a pre-trained backbone with either projector; `taskqa` for a backbone with an answer head,
+            here named `backbone.` and `answer_head.`; `vslnet` or `vsgn` for a grounding head.
+        state_dict: A released state dict, with or without the `module.` of a data-parallel wrapper.
+
+    Returns:
+        The state dict of the module of this project.
 
     Raises:
-        ValueError: A key is not one of that kind's.
+        ValueError: `kind` is unknown, or a key doesn't belong to that kind.
     """
     state = {k.removeprefix("module."): v for k, v in state_dict.items()}
     heads = {"vslnet": convert_vslnet, "vsgn": convert_vsgn}
@@ -94,7 +98,7 @@ def _convert_taskqa(state: State) -> State:
 
 
 def _join_key_value(state: State) -> State:
-    """Keys and values of the text's cross-attention as one matrix, as the video's already are."""
+    """Join keys and values of the text's cross-attention into one matrix, as on the video side."""
     joined = {}
     for name, tensor in state.items():
         if "crossattention_t2i.self.value." in name:
@@ -102,7 +106,7 @@ def _join_key_value(state: State) -> State:
         if "crossattention_t2i.self.key." in name:
             value = state.get(name.replace("self.key.", "self.value."))
             if value is None or value.shape[1:] != tensor.shape[1:]:
-                raise ValueError(f"{name} has no values beside its keys, or of another shape")
+                raise ValueError(f"{name} has keys without values, or values of another shape")
             name, tensor = name.replace("self.key.", "self.key_value."), torch.cat([tensor, value])
         joined[name] = tensor
     return joined
@@ -117,38 +121,41 @@ def _rename(name: str) -> str:
 
 
 def released_config(state: State) -> dict[str, Any]:
-    """The configuration of a released checkpoint, read off the shapes (names as released, `module.` removed)."""
+    """Derive the configuration of a released checkpoint from its shapes (released names, without `module.`)."""
     depth = 1 + max(int(m[1]) for k in state if (m := re.match(r"video_model\.blocks\.(\d+)\.", k)))
-    words, dim = state["text_model.embeddings.word_embeddings.weight"].shape
+    vocab_size, dim = state["text_model.embeddings.word_embeddings.weight"].shape
     video_dim, _, patch, _ = state["video_model.patch_embed.proj.weight"].shape
     image = patch * round(max(state["video_model.pos_embed"].shape[1] - 1, 0) ** 0.5)
     overrides = {"depth": depth, "embed_dim": video_dim, "num_heads": video_dim // 64, "patch_size": patch,
                  "img_size": image}
-    arch = {"model_type": "roberta", "vocab_size": words, "hidden_size": dim, "num_attention_heads": dim // 64,
+    arch = {"model_type": "roberta", "vocab_size": vocab_size, "hidden_size": dim,
+            "num_attention_heads": dim // 64,
             "num_hidden_layers": 1 + max(int(m[1]) for k in state if (m := re.match(_TEXT_LAYER, k))),
             "intermediate_size": state["text_model.encoder.layer.0.intermediate.dense.weight"].shape[0],
             "max_position_embeddings": state["text_model.embeddings.position_embeddings.weight"].shape[0],
             "type_vocab_size": 1, "layer_norm_eps": 1e-5}
     widths = [v.shape[0] for k, v in sorted(state.items()) if re.match(r"vid_proj\.\d+\.weight", k)]
     frames = state["video_model.temporal_embed"].shape[1]
-    pixels = {"pixel_mean": list(IMAGENET_DEFAULT_MEAN), "pixel_std": list(IMAGENET_DEFAULT_STD)}  # not the ViT's own
+    video = VideoTowerConfig(  # with ImageNet's pixel statistics, which are not those of timm's ViT
+        overrides=overrides, num_frames=frames, pixel_mean=list(IMAGENET_DEFAULT_MEAN),
+        pixel_std=list(IMAGENET_DEFAULT_STD))
     return BackboneConfig(
-        VideoTowerConfig(overrides=overrides, num_frames=frames, **pixels), TextTowerConfig(arch),
+        video, TextTowerConfig(arch),
         num_fused_layers=sum(k.endswith("alpha_t2i") for k in state),
         text_attends_to="previous", fusion_cls="own", projector=widths,
     ).to_dict()
 
 
 def strip_prefix(state: State, prefix: str) -> State:
-    """What is named under a prefix, without it."""
+    """Select the tensors whose names start with a prefix, and remove it."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def read_released(path: Path) -> State:
-    """The tensors of a `.pth` of the authors, by their own names.
+    """Read the tensors of a released `.pth`, under their released names without `module.`.
 
     Pre-trained: `{"state_dict": {"module.<key>": ...}, "config": <object of theirs>, ...}`; fine-tuned on EgoTaskQA:
-    `{"model_state_dict": ..., ...}`. The state dict alone is read too.
+    `{"model_state_dict": ..., ...}`. A bare state dict is accepted too.
 
     Raises:
         ValueError: The file is missing, damaged or of another kind, or its tensors are another model's.
@@ -158,7 +165,7 @@ def read_released(path: Path) -> State:
     bare = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     state = check_tensors(content[wrapper] if wrapper else bare, f"{path}, {wrapper}" if wrapper else str(path))
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    lacking = [name for name, dims in _NEEDED.items() if name not in state or state[name].ndim != dims]
+    lacking = [name for name, dims in _SIZED.items() if name not in state or state[name].ndim != dims]
     if lacking or not any(name.endswith("alpha_t2i") for name in state):
         lacks = lacking[0] if lacking else "the gates of its text tower"
         looks = describe(state if wrapper else content)

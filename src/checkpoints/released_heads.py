@@ -1,4 +1,4 @@
-"""The authors' names of grounding heads, to ours."""
+"""Conversion of the authors' grounding and answer heads to this project's names."""
 
 import re
 
@@ -43,11 +43,11 @@ _VSGN_NAMES = [
     (r"^head_(actionness|startness|endness)\.", r"\1."),
 ]
 _TASKQA_NAMES = {"projector_1": "hidden", "projector_2": "out"}
-_TRANSPOSED = ("cq_attention.w4C", "cq_attention.w4Q", "cq_concat.weighted_pool.weight")  # (D, 1) there, (1, D) here
+_TRANSPOSED = ("cq_attention.w4C", "cq_attention.w4Q", "cq_concat.weighted_pool.weight")  # (D, 1) -> (1, D)
 
 
 def convert_vslnet(state: State) -> State:
-    """A released VSLNet: its convolutions of width 1 are linear layers of ours."""
+    """Convert a released VSLNet; its convolutions of width 1 become linear layers."""
     converted = {}
     for name, tensor in state.items():
         ours = _rename(name, _VSLNET_NAMES)
@@ -60,14 +60,14 @@ def convert_vslnet(state: State) -> State:
 
 
 def convert_vsgn(state: State) -> State:
-    """A released VSGN: the last layer of a boundary's offset, a convolution of width 1, is linear with us."""
+    """Convert a released VSGN; the last convolution of a boundary offset, of width 1, becomes a linear layer."""
     converted = {_rename(name, _VSGN_NAMES): tensor for name, tensor in state.items()}
     return {name: tensor.squeeze(2) if name.endswith("_offset.out.weight") else tensor
             for name, tensor in converted.items()}
 
 
 def convert_answer_head(state: State) -> State:
-    """The head of a released EgoTaskQA model; the other keys are its backbone's."""
+    """Extract and convert the answer head of a released EgoTaskQA model; the other keys belong to its backbone."""
     split = {name: name.rpartition(".") for name in state}
     return {f"{_TASKQA_NAMES[module]}.{kind}": state[name] for name, (module, _, kind) in split.items()
             if module in _TASKQA_NAMES}

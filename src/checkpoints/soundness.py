@@ -1,27 +1,27 @@
-"""Numbers of weights that nothing can be computed with."""
+"""Detect damaged or diverged weights."""
 
 from math import isfinite
 
 from torch import Tensor
 
-# Matrices that begin at zero: a ViT's features survive until time is learned.
+# Matrices that are initialised to zero, and may still be constant.
 _FROM_ZERO = "time_attn.proj.weight"
 
 
 def check_weights(state: dict[str, Tensor], source: str) -> None:
-    """Refuse weights that are not sound.
+    """Check that weights are finite and that no matrix is constant.
 
     Args:
-        state: The tensors of a backbone, by name.
-        source: What error messages call them, such as a path.
+        state: Tensors by name.
+        source: Name of their source in error messages, such as a path.
 
     Raises:
-        ValueError: A number is NaN or infinite, or all numbers of a matrix are the same; names the tensor.
+        ValueError: A value is NaN or infinite, or all values of a matrix are equal; names the tensor.
     """
     for name, tensor in state.items():
-        if not tensor.is_floating_point() or not tensor.numel():  # such as what a batch norm counts
+        if not tensor.is_floating_point() or not tensor.numel():  # such as the step count of a batch norm
             continue
-        low, high = (float(bound) for bound in tensor.detach().aminmax())  # both NaN if one number is
+        low, high = (float(bound) for bound in tensor.detach().aminmax())  # both are NaN if any value is
         if not (isfinite(low) and isfinite(high)):
             raise ValueError(f"{source}: {name} has a number that is NaN or infinite: the weights are damaged, or were "
                              "saved after training had diverged")

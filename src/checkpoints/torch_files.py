@@ -1,4 +1,4 @@
-"""Files of `torch.save`, read so that no code in them runs, and that what is damaged or of another kind is named."""
+"""Read files of `torch.save` without running code in them, with precise errors for damaged or foreign files."""
 
 import errno
 import lzma
@@ -15,20 +15,20 @@ from torch import Tensor
 State = dict[str, Tensor]
 
 _ARCHIVE = "a file of torch.save"
-# How a file of `torch.save` before torch 1.6 begins: a pickled number.
+# Magic number of `torch.save` before torch 1.6, a pickled integer.
 _OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
-# A pickle is a program for a small machine, and a damaged one fails in as many ways as a program can.
+# A pickle is a program, so a damaged one can fail with almost any exception.
 _DAMAGED = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, LookupError, TypeError,
             AttributeError, ValueError, ArithmeticError, AssertionError, ImportError, OSError, MemoryError)
 _TORN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, struct.error, ValueError, EOFError, LookupError)
 
 
 def read_torch_file(path: Path, stubs: bool = False) -> dict[str, Any]:
-    """The content of a file of weights that `torch.save` wrote: a dict of tensors, containers, numbers and texts.
+    """Read a weights file of `torch.save`: a dict of tensors, containers, numbers and strings.
 
     Args:
         path: The file.
-        stubs: As for `load`.
+        stubs: As in `load`.
 
     Raises:
         ValueError: The file is missing, damaged or of another kind.
@@ -42,13 +42,13 @@ def read_torch_file(path: Path, stubs: bool = False) -> dict[str, Any]:
 
 
 def load(path: Path, refusal: str, stubs: bool = False, mmap: bool = False) -> Any:
-    """What a file of `torch.save` holds, on the CPU.
+    """Load a file of `torch.save` onto the CPU.
 
     Args:
-        path: The file, which is there.
-        refusal: What error messages begin with; what the file looks like follows.
-        stubs: Whether objects of other classes are replaced by ones that do nothing; without, they are an error.
-        mmap: Whether tensors are read from the file when they are used.
+        path: An existing file.
+        refusal: Start of error messages, followed by a description of the file.
+        stubs: Replace objects of unknown classes by inert stubs; by default they are an error.
+        mmap: Map the file into memory, so that tensors are read on first use.
 
     Raises:
         ValueError: The file is damaged, of another kind, or holds code.
@@ -60,13 +60,13 @@ def load(path: Path, refusal: str, stubs: bool = False, mmap: bool = False) -> A
         with torch.serialization.safe_globals([(type("Stub", (_Stub,), {}), name) for name in unknown]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except _DAMAGED as error:
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"{refusal}: it looks like a file with code or objects in it, which are not loaded "
-                         f"({said[:200]})") from error
+                         f"({reason[:200]})") from error
 
 
 def describe_file(path: Path) -> str:
-    """A file's format, as its bytes tell it."""
+    """Describe a file's format from its first bytes."""
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
@@ -85,7 +85,7 @@ def describe_file(path: Path) -> str:
 
 
 def _describe_zip(path: Path) -> str:
-    """The kind of an archive, and whether it is whole: reads it once, at the speed of CRC-32 (2 GB a second)."""
+    """Describe a zip archive after verifying its checksums, which reads all of it (about 2 GB/s)."""
     torn = "a part of a file of torch.save, or a damaged one: copy or download it again"
     try:
         with zipfile.ZipFile(path) as archive:
@@ -93,7 +93,7 @@ def _describe_zip(path: Path) -> str:
     except _TORN:
         return torn
     except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # those are of a damaged list of contents
+        if error.errno not in (None, errno.EINVAL):  # these two mean a damaged table of contents
             raise
         return torn
     if damaged is not None:
@@ -102,14 +102,14 @@ def _describe_zip(path: Path) -> str:
 
 
 def check_tensors(state: Any, source: str) -> State:
-    """The tensors of a file by name.
+    """Check that a value is a dict of plain tensors, and return it.
 
     Args:
-        state: What should be a dict of them.
-        source: What error messages call it.
+        state: The value.
+        source: Its name in error messages.
 
     Raises:
-        ValueError: It is something else, or an entry is not a plain tensor with all its numbers; names it.
+        ValueError: It is not a dict, or an entry is not a plain tensor with all its values in the file; names it.
     """
     if not isinstance(state, dict):
         raise ValueError(f"{source} is a {type(state).__name__}, not a dict of tensors")
@@ -119,14 +119,14 @@ def check_tensors(state: Any, source: str) -> State:
         if not isinstance(value, Tensor):
             raise ValueError(f"{source}: {name} is a {type(value).__name__} where a tensor belongs")
         plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
-        # A tensor may repeat its numbers, and so stand for more bytes than the file has.
+        # An expanded view claims more values than the file stores.
         if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(f"{source}: {name} is not a plain tensor with all its numbers in the file")
     return state
 
 
 class _Stub:
-    """Stands in for a class of somebody else's package: takes whatever its pickle gives, does nothing with it."""
+    """An inert replacement for a class of another package, which ignores all of its pickled state."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "_Stub":
         return super().__new__(cls)

@@ -1,4 +1,4 @@
-"""Reading and writing weights: released `.pth`, own `.ckpt`, own `.safetensors`, always strictly."""
+"""Load and save backbones: released `.pth`, own `.ckpt` and own `.safetensors`, always strictly."""
 
 import json
 import os
@@ -24,23 +24,26 @@ from egovlpv2.model.video_tower import interpolate_time
 
 def load_backbone(path: str | os.PathLike[str], num_frames: int = 4,
                   img_size: int | tuple[int, int] | None = None) -> Backbone:
-    """A backbone in eval mode with the weights of a file, whoever wrote it.
+    """Load a backbone, in eval mode, from a weights file of any supported format.
 
     Args:
         path: A released `.pth`, an own `.ckpt` of a task, or an own `.safetensors`.
-        num_frames: Frames of the temporal embedding; another number than the file's is interpolated.
-        img_size: Side of the frames, or height and width, in pixels; another than the file's interpolates the
-            position embeddings. None: the file's.
+        num_frames: Length of the temporal embedding, which is interpolated if the file's differs.
+        img_size: Side of the frames, or height and width, in pixels; position embeddings are interpolated if the
+            file's size differs. None keeps the file's.
+
+    Returns:
+        The backbone, on the CPU.
 
     Raises:
-        ValueError: The file is missing, unreadable or of another kind, or its keys and shapes are not the model's, or
-            its numbers are not sound, or patches don't fill a frame of `img_size`.
+        ValueError: The file is missing, unreadable or of another kind, its keys or shapes don't fit the model, its
+            weights are damaged, or `img_size` is not a multiple of the patch size.
     """
     plain, state = read_weights(path)
     config = _stored_config(plain, path)
     config.video.num_frames = num_frames
-    outline = _outline(config, path)  # takes no memory, whatever sizes the file tells of
-    _refuse_differences(outline, _in_time(outline, state), path)
+    outline = _outline(config, path)  # takes no memory, whatever sizes the file claims
+    _check_shapes(outline, _interpolate_frames(outline, state), path)
     backbone = Backbone(config)
     load_strictly(backbone, state, path)
     if img_size is not None:
@@ -49,14 +52,14 @@ def load_backbone(path: str | os.PathLike[str], num_frames: int = 4,
 
 
 def resize_frames(backbone: Backbone, size: tuple[int, int]) -> None:
-    """Makes a backbone take frames of another size: its position embeddings are interpolated (bicubic, timm's).
+    """Adapt a backbone to another frame size by interpolating its position embeddings (bicubic, timm's).
 
     Args:
-        backbone: Gets new positions.
+        backbone: Changed in place.
         size: Height and width in pixels.
 
     Raises:
-        ValueError: Patches don't fill such a frame.
+        ValueError: A side is not a multiple of the patch size.
     """
     tower = backbone.video_tower
     patches, old = tower.patch_embed, list(tower.patch_embed.grid_size)
@@ -72,21 +75,22 @@ def resize_frames(backbone: Backbone, size: tuple[int, int]) -> None:
 
 
 def _stored_config(plain: dict[str, Any], source: str | os.PathLike[str]) -> BackboneConfig:
-    """The configuration that came with weights; refuses one that would fetch or open anything beside them."""
+    """Parse the configuration stored with weights; it must not refer to other files or to downloads."""
     config = BackboneConfig.from_dict(plain, str(source))
     for key, init in (("video.init", config.video.init), ("text.init", config.text.init)):
         if init is not None:
             raise ValueError(f"{source}: {key}: expected null, got {init!r}: the weights are in the file itself")
     if ":" in config.video.name:  # timm's `hf-hub:` and `local-dir:`
-        raise ValueError(f"{source}: video.name: expected the name of a timm model, got {config.video.name!r}, a place")
+        raise ValueError(f"{source}: video.name: expected the name of a timm model, got {config.video.name!r}, "
+                         "a location")
     return config
 
 
 def _outline(config: BackboneConfig, source: str | os.PathLike[str]) -> Backbone:
-    """A backbone without numbers.
+    """Build a backbone on the meta device.
 
     Raises:
-        ValueError: There is no model of that configuration; names the file that it came from.
+        ValueError: The configuration is not one of a model; names the file that it came from.
     """
     try:
         with torch.device("meta"):
@@ -96,26 +100,27 @@ def _outline(config: BackboneConfig, source: str | os.PathLike[str]) -> Backbone
 
 
 def load_strictly(backbone: Backbone, state: State, source: str | os.PathLike[str]) -> None:
-    """Give a backbone the tensors of `state`; only the number of frames may differ, which is interpolated.
+    """Load a state dict into a backbone; of all shapes, only the number of frames may differ.
 
     Raises:
-        ValueError: A key or a shape differs, or a number is not sound; lists them.
+        ValueError: A key or a shape differs, or weights are damaged; lists them.
     """
-    state = _in_time(backbone, state)
-    _refuse_differences(backbone, state, source)
+    state = _interpolate_frames(backbone, state)
+    _check_shapes(backbone, state, source)
     check_weights(state, str(source))
     backbone.load_state_dict(state)
 
 
-def _in_time(backbone: Backbone, state: State) -> State:
-    """Tensors with as many frames as a backbone has."""
+def _interpolate_frames(backbone: Backbone, state: State) -> State:
+    """Interpolate the temporal embedding of a state dict to the number of frames of a backbone."""
     key, own = "video_tower.temporal_embed", backbone.video_tower.temporal_embed
     if key in state and state[key].ndim == 3 and state[key].shape[::2] == own.shape[::2] and len(state[key][0]):
         return {**state, key: interpolate_time(state[key], own.shape[1])}
     return state
 
 
-def _refuse_differences(backbone: Backbone, state: State, source: str | os.PathLike[str]) -> None:
+def _check_shapes(backbone: Backbone, state: State, source: str | os.PathLike[str]) -> None:
+    """Check that a state dict has the keys, shapes and kinds of numbers of a backbone."""
     own = backbone.state_dict()
     problems = [f"{k} is {tuple(state[k].shape)} in the file and {tuple(v.shape)} in the model"
                 for k, v in own.items() if k in state and state[k].shape != v.shape]
@@ -130,12 +135,15 @@ def _refuse_differences(backbone: Backbone, state: State, source: str | os.PathL
 
 
 def check_traits(backbone: Backbone, plain: dict[str, Any], source: str | os.PathLike[str]) -> None:
-    """Refuses weights of a model that differs in what their shapes don't tell.
+    """Check that weights were trained with a backbone's `traits`, which their shapes don't show.
 
     Args:
-        backbone: The model to give the weights to.
-        plain: The configuration that came with them.
-        source: Their file.
+        backbone: The backbone that the weights are for.
+        plain: The configuration stored with the weights.
+        source: Their file, for error messages.
+
+    Raises:
+        ValueError: A trait differs; lists them.
     """
     trained = _outline(_stored_config(plain, source), source).traits
     wrong = [f"{name}: {trained[name]} in the file, {value} in your config"
@@ -145,7 +153,11 @@ def check_traits(backbone: Backbone, plain: dict[str, Any], source: str | os.Pat
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
-    """The configuration (plain values) and the backbone's tensors of any file that `load_backbone` takes."""
+    """Read the configuration (plain values) and the backbone's tensors of a file that `load_backbone` supports.
+
+    Raises:
+        ValueError: The file is missing, unreadable or of another kind.
+    """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give a weights file")
@@ -158,21 +170,21 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
 
 
 def num_frames_of(path: str | os.PathLike[str]) -> int:
-    """How many frames the weights of a file were trained with; errors as `read_weights`."""
+    """Read the number of frames that the weights of a file were trained with; errors as in `read_weights`."""
     return _stored_config(read_weights(path)[0], path).video.num_frames
 
 
 def save_backbone(backbone: Backbone, path: str | os.PathLike[str]) -> None:
-    """Write weights and configuration as `.safetensors`, whole or not at all.
+    """Save weights and configuration of a backbone as `.safetensors`, atomically.
 
     Raises:
-        ValueError: A number of the weights is not sound.
+        ValueError: The weights are damaged, see `check_weights`.
         OSError: The file can't be written.
     """
     state = {k: v.detach().contiguous() for k, v in backbone.state_dict().items()}
     check_weights(state, str(path))
     content = save(state, {"egovlpv2": json.dumps(backbone.config.to_dict())})
-    with atomic_write(Path(path)) as draft:  # `save_file` would replace the locked draft by another file
+    with atomic_write(Path(path)) as draft:  # safetensors' `save_file` would replace the locked draft
         draft.write_bytes(content)
 
 
@@ -205,5 +217,5 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], State]:
                 raise ValueError(f"{path} holds no EgoVLPv2 weights ({describe(names)}): there is no egovlpv2 "
                                  "configuration in it; `egovlpv2 convert` writes such files")
             return parse_json(text, dict[str, Any], f"{path}, configuration"), {k: file.get_tensor(k) for k in names}
-    except (SafetensorError, RuntimeError) as error:  # torch's, of a dtype that it doesn't know
+    except (SafetensorError, RuntimeError) as error:  # RuntimeError: torch doesn't know the dtype
         raise ValueError(f"{path}: not a readable weights file: {str(error).splitlines()[0]}") from error

@@ -1,4 +1,4 @@
-"""The head of EgoTaskQA: an answer out of a fixed set, from the CLS state of a video that has seen the question."""
+"""The head of EgoTaskQA: classify the answer from the CLS state of a video fused with the question."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from egovlpv2.io.schema import read_lines, shown
 
-UNKNOWN = "<UNK1>"  # stands for answers that training never met
+UNKNOWN = "<UNK1>"  # class of all answers outside the answer set
 
 
 class AnswerHead(nn.Module):
@@ -15,8 +15,8 @@ class AnswerHead(nn.Module):
 
     Args:
         dim: Width of the CLS state.
-        num_answers: C, size of the answer set.
-        dropout: Between the layers.
+        num_answers: Size of the answer set, `C`.
+        dropout: Rate between the layers.
     """
 
     def __init__(self, dim: int, num_answers: int, dropout: float = 0.2) -> None:
@@ -26,15 +26,15 @@ class AnswerHead(nn.Module):
         self.out = nn.Linear(num_answers, num_answers)
 
     def forward(self, cls: Tensor) -> Tensor:
-        """(B, D) -> logits (B, C)."""
+        """Compute logits of the answers: (B, D) -> (B, C)."""
         return self.out(self.dropout(self.hidden(cls).relu()))
 
 
 def read_answers(path: Path) -> list[str]:
-    """The answer set: one answer a line, whose number is its class.
+    """Read the answer set: one answer a line, in the order of classes.
 
     Raises:
-        ValueError: The file is missing, empty or names an answer twice.
+        ValueError: The file is missing or empty, or lists an answer twice.
     """
     try:
         answers = [line.strip() for line in read_lines(path) if line.strip()]

@@ -1,6 +1,6 @@
-"""From VSGN's output to the detections and retrievals of a clip, as the published numbers were made.
+"""Post-processing of VSGN's output into detections and retrievals of a clip, as for the published results.
 
-Letters: `B` clips, `A` anchors, `N` classes, `n` what is found. Times are in steps.
+Letters: `B` clips, `A` anchors, `N` classes, `n` detections. Times are in steps.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from torch import Tensor
 from egovlpv2.heads.vsgn import VSGNOutput
 from egovlpv2.metrics.temporal import temporal_iou
 
-MOST = 200  # detections of a clip, and retrievals
-_DOUBLE_IOU = 0.4  # from which temporal IoU on two segments of a class are the same moment
+MAX_MOMENTS = 200  # detections, and retrievals, of a clip
+_NMS_IOU = 0.4  # segments of a class that overlap by more are duplicates
 _SIGMA = 0.46  # of soft-NMS (Ego4D MQ)
-_LOOKED_AT = 4096  # pairs of a segment and a class, at first
+_INITIAL_PAIRS = 4096  # of a segment and a class
 
 
 class Detections(NamedTuple):
-    """Moments of a clip, the best first."""
+    """Moments of a clip, best first."""
 
     segments: Tensor  # (n, 2) steps
     classes: Tensor  # (n,) int64, from 1
@@ -29,10 +29,10 @@ class Detections(NamedTuple):
 
 
 def scored_segments(out: VSGNOutput) -> tuple[Tensor, Tensor]:
-    """Segments (B, A, 2) within their clips, and scores (B, A, N - 1) of all classes but nothing.
+    """Clip segments to their videos and score them for all classes but the background: (B, A, 2), (B, A, N - 1).
 
-    A class counts as much as the segment's ends look like a start and an end. Segments without length count nothing,
-    among them those that lie in the padding; the authors' code keeps one of each class.
+    Class probabilities are weighted by the probabilities of a start and an end at the segment's boundaries. Segments of
+    zero length, such as those in the padding, score 0; the authors' code keeps one of them for each class.
     """
     inside = out.adjusted_segments.float().clamp(0, out.startness.shape[1] - 1)  # (B, A, 2)
     start, end = (_around(curve, inside[..., i]) for i, curve in enumerate((out.startness, out.endness)))  # (B, A)
@@ -42,102 +42,102 @@ def scored_segments(out: VSGNOutput) -> tuple[Tensor, Tensor]:
     return segments, out.scores[..., 1:] * weight[..., None]
 
 
-def _around(curve: Tensor, places: Tensor) -> Tensor:
-    """Mean of a curve (B, T) at the steps before and after places (B, A)."""
-    return (curve.gather(1, places.floor().long()) + curve.gather(1, places.ceil().long())) / 2
+def _around(curve: Tensor, positions: Tensor) -> Tensor:
+    """Average a curve (B, T) over the steps before and after fractional positions (B, A)."""
+    return (curve.gather(1, positions.floor().long()) + curve.gather(1, positions.ceil().long())) / 2
 
 
-def without_doubles(segments: Tensor, scores: Tensor, count: int | None = None) -> tuple[Tensor, float]:
-    """Hard non-maximum suppression, class by class.
+def class_nms(segments: Tensor, scores: Tensor, count: int | None = None) -> tuple[Tensor, float]:
+    """Apply hard non-maximum suppression to each class.
 
     Args:
         segments: (A, 2).
         scores: (A, N - 1).
-        count: How many of the best pairs of a segment and a class to look at; None: all.
+        count: Number of best pairs of a segment and a class to process; None for all.
 
     Returns:
-        Scores (A, N - 1), 0 where the class has a better segment that overlaps this one by more than 0.4, and where
-        a pair was not looked at; and the highest score of those pairs.
+        Scores (A, N - 1), 0 where a better segment of the class overlaps by a temporal IoU above 0.4 and for pairs that
+        were not processed; and the highest score among the latter.
     """
     scores = scores.float().cpu()
     many, classes = int(scores.count_nonzero()), max(scores.shape[1], 1)
     best = scores.flatten().topk(many if count is None else min(count + 1, many))
-    order, doubles_of = best.indices[:count], _doubles(segments)
-    gone, stays = [0] * classes, []
+    order, overlapping = best.indices[:count], _overlapping(segments)
+    suppressed, keep = [0] * classes, []  # anchors of each class, as bits
     for anchor, label in zip((order // classes).tolist(), (order % classes).tolist(), strict=True):
-        stays.append(not gone[label] >> anchor & 1)
-        if stays[-1]:
-            gone[label] |= doubles_of(anchor)
-    kept, order = torch.zeros_like(scores).flatten(), order[torch.tensor(stays, dtype=torch.bool)]
+        keep.append(not suppressed[label] >> anchor & 1)
+        if keep[-1]:
+            suppressed[label] |= overlapping(anchor)
+    kept, order = torch.zeros_like(scores).flatten(), order[torch.tensor(keep, dtype=torch.bool)]
     kept[order] = scores.flatten()[order]
-    return kept.view_as(scores), 0.0 if len(stays) == many else best.values[count].item()
+    return kept.view_as(scores), 0.0 if len(keep) == many else best.values[count].item()
 
 
-def _doubles(segments: Tensor) -> Callable[[int], int]:
-    """A function that tells of a segment which segments overlap it by more than that IoU, as bits: fast to join."""
+def _overlapping(segments: Tensor) -> Callable[[int], int]:
+    """Build a cached function from a segment to the segments that overlap it, as bits of an integer."""
     start, end = segments.double().cpu().numpy().T  # (A,)
-    least = _DOUBLE_IOU / (1 + _DOUBLE_IOU) * (end - start)  # inter / (lengths - inter) > IoU, solved for inter
+    least = _NMS_IOU / (1 + _NMS_IOU) * (end - start)  # inter / (lengths - inter) > IoU, solved for inter
 
     @cache
-    def doubles_of(anchor: int) -> int:
-        inter = np.minimum(end, end[anchor]) - np.maximum(start, start[anchor])  # below 0 if they are apart
+    def overlapping(anchor: int) -> int:
+        inter = np.minimum(end, end[anchor]) - np.maximum(start, start[anchor])  # negative without an overlap
         return int.from_bytes(np.packbits(inter > least + least[anchor], bitorder="little").tobytes(), "little")
 
-    return doubles_of
+    return overlapping
 
 
-def _without_looking_at_all(segments: Tensor, scores: Tensor, find: Callable[[Tensor, Tensor], Detections]
-                            ) -> Detections:
-    """The 200 best moments of segments (A, 2) and scores (A, N - 1) without doubles.
+def _best_after_nms(segments: Tensor, scores: Tensor, select: Callable[[Tensor, Tensor], Detections]) -> Detections:
+    """Find the 200 best moments of segments (A, 2) and scores (A, N - 1) after NMS of each class.
 
-    Only the best pairs are looked at, and more of them until the best of the rest could be none of the moments.
+    NMS processes the best pairs only, and four times as many again until no other pair could be among the results.
     """
-    segments, count = segments.float(), _LOOKED_AT
+    segments, count = segments.float(), _INITIAL_PAIRS
     while True:
-        kept, rest = without_doubles(segments, scores, count)
-        found = find(segments.cpu(), kept)
-        if not rest or (len(found.scores) == MOST and found.scores[-1] >= rest):
-            return found
+        kept, rest = class_nms(segments, scores, count)
+        moments = select(segments.cpu(), kept)
+        if not rest or (len(moments.scores) == MAX_MOMENTS and moments.scores[-1] >= rest):
+            return moments
         count *= 4
 
 
 def detections(segments: Tensor, scores: Tensor) -> Detections:
-    """The 200 best moments of a clip, without doubles of a class and by soft-NMS of all classes together.
+    """Find the 200 best moments of a clip, by NMS of each class followed by soft-NMS over all classes.
 
     Args:
         segments: (A, 2).
         scores: (A, N - 1).
     """
-    return _without_looking_at_all(segments, scores, _soft_nms)
+    return _best_after_nms(segments, scores, _soft_nms)
 
 
 def retrievals(segments: Tensor, scores: Tensor, classes: Tensor) -> Detections:
-    """The 200 best moments of some classes together, without doubles of a class.
+    """Find the 200 best moments of given classes together, by NMS of each class.
 
     Args:
         segments: (A, 2).
         scores: (A, N - 1).
-        classes: The clip's, each once.
+        classes: (n,) int64 classes of the clip, without repetition.
     """
-    found = _without_looking_at_all(segments, scores[:, classes - 1], _best)
-    return found._replace(classes=classes.cpu()[found.classes - 1])
+    moments = _best_after_nms(segments, scores[:, classes - 1], _best)
+    return moments._replace(classes=classes.cpu()[moments.classes - 1])
 
 
 def _best(segments: Tensor, scores: Tensor) -> Detections:
-    best = scores.T.flatten().topk(min(MOST, int(scores.count_nonzero())))
+    """Select the best pairs of a segment and a class."""
+    best = scores.T.flatten().topk(min(MAX_MOMENTS, int(scores.count_nonzero())))
     return Detections(segments[best.indices % len(segments)], best.indices // len(segments) + 1, best.values)
 
 
 def _soft_nms(segments: Tensor, scores: Tensor) -> Detections:
-    """The best pair stays, all that overlap it lose score, and so on."""
-    places, left = segments.double().numpy(), scores.double().numpy()
-    weight, label = np.ones(len(left)), left.argmax(1)  # (A,): what is left of a segment's scores, and its best class
-    best, found = left.max(1), []
-    for _ in range(min(MOST, np.count_nonzero(left))):
+    """Apply soft-NMS to all pairs of a segment and a class, which is faster than `soft_nms` of that many proposals."""
+    spans, left = segments.double().numpy(), scores.double().numpy()
+    weight, label = np.ones(len(left)), left.argmax(1)  # (A,) decay of a segment's scores, and its best class
+    best, selected = left.max(1), []
+    for _ in range(min(MAX_MOMENTS, int(np.count_nonzero(left)))):
         anchor = int((weight * best).argmax())
-        found.append((anchor, label[anchor] + 1, weight[anchor] * best[anchor]))
+        selected.append((anchor, label[anchor] + 1, weight[anchor] * best[anchor]))
         left[anchor, label[anchor]] = 0.0
-        label[anchor], best[anchor] = left[anchor].argmax(), left[anchor].max()  # other classes of that segment stay
-        weight *= np.exp(-np.nan_to_num(temporal_iou(places, places[anchor])) ** 2 / _SIGMA)
-    anchors, labels, values = np.array(found).reshape(-1, 3).T
+        label[anchor], best[anchor] = left[anchor].argmax(), left[anchor].max()  # the segment keeps its other classes
+        weight *= np.exp(-np.nan_to_num(temporal_iou(spans, spans[anchor])) ** 2 / _SIGMA)
+    anchors, labels, values = np.array(selected).reshape(-1, 3).T
     return Detections(segments[anchors.astype(int)], torch.from_numpy(labels).long(), torch.from_numpy(values).float())

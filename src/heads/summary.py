@@ -1,4 +1,4 @@
-"""The head of query-focused summaries: a transformer over the shots of a segment, and two scores of each shot.
+"""The head of query-focused video summarization: a transformer over the shots of a segment that scores each shot.
 
 Letters: `n` shots of a segment, `D` width.
 """
@@ -10,34 +10,33 @@ from torch import Tensor, nn
 
 Design = Literal["paper", "released"]
 CutBy = Literal["patches", "cls"]
-"""Features that tell of changes in a video: directions of the mean of the patches, or plain products of CLS states."""
+"""Features that a video is segmented by: cosines of mean patch tokens, or dot products of CLS states."""
 
 SHOT_SECONDS = 5  # QFVS's shots
 MAX_SEGMENTS, MAX_SEGMENT_SHOTS, SEGMENT_PENALTY = 20, 200, 1.0
 """Limits of KTS: segments of a video, shots of a segment, and the weight of the penalty on their number."""
 
-_FEW = -1.91  # first bias of the scores, as released: one shot in eight is chosen
+_INITIAL_BIAS = -1.91  # of the scores, as released: one shot in eight is selected
 _RELEASED_FEEDFORWARD, _RELEASED_HIDDEN, _RELEASED_STD = 2048, 8, 0.1
 
 
 class ShotScores(NamedTuple):
     """Logits of shots."""
 
-    concept: Tensor  # (..., n) that a shot shows what its prompt names
-    summary: Tensor  # (..., n) that it belongs to the summary
+    concept: Tensor  # (..., n) the shot shows the concepts of its prompt
+    summary: Tensor  # (..., n) the shot belongs to the summary
 
 
 class SummaryHead(nn.Module):
-    """Looks at the shots of a segment together (paper, Table F.2: one layer is best).
+    """Transformer over the shots of a segment with scores of each shot (paper, Table F.2: one layer is best).
 
     Args:
         dim: Width of the shots' features.
-        num_layers: Of the transformer.
-        num_heads: Of its attention.
-        dropout: Within it.
-        design: `paper`: norms come first, and a linear layer gives each of the two scores. `released`: the shots'
-            positions are added, norms come last, and two linear layers give one score, that of the prompt, whatever
-            it names.
+        num_layers: Number of transformer layers.
+        num_heads: Number of attention heads.
+        dropout: Rate in the transformer.
+        design: `paper`: pre-norm layers, and a linear layer for each of the two scores. `released`: added position
+            encodings, post-norm layers, and two linear layers for a single score of the prompt.
     """
 
     def __init__(self, dim: int, num_layers: int = 1, num_heads: int = 2, dropout: float = 0.1,
@@ -55,16 +54,18 @@ class SummaryHead(nn.Module):
             nn.init.normal_(last.weight, std=_RELEASED_STD)
             self.score = nn.Sequential(nn.Linear(dim, _RELEASED_HIDDEN), nn.ReLU(), nn.Dropout(dropout), last)
         for scores in (self.concept, self.summary) if paper else (last,):
-            nn.init.constant_(scores.bias, _FEW)
+            nn.init.constant_(scores.bias, _INITIAL_BIAS)
 
     def forward(self, features: Tensor, mask: Tensor) -> ShotScores:
-        """Args:
+        """Score the shots of segments.
+
+        Args:
             features: (..., n, D).
-            mask: (..., n) bool, which shots are real; of a segment without any, the scores mean nothing.
+            mask: (..., n) bool, False on padding; scores of a segment of padding only are undefined.
         """
         *many, n, dim = features.shape
         real = mask.expand(*many, n).reshape(-1, n)  # (b, n)
-        hidden = ~real & real.any(1, keepdim=True)  # a row that attends to nothing would be nan
+        hidden = ~real & real.any(1, keepdim=True)  # attention over no shots at all would be NaN
         shots = features.reshape(-1, n, dim)  # (b, n, D)
         if self.design == "released":
             shots = shots + positions(n, dim, features.device)
@@ -75,9 +76,9 @@ class SummaryHead(nn.Module):
 
 
 def positions(count: int, dim: int, device: torch.device | None = None) -> Tensor:
-    """Sines of places at even features and cosines at odd ones, (n, D).
+    """Compute sinusoidal position encodings, sines at even and cosines at odd features: (n, D).
 
-    As in the authors' code, each feature has a frequency of its own, `10000 ** (-2 * feature / dim)`, not each pair.
+    As in the authors' code, frequencies differ for each feature, `10000 ** (-2 * feature / dim)`, not for each pair.
     """
     feature = torch.arange(dim, dtype=torch.float64)
     angle = torch.arange(count, dtype=torch.float64)[:, None] * 10_000.0 ** (-2 * feature / dim)  # (n, D)

@@ -1,4 +1,4 @@
-"""VSGN (Zhao et al., ICCV 2021): which actions does a clip show, and when? On frozen features, as Ego4D MQ uses it.
+"""VSGN (Zhao et al., ICCV 2021): temporal action localization on frozen features, as used for Ego4D MQ.
 
 Letters: `B` clips, `T` steps in time, `C` and `D` width in and inside, `K` neighbours, `A` anchors, `N` classes.
 Times are in steps of the features.
@@ -12,42 +12,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ANCHOR_SCALES = (1, 10)  # lengths of a level's anchors, in that level's steps
-_CENTRE_SCALE, _LENGTH_SCALE = 10.0, 5.0  # how much larger than the anchor's deltas the head's outputs are
-_LONGEST = math.log(1000 / 16)  # what an anchor's length can be multiplied with, as a logarithm
+_CENTRE_SCALE, _LENGTH_SCALE = 10.0, 5.0  # the head predicts deltas of anchors multiplied by these
+_LONGEST = math.log(1000 / 16)  # largest logarithmic scaling of an anchor's length
 _TOWER_LAYERS, _NORM_GROUPS = 4, 32
 
 
 class VSGNOutput(NamedTuple):
-    """What VSGN says of a clip."""
+    """Predictions of VSGN for clips."""
 
-    actionness: Tensor  # (B, T) probability that something happens
-    startness: Tensor  # (B, T) probability that something starts
-    endness: Tensor  # (B, T)
+    actionness: Tensor  # (B, T) probability of an action
+    startness: Tensor  # (B, T) probability of the start of an action
+    endness: Tensor  # (B, T) probability of the end of an action
     segments: Tensor  # (B, A, 2) start and end
-    adjusted_segments: Tensor  # (B, A, 2) after a look at what lies around start and end
+    adjusted_segments: Tensor  # (B, A, 2) after boundary adjustment
     class_logits: Tensor  # (B, A, N)
-    num_frames: Tensor  # (B,) steps that each clip really has; what lies beyond is padding
+    num_frames: Tensor  # (B,) length of each clip without padding
 
     @property
     def scores(self) -> Tensor:
-        """(B, A, N) probabilities; class 0 is nothing. Training has no use for them."""
+        """Class probabilities (B, A, N), for inference; class 0 is the background."""
         return self.class_logits.float().softmax(-1)
 
 
 class VSGN(nn.Module):
-    """Cross-scale graph pyramid, anchors on all its levels, boundary adjustment and supplementary scores.
+    """VSGN: cross-scale graph pyramid, anchors on all levels, boundary adjustment and supplementary scores.
 
     Args:
         in_dim: Width of the features.
-        num_steps: Length to which all clips are padded.
-        num_levels: Of the pyramid; each is half as long as the one before.
-        dim: Width inside.
-        num_classes: Classes, the 0th being nothing.
-        num_neighbours: How many steps, itself among them, a step of the graph hears.
+        num_steps: Length of all clips, after padding.
+        num_levels: Number of pyramid levels, each half as long as the one before.
+        dim: Width of the hidden features.
+        num_classes: Number of classes, class 0 being the background.
+        num_neighbours: Number of neighbours of a step in the graph, itself included.
 
     Raises:
-        ValueError: `num_steps` can't be halved that often.
+        ValueError: `num_steps` is not divisible by `2 ** (num_levels - 1)`.
     """
+
+    anchors: Tensor  # (A, 2) centre and length, in steps
 
     def __init__(self, in_dim: int, num_steps: int = 928, num_levels: int = 5, dim: int = 256, num_classes: int = 111,
                  num_neighbours: int = 12) -> None:
@@ -62,12 +64,14 @@ class VSGN(nn.Module):
         self.start_offset, self.end_offset = BoundaryOffset(dim), BoundaryOffset(dim)
         self.actionness, self.startness, self.endness = (
             nn.Sequential(_convolution(dim, dim), nn.ReLU(), nn.Conv1d(dim, 1, 1)) for _ in range(3))
-        self.register_buffer("anchors", make_anchors(num_steps, num_levels), persistent=False)  # (A, 2)
+        self.register_buffer("anchors", make_anchors(num_steps, num_levels), persistent=False)
 
     def forward(self, features: Tensor, num_frames: Tensor) -> VSGNOutput:
-        """Args:
-            features: (B, C, T), zero beyond the clip; the graph hears that padding too, as the authors' does.
-            num_frames: (B,) steps that each clip really has.
+        """Detect actions in clips.
+
+        Args:
+            features: (B, C, T), zero-padded; the padding takes part in the graph, as in the authors' code.
+            num_frames: (B,) length of each clip without padding.
         """
         if features.shape[2] != self.num_steps:
             raise ValueError(f"the features have {features.shape[2]} steps; pad or sample them to {self.num_steps}")
@@ -76,16 +80,17 @@ class VSGN(nn.Module):
         logits = torch.cat([self._per_anchor(self.class_logits(self.class_tower(x))) for x in levels], 1)  # (B, A, N)
         deltas = torch.cat([self._per_anchor(self.segment_deltas(self.segment_tower(x))) for x in levels], 1)
         segments = decode(deltas, self.anchors)  # (B, A, 2)
-        supplementary = (head(finest)[:, 0].float().sigmoid()  # (B, T); in bfloat16 a sure mistake has no gradient
-                         for head in (self.actionness, self.startness, self.endness))
-        return VSGNOutput(*supplementary, segments, self._adjust(finest, segments), logits, num_frames)
+        actionness, startness, endness = (
+            head(finest)[:, 0].float().sigmoid()  # (B, T); bfloat16 rounds confident errors to 0 or 1: no gradient
+            for head in (self.actionness, self.startness, self.endness))
+        return VSGNOutput(actionness, startness, endness, segments, self._adjust(finest, segments), logits, num_frames)
 
     def _per_anchor(self, x: Tensor) -> Tensor:
-        """(B, scales * n, t) -> (B, t * scales, n)."""
+        """Reshape outputs of a level to anchors: (B, scales * n, t) -> (B, t * scales, n)."""
         return x.transpose(1, 2).reshape(len(x), -1, x.shape[1] // len(ANCHOR_SCALES))
 
     def _adjust(self, finest: Tensor, segments: Tensor) -> Tensor:
-        """Moves both boundaries by what the finest level shows around them."""
+        """Move both boundaries by offsets predicted from the finest level around them."""
         inside = segments.clamp(0, self.num_steps - 1)
         reach = (inside[..., 1] - inside[..., 0] + 1) / 8  # (B, A)
         offsets = [offset(finest, inside[..., i], reach)
@@ -94,7 +99,7 @@ class VSGN(nn.Module):
 
 
 class GraphPyramid(nn.Module):
-    """Features at many scales: down by graph layers, up again with what lay on the way.
+    """Feature pyramid: graph layers downwards, transposed convolutions with lateral connections upwards.
 
     (B, C, T) -> (B, D, T), (B, D, T / 2), ...
     """
@@ -109,6 +114,7 @@ class GraphPyramid(nn.Module):
         self.merge = nn.ModuleList(_convolution(dim, dim) for _ in range(num_levels))
 
     def forward(self, features: Tensor) -> list[Tensor]:
+        """Compute the levels, the finest first."""
         down = [self.down[0](self.stem(features).relu())]
         for layer in self.down[1:]:
             down.append(F.max_pool1d(layer(down[-1]), 2))
@@ -119,7 +125,7 @@ class GraphPyramid(nn.Module):
 
 
 class GraphLayer(nn.Module):
-    """What lies around a step in time, and what the steps most alike say, wherever they are: (B, D, T) -> (B, D, T)."""
+    """A convolution over time plus a graph convolution over the most similar steps: (B, D, T) -> (B, D, T)."""
 
     def __init__(self, dim: int, num_neighbours: int) -> None:
         super().__init__()
@@ -128,22 +134,23 @@ class GraphLayer(nn.Module):
         self.num_neighbours = num_neighbours
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the layer: (B, D, T) -> (B, D, T)."""
         steps = x.transpose(1, 2)  # (B, T, D)
         of_neighbour, of_step = self.graph.weight.chunk(2, dim=1)  # (D, D) each
-        told = gather_steps(steps @ of_neighbour.T, self._nearest(steps))  # (B, T, K, D)
-        # The step's own share is the same for all its neighbours, so it can wait until the largest is found.
-        heard = told.amax(2) + F.linear(steps, of_step, self.graph.bias)  # (B, T, D)
-        return (self.convolution(x) + heard.transpose(1, 2)).relu()
+        messages = gather_steps(steps @ of_neighbour.T, self._nearest(steps))  # (B, T, K, D)
+        # The step's own term is the same for all its neighbours, so it is added after the maximum.
+        aggregated = messages.amax(2) + F.linear(steps, of_step, self.graph.bias)  # (B, T, D)
+        return (self.convolution(x) + aggregated.transpose(1, 2)).relu()
 
     @torch.no_grad()
     def _nearest(self, steps: Tensor) -> Tensor:
-        """Indices of the nearest steps by Euclidean distance, equally distant ones by index: (B, T, D) -> (B, T, K).
+        """Find the nearest steps by Euclidean distance, ties broken by index: (B, T, D) -> (B, T, K).
 
-        In float64: in float32 the rounding of large sums, which differs between processors, would order near ties.
+        In float64: in float32, the order of near ties would depend on the processor's rounding.
         """
         exact = steps.double()
         distance = torch.cdist(exact, exact)  # (B, T, T)
-        # Positive floats order as their bits do: an index in the lowest ones decides between equal distances.
+        # Non-negative floats sort like their bits: an index in the lowest bits breaks ties.
         count = distance.shape[2]
         unused = 2 ** count.bit_length() - 1
         keys = (distance.view(torch.int64) & ~unused) | torch.arange(count, device=steps.device)  # (B, T, T)
@@ -151,7 +158,7 @@ class GraphLayer(nn.Module):
 
 
 class BoundaryOffset(nn.Module):
-    """How far to move boundaries, from the features before, at and after them."""
+    """Predict offsets of boundaries from the features before, at and after them."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -159,23 +166,24 @@ class BoundaryOffset(nn.Module):
         self.out = nn.Linear(dim, 1)
 
     def forward(self, finest: Tensor, boundary: Tensor, reach: Tensor) -> Tensor:
-        """(B, D, T), (B, A), (B, A) -> (B, A) steps."""
+        """Predict offsets in steps: (B, D, T), (B, A), (B, A) -> (B, A)."""
         steps, last = finest.transpose(1, 2), finest.shape[2] - 1
         around = torch.stack([boundary - reach, boundary, boundary + reach], dim=2)  # (B, A, 3)
-        places = around.detach().floor().clamp(0, last).long()
-        weight = self.convolution.weight  # (D, D, 3): each is applied to all steps once, not once for each anchor
-        seen = sum(gather_steps(steps @ weight[..., i].T, places[..., i : i + 1])[:, :, 0] for i in range(3))
-        return self.out((seen + self.convolution.bias).relu())[..., 0]
+        indices = around.detach().floor().clamp(0, last).long()
+        weight = self.convolution.weight  # (D, D, 3): each tap is applied once per step instead of once per anchor
+        before, at, after = (gather_steps(steps @ weight[..., i].T, indices[..., i : i + 1])[:, :, 0] for i in range(3))
+        assert self.convolution.bias is not None
+        return self.out((before + at + after + self.convolution.bias).relu())[..., 0]
 
 
-def gather_steps(steps: Tensor, places: Tensor) -> Tensor:
-    """The steps (B, T, D) at places (B, n, K): (B, n, K, D)."""
-    index = places.flatten(1)[..., None].expand(-1, -1, steps.shape[2])  # (B, n * K, D)
-    return steps.gather(1, index).unflatten(1, places.shape[1:])
+def gather_steps(steps: Tensor, positions: Tensor) -> Tensor:
+    """Gather steps by index: (B, T, D), (B, n, K) -> (B, n, K, D)."""
+    index = positions.flatten(1)[..., None].expand(-1, -1, steps.shape[2])  # (B, n * K, D)
+    return steps.gather(1, index).unflatten(1, positions.shape[1:])
 
 
 def make_anchors(num_steps: int, num_levels: int) -> Tensor:
-    """Centre and length of all anchors (A, 2): level by level from the finest, step by step, from short to long."""
+    """Compute centre and length of all anchors (A, 2), ordered by level from the finest, by step, and by length."""
     levels = []
     for level in range(num_levels):
         stride = 2**level
@@ -186,7 +194,7 @@ def make_anchors(num_steps: int, num_levels: int) -> Tensor:
 
 
 def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
-    """Segments (B, A, 2) from what the head says of each anchor (B, A, 2). A length of n steps spans n - 1."""
+    """Decode predicted deltas of anchors into segments, (B, A, 2) -> (B, A, 2). A length of n steps spans n - 1."""
     centres = anchors[:, 0] + deltas[..., 0] / _CENTRE_SCALE * anchors[:, 1]
     lengths = anchors[:, 1] * (deltas[..., 1] / _LENGTH_SCALE).clamp(max=_LONGEST).exp()
     return torch.stack([centres - (lengths - 1) / 2, centres + (lengths - 1) / 2], dim=-1)

@@ -1,4 +1,4 @@
-"""What VSGN learns from: segments are matched with instances, then classes, segments and boundaries are compared.
+"""Losses of VSGN: segments are matched with instances, then classes, segments and boundaries are compared.
 
 Letters: `B` clips, `A` anchors, `G` instances of a clip (padded), `N` classes, `T` steps. Times are in steps.
 """
@@ -11,44 +11,48 @@ from torch import Tensor
 
 from egovlpv2.heads.vsgn import VSGNOutput, decode
 
-# From which temporal IoU on a segment stands for an instance, in the loss of classes, segments and boundaries.
+# Minimum temporal IoU of a positive segment with its instance, in the losses of classes, segments and boundaries.
 _CLASS_IOU, _SEGMENT_IOU, _BOUNDARY_IOU = 0.5, 0.5, 0.7
 
 
 class MomentLabels(NamedTuple):
-    """True instances of B clips."""
+    """Ground-truth instances of B clips."""
 
     segments: Tensor  # (B, G, 2) start and end
-    classes: Tensor  # (B, G) int64, from 1; 0 where there is no instance
+    classes: Tensor  # (B, G) int64, from 1; 0 on padding
 
     @property
     def real(self) -> Tensor:
-        return self.classes > 0  # (B, G)
+        """Mask of the instances without padding, (B, G) bool."""
+        return self.classes > 0
 
 
 class Matched(NamedTuple):
-    """The instance that each segment overlaps most."""
+    """The instance of highest overlap for each segment."""
 
-    overlap: Tensor  # (B, A)
-    best: Tensor  # (B, A) bool, whether no other segment overlaps some instance more
-    classes: Tensor  # (B, A) int64; 0 is nothing
-    segments: Tensor  # (B, A, 2), of any value where it is none
+    overlap: Tensor  # (B, A) temporal IoU
+    best: Tensor  # (B, A) bool, True if no other segment overlaps some instance more
+    classes: Tensor  # (B, A) int64; 0 is the background
+    segments: Tensor  # (B, A, 2), undefined where the class is 0
 
     def at(self, threshold: float) -> "Matched":
-        """Segments stand for their instance if they overlap it so much or are some instance's best, else for nothing.
+        """Assign segments to the background unless they overlap by the threshold or are the best of some instance.
 
-        Without the second rule, instances that fit no anchor, such as most of 1 to 3 steps, would never be learned.
+        Without the second rule, instances that fit no anchor, such as most of 1 to 3 steps, would have no positives.
         """
         return self._replace(classes=self.classes * ((self.overlap >= threshold) | self.best))
 
 
 def vsgn_losses(out: VSGNOutput, anchors: Tensor, labels: MomentLabels) -> dict[str, Tensor]:
-    """The six losses of VSGN; each of the first three matches segments of its own with the instances.
+    """Compute the six losses of VSGN; each of the first three matches other segments with the instances.
 
     Args:
-        out: What VSGN says.
-        anchors: VSGN's, centre and length (A, 2).
-        labels: What is true.
+        out: Predictions of VSGN.
+        anchors: Its anchors, centre and length (A, 2).
+        labels: Ground truth.
+
+    Returns:
+        Scalars by name.
     """
     with torch.autocast(out.segments.device.type, enabled=False):
         out = VSGNOutput(*(value.float() for value in out))
@@ -65,12 +69,12 @@ def vsgn_losses(out: VSGNOutput, anchors: Tensor, labels: MomentLabels) -> dict[
 
 @torch.no_grad()
 def match(segments: Tensor, labels: MomentLabels) -> Matched:
-    """The instances that segments (B, A, 2) overlap most.
+    """Match segments (B, A, 2) with the instances that they overlap most.
 
-    An instance that no segment overlaps (one without length) has no best segment; in the authors' code all would be.
+    An instance that no segment overlaps (one of zero length) has no best segment; in the authors' code it has all.
     """
     inter, union = _intersection_and_union(segments[:, :, None], labels.segments[:, None])  # (B, A, G)
-    overlap = (inter / (union + 1)).masked_fill(~labels.real[:, None], -1.0)  # a step more, as in the authors' code
+    overlap = (inter / (union + 1)).masked_fill(~labels.real[:, None], -1.0)  # one step added, as in the authors' code
     most, instance = overlap.max(2)  # (B, A)
     best_of = (overlap == overlap.amax(1, keepdim=True)) & (overlap > 0)  # (B, A, G), ties included
     segments = labels.segments.gather(1, instance[..., None].expand(-1, -1, 2))  # (B, A, 2)
@@ -78,14 +82,14 @@ def match(segments: Tensor, labels: MomentLabels) -> Matched:
 
 
 def class_loss(logits: Tensor, classes: Tensor) -> Tensor:
-    """Mean cross-entropy of the segments that stand for an instance, plus that of the others."""
+    """Compute the mean cross-entropy of positive segments plus that of background segments."""
     loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none")  # (B * A,)
     positive = classes.flatten() > 0
     return _mean(loss, positive) + _mean(loss, ~positive)
 
 
 def segment_loss(segments: Tensor, matched: Matched) -> Tensor:
-    """One minus the generalised IoU (Rezatofighi et al., CVPR 2019), over the segments that stand for an instance."""
+    """Compute one minus the generalised IoU (Rezatofighi et al., CVPR 2019), averaged over positive segments."""
     ordered = torch.stack([segments.amin(-1), segments.amax(-1)], dim=-1)  # an adjusted end may come before its start
     hull = torch.maximum(ordered[..., 1], matched.segments[..., 1]) - torch.minimum(
         ordered[..., 0], matched.segments[..., 0])
@@ -95,8 +99,9 @@ def segment_loss(segments: Tensor, matched: Matched) -> Tensor:
 
 
 def balanced_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy in which all positive positions together weigh as much as all others, BMN's (Lin et al.,
-    ICCV 2019). Padding counts as negative, as in the authors' code.
+    """Compute BMN's balanced binary cross-entropy (Lin et al., ICCV 2019): positives weigh as much as negatives in all.
+
+    Padding counts as negative, as in the authors' code.
 
     Args:
         scores: (B, T) probabilities.
@@ -107,12 +112,12 @@ def balanced_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def label_bands(labels: MomentLabels, num_steps: int) -> dict[str, Tensor]:
-    """Which steps lie in an instance (`actionness`), and within one step of a start or an end: (B, T) bool each."""
-    places = torch.arange(num_steps, device=labels.segments.device)
+    """Label the steps inside an instance (`actionness`) and within one step of a start or an end: (B, T) bool each."""
+    steps = torch.arange(num_steps, device=labels.segments.device)
     start, end = labels.segments.round().clamp(0, num_steps - 1).unbind(2)  # (B, G)
     real = labels.real[..., None]  # (B, G, 1)
-    within = (places >= start[..., None]) & (places <= end[..., None]) & real  # (B, G, T)
-    near = [((places - middle[..., None]).abs() <= 1) & real for middle in (start, end)]
+    within = (steps >= start[..., None]) & (steps <= end[..., None]) & real  # (B, G, T)
+    near = [((steps - middle[..., None]).abs() <= 1) & real for middle in (start, end)]
     return {"actionness": within.any(1), "startness": near[0].any(1), "endness": near[1].any(1)}
 
 
@@ -122,5 +127,5 @@ def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
-    """Mean of the values there, 0 if there are none."""
+    """Compute the mean of masked values, 0 without any."""
     return (values * where).sum() / where.sum().clamp(min=1)

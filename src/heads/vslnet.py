@@ -1,6 +1,6 @@
-"""VSLNet (Zhang et al., ACL 2020): where in a video is the answer to a query? On frozen features.
+"""VSLNet (Zhang et al., ACL 2020): localization of language queries in videos, on frozen features.
 
-Letters: `B` clips, `T` positions in time, `L` words, `D` width, `H` heads.
+Letters: `B` clips, `T` positions in time, `L` tokens of a query, `D` width, `H` heads.
 """
 
 from typing import NamedTuple
@@ -14,23 +14,23 @@ _EPS = 1e-6  # of layer norms, as in the authors' code
 
 
 class VSLNetOutput(NamedTuple):
-    """What VSLNet says of each position."""
+    """Predictions of VSLNet for each position."""
 
-    highlight: Tensor  # (B, T) probability that the position lies in the window
+    highlight: Tensor  # (B, T) probability of lying in the window
     start_logits: Tensor  # (B, T)
     end_logits: Tensor  # (B, T)
 
 
 class VSLNet(nn.Module):
-    """Finds the window of a query: context-query attention, query-guided highlighting, conditioned span predictor.
+    """VSLNet: context-query attention, query-guided highlighting and a conditioned span predictor.
 
     Args:
         video_dim: Width of the video's features.
         query_dim: Width of the query's features.
-        dim: Width inside.
-        num_heads: Of attention.
-        max_positions: The longest video and the longest query.
-        dropout: Share of features dropped in training.
+        dim: Width of the hidden features.
+        num_heads: Number of attention heads.
+        max_positions: Maximum length of a video and of a query.
+        dropout: Rate of dropout.
     """
 
     def __init__(self, video_dim: int = 768, query_dim: int = 768, dim: int = 128, num_heads: int = 8,
@@ -43,14 +43,16 @@ class VSLNet(nn.Module):
         self.highlighter = nn.Linear(dim, 1)
         self.predictor = SpanPredictor(dim, num_heads, max_positions, dropout)
         self.dropout = nn.Dropout(dropout)
-        self.apply(_draw)
+        self.apply(_init_weights)
 
     def forward(self, video: Tensor, video_mask: Tensor, query: Tensor, query_mask: Tensor) -> VSLNetOutput:
-        """Args:
+        """Localize queries in videos.
+
+        Args:
             video: (B, T, video_dim).
-            video_mask: (B, T), true where there is video.
+            video_mask: (B, T), false on padding.
             query: (B, L, query_dim).
-            query_mask: (B, L), true where there is a word.
+            query_mask: (B, L), false on padding.
         """
         video_mask, query_mask = video_mask.bool(), query_mask.bool()
         x = self.encoder(self.video_affine(self.dropout(video)), video_mask)  # (B, T, D)
@@ -61,10 +63,10 @@ class VSLNet(nn.Module):
 
 
 class SmallVSLNet(nn.Module):
-    """The small variant: query-guided highlighting and a conditioned span predictor, no encoders and no attention.
+    """The small variant of VSLNet: query-guided highlighting and a span predictor, without encoders and attention.
 
-    Unlike in the authors' file, the highlighted features do reach the predictor. The arguments and `forward` are
-    VSLNet's; `num_heads` and `max_positions` change nothing.
+    Unlike in the authors' code, the span predictor receives the highlighted features. Arguments and `forward` are those
+    of `VSLNet`; `num_heads` and `max_positions` have no effect.
     """
 
     def __init__(self, video_dim: int = 768, query_dim: int = 768, dim: int = 128, num_heads: int = 8,
@@ -76,9 +78,10 @@ class SmallVSLNet(nn.Module):
         self.start, self.end = nn.Linear(dim, dim), nn.Linear(2 * dim, dim)
         self.start_logit, self.end_logit = nn.Linear(dim, 1), nn.Linear(dim, 1)
         self.dropout = nn.Dropout(dropout)
-        self.apply(_draw)
+        self.apply(_init_weights)
 
     def forward(self, video: Tensor, video_mask: Tensor, query: Tensor, query_mask: Tensor) -> VSLNetOutput:
+        """Localize queries in videos; arguments as in `VSLNet.forward`."""
         video_mask, query_mask = video_mask.bool(), query_mask.bool()
         x = self.query_pool(self.video_affine(self.dropout(video)), self.query_affine(query), query_mask)  # (B, T, D)
         highlight = _masked(self.highlighter(x.relu())[..., 0].float(), video_mask).sigmoid()  # (B, T)
@@ -90,7 +93,7 @@ class SmallVSLNet(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Learned positions, four separable convolutions and one layer of self-attention: (B, T, D) -> (B, T, D)."""
+    """Learned positions, four separable convolutions and a layer of self-attention: (B, T, D) -> (B, T, D)."""
 
     def __init__(self, dim: int, num_heads: int, max_positions: int, dropout: float) -> None:
         super().__init__()
@@ -101,6 +104,11 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Encode a video or a query.
+
+        Raises:
+            ValueError: There are more positions than embeddings.
+        """
         if x.shape[1] > len(self.positions.weight):
             raise ValueError(f"{x.shape[1]} positions are more than max_positions={len(self.positions.weight)}")
         x = x + self.positions.weight[: x.shape[1]]
@@ -110,7 +118,7 @@ class Encoder(nn.Module):
 
 
 class SeparableConvolution(nn.Module):
-    """Along time for each feature, then across features: (B, T, D) -> (B, T, D)."""
+    """A depthwise convolution over time and a pointwise linear layer: (B, T, D) -> (B, T, D)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -118,11 +126,12 @@ class SeparableConvolution(nn.Module):
         self.pointwise = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the layer: (B, T, D) -> (B, T, D)."""
         return self.pointwise(self.depthwise(x.transpose(1, 2)).transpose(1, 2)).relu()
 
 
 class SelfAttention(nn.Module):
-    """Self-attention and a linear layer, each after a norm and with a residual: (B, T, D) -> (B, T, D)."""
+    """Pre-norm self-attention and a pre-norm linear layer, both with a residual: (B, T, D) -> (B, T, D)."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -132,6 +141,7 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Run the layer: (B, T, D), (B, T) bool -> (B, T, D)."""
         z = self.dropout(self.norm1(x))
         q, k, v = (layer(z).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, H, T, D / H)
                    for layer in (self.query, self.key, self.value))
@@ -142,7 +152,7 @@ class SelfAttention(nn.Module):
 
 
 class ContextQueryAttention(nn.Module):
-    """What the query says to each position, and what the video says back: (B, T, D), (B, L, D) -> (B, T, D)."""
+    """Context-to-query and query-to-context attention: (B, T, D), (B, L, D) -> (B, T, D)."""
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
@@ -152,18 +162,19 @@ class ContextQueryAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, video_mask: Tensor, y: Tensor, query_mask: Tensor) -> Tensor:
+        """Enrich the video `x` (B, T, D) with the query `y` (B, L, D): (B, T, D)."""
         a, b = self.dropout(x), self.dropout(y)
         both = (a * self.of_both) @ b.transpose(1, 2)  # (B, T, L)
         score = self.of_video(a) + self.of_query(b).transpose(1, 2) + both  # (B, T, L)
-        to_words = _masked(score, query_mask[:, None]).softmax(2)  # (B, T, L)
-        to_video = _masked(score, video_mask[..., None]).softmax(1)  # (B, T, L)
-        context_to_query = to_words @ y  # (B, T, D)
-        query_to_context = to_words @ (to_video.transpose(1, 2) @ x)  # (B, T, D)
+        over_query = _masked(score, query_mask[:, None]).softmax(2)  # (B, T, L)
+        over_video = _masked(score, video_mask[..., None]).softmax(1)  # (B, T, L)
+        context_to_query = over_query @ y  # (B, T, D)
+        query_to_context = over_query @ (over_video.transpose(1, 2) @ x)  # (B, T, D)
         return self.out(torch.cat([x, context_to_query, x * context_to_query, x * query_to_context], dim=2))
 
 
 class QueryPool(nn.Module):
-    """One vector for the query, beside every position: (B, T, D), (B, L, D) -> (B, T, D)."""
+    """Concatenate the attention-pooled query to every position and project: (B, T, D), (B, L, D) -> (B, T, D)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -171,13 +182,14 @@ class QueryPool(nn.Module):
         self.out = nn.Linear(2 * dim, dim)
 
     def forward(self, x: Tensor, y: Tensor, query_mask: Tensor) -> Tensor:
+        """Add the pooled query `y` (B, L, D) to the video `x` (B, T, D): (B, T, D)."""
         share = _masked(self.weight(y), query_mask[..., None]).softmax(1)  # (B, L, 1)
         pooled = (share * y).sum(1, keepdim=True).expand(-1, x.shape[1], -1)  # (B, T, D)
         return self.out(torch.cat([x, pooled], dim=2))
 
 
 class SpanPredictor(nn.Module):
-    """Start and end of the window; the end is read from what the start was read from: (B, T, D) -> two (B, T)."""
+    """Predict start and end of the window; the end is conditioned on the start's states: (B, T, D) -> two (B, T)."""
 
     def __init__(self, dim: int, num_heads: int, max_positions: int, dropout: float) -> None:
         super().__init__()
@@ -186,6 +198,7 @@ class SpanPredictor(nn.Module):
         self.start, self.end = (nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, 1)) for _ in range(2))
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute logits of start and end: (B, T, D), (B, T) bool -> two (B, T)."""
         start = self.encoder(x, mask)  # (B, T, D)
         end = self.encoder(start, mask)  # (B, T, D)
         start_logits = self.start(torch.cat([self.start_norm(start), x], dim=2))[..., 0]  # (B, T)
@@ -193,8 +206,8 @@ class SpanPredictor(nn.Module):
         return _masked(start_logits, mask), _masked(end_logits, mask)
 
 
-def _draw(module: nn.Module) -> None:
-    """First weights as in the authors' code: xavier-uniform, biases zero; torch draws positions from N(0, 1)."""
+def _init_weights(module: nn.Module) -> None:
+    """Initialise as the authors' code: Xavier-uniform weights, zero biases; positions keep torch's N(0, 1)."""
     if isinstance(module, nn.Linear | nn.Conv1d):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -202,16 +215,17 @@ def _draw(module: nn.Module) -> None:
 
 
 def _masked(logits: Tensor, mask: Tensor) -> Tensor:
+    """Set masked logits to the lowest finite number, so that a row of padding is not NaN."""
     return logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
 
 
 def highlight_loss(highlight: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy of positions, those inside the window counting twice.
+    """Compute the binary cross-entropy over positions, with those inside the window weighted twice.
 
     Args:
         highlight: (B, T) probabilities.
         labels: (B, T), 1 inside the (extended) window.
-        mask: (B, T), true where there is video.
+        mask: (B, T), false on padding.
     """
     labels, mask = labels.float(), mask.float()
     with torch.autocast(highlight.device.type, enabled=False):
@@ -220,14 +234,14 @@ def highlight_loss(highlight: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
 
 
 def span_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Cross-entropy of the window's first and last position (B,), summed."""
+    """Compute the sum of the cross-entropies of the window's first and last position (B,)."""
     return F.cross_entropy(start_logits, start) + F.cross_entropy(end_logits, end)
 
 
 def best_spans(start_logits: Tensor, end_logits: Tensor, topk: int = 5) -> tuple[Tensor, Tensor]:
-    """First and last positions (B, topk) of the most probable windows that don't end before they start."""
+    """Find first and last positions (B, topk) of the most probable windows that don't end before they start."""
     joint = start_logits.softmax(1)[:, :, None] * end_logits.softmax(1)[:, None]  # (B, T, T)
     best = joint.triu().flatten(1).topk(min(topk, joint[0].numel()))  # (B, n)
-    places = torch.where(best.values > 0, best.indices, best.indices[:, :1])  # a short clip has fewer: its best again
-    places = torch.cat([places, places[:, :1].expand(-1, topk - places.shape[1])], dim=1)  # (B, topk)
-    return places // joint.shape[2], places % joint.shape[2]
+    spans = torch.where(best.values > 0, best.indices, best.indices[:, :1])  # short clips have fewer: repeat the best
+    spans = torch.cat([spans, spans[:, :1].expand(-1, topk - spans.shape[1])], dim=1)  # (B, topk)
+    return spans // joint.shape[2], spans % joint.shape[2]

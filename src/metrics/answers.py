@@ -1,4 +1,4 @@
-"""Accuracy of answers, by kind of question. Letters: `Q` questions, `K` kinds."""
+"""Accuracy of answers by kind of question. Letters: `Q` questions, `K` kinds."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,15 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 class AnswerAccuracy(Metric):
-    """EgoTaskQA: the share of right answers in %, of all questions and of each kind that occurs.
+    """EgoTaskQA accuracy in %, over all questions and over each kind that occurs.
 
-    `most_frequent` is what the most frequent answer of each question's template gets, without a look at the video.
+    `most_frequent` is the accuracy of a baseline: the most frequent answer of each question's template.
     """
 
     full_state_update = False
+    index: list[Tensor]
+    right: list[Tensor]
+    kinds: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,11 +25,13 @@ class AnswerAccuracy(Metric):
         self.names: list[str] = []
 
     def update(self, index: Tensor, right: Tensor, kinds: Tensor, names: Sequence[str]) -> None:
-        """Args:
-            index: (Q,) the questions' rows.
-            right: (Q, 2) bool, whether the model and the most frequent answer are right.
-            kinds: (Q, K) bool, which kinds a question is of.
-            names: Of the K kinds; `all` is one.
+        """Add questions.
+
+        Args:
+            index: (Q,) rows of the questions.
+            right: (Q, 2) bool, correctness of the model and of the most frequent answer.
+            kinds: (Q, K) bool, kinds of each question.
+            names: Names of the K kinds; `all` is one of them.
         """
         self.names = list(names)
         self.index.append(index)
@@ -34,12 +39,17 @@ class AnswerAccuracy(Metric):
         self.kinds.append(kinds)
 
     def compute(self) -> dict[str, float]:
+        """Compute the accuracies.
+
+        Raises:
+            ValueError: There are no questions.
+        """
         index, right, kinds = (dim_zero_cat(state) for state in (self.index, self.right, self.kinds))
         if not len(index):
             raise ValueError("none of the questions' videos could be read, so there is nothing to evaluate")
         assert len(index.unique()) == len(index)
         count = kinds.double().sum(0)  # (K,)
         share = 100 * (kinds.double().T @ right.double()) / count[:, None]  # (K, 2)
-        found = {name: share[i, 0].item() for i, name in enumerate(self.names) if count[i]}
-        return found | {"most_frequent": share[self.names.index("all"), 1].item()}
+        accuracies = {name: share[i, 0].item() for i, name in enumerate(self.names) if count[i]}
+        return accuracies | {"most_frequent": share[self.names.index("all"), 1].item()}
 

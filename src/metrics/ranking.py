@@ -1,29 +1,23 @@
-"""Metrics as pure functions of tensors and official dictionaries."""
+"""Metrics of retrieval and classification, as pure functions of tensors."""
 
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from egovlpv2.metrics.summary import semantic_f1
-from egovlpv2.metrics.temporal import moment_map, moment_recall, nlq_recall, soft_nms
-
-__all__ = ["charades_map", "choices_right", "dual_softmax", "mir_map", "mir_ndcg", "moment_map", "moment_recall",
-           "multi_instance_retrieval", "nlq_recall", "semantic_f1", "soft_nms"]
-
-_ROWS = 128  # queries at a time: memory stays flat, and fits the cache
+_ROWS = 128  # queries ranked at a time, to bound the memory and to stay in the cache
 
 
-def choices_right(scores: Tensor, answer: Tensor) -> Tensor:
-    """Whether the highest of each question's choices is the right one: (Q, 5) scores, (Q,) answers -> (Q,) bool."""
+def correct_choices(scores: Tensor, answer: Tensor) -> Tensor:
+    """Compare the best choice of each question with its answer: (Q, 5) scores, (Q,) answers -> (Q,) bool."""
     return scores.argmax(-1) == answer
 
 
 def mir_ndcg(similarity: Tensor, relevancy: Tensor) -> float:
-    """nDCG of EPIC-Kitchens-100's multi-instance retrieval, averaged over queries.
+    """Compute the nDCG of EPIC-Kitchens-100's multi-instance retrieval, averaged over queries.
 
-    A ranking's gain ends at as many places as the query has items of non-zero relevancy; a query that has none is left
-    out.
+    The gain of a ranking counts its first k items for a query with k items of non-zero relevancy; queries without any
+    are left out.
 
     Args:
         similarity: (n, m); rows are queries.
@@ -33,10 +27,10 @@ def mir_ndcg(similarity: Tensor, relevancy: Tensor) -> float:
 
 
 def mir_map(similarity: Tensor, relevancy: Tensor) -> float:
-    """Mean average precision of EPIC-Kitchens-100's multi-instance retrieval, averaged over queries.
+    """Compute the mean average precision of EPIC-Kitchens-100's multi-instance retrieval, averaged over queries.
 
-    Only items of relevancy 1 are hits; the precision at a hit sums the relevancies up to it, fractions too. A query
-    without a hit is left out.
+    Only items of relevancy 1 are hits; the precision at a hit sums the relevancies up to it, including fractions.
+    Queries without a hit are left out.
 
     Args:
         similarity: (n, m); rows are queries.
@@ -46,14 +40,14 @@ def mir_map(similarity: Tensor, relevancy: Tensor) -> float:
 
 
 def multi_instance_retrieval(similarity: Tensor, relevancy: Tensor) -> dict[str, float]:
-    """All numbers of EPIC-Kitchens-100's multi-instance retrieval in %, from one ranking in each direction.
+    """Compute all metrics of EPIC-Kitchens-100's multi-instance retrieval in %, with one ranking in each direction.
 
     Args:
         similarity: (clips, sentences).
         relevancy: (clips, sentences), 0 to 1.
 
     Returns:
-        `map_v2t`, `map_t2v` and their mean `map_avg`, and the same of `ndcg`.
+        `map_v2t`, `map_t2v` and their mean `map_avg`; likewise `ndcg_v2t`, `ndcg_t2v` and `ndcg_avg`.
     """
     numbers = {}
     for direction, scores, relevant in (("v2t", similarity, relevancy), ("t2v", similarity.T, relevancy.T)):
@@ -65,45 +59,55 @@ def multi_instance_retrieval(similarity: Tensor, relevancy: Tensor) -> dict[str,
 
 
 def _rank(similarity: Tensor, relevancy: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some queries at a time, their relevancies (rows, m) from the best score to the worst, and as they were."""
-    similarity, relevancy = torch.as_tensor(similarity), torch.as_tensor(relevancy)  # NumPy's arrays are as good
+    """Yield relevancies (rows, m) of some queries at a time: ordered by score, best first, and unordered."""
+    similarity, relevancy = torch.as_tensor(similarity), torch.as_tensor(relevancy)  # NumPy arrays are accepted too
     for scores, relevant in zip(similarity.split(_ROWS), relevancy.split(_ROWS), strict=True):
         relevant = relevant.contiguous()
         yield relevant.gather(1, scores.contiguous().argsort(dim=1, descending=True)), relevant
 
 
 def _gains(ranked: Tensor, relevant: Tensor) -> Tensor:
-    places = torch.arange(2, ranked.shape[1] + 2, dtype=torch.float64, device=ranked.device)
+    """Compute the nDCG of each query: (rows, m), (rows, m) -> (rows,), NaN without a relevant item."""
+    ranks = torch.arange(2, ranked.shape[1] + 2, dtype=torch.float64, device=ranked.device)
     ideal = relevant.sort(dim=1, descending=True).values  # (rows, m)
-    discount = (ideal > 0) / places.log2()  # (rows, m) float64
+    discount = (ideal > 0) / ranks.log2()  # (rows, m) float64
     return (discount * ranked).sum(1) / (discount * ideal).sum(1)
 
 
 def _precisions(ranked: Tensor) -> Tensor:
-    rows, columns = (ranked == 1).nonzero(as_tuple=True)  # hits are few: one in 600 in EPIC-Kitchens-100
+    """Compute the average precision of each query: (rows, m) -> (rows,), NaN without a hit."""
+    rows, columns = (ranked == 1).nonzero(as_tuple=True)  # sparse: one in 600 is a hit in EPIC-Kitchens-100
     precision = ranked.cumsum(1, dtype=torch.float64)[rows, columns] / (columns + 1)
     hits = rows.bincount(minlength=len(ranked))
-    return precision.new_zeros(len(ranked)).index_add_(0, rows, precision) / hits  # (rows,), nan without a hit
+    return precision.new_zeros(len(ranked)).index_add_(0, rows, precision) / hits
 
 
 def _mean(parts: Iterable[Tensor]) -> float:
+    """Average over all queries, ignoring NaN."""
     return float(torch.cat(list(parts)).nanmean())
 
 
 def dual_softmax(similarity: Tensor, temperature: float) -> Tensor:
-    """Logarithm of the product of the softmax over texts and the softmax over clips: (n, m) -> (n, m).
+    """Apply dual softmax (CAMoE, Cheng et al., 2021) in log space: softmax over texts times softmax over clips.
 
-    What is close to everything no longer wins everywhere. It looks at all clips of the test at once, which a search for
-    one clip could not (CAMoE, Cheng et al., 2021).
+    It lowers the scores of items that are similar to everything. It needs all clips of a test set at once, so it is not
+    applicable to single queries.
+
+    Args:
+        similarity: (n, m) cosines.
+        temperature: Divisor of the cosines.
+
+    Returns:
+        (n, m) scores.
     """
     logits = similarity / temperature
     return logits.log_softmax(0) + logits.log_softmax(1)
 
 
 def charades_map(scores: Tensor, targets: Tensor) -> float:
-    """Mean average precision over the classes that have a positive (Charades' official evaluation).
+    """Compute Charades' official mean average precision, over the classes that have a positive.
 
-    A clip without any label ranks last in every class.
+    Clips without any label rank last in every class.
 
     Args:
         scores: (n, 157).
@@ -113,6 +117,6 @@ def charades_map(scores: Tensor, targets: Tensor) -> float:
     labelled = targets.bool().any(1, keepdim=True)  # (n, 1)
     order = scores.masked_fill(~labelled, -torch.inf).argsort(dim=0, descending=True)  # (n, 157)
     hits = targets.gather(0, order).bool()
-    places = torch.arange(1, len(scores) + 1, dtype=torch.float64)[:, None]  # (n, 1)
-    precision = (hits.cumsum(0) / places * hits).sum(0) / hits.sum(0)  # (157,), nan without a positive
+    ranks = torch.arange(1, len(scores) + 1, dtype=torch.float64)[:, None]  # (n, 1)
+    precision = (hits.cumsum(0) / ranks * hits).sum(0) / hits.sum(0)  # (157,), NaN without a positive
     return float(precision.nanmean())

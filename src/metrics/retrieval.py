@@ -1,4 +1,4 @@
-"""Scores of clips against texts, gathered row by row from all processes."""
+"""Scores of clips against texts, gathered from all processes."""
 
 from typing import NamedTuple
 
@@ -9,17 +9,17 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 class ScoredClips(NamedTuple):
-    """N clips against M texts, in the order of the clips' file."""
+    """Scores of N clips against M texts, in the order of the clips' file."""
 
     relevancy: Tensor  # (N, M)
     dual: Tensor  # (N, M) cosines
-    match: Tensor  # (N, M) probability of a match, nan where it was not asked for; (N, 0) if it never was
+    match: Tensor  # (N, M) probability of a match, NaN where not computed; (N, 0) if never computed
 
 
 class RetrievalScores(Metric):
-    """Collects what each clip scores against every text.
+    """Collect the scores of each clip against every text.
 
-    A row travels with its relevancies, so that clips which can't be read are simply absent.
+    Relevancies are collected with the scores, so that clips that can't be read are simply absent.
     """
 
     full_state_update = False
@@ -34,7 +34,9 @@ class RetrievalScores(Metric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, index: Tensor, relevancy: Tensor, dual: Tensor, match: Tensor) -> None:
-        """Args:
+        """Add clips.
+
+        Args:
             index: (B,) int64, rows of the file.
             relevancy: (B, M).
             dual: (B, M).
@@ -46,21 +48,22 @@ class RetrievalScores(Metric):
         self.match.append(match)
 
     def compute(self) -> ScoredClips:
+        """Gather all clips and sort them by their rows."""
         order = dim_zero_cat(self.index).argsort()
         return ScoredClips(*(dim_zero_cat(getattr(self, name))[order] for name in ScoredClips._fields))
 
 
 def rankings(scored: ScoredClips) -> dict[str, Tensor]:
-    """The scores to rank by, each (N, M).
+    """Compute the scores of each ranking, (N, M).
 
     Returns:
-        `dual`: cosines. If the gate was opened for the best texts of each clip, also `fusion`: those come first, by
-        their probability of a match, the others after them by their cosine; and `ensemble`: the sum, as EgoMCQ's.
-        `chance`: random numbers, always the same.
+        `dual`: cosines. `chance`: random numbers from a fixed seed. With match probabilities of the best texts of each
+        clip also `fusion`, which ranks those first by their probability and the others by their cosine; and `ensemble`,
+        the sum of both scores as in EgoMCQ.
     """
     dual, match = scored.dual, scored.match
     noise = torch.rand(dual.shape, generator=torch.Generator().manual_seed(0)).to(dual.device)
     if not match.shape[1]:
         return {"chance": noise, "dual": dual}
-    fusion = torch.where(match.isnan(), dual, match.double() + 2)  # no cosine is above 1
+    fusion = torch.where(match.isnan(), dual, match.double() + 2)  # above any cosine
     return {"chance": noise, "dual": dual, "fusion": fusion, "ensemble": dual + match.nan_to_num(0.0)}

@@ -1,1 +1,1 @@
-"""The backbone: towers, gated fusion, heads, checkpoints."""
+"""The video-language backbone: towers, gated fusion and pre-training heads."""

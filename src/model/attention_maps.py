@@ -1,4 +1,4 @@
-"""What the words of a text look at in a clip: the weights of the text's cross-attention.
+"""Attention maps: weights of the text's cross-attention over a clip, for each word.
 
 Letters: `B` clips, `T` frames, `h` and `w` rows and columns of patches, `S = 1 + T * h * w` video tokens, `L` tokens of
 a text, `W` words, `M` maps (each a head of a layer, or the mean of its heads).
@@ -17,77 +17,78 @@ from egovlpv2.batch import Text
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.fusion import CrossAttention
 
-# Where words ask and the video answers: inside the text tower, or in layers stacked on both towers.
+# Cross-attention from text to video: in the text tower, or in layers stacked on both towers.
 _TEXT_SIDE = re.compile(r"(?:text_tower\.blocks|stack\.text)\.(\d+)\.(?:fusion|cross)$")
 
 
 class Words(NamedTuple):
-    """A text, word by word; the tokenizer's special tokens belong to none."""
+    """A tokenized text with the tokens of each word; special tokens belong to no word."""
 
-    labels: list[str]  # of W words, as spaces part them
-    places: list[list[int]]  # of each, its tokens among the L
+    labels: list[str]  # the W words, split at whitespace
+    tokens: list[list[int]]  # positions of each word's tokens among the L
     text: Text  # (1, L)
 
 
 class Attention(NamedTuple):
-    """How each word's attention is spread; over `cls` and `patches` together it sums to one."""
+    """Attention of each word over a clip; `cls` and `patches` together sum to one."""
 
-    cls: Tensor  # (W, M) what goes to the video's CLS token
+    cls: Tensor  # (W, M) weight of the video's CLS token
     patches: Tensor  # (W, M, T, h, w)
-    match: float  # probability that the text fits the clip
+    match: float  # probability that text and clip match
 
 
 def read_words(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> Words:
-    """Reads a text so that its tokens can be told by word.
+    """Tokenize a text and assign its tokens to words.
 
     Args:
-        tokenizer: Of the text tower; a fast one, which knows where in the text a token lies.
-        text: What the words are of.
-        max_tokens: Tokens (L), special ones included; what is beyond them is cut off.
+        tokenizer: The text tower's; a fast one, for the offsets of tokens.
+        text: A sentence.
+        max_tokens: Maximum number of tokens (L), special tokens included; longer texts are truncated.
     """
     text = text.strip()
     encoded = tokenizer([text], truncation=True, max_length=max_tokens, return_offsets_mapping=True,
                         return_special_tokens_mask=True)
     spans = [(word.group(), word.end()) for word in re.finditer(r"\S+", text)]
-    places: dict[int, list[int]] = {}
-    for place, ((start, _), special) in enumerate(zip(encoded["offset_mapping"][0], encoded["special_tokens_mask"][0],
-                                                      strict=True)):
+    tokens: dict[int, list[int]] = {}  # by word
+    for position, ((start, _), special) in enumerate(zip(encoded["offset_mapping"][0],
+                                                         encoded["special_tokens_mask"][0], strict=True)):
         if not special:  # a token may begin with the space before its word
-            places.setdefault(next(i for i, (_, end) in enumerate(spans) if end > start), []).append(place)
+            word = next(i for i, (_, end) in enumerate(spans) if end > start)
+            tokens.setdefault(word, []).append(position)
     ids, mask = (torch.tensor(encoded[name]) for name in ("input_ids", "attention_mask"))  # (1, L)
-    return Words([spans[i][0] for i in places], list(places.values()), Text(input_ids=ids, attention_mask=mask))
+    return Words([spans[i][0] for i in tokens], list(tokens.values()), Text(input_ids=ids, attention_mask=mask))
 
 
 def text_layers(backbone: Backbone) -> dict[int, CrossAttention]:
-    """The cross-attention in which words ask and the video answers, by layer; empty if nothing is fused."""
+    """Find the modules of cross-attention from text to video, by layer; empty without fused layers."""
     return {int(match[1]): module for name, module in backbone.named_modules()
             if isinstance(module, CrossAttention) and (match := _TEXT_SIDE.match(name))}
 
 
 @contextmanager
 def captured(layers: Mapping[int, CrossAttention], heads: Sequence[int] | None) -> Iterator[dict[int, Tensor]]:
-    """Collects the weights of some layers while the model runs as ever.
+    """Record the attention weights of layers during forward passes of the model.
 
     Args:
-        layers: Which, by number.
-        heads: Which heads of each; None for the mean of all.
+        layers: Cross-attention modules by layer.
+        heads: Heads to record of each layer; None for the mean of all.
 
     Yields:
-        By layer, once it has run: (B, heads or 1, L, S) float32, whatever the model's precision.
+        Weights by layer, added when the layer runs: (B, heads or 1, L, S), float32 in any precision of the model.
     """
-    found: dict[int, Tensor] = {}
+    recorded: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Callable[..., None]:
         def hook(module: CrossAttention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x, context = (tokens.to(module.query.weight.dtype) for tokens in args[:2])
-            with torch.autocast(x.device.type, enabled=False):  # in bfloat16 they would not sum to one
+            with torch.autocast(x.device.type, enabled=False):  # in bfloat16, weights don't sum to one
                 weights = module.weights(x, context, *args[2:], **kwargs)
-            found[layer] = weights.mean(1, keepdim=True) if heads is None else weights[:, list(heads)]
+            recorded[layer] = weights.mean(1, keepdim=True) if heads is None else weights[:, list(heads)]
         return hook
 
     handles = [module.register_forward_pre_hook(keep(layer), with_kwargs=True) for layer, module in layers.items()]
     try:
-        yield found
+        yield recorded
     finally:
         for handle in handles:
             handle.remove()
@@ -96,19 +97,20 @@ def captured(layers: Mapping[int, CrossAttention], heads: Sequence[int] | None) 
 @torch.inference_mode()
 def attend_words(backbone: Backbone, video: Tensor, words: Words, layers: Mapping[int, CrossAttention],
                  heads: Sequence[int] | None) -> Attention:
-    """Looks at a clip with a text, the gate open, and tells what each word looks at.
+    """Run a clip and a text through the backbone, gate open, and return the attention of each word.
 
     Args:
         backbone: In eval mode.
         video: (T, 3, H, W) uint8.
         words: The text.
-        layers: Some of `text_layers`; `M` counts the heads of the first, then of the second, ...
-        heads: Which heads of each layer; None for the mean of all.
+        layers: Layers out of `text_layers`; the maps `M` are the heads of the first layer, then of the second, ...
+        heads: Heads of each layer; None for the mean of all.
     """
-    text = Text(**{name: ids.to(backbone.device) for name, ids in words.text.items()})
-    with captured(layers, heads) as found:
+    ids, mask = (words.text[name].to(backbone.device) for name in ("input_ids", "attention_mask"))  # (1, L)
+    text = Text(input_ids=ids, attention_mask=mask)
+    with captured(layers, heads) as recorded:
         match = backbone.vtm_logits(video[None].to(backbone.device), text).float().softmax(-1)[0, 1]
-    weights = torch.cat([found[layer][0] for layer in layers]).float().cpu()  # (M, L, S)
-    spread = torch.stack([weights[:, places].mean(1) for places in words.places])  # (W, M, S)
+    weights = torch.cat([recorded[layer][0] for layer in layers]).float().cpu()  # (M, L, S)
+    by_word = torch.stack([weights[:, tokens].mean(1) for tokens in words.tokens])  # (W, M, S)
     grid = backbone.video_tower.patch_embed.grid_size
-    return Attention(spread[..., 0], spread[..., 1:].unflatten(-1, (len(video), *grid)), match.item())
+    return Attention(by_word[..., 0], by_word[..., 1:].unflatten(-1, (len(video), *grid)), match.item())

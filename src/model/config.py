@@ -1,4 +1,4 @@
-"""What a backbone is made of."""
+"""Configuration of the backbone."""
 
 from dataclasses import asdict, dataclass, field
 from math import isfinite
@@ -12,20 +12,20 @@ from egovlpv2.model.video_tower import VideoTowerConfig
 
 @dataclass
 class BackboneConfig:
-    """What a backbone is made of; a checkpoint carries it.
+    """Configuration of a backbone, stored in every checkpoint.
 
     Args:
         video: The video tower.
         text: The text tower.
-        fusion: Where video and text meet: in the `backbone`'s own layers, or in layers `stacked` on both towers, as in
-            ALBEF (the other half of the paper's Table 7).
-        num_fused_layers: How many of the last layers of both towers get gated cross-attention (paper: 6), or how
-            many are stacked.
-        alpha: A gate that stays at this value; None for one that is learned, from 0 on.
-        text_attends_to: What a fused text layer attends to: the `current` video layer's output (the paper's
-            formula) or the `previous` one's (the released code).
-        fusion_cls: Whether the open gate has its `own` CLS token and final norm on the video side (released code)
-            or `shared` ones (paper; then all objectives share one trunk).
+        fusion: Place of the fusion: the towers' own layers (`backbone`), or layers `stacked` on both towers, as in
+            ALBEF (the baseline of the paper's Table 7).
+        num_fused_layers: Number of layers, last in both towers, with gated cross-attention (paper: 6), or of stacked
+            layers.
+        alpha: Fixed value of every layer's `alpha`; None to learn it, starting from 0.
+        text_attends_to: Video states that a fused text layer attends to: output of the `current` video layer (the
+            paper's formula) or of the `previous` one (the released code).
+        fusion_cls: CLS token and final norm of the video with the gate open: `own` ones (released code), or `shared`
+            with the closed gate (paper; all objectives then share one trunk).
         projector: Widths of the projectors: `[4096, 4096, 4096]` in the paper, `[256]` for its retrieval checkpoints.
         gradient_checkpointing: Recompute each block in the backward pass: less memory, about a third more time.
     """
@@ -50,20 +50,20 @@ class BackboneConfig:
                              "fusion_cls at shared")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without the sources of first weights: what a checkpoint needs to be rebuilt."""
+        """Convert to plain values for a checkpoint; the sources of initial weights are left out."""
         plain = asdict(self)
         plain["video"]["init"] = plain["text"]["init"] = None
         return plain
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any], source: str = "the configuration of the backbone") -> "BackboneConfig":
-        """The configuration from plain values.
+        """Build a configuration from plain values.
 
         Args:
-            plain: What `to_dict` gives.
-            source: What error messages call it, such as the path of a weights file.
+            plain: Plain values as `to_dict` makes them.
+            source: Name of their source in error messages, such as the path of a weights file.
 
         Raises:
-            ValueError: A key is unknown, or a value is of another type or out of bounds; names the key.
+            ValueError: A key is unknown, or a value has another type or is out of bounds; names the key.
         """
         return check(plain, cls, source, forbid_unknown=True)

@@ -1,7 +1,7 @@
-"""What lets one tower see the other: gated cross-attention inside a layer, or layers stacked on both towers.
+"""Fusion of the towers: gated cross-attention inside their layers, or fusion layers stacked on both.
 
-Letters: `B` clips, `S` tokens of the tower that asks, `C` tokens of the one that answers, `D` and `D'` their widths,
-`h` heads.
+Letters: `B` clips, `S` tokens of the querying tower, `C` tokens of the context (the other tower), `D` and `D'` their
+widths, `h` heads.
 """
 
 import torch
@@ -12,14 +12,14 @@ from egovlpv2.model.attention import attend, attention_weights
 
 
 class CrossAttention(nn.Module):
-    """One tower asks, the other answers.
+    """Cross-attention: queries from one tower, keys and values from the other.
 
     Args:
-        dim: Width of the tower that asks.
-        context_dim: Width of the tower that answers.
-        num_heads: Heads of `dim / num_heads`.
-        norm_eps: Epsilon of a LayerNorm on the queries (video side of the released model); None for none.
-        dropout: Of the attention weights and the output, as the text tower has it.
+        dim: Width of the querying tower.
+        context_dim: Width of the context.
+        num_heads: Number of heads, each `dim / num_heads` wide.
+        norm_eps: Epsilon of a LayerNorm on the queries (video side of the released model); None for no norm.
+        dropout: Rate on the attention weights and on the output.
     """
 
     def __init__(self, dim: int, context_dim: int, num_heads: int, norm_eps: float | None, dropout: float = 0.0):
@@ -32,12 +32,15 @@ class CrossAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What is heard, (B, S, D).
+        """Attend to the context.
 
         Args:
             x: (B, S, D).
             context: (B, C, D').
             mask: (B, C) bool, True where the context may be attended to.
+
+        Returns:
+            (B, S, D).
         """
         key, value = self.key_value(context).chunk(2, dim=-1)  # (B, C, D)
         dropout = self.dropout.p if self.training else 0.0
@@ -45,32 +48,35 @@ class CrossAttention(nn.Module):
         return self.dropout(self.out(attended))
 
     def weights(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """How much each token listens to each of the context, (B, h, S, C); they sum to one over `C`."""
+        """Compute the attention weights of each token over the context, (B, h, S, C); they sum to one over `C`."""
         key = self.key_value(context).chunk(2, dim=-1)[0]  # (B, C, D)
         return attention_weights(self.query(self.norm(x)), key, self.num_heads, mask)
 
 
 class GatedCrossAttention(CrossAttention):
-    """`x + alpha * CA(x, context)` with a learned gate `alpha` that starts at zero (paper, Sec. 3.1)."""
+    """Gated cross-attention with a residual: `x + alpha * CA(x, context)` (paper, Sec. 3.1).
+
+    The learned scalar `alpha` starts at zero.
+    """
 
     def __init__(self, dim: int, context_dim: int, num_heads: int, norm_eps: float | None, dropout: float = 0.0):
         super().__init__(dim, context_dim, num_heads, norm_eps, dropout)
         self.alpha = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """As `CrossAttention`, added to `x` by the gate's measure."""
+        """Add the attended context, scaled by `alpha`, to `x`; arguments as in `CrossAttention.forward`."""
         return x + self.alpha * super().forward(x, context, mask)
 
 
 class FusionLayer(nn.Module):
-    """A layer of ALBEF's fusion encoder: self-attention, cross-attention and MLP, with residuals and norms behind.
+    """A layer of ALBEF's fusion encoder: self-attention, cross-attention and MLP, with residuals and post-norms.
 
     Args:
-        dim: Width of the tower that asks.
-        context_dim: Width of the tower that answers.
-        num_heads: Heads of `dim / num_heads`.
+        dim: Width of the querying tower.
+        context_dim: Width of the context.
+        num_heads: Number of heads, each `dim / num_heads` wide.
         norm_eps: Epsilon of the norms.
-        dropout: Of attention and MLP.
+        dropout: Rate in attention and MLP.
     """
 
     def __init__(self, dim: int, context_dim: int, num_heads: int, norm_eps: float, dropout: float) -> None:
@@ -82,12 +88,17 @@ class FusionLayer(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None, context: Tensor,
                 context_mask: Tensor | None) -> Tensor:
-        """Args:
-            x: (B, Q, D) the tokens that ask: all, or the CLS state.
-            tokens: (B, S, D) all tokens of their tower.
+        """Update query tokens.
+
+        Args:
+            x: (B, Q, D) query tokens: all tokens of the tower, or its CLS token.
+            tokens: (B, S, D) all tokens of the tower, which self-attention attends to.
             mask: (B, S) bool.
-            context: (B, C, D') the other tower's.
+            context: (B, C, D') tokens of the other tower.
             context_mask: (B, C) bool.
+
+        Returns:
+            (B, Q, D).
         """
         x = self.norm1(x + self.attn(x, tokens, mask))
         x = self.norm2(x + self.cross(x, context, context_mask))
@@ -95,19 +106,19 @@ class FusionLayer(nn.Module):
 
 
 class StackedFusionEncoder(nn.Module):
-    """Fusion in layers on top of both towers, as in ALBEF: what the paper's Table 7 compares its own fusion with.
+    """Fusion layers stacked on both towers, as in ALBEF: the baseline of the paper's Table 7.
 
-    The words attend to what the video tower gives, which stays as it is. Since the heads read the video's CLS state
-    too, it gets layers of the same make, in which it attends to the video's tokens and to the words of the layer below.
+    Text tokens attend to the output of the video tower, which stays fixed. The heads also need a fused CLS state of the
+    video: it has fusion layers of its own, attending to the video's tokens and to the text tokens of the layer below.
 
     Args:
-        num_layers: On each side.
+        num_layers: Number of layers on each side.
         video_dim: Width of the video tower.
         text_dim: Width of the text tower.
-        video_heads: Heads of the layers of the CLS state.
-        text_heads: Heads of the words' layers.
+        video_heads: Heads of the layers of the video's CLS token.
+        text_heads: Heads of the layers of the text.
         norm_eps: Epsilon of the norms.
-        dropout: Of the words' layers, as the text tower has it.
+        dropout: Rate in the layers of the text.
     """
 
     def __init__(self, num_layers: int, video_dim: int, text_dim: int, video_heads: int, text_heads: int,
@@ -120,19 +131,22 @@ class StackedFusionEncoder(nn.Module):
 
     def forward(self, video: Tensor, text: Tensor, mask: Tensor, video_output: bool, text_output: bool
                 ) -> tuple[Tensor, Tensor]:
-        """CLS state (B, 1, D) and words (B, L, D'), as far as they are read.
+        """Fuse a video and a text.
 
         Args:
             video: (B, S, D) after the tower's norm.
             text: (B, L, D').
             mask: (B, L) bool.
-            video_output: Whether the CLS state is read.
-            text_output: Whether the last layer's words are.
+            video_output: False to skip the video's layers; its CLS token is then returned as it is.
+            text_output: False to skip the text's last layer.
+
+        Returns:
+            CLS state of the video (B, 1, D) and text tokens (B, L, D').
         """
         cls = video[:, :1]
-        for i, (of_cls, of_words) in enumerate(zip(self.video, self.text, strict=True)):
+        for i, (video_layer, text_layer) in enumerate(zip(self.video, self.text, strict=True)):
             if video_output:
-                cls = of_cls(cls, video, None, text, mask)
+                cls = video_layer(cls, video, None, text, mask)
             if text_output or i < len(self.text) - 1:
-                text = of_words(text, text, mask, video, None)
+                text = text_layer(text, text, mask, video, None)
         return cls, text

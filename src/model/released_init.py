@@ -1,32 +1,36 @@
-"""First weights of the layers that no pre-trained tower brings, as the authors' code draws them."""
+"""The authors' initialisation of the layers that have no pre-trained weights."""
 
 from collections.abc import Iterator
 
 from torch import nn
 
 from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.fusion import GatedCrossAttention
+from egovlpv2.model.video_tower import SpaceTimeBlock
 
 _STD = 0.02  # BERT's
 
 
 def init_as_released(backbone: Backbone) -> None:
-    """Draw the new layers of a backbone as the authors' code does; the towers and the gates stay as they are.
+    """Initialise the new layers of a backbone as the authors' code does; towers and alphas are unchanged.
 
-    Temporal embedding: zeros. Attention in time: queries, keys, values and all biases zero, output weights one.
-    Cross-attention on the video side and projectors: torch's default. Cross-attention on the text side, stacked layers,
-    transforms and the heads of matching and masked words: N(0, 0.02), biases zero.
+    Temporal embedding: zeros. Temporal attention: queries, keys, values and all biases zero, output weights one.
+    Cross-attention of the video and projectors: torch's default. Cross-attention of the text, stacked layers,
+    transforms, VTM and MLM heads: N(0, 0.02), biases zero.
 
     Args:
         backbone: Changed in place.
     """
     nn.init.zeros_(backbone.video_tower.temporal_embed)
     for block in backbone.video_tower.blocks:
+        assert isinstance(block, SpaceTimeBlock)
         for layer, value in ((block.time_attn.qkv, 0.0), (block.time_attn.proj, 1.0)):
             _fill(layer, value)
-    in_video = [block.fusion for block in backbone.video_tower.blocks if block.fusion is not None]
+    in_video, in_text = (
+        [module for module in tower.modules() if isinstance(module, GatedCrossAttention)]
+        for tower in (backbone.video_tower, backbone.text_tower))
     for layer in _linears(*in_video, backbone.video_projector, backbone.text_projector):
         layer.reset_parameters()
-    in_text = [block.fusion for block in backbone.text_tower.blocks if block.fusion is not None]
     stacked = [] if backbone.stack is None else [backbone.stack]
     for layer in _linears(*in_text, *stacked, backbone.fused_video_transform, backbone.fused_text_transform,
                           backbone.match_head, backbone.masked_word_head):
@@ -36,7 +40,7 @@ def init_as_released(backbone: Backbone) -> None:
 
 def _fill(layer: nn.Linear, weight: float) -> None:
     nn.init.constant_(layer.weight, weight)
-    if layer.bias is not None:  # some ViTs have none on queries, keys and values
+    if layer.bias is not None:  # some ViTs have no bias on queries, keys and values
         nn.init.zeros_(layer.bias)
 
 

@@ -1,9 +1,10 @@
 """Text transformer with cross-attention, built from any transformers encoder with BERT's layers (RoBERTa, MiniLM, ...).
 
-Letters: `B` texts, `L` words, `D` width.
+Letters: `B` texts, `L` tokens, `D` width.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, TypedDict
@@ -18,13 +19,13 @@ from egovlpv2.io.schema import check
 from egovlpv2.model.attention import attend
 from egovlpv2.model.bounds import Depth, Share, Width
 from egovlpv2.model.fusion import GatedCrossAttention
-from egovlpv2.model.same import UNFIT, draw, on_the_side, refuse_differences
+from egovlpv2.model.library_check import STRUCTURE_ERRORS, check_same_outputs, isolated_cpu, randomize
 
 _ROBERTA_BASE = {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1,
                  "layer_norm_eps": 1e-5}
 
 
-# Arguments that files of older releases of transformers carry, with the values that its models still have.
+# Arguments of older releases of transformers, with the only values that today's models implement.
 _OLDER = {"position_embedding_type": "absolute", "gradient_checkpointing": False, "torch_dtype": "float32"}
 
 
@@ -49,13 +50,13 @@ class _Arch(TypedDict, total=False):
 
 @dataclass
 class TextTowerConfig:
-    """The text tower.
+    """Configuration of the text tower.
 
     Args:
         arch: A transformers configuration: `model_type`, `hidden_size`, `num_hidden_layers`, ...; by default
             that of roberta-base.
-        init: First weights: None for random ones, or a transformers name or local folder (`roberta-base`).
-        tokenizer: A transformers name or local folder; what the words of this vocabulary are.
+        init: Initial weights: a transformers name or local folder (`roberta-base`); None for random ones.
+        tokenizer: The matching tokenizer, a transformers name or local folder.
     """
 
     arch: dict[str, Any] = field(default_factory=lambda: dict(_ROBERTA_BASE))
@@ -66,10 +67,10 @@ class TextTowerConfig:
         check(self.arch, _Arch, "arch")
 
     def resolve(self) -> PreTrainedConfig:
-        """The configuration as transformers has it.
+        """Build the configuration object of transformers.
 
         Raises:
-            ValueError: transformers doesn't know the model, or one of its arguments; names it.
+            ValueError: transformers doesn't know the model or one of the arguments; names it.
         """
         arch = dict(self.arch)
         if "model_type" not in arch:
@@ -77,9 +78,9 @@ class TextTowerConfig:
         kind = arch.pop("model_type")
         try:
             config, plain = AutoConfig.for_model(kind, **arch), AutoConfig.for_model(kind)
-        except (StrictDataclassError, *UNFIT) as error:
-            said = " ".join(str(error).split())[:200]
-            raise ValueError(f"text.arch: transformers knows no such configuration: {said}") from error
+        except (StrictDataclassError, *STRUCTURE_ERRORS) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"text.arch: transformers knows no such configuration: {reason}") from error
         known = plain.to_dict().keys() | plain.attribute_map.keys()
         for key, value in arch.items():
             if key not in known and _OLDER.get(key, arch) != value:
@@ -93,11 +94,21 @@ class TextBlock(nn.Module):
     `x = LN(x + SA(x) + alpha * CA(SA(x), video))`, `x = LN(x + FFN(x))`.
     """
 
-    def __init__(self, layer: nn.Module, fusion: nn.Module | None) -> None:
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    out: nn.Linear
+    fc1: nn.Linear
+    fc2: nn.Linear
+    norm1: nn.LayerNorm
+    norm2: nn.LayerNorm
+    activation: Callable[[Tensor], Tensor]
+
+    def __init__(self, layer: Any, fusion: GatedCrossAttention | None) -> None:
         super().__init__()
         attention, output = layer.attention, layer.output
-        self.num_heads = attention.self.num_attention_heads
-        self.attention_dropout = attention.self.dropout.p
+        self.num_heads: int = attention.self.num_attention_heads
+        self.attention_dropout: float = attention.self.dropout.p
         self.query, self.key, self.value = attention.self.query, attention.self.key, attention.self.value
         self.out, self.norm1 = attention.output.dense, attention.output.LayerNorm
         self.fc1, self.activation = layer.intermediate.dense, layer.intermediate.intermediate_act_fn
@@ -106,35 +117,42 @@ class TextBlock(nn.Module):
         self.fusion = fusion
 
     def forward(self, x: Tensor, mask: Tensor, video: Tensor | None = None) -> Tensor:
-        """Args:
+        """Run the layer.
+
+        Args:
             x: (B, L, D).
-            mask: (B, L) bool, True where there is a word.
+            mask: (B, L) bool, False on padding.
             video: (B, S, D') hidden states of the video tower; None leaves the gate closed.
+
+        Returns:
+            (B, L, D).
         """
         dropout = self.attention_dropout if self.training else 0.0
         y = attend(self.query(x), self.key(x), self.value(x), self.num_heads, mask, dropout)  # (B, L, D)
         y = self.dropout(self.out(y))
         if video is not None:
+            assert self.fusion is not None
             y = self.fusion(y, video)
         x = self.norm1(x + y)
         return self.norm2(x + self.dropout(self.fc2(self.activation(self.fc1(x)))))
 
 
 class TextTower(nn.Module):
-    """Words to hidden states, block by block; which blocks run, and with what video, the backbone decides.
+    """Text embeddings and blocks, which the backbone runs one by one.
 
     Args:
-        config: See `TextTowerConfig`.
-        num_fused: How many of the last blocks get cross-attention.
+        config: The encoder to build.
+        num_fused: Number of blocks, counted from the last, with cross-attention.
         video_dim: Width of the video tower.
-        model: The encoder to take the parts of; None for the one that `config` tells of.
+        model: A transformers encoder whose modules the tower takes over; None to build the one of `config`.
 
     Raises:
-        ValueError: transformers has no such encoder, or computes something else with it than this tower would.
+        ValueError: transformers has no such encoder, or the tower can't reproduce its outputs.
     """
 
-    def __init__(self, config: TextTowerConfig, num_fused: int, video_dim: int,
-                 model: PreTrainedModel | None = None) -> None:
+    embeddings: nn.Module
+
+    def __init__(self, config: TextTowerConfig, num_fused: int, video_dim: int, model: Any = None) -> None:
         super().__init__()
         if model is None:
             model = _make_encoder(config)
@@ -142,44 +160,49 @@ class TextTower(nn.Module):
         arch, layers = model.config, model.encoder.layer
         if num_fused > len(layers):
             raise ValueError(f"num_fused_layers is {num_fused}, but the text tower has {len(layers)} layers")
-        self.dim, self.vocab_size, self.num_fused = arch.hidden_size, arch.vocab_size, num_fused
-        self.norm_eps, self.dropout = arch.layer_norm_eps, arch.hidden_dropout_prob
+        self.dim: int = arch.hidden_size
+        self.vocab_size: int = arch.vocab_size
+        self.num_fused = num_fused
+        self.num_heads: int = arch.num_attention_heads
+        self.norm_eps: float = arch.layer_norm_eps
+        self.dropout: float = arch.hidden_dropout_prob
         self.embeddings = model.embeddings
-        # RoBERTa's positions begin behind that of the padding, and are counted from the ids.
+        # RoBERTa derives positions from the ids: they start after the padding id.
         self.padding_id: int | None = getattr(model.embeddings, "padding_idx", None)
-        self.max_tokens = arch.max_position_embeddings - (-1 if self.padding_id is None else self.padding_id) - 1
+        self.max_tokens: int = arch.max_position_embeddings - (-1 if self.padding_id is None else self.padding_id) - 1
         first_fused = len(layers) - num_fused
         self.blocks = nn.ModuleList(
-            TextBlock(layer, GatedCrossAttention(self.dim, video_dim, arch.num_attention_heads, None, self.dropout)
+            TextBlock(layer, GatedCrossAttention(self.dim, video_dim, self.num_heads, None, self.dropout)
                       if i >= first_fused else None)
             for i, layer in enumerate(layers)
         )
 
     def embed(self, input_ids: Tensor) -> Tensor:
+        """Embed tokens and their positions: (B, L) -> (B, L, D)."""
         if input_ids.shape[1] > self.max_tokens:
             raise ValueError(f"texts of {input_ids.shape[1]} tokens are too long for a text tower of {self.max_tokens} "
                              "positions: lower max_tokens or eval_max_tokens")
-        return self.embeddings(input_ids=input_ids)  # (B, L) -> (B, L, D)
+        return self.embeddings(input_ids=input_ids)
 
 
-def _make_encoder(config: TextTowerConfig) -> PreTrainedModel:
+def _make_encoder(config: TextTowerConfig) -> Any:
     arch = config.resolve()
     model = _build(arch) if config.init is None else _load_encoder(config.init, arch)
     if not hasattr(model, "embeddings") or not hasattr(getattr(model, "encoder", None), "layer"):
-        raise ValueError(f"text.arch: {arch.model_type} has not BERT's layers; take roberta, bert or one like them")
+        raise ValueError(f"text.arch: {arch.model_type} doesn't have BERT's layers; use roberta, bert or a similar one")
     return model
 
 
 def _build(arch: PreTrainedConfig) -> PreTrainedModel:
-    """Random weights of a transformers model."""
+    """Build a transformers model with random weights."""
     try:
         return AutoModel.from_config(arch)
-    except UNFIT as error:  # it checks little, and in many ways
+    except STRUCTURE_ERRORS as error:  # transformers hardly validates its arguments
         raise ValueError(f"text.arch: transformers can't build it: {' '.join(str(error).split())[:200]}") from error
 
 
 def _load_encoder(name_or_path: str, arch: PreTrainedConfig) -> PreTrainedModel:
-    """Weights of a transformers model, strictly: only its pooler, which nothing here reads, may be missing."""
+    """Load a transformers model strictly; only the weights of its pooler, which is unused here, may be missing."""
     try:
         model, report = AutoModel.from_pretrained(name_or_path, config=arch, dtype=torch.float32,
                                                   output_loading_info=True)
@@ -195,21 +218,21 @@ def _load_encoder(name_or_path: str, arch: PreTrainedConfig) -> PreTrainedModel:
 
 @lru_cache
 def _check_parts(arch: str) -> None:
-    """Refuse an encoder that transformers computes otherwise than a `TextTower`; told by a small copy, once for each.
+    """Check on a small copy that a `TextTower` computes the same as transformers; cached for each configuration.
 
     Args:
-        arch: As in `TextTowerConfig`, as JSON.
+        arch: `TextTowerConfig.arch` as JSON.
 
     Raises:
-        ValueError: A part of it would be left out, or computes something else; names it.
+        ValueError: The tower would leave out a part of the encoder or compute something else; names it.
     """
     config = TextTowerConfig(_small(json.loads(arch)))
     what = f"text.arch: {config.arch['model_type']}"
-    with on_the_side():
+    with isolated_cpu():
         try:
-            model = draw(_make_encoder(config))
+            model = randomize(_make_encoder(config))
             tower = TextTower(config, 0, 1, model).eval()
-        except UNFIT as error:
+        except STRUCTURE_ERRORS as error:
             raise ValueError(f"{what} is not supported: it has another structure ({error})") from error
         padding = model.config.pad_token_id or 0
         ids = torch.randint(padding + 1, tower.vocab_size, (2, min(9, max(tower.max_tokens, 1))))  # (B, L)
@@ -225,11 +248,11 @@ def _check_parts(arch: str) -> None:
                 x = block(x, mask.bool())
             return x * mask[..., None]
 
-        refuse_differences(model, theirs, ours, what, "transformers", own_dropouts=True)
+        check_same_outputs(model, theirs, ours, what, "transformers", own_dropouts=True)
 
 
 def _small(arch: dict[str, Any]) -> dict[str, Any]:
-    """A smaller model with the same parts; what is as wide as the hidden states stays so."""
+    """Shrink a configuration, keeping all parts; sizes that equal `hidden_size` stay equal to it."""
     plain = TextTowerConfig(arch).resolve()
     widths = {key: 32 for key, value in plain.to_dict().items()
               if value == plain.hidden_size and key.endswith(("_size", "_dim"))}

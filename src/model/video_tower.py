@@ -17,14 +17,15 @@ import timm
 import torch
 import torch.nn.functional as F
 from msgspec import Meta
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from egovlpv2.io.schema import check
-from egovlpv2.model.attention import cls_attention, divided_attention
+from egovlpv2.model.attention import QKVAttention, cls_attention, divided_attention
 from egovlpv2.model.bounds import Depth, Width, require
 from egovlpv2.model.fusion import GatedCrossAttention
-from egovlpv2.model.same import UNFIT, draw, on_the_side, refuse_differences
+from egovlpv2.model.library_check import STRUCTURE_ERRORS, check_same_outputs, isolated_cpu, randomize
 
 _Pixels = Annotated[int, Meta(ge=1, le=1 << 14)]
 _Sides = _Pixels | Annotated[list[_Pixels], Meta(min_length=2, max_length=2)]
@@ -44,17 +45,18 @@ class _Overrides(TypedDict, total=False):
 
 @dataclass
 class VideoTowerConfig:
-    """The video tower.
+    """Configuration of the video tower.
 
     Args:
         name: A plain ViT of timm (class token, absolute positions), such as `vit_base_patch16_224`.
         overrides: Arguments of that timm model to change (`depth`, `embed_dim`, `img_size`, `patch_size`, ...).
-        init: First weights: None for random ones, `timm` to fetch timm's, or the path of a file that timm can load.
-        num_frames: Frames that the temporal embedding has; clips of another length interpolate it.
+        init: Initial weights: `timm` to download timm's, or the path of a file that timm can load; None for random
+            ones.
+        num_frames: Length of the temporal embedding, which is interpolated for clips of another length.
         norm_eps: Epsilon of every LayerNorm (the released model has 1e-5, timm's ViTs 1e-6).
         drop_path: Stochastic depth rate of the last block, rising linearly from zero.
-        pixel_mean: Of red, green and blue in [0, 1], taken off uint8 clips; None for the timm model's.
-        pixel_std: What they are then divided by.
+        pixel_mean: Mean of red, green and blue in [0, 1], for normalising uint8 clips; None for the timm model's.
+        pixel_std: Standard deviation of red, green and blue.
     """
 
     name: str = "vit_base_patch16_224"
@@ -80,25 +82,38 @@ class VideoTowerConfig:
 
 
 class SpaceTimeBlock(nn.Module):
-    """A timm ViT block with temporal attention before, and optionally cross-attention inside, its spatial attention.
+    """A timm ViT block with temporal attention before its spatial attention, and optional cross-attention after it.
 
-    `z = SPACE(x + TIME(x))`, `x = x + z + alpha * CA(z, text)`, `x = x + MLP(x)`, with each part's own norm.
+    `z = SPACE(x + TIME(x))`, `x = x + z + alpha * CA(z, text)`, `x = x + MLP(x)`, each with a norm of its own.
     """
 
-    def __init__(self, block: nn.Module, norm_eps: float, fusion: nn.Module | None) -> None:
+    attn: QKVAttention
+    time_attn: QKVAttention
+    norm1: nn.Module
+    norm2: nn.Module
+    mlp: nn.Module
+    ls1: nn.Module
+    ls2: nn.Module
+    drop_path1: nn.Module
+    drop_path2: nn.Module
+
+    def __init__(self, block: Any, norm_eps: float, fusion: GatedCrossAttention | None) -> None:
         super().__init__()
         self.norm1, self.attn, self.ls1, self.drop_path1 = block.norm1, block.attn, block.ls1, block.drop_path1
         self.norm2, self.mlp, self.ls2, self.drop_path2 = block.norm2, block.mlp, block.ls2, block.drop_path2
         self.norm_time = nn.LayerNorm(block.norm1.weight.shape[0], eps=norm_eps)
         self.time_attn = deepcopy(block.attn)
-        nn.init.zeros_(self.time_attn.proj.weight)  # a ViT's features survive until time is learned
+        nn.init.zeros_(self.time_attn.proj.weight)  # preserves the pre-trained ViT's features at the start
         nn.init.zeros_(self.time_attn.proj.bias)
         self.fusion = fusion
 
     def forward(self, x: Tensor, num_frames: int, text: Tensor | None = None, text_mask: Tensor | None = None,
                 cls_only: bool = False) -> Tensor:
-        """Args:
+        """Run the block.
+
+        Args:
             x: (B, S, D).
+            num_frames: `T`.
             text: (B, L, D') hidden states of the text tower; None leaves the gate closed.
             text_mask: (B, L) bool.
             cls_only: Compute only what the CLS token needs.
@@ -109,35 +124,41 @@ class SpaceTimeBlock(nn.Module):
         return self.join(x, self.attend(x, num_frames, cls_only), text, text_mask)
 
     def attend(self, x: Tensor, num_frames: int, cls_only: bool = False) -> Tensor:
-        """Attention in time and in space, which hears nothing of the text: (B, S, D), or (B, 1, D) with `cls_only`."""
+        """Compute temporal and spatial attention, which don't depend on the text: (B, S, D), or (B, 1, D)."""
         time = self.time_attn.proj(divided_attention(self.time_attn, self.norm_time(x), num_frames, "time"))
         y = self.norm1(x + time)  # (B, S, D)
         z = cls_attention(self.attn, y) if cls_only else divided_attention(self.attn, y, num_frames, "space")
         return self.attn.proj(z)
 
     def join(self, x: Tensor, z: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None) -> Tensor:
-        """The rest of the block, given what `attend` made of `x`: the text, the sum and the MLP."""
+        """Run the rest of the block, cross-attention and MLP, given `z`, the output of `attend` for `x`."""
         if text is not None:
+            assert self.fusion is not None
             z = self.fusion(z, text, text_mask)
         x = x[:, : z.shape[1]] + self.drop_path1(self.ls1(z))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
 class VideoTower(nn.Module):
-    """Frames to tokens, block by block; which blocks run, and with what text, the backbone decides.
+    """Video embeddings and blocks, which the backbone runs one by one.
 
     Args:
-        config: See `VideoTowerConfig`.
-        num_fused: How many of the last blocks get cross-attention.
+        config: The ViT to build.
+        num_fused: Number of blocks, counted from the last, with cross-attention.
         text_dim: Width of the text tower.
-        vit: The ViT to take the parts of; None for the one that `config` tells of.
+        vit: A timm ViT whose modules the tower takes over; None to build the one of `config`.
 
     Raises:
-        ValueError: timm has no such ViT, or computes something else with it than this tower would.
+        ValueError: timm has no such ViT, or the tower can't reproduce its outputs.
     """
 
-    def __init__(self, config: VideoTowerConfig, num_fused: int, text_dim: int,
-                 vit: VisionTransformer | None = None) -> None:
+    mean: Tensor  # (3, 1, 1)
+    std: Tensor  # (3, 1, 1)
+    cls_token: nn.Parameter  # (1, 1, D)
+    pos_embed: nn.Parameter  # (1, 1 + N, D)
+    patch_embed: PatchEmbed
+
+    def __init__(self, config: VideoTowerConfig, num_fused: int, text_dim: int, vit: Any = None) -> None:
         super().__init__()
         if vit is None:
             vit = _make_vit(config)
@@ -153,18 +174,26 @@ class VideoTower(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.patch_embed, self.cls_token, self.pos_embed = vit.patch_embed, vit.cls_token, vit.pos_embed
         self.temporal_embed = nn.Parameter(torch.randn(1, config.num_frames, self.dim) * 0.02)
-        heads = vit.blocks[0].attn.num_heads
+        self.num_heads: int = vit.blocks[0].attn.num_heads
         self.blocks = nn.ModuleList(
             SpaceTimeBlock(
                 block, config.norm_eps,
-                GatedCrossAttention(self.dim, text_dim, heads, config.norm_eps) if i >= depth - num_fused else None,
+                GatedCrossAttention(self.dim, text_dim, self.num_heads, config.norm_eps) if i >= depth - num_fused
+                else None,
             )
             for i, block in enumerate(vit.blocks)
         )
-        self.norm = vit.norm
+        self.norm: nn.LayerNorm = vit.norm
+
+    @property
+    def first_fused(self) -> SpaceTimeBlock:
+        """The lowest block that has cross-attention."""
+        block = self.blocks[len(self.blocks) - self.num_fused]
+        assert isinstance(block, SpaceTimeBlock)
+        return block
 
     def embed(self, video: Tensor, cls_token: Tensor) -> Tensor:
-        """Patches of each frame, their places and times.
+        """Embed patches with their positions in space and time.
 
         Args:
             video: (B, T, 3, H, W), uint8 RGB or already normalised floats.
@@ -177,7 +206,7 @@ class VideoTower(nn.Module):
             raise ValueError(f"clips are {video.shape[-2]} x {video.shape[-1]} px and the video tower takes "
                              f"{self.patch_embed.img_size[0]} x {self.patch_embed.img_size[1]}: set data.init_args.size"
                              " to it, or img_size in video.overrides")
-        if video.dtype == torch.uint8:  # here, not in the workers: a byte travels four times lighter than a float
+        if video.dtype == torch.uint8:  # normalised here, not in the loader's workers: bytes are cheaper to copy
             video = (video / 255 - self.mean) / self.std
         batch, num_frames = video.shape[:2]
         x = self.patch_embed(video.flatten(0, 1)).unflatten(0, (batch, num_frames))  # (B, T, N, D)
@@ -188,7 +217,10 @@ class VideoTower(nn.Module):
 
 
 def interpolate_time(temporal_embed: Tensor, num_frames: int) -> Tensor:
-    """(1, T, D) -> (1, num_frames, D), linearly in time, as the released model inflates 4 frames to 16."""
+    """Interpolate a temporal embedding linearly, as the released model inflates 4 frames to 16.
+
+    (1, T, D) -> (1, num_frames, D).
+    """
     if temporal_embed.shape[1] == num_frames:
         return temporal_embed
     grid = F.interpolate(temporal_embed[None], (num_frames, temporal_embed.shape[2]), mode="bilinear",
@@ -196,17 +228,17 @@ def interpolate_time(temporal_embed: Tensor, num_frames: int) -> Tensor:
     return grid[0]
 
 
-def _make_vit(config: VideoTowerConfig) -> VisionTransformer:
+def _make_vit(config: VideoTowerConfig) -> Any:
     kwargs: dict[str, Any] = {
         "num_classes": 0,
         "drop_path_rate": config.drop_path,
         "norm_layer": lambda dim, **kw: nn.LayerNorm(dim, eps=config.norm_eps, **kw),
         **config.overrides,
     }
-    if config.init not in (None, "timm"):
+    if config.init is not None and config.init != "timm":
         if not Path(config.init).is_file():
             raise ValueError(f"video.init: {config.init} is not a file; give `timm`, a file with timm weights, or null")
-        # Older versions of timm would read any file as the .npz that some of its models come from.
+        # Without `custom_load`, older versions of timm read any file as .npz for some models.
         kwargs["pretrained_cfg_overlay"] = {"file": config.init, "custom_load": config.init.endswith(".npz")}
     try:
         vit = timm.create_model(config.name, pretrained=config.init is not None, **kwargs)
@@ -214,8 +246,9 @@ def _make_vit(config: VideoTowerConfig) -> VisionTransformer:
         raise ValueError(f"video.init: no weights of {config.name} from the Hugging Face hub "
                          f"({str(error).splitlines()[0]}); offline, give the path of a file with them") from error
     except (ValueError, TypeError, AttributeError, LookupError, AssertionError, RuntimeError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__  # it asserts what it wants
-        raise ValueError(f"video: timm can't build {config.name} with overrides {config.overrides}: {said}") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__  # a bare assertion of timm's
+        raise ValueError(f"video: timm can't build {config.name} with overrides {config.overrides}: {reason}"
+                         ) from error
     plain = isinstance(vit, VisionTransformer) and vit.num_prefix_tokens == 1 and not vit.no_embed_class
     if not plain or vit.pos_embed is None or vit.cls_token is None:
         raise ValueError(f"video.name: {config.name} is not a plain ViT of timm with one class token and positions")
@@ -224,27 +257,27 @@ def _make_vit(config: VideoTowerConfig) -> VisionTransformer:
 
 @lru_cache
 def _check_parts(name: str, overrides: str, norm_eps: float, patch: tuple[int, ...]) -> None:
-    """Refuse a ViT that timm computes otherwise than a `VideoTower` whose part in time is zero, of one frame.
+    """Check on a small copy that a `VideoTower` without its temporal part computes the same as timm on one frame.
 
-    Told by a small copy, once for each kind of ViT.
+    Cached for each kind of ViT.
 
     Args:
-        name: Of the timm model.
-        overrides: Arguments of it, as JSON.
+        name: Name of the timm model.
+        overrides: Its arguments, as JSON.
         norm_eps: Epsilon of its LayerNorms.
         patch: Height and width of a patch.
 
     Raises:
-        ValueError: A part of it would be left out, or computes something else; names it.
+        ValueError: The tower would leave out a part of the ViT or compute something else; names it.
     """
     small = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": [2 * patch[0], 3 * patch[1]]}
     config = VideoTowerConfig(name, {**json.loads(overrides), **small}, norm_eps=norm_eps)
     what = f"video.name: {name}" + (f" with overrides {overrides}" if overrides != "{}" else "")
-    with on_the_side():
+    with isolated_cpu():
         try:
-            vit = draw(_make_vit(config))
+            vit = randomize(_make_vit(config))
             tower = VideoTower(config, 0, 1, vit).eval()
-        except UNFIT as error:
+        except STRUCTURE_ERRORS as error:
             raise ValueError(f"{what} is not supported: it has another structure ({error})") from error
         nn.init.zeros_(tower.temporal_embed)
         video = torch.randn(2, 3, *config.overrides["img_size"])
@@ -258,6 +291,6 @@ def _check_parts(name: str, overrides: str, norm_eps: float, patch: tuple[int, .
             for block in tower.blocks:
                 x = block(x, 1)
             x = tower.norm(x)
-            return torch.cat([x, x[:, :1]], dim=1)  # what stands for the clip is the CLS token
+            return torch.cat([x, x[:, :1]], dim=1)  # the CLS token represents the clip
 
-        refuse_differences(vit, theirs, ours, what, "timm")
+        check_same_outputs(vit, theirs, ours, what, "timm")

@@ -1,4 +1,4 @@
-"""Reading and writing of Lightning's checkpoints: a file is whole or stays as it was, and none of its code runs."""
+"""Atomic writing and safe reading of Lightning's checkpoints."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,28 +12,28 @@ from egovlpv2.io.files import atomic_write
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that replace the ones before only when they are on the disk, on any file system.
+    """Checkpoint plugin that replaces a file only when its successor is complete, on any file system.
 
-    Lightning's own would write into `$TMPDIR` and copy, which leaves half a file if the process ends in between.
+    Lightning's plugin writes into `$TMPDIR` and copies: if the process ends during the copy, a partial file is left.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint.
 
         Raises:
-            OSError: It can't be written, for example because the disk is full; the file before it stays.
+            OSError: It can't be written, for example because the disk is full; an existing file is unchanged.
         """
         with atomic_write(Path(path)) as draft, draft.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
-            except RuntimeError as error:  # torch's own, when it closes what could not be written
+            except RuntimeError as error:  # torch's, when it closes the archive after a failed write
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
 
     def load_checkpoint(self, path: str | Path, map_location: Callable[..., Any] | None = None,
                         weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint, tensors and plain values alone, whatever `weights_only` says; see `read_checkpoint`."""
+        """Read a checkpoint; only tensors and plain values are loaded, regardless of `weights_only`."""
         return read_checkpoint(Path(path))
 
 
@@ -41,7 +41,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of a Lightning module onto the CPU.
 
     Raises:
-        ValueError: It is not one, is damaged, or holds code; names the file and says what it looks like.
+        ValueError: The file is not a checkpoint, is damaged, or holds code; describes it.
     """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such checkpoint")
@@ -53,7 +53,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _describe_content(content: Any) -> str:
-    """A plain value from a file, told by what keys it has."""
+    """Describe the content of a file by its keys."""
     if not isinstance(content, dict):
         return f"one value of the type {type(content).__name__}"
     if "state_dict" in content or all(isinstance(value, torch.Tensor) for value in content.values()):

@@ -1,4 +1,4 @@
-"""The end of a run: its final numbers with the protocol behind them, as `metrics.json` and as a table."""
+"""Final report of a run: its metrics and protocol, as `metrics.json` and as a table."""
 
 import time
 from itertools import chain
@@ -14,13 +14,13 @@ from egovlpv2.io.schema import check
 
 
 class FinalReport(Callback):
-    """Writes `metrics.json` beside the TensorBoard log and prints the metrics as a table."""
+    """Write `metrics.json` into the run's folder and print the metrics as a table."""
 
     def __init__(self) -> None:
         self.metrics: dict[str, float] = {}
-        self.trained: dict[str, int] = {}  # how long, if this run trained
+        self.trained: dict[str, int] = {}  # epochs, steps and seconds of training, if any
         self.began = 0.0
-        self.seconds_before = 0.0  # of training, in the processes that a resumed run had before
+        self.seconds_before = 0.0  # of training, before the run was resumed
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.began = time.monotonic()
@@ -29,7 +29,7 @@ class FinalReport(Callback):
         checkpoint["egovlpv2_report"] = {"seconds": self._seconds(), "metrics": self.metrics | _numbers(trainer)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Go on with the time and the numbers that a resumed run has had."""
+        """Restore the training time and the metrics of a resumed run."""
         if trainer.state.fn == TrainerFn.FITTING and "egovlpv2_report" in checkpoint:
             report = check(checkpoint["egovlpv2_report"], _Report, str(trainer.ckpt_path))
             self.seconds_before, self.metrics = report["seconds"], report["metrics"]
@@ -47,13 +47,12 @@ class FinalReport(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1:
             raise ValueError("predict writes one file: run it with trainer.devices=1")
-        batches = trainer.predict_loop.predictions
-        if trainer.predict_loop.num_dataloaders > 1:
-            batches = chain.from_iterable(batches)
+        predictions = trainer.predict_loop.predictions  # of each batch, or of each batch of each loader
+        batches = chain.from_iterable(predictions) if trainer.predict_loop.num_dataloaders > 1 else predictions
         rows = [row for batch in batches for row in batch]
-        submission = getattr(pl_module, "submission", None)  # the form that a challenge asks for
+        submission = getattr(pl_module, "submission", None)  # converts rows to a challenge's format
         write_report(Path(trainer.log_dir or ".") / "predictions.json", submission(rows) if submission else rows)
-        print(f"what was left out: {getattr(trainer.datamodule, 'counts', {})}")
+        print(f"what was left out: {getattr(_data_module(trainer), 'counts', {})}")
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.began
@@ -66,7 +65,7 @@ class FinalReport(Callback):
             self.trained = {"epochs": trainer.current_epoch, "steps": trainer.global_step,
                             "fit_seconds": round(self._seconds())}
         protocol |= self.trained
-        for part in (module, trainer.datamodule):
+        for part in (module, _data_module(trainer)):
             protocol |= getattr(part, "protocol", {})
         if trainer.log_dir is not None:
             write_metrics(Path(trainer.log_dir) / "metrics.json", self.metrics, protocol)
@@ -77,15 +76,19 @@ class _Report(TypedDict):
     metrics: dict[str, float]
 
 
+def _data_module(trainer: Trainer) -> Any:
+    return trainer.datamodule  # type: ignore[attr-defined]  # Lightning's data connector sets it
+
+
 def _numbers(trainer: Trainer) -> dict[str, float]:
-    """The newest value of all that was logged."""
+    """Collect the latest value of all logged metrics."""
     return {name: float(value) for name, value in trainer.callback_metrics.items()
             if not name.endswith(("_step", "_epoch"))}
 
 
 @rank_zero_only
 def write_metrics(path: Path, metrics: dict[str, float], protocol: dict[str, Any]) -> None:
-    """Writes and prints the numbers of a run and how they came about."""
+    """Write and print the metrics and the protocol of a run."""
     width = max((len(name) for name in metrics), default=0)
     print("\n" + "\n".join(f"  {name:<{width}}  {value:10.4f}" for name, value in sorted(metrics.items())) + "\n")
     print("  " + ", ".join(f"{name} {value}" for name, value in protocol.items()) + "\n")

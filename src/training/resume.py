@@ -1,11 +1,11 @@
-"""Loops that go on exactly where a checkpoint was written, whichever hook it was written in.
+"""Training loops that resume exactly at the position of a checkpoint, whichever hook it was written in.
 
-Lightning 2.6 guesses that hook from its counters. For a checkpoint of an epoch's last step the guess is that the epoch
-has ended: its validation never happens, and the next checkpoint counts the epoch twice. Here the counters are brought
-into one form when they are loaded: an epoch and how many of its batches are done. What follows a batch (validation
-where it is due, the step count of the loggers) follows after loading too, if the checkpoint was written before it.
+Lightning 2.6 infers that hook from its counters. For a checkpoint of an epoch's last step it assumes that the epoch has
+ended: the validation is skipped, and the next checkpoint counts the epoch twice. Here, loading normalises the counters
+to an epoch and its number of finished batches. The work after a batch (a due validation, the step count of the loggers)
+is done after loading if the checkpoint was written before it.
 
-These loops build on private parts of Lightning: setup.cfg holds it below the next minor version.
+These loops build on private parts of Lightning: setup.cfg pins it below the next minor version.
 """
 
 from typing import Any, NamedTuple
@@ -14,33 +14,35 @@ from lightning import Trainer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 _TRACKED = ("ready", "started", "processed", "completed")
 
 
 class Place(NamedTuple):
-    """A place in a run: the epoch, counted from 0, and how many of its batches are done."""
+    """A position in a run."""
 
-    epoch: int
-    batch: int
+    epoch: int  # from 0
+    batch: int  # number of finished batches of the epoch
 
 
 def find_place(trainer: Trainer) -> Place:
-    """The place of a run, the same in all hooks between a step and the next.
+    """Find the position of a run, which is the same in all hooks between two steps.
 
-    A batch that the loader has handed out and no step has used does not count.
+    A batch that the loader has yielded but no step has used does not count.
     """
     epoch = trainer.fit_loop.epoch_progress.current
     batch = trainer.fit_loop.epoch_loop.batch_progress.current
+    assert isinstance(epoch, _ProcessedTracker) and isinstance(batch, _ProcessedTracker)
     return Place(epoch.processed, batch.processed if epoch.started > epoch.processed else 0)
 
 
 def settle(state: dict[str, Any]) -> dict[str, Any]:
-    """The state of a fit loop in the one form that `FitLoop` goes on from.
+    """Normalise the state of a fit loop to the form that `FitLoop` resumes from.
 
     Args:
-        state: `FitLoop.state_dict()` of any hook.
+        state: `FitLoop.state_dict()`, saved in any hook.
     """
     epoch, batch = state["epoch_progress"], state["epoch_loop.batch_progress"]
     within = epoch["current"]["started"] > epoch["current"]["processed"]
@@ -50,18 +52,18 @@ def settle(state: dict[str, Any]) -> dict[str, Any]:
                                  | dict.fromkeys(_TRACKED[2:], counts["processed"]) for of, counts in epoch.items()}
     settled["epoch_loop.batch_progress"] = {of: dict.fromkeys(_TRACKED, number) for of, number in done.items()} | {
         "is_last_batch": within and batch["is_last_batch"]}
-    settled["state_dict"] = {}  # of the loaders: the data module has their place
+    settled["state_dict"] = {}  # of the loaders: the data module stores their position
     return settled
 
 
 class FitLoop(_FitLoop):
-    """Lightning's loop over epochs, which goes on from settled counters."""
+    """Lightning's loop over epochs, which resumes from normalised counters."""
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
         """Load the counters of a checkpoint.
 
         Raises:
-            ValueError: The run is already longer than it is to be now.
+            ValueError: The checkpoint is beyond the current `max_epochs` or `max_steps`.
         """
         super().load_state_dict(settle(state_dict), prefix)
         place, limits = find_place(self.trainer), (self.max_epochs, self.max_steps)
@@ -71,17 +73,19 @@ class FitLoop(_FitLoop):
         if -1 < self.max_steps < self.epoch_loop.global_step:
             raise ValueError(f"{self.trainer.ckpt_path} has {self.epoch_loop.global_step} steps behind it and "
                              f"trainer.max_steps is {limits[1]}: give as many steps as before, or more")
-        within = self.epoch_progress.current.started > place.epoch
+        epoch = self.epoch_progress.current
+        assert isinstance(epoch, _ProcessedTracker)
+        within = epoch.started > place.epoch
         _Loop.restarting.fset(self, within)  # type: ignore[attr-defined]  # our setter would depend on `max_steps`
 
 
 class EpochLoop(_TrainingEpochLoop):
-    """Lightning's loop over the batches of an epoch, which goes on after any batch of it."""
+    """Lightning's loop over the batches of an epoch, which resumes after any batch."""
 
     def reset(self) -> None:
         resumed, steps = self.restarting, self._batches_that_stepped
         super().reset()
-        if resumed:  # Lightning counts the step here; `on_advance_end` below does
+        if resumed:  # undone: Lightning counts the step here, and `on_advance_end` would count it again
             self._batches_that_stepped = steps
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
@@ -98,20 +102,20 @@ class EpochLoop(_TrainingEpochLoop):
             self.on_advance_end(data_fetcher)
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
-        """Validate if that is due, and tell the callbacks that have a hook `on_train_step_end`.
+        """Validate if due, and call the hook `on_train_step_end` of callbacks that have it.
 
-        The step's scalars are logged by then, and the next batch is not yet taken. The hook isn't called after an
+        It runs after the step's scalars are logged and before the next batch is fetched. It isn't called after an
         epoch's last step, which `on_train_epoch_end` follows.
         """
         super().on_advance_end(data_fetcher)
         if not self._num_ready_batches_reached() and not self._should_accumulate():
-            for callback in self.trainer.callbacks:
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # a connector of Lightning sets it
                 if (hook := getattr(callback, "on_train_step_end", None)) is not None:
                     hook(self.trainer, self.trainer.lightning_module)
 
 
 def use_resumable_loops(trainer: Trainer) -> None:
-    """Give a new trainer these loops in place of Lightning's."""
+    """Replace the loops of a new trainer by resumable ones."""
     before = trainer.fit_loop
     trainer.fit_loop = FitLoop(trainer, before.min_epochs, before.max_epochs)
     trainer.fit_loop.epoch_loop = EpochLoop(trainer, before.epoch_loop.min_steps, before.epoch_loop.max_steps)

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: the last, which it goes on from after a kill, and the best, which is tested."""
+"""Checkpoints of a run: the last, to resume from, and the best, to test."""
 
 import os
 import signal
@@ -19,17 +19,17 @@ LAST = Path("checkpoints", "last.ckpt")  # in the folder of a run
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes `last.ckpt` every so many steps, at the end, and when a signal asks the run to stop.
+    """Write `last.ckpt` periodically, at the end of training, and when a signal stops the run.
 
     It is written between two steps, after the scalars of the first are logged and before the batch of the second is
-    taken; after an epoch's last step, before the validation or, without one, before the next epoch. A run that goes on
-    from it, with the loops of `egovlpv2.training.resume`, is the uninterrupted one.
+    fetched; after an epoch's last step, before the validation or, without one, before the next epoch. A run resumed
+    from it, with the loops of `egovlpv2.training.resume`, equals an uninterrupted one.
 
-    SIGTERM, Ctrl-C, SIGHUP and SLURM's signal to requeue a job end the run after its step or batch of validation, with
-    128 and the signal's number as exit code. A second signal, seconds later, ends it at once; none breaks off a save.
+    SIGTERM, Ctrl-C, SIGHUP and SLURM's requeue signal end the run after its current step or batch of validation, with
+    128 plus the signal's number as exit code. A second signal, seconds later, ends it at once, but never during a save.
 
     Args:
-        every_n_train_steps: How often.
+        every_n_train_steps: Steps between two checkpoints.
     """
 
     def __init__(self, every_n_train_steps: int = 100) -> None:
@@ -38,13 +38,13 @@ class LastCheckpoint(Checkpoint):
         self.every_n_train_steps = every_n_train_steps
         self.path = LAST
         self.stop = StopRequest()
-        self._saved: tuple[int, Place] | None = None  # what the file holds
+        self._saved: tuple[int, Place] | None = None  # position of the file
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.path = Path(trainer.log_dir or trainer.default_root_dir) / LAST
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._saved = (trainer.global_step, find_place(trainer))  # where the run begins or goes on
+        self._saved = (trainer.global_step, find_place(trainer))  # start of the run, or its resumed position
         self.stop = StopRequest(*STOPS, *_requeue_signals(trainer))
         self.stop.listen()
 
@@ -59,7 +59,7 @@ class LastCheckpoint(Checkpoint):
             self._save_or_stop(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._is_asked_to_stop(trainer):
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._must_stop(trainer):
             self._save_and_stop(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -67,9 +67,9 @@ class LastCheckpoint(Checkpoint):
         self.stop.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End the run, with a checkpoint if it stands between two steps, where a signal has broken something else.
+        """End the run if a signal caused the exception, with a checkpoint if it happened between two steps.
 
-        The signal may have ended a worker of the loader too, before the step in hand was done.
+        A signal may also end a worker of the loader, which then fails before the current step is finished.
         """
         batch = trainer.fit_loop.epoch_loop.batch_progress.current
         try:
@@ -81,33 +81,33 @@ class LastCheckpoint(Checkpoint):
             self.stop.close()
 
     def _save_or_stop(self, trainer: Trainer) -> None:
-        if self._is_asked_to_stop(trainer):
+        if self._must_stop(trainer):
             self._save_and_stop(trainer)
         if trainer.global_step % self.every_n_train_steps == 0:
             self._save(trainer)
 
-    def _is_asked_to_stop(self, trainer: Trainer) -> bool:
-        """Whether a signal has reached any process of the run; all processes get the same answer."""
-        asked = self.stop.number is not None
+    def _must_stop(self, trainer: Trainer) -> bool:
+        """Return True, on all processes, if a signal has reached any process of the run."""
+        signalled = self.stop.number is not None
         if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        return asked
+            signalled = trainer.strategy.reduce_boolean_decision(signalled, all=False)
+        return signalled
 
     def _save(self, trainer: Trainer) -> None:
         state = (trainer.global_step, find_place(trainer))
-        if state == self._saved or trainer.fast_dev_run:
+        if state == self._saved or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set outside Trainer.__init__
             return
         self.stop.saving = True
-        for logger in trainer.loggers:  # what was logged up to here is never logged again
+        for logger in trainer.loggers:  # a resumed run doesn't log these steps again
             logger.save()
         trainer.save_checkpoint(self.path)
         self._saved, self.stop.saving = state, False
 
     def _save_and_stop(self, trainer: Trainer) -> NoReturn:
         self._save(trainer)
-        number = self.stop.number or signal.SIGTERM  # it has reached another process alone
+        number = self.stop.number or signal.SIGTERM  # None if only another process was signalled
         place = find_place(trainer)
-        text = (f"stopped after {trainer.global_step} steps, in epoch {place.epoch}; --ckpt_path last goes on from "
+        text = (f"stopped after {trainer.global_step} steps, in epoch {place.epoch}; --ckpt_path last continues from "
                 f"{self.path}")
         if number in _requeue_signals(trainer):
             text += requeue() if trainer.is_global_zero else ""
@@ -115,14 +115,14 @@ class LastCheckpoint(Checkpoint):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's `ModelCheckpoint` by a metric, whose state moves with the folder of the run.
+    """Lightning's `ModelCheckpoint`, which also resumes in a run folder that was moved or renamed.
 
-    Lightning stores the folder as it was named then, and forgets the best score where it has another name now: the next
-    checkpoint, however bad, would replace the best.
+    Lightning stores the folder's path and discards the best score if the path has changed: the next checkpoint, however
+    bad, would replace the best one.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over which checkpoints are the best, if they still exist, in this folder or in that of then."""
+        """Restore the best checkpoints if they still exist, in this folder or in the former one."""
 
         def find(path: str) -> str:
             here = os.path.join(self.dirpath or "", os.path.basename(path))
@@ -139,7 +139,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def requeue() -> str:
-    """Ask SLURM to queue this job again, and say whether it will."""
+    """Requeue this SLURM job, and return a message about the result."""
     array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ["SLURM_JOB_ID"]
     name = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
     try:
@@ -150,7 +150,7 @@ def requeue() -> str:
 
 
 def _requeue_signals(trainer: Trainer) -> tuple[int, ...]:
-    """The signal by which SLURM says that a job is to be queued again, where it would be."""
+    """Get SLURM's requeue signal, if automatic requeueing is enabled."""
     environment = trainer._accelerator_connector.cluster_environment
     if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
         return (environment.requeue_signal,)

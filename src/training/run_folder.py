@@ -1,4 +1,4 @@
-"""The folder of a run: one process at a time writes into it, and none over an earlier run."""
+"""Exclusive use of a run's folder, without overwriting earlier runs."""
 
 import errno
 import fcntl
@@ -7,22 +7,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 LOCK = ".lock"
-_HELD: dict[Path, BinaryIO] = {}  # to the end of the process
-_TRACES = ("checkpoints", "config.yaml", "metrics.json", "predictions.json")  # of a run that has begun
+_HELD: dict[Path, BinaryIO] = {}  # locks, held until the process ends
+_TRACES = ("checkpoints", "config.yaml", "metrics.json", "predictions.json")  # present once a run has begun
 
 
 def take_folder(folder: Path, keep: bool) -> None:
-    """Claim the folder of a run for this process, and set an earlier run in it aside.
-
-    A finished or broken-off run of the same name moves to `<folder>.1`, `.2`, ...
+    """Lock the folder of a run for this process, and move an earlier run in it aside, to `<folder>.1`, `.2`, ...
 
     Args:
-        folder: The folder, which is made.
-        keep: Whether this is the earlier run, which goes on.
+        folder: The folder, which is created.
+        keep: True if the earlier run is being resumed, so that it stays.
 
     Raises:
-        ValueError: Another process is at work in it.
-        OSError: It can't be made or written; names it.
+        ValueError: Another process uses the folder.
+        OSError: It can't be created or written; names it.
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,17 +30,17 @@ def take_folder(folder: Path, keep: bool) -> None:
     if keep or not any((folder / name).exists() for name in _TRACES):
         _HELD[folder.absolute()] = held
         return
-    aside = _set_aside(folder)
+    aside = _move_aside(folder)
     held.close()
     print(f"{folder} held an earlier run: it is now {aside}")
     take_folder(folder, keep=True)
 
 
 def _lock(folder: Path) -> BinaryIO | None:
-    """The folder's lock, held by this process; None if the folder has moved meanwhile.
+    """Acquire the folder's lock; None if another process has just moved the folder.
 
     Raises:
-        ValueError: Another process holds it.
+        ValueError: Another process holds the lock.
     """
     path = folder / LOCK
     if (already := _HELD.pop(folder.absolute(), None)) is not None:
@@ -52,13 +50,13 @@ def _lock(folder: Path) -> BinaryIO | None:
     except FileNotFoundError:
         return None
     try:
-        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the process: its loaders' workers don't keep it
+        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by the loaders' workers
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             held.close()
             raise ValueError(f"{folder} is in use by another run: wait for its end, or give this one another "
                              "trainer.logger.init_args.name") from error
-        # No locks on this file system: go on without.
+        # This file system has no locks: continue without one.
     try:
         same = os.path.samestat(os.fstat(held.fileno()), path.stat())
     except FileNotFoundError:
@@ -69,7 +67,7 @@ def _lock(folder: Path) -> BinaryIO | None:
     return held
 
 
-def _set_aside(folder: Path) -> Path:
+def _move_aside(folder: Path) -> Path:
     """Rename a folder to the first free `<folder>.N`."""
     for number in range(1, 100_000):
         aside = Path(f"{folder}.{number}")

@@ -1,4 +1,4 @@
-"""What a run that goes on changes in the settings that it had before."""
+"""Changes of settings between a run and its resumption."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,41 +9,43 @@ import yaml
 from egovlpv2.io.schema import read_text
 
 _COMPARED = ("model", "data", "trainer", "seed_everything")
-# These say how a run is watched, not what comes out of it.
+# Settings of monitoring, which don't affect the result.
 _NEUTRAL = ("trainer.logger", "trainer.enable_", "trainer.profiler", "trainer.default_root_dir",
             "data.init_args.num_workers")
 
 
 def changed_settings(path: Path, now: str) -> Iterator[str]:
-    """A line for each setting that differs from those a run had before.
+    """Describe each setting that has changed since a run was started, in a line.
 
     Args:
-        path: The `config.yaml` of the run; nothing differs from one that is missing.
-        now: The present settings, as YAML.
+        path: The `config.yaml` of the run; if it is missing, no changes are reported.
+        now: The current settings, as YAML.
 
     Raises:
-        ValueError: The file can't be read as YAML; names it.
+        ValueError: The file is not valid YAML; names it.
     """
     if not path.is_file():
         return
-    before, present = _read(read_text(path), str(path)), _read(now, "the settings")
-    for key in dict.fromkeys([*before, *present]):
-        if key.startswith(_COMPARED) and not key.startswith(_NEUTRAL) and before.get(key) != present.get(key):
-            yield f"{key} is {present.get(key)} from here on; it was {before.get(key)} in {path}"
+    before, current = _read(read_text(path), str(path)), _read(now, "the settings")
+    for key in dict.fromkeys([*before, *current]):
+        if key.startswith(_COMPARED) and not key.startswith(_NEUTRAL) and before.get(key) != current.get(key):
+            yield f"{key} is {current.get(key)} from here on; it was {before.get(key)} in {path}"
 
 
 def _read(text: str, source: str) -> dict[str, Any]:
+    """Parse settings and flatten them to dotted names."""
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{source} is not YAML ({str(error).splitlines()[0]}): remove it to go on without") from error
+        raise ValueError(f"{source} is not YAML ({str(error).splitlines()[0]}): remove it to continue without"
+                         ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{source} holds no settings: remove it to go on without")
+        raise ValueError(f"{source} holds no settings: remove it to continue without")
     return dict(_flatten(content, ""))
 
 
 def _flatten(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """The leaves of nested settings, by dotted names."""
+    """Yield the leaves of nested settings with their dotted names."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from _flatten(inner, f"{name}.{key}" if name else str(key))

@@ -1,4 +1,4 @@
-"""Attention maps drawn over the frames of a clip."""
+"""Figures of attention maps over the frames of a clip."""
 
 import textwrap
 from collections.abc import Sequence
@@ -15,36 +15,36 @@ from torch import Tensor
 
 from egovlpv2.viz.figures import DPI
 
-_HEAT, _OPAQUE, _DIMMED = "inferno", 0.8, 0.7  # colours of attention, how much the strongest hides of a darkened frame
+_HEAT, _OPAQUE, _DIMMED = "inferno", 0.8, 0.7  # colour map, opacity of the strongest patch, brightness of frames
 _LEGEND = ("A word's attention over all patches of all frames and the video's CLS token sums to 100 %: each frame's "
            "share is written on it, that of CLS above. Colours go from none to the strongest patch of the strip, whose "
            "height is given as a multiple of evenly spread attention. The text's special tokens are left out.")
 
 
 class Strip(NamedTuple):
-    """The attention of something over the frames of a clip."""
+    """Attention of a word over the frames of a clip."""
 
     label: str
-    cls: float  # share of the video's CLS token
-    patches: Tensor  # (T, h, w) shares of the patches; with `cls` they sum to one
+    cls: float  # weight of the video's CLS token
+    patches: Tensor  # (T, h, w) weights of the patches; with `cls` they sum to one
 
     @property
     def peak(self) -> float:
-        """The strongest patch, as a multiple of evenly spread attention."""
+        """Weight of the strongest patch, as a multiple of uniform attention."""
         return self.patches.max().item() * (self.patches.numel() + 1)
 
 
 def draw_attention(title: str, frames: Tensor, times: Sequence[float] | None, strips: Sequence[Strip],
                    per_row: int = 1, across: float = 9) -> Figure:
-    """A figure of frames under heat, a strip for each word.
+    """Draw attention as a heat map over the frames, with a strip of frames for each word.
 
     Args:
-        title: Of the figure.
+        title: Title of the figure.
         frames: (T, 3, H, W) uint8.
-        times: Of the frames, seconds; None leaves them out.
-        strips: One at least.
-        per_row: Strips beside each other.
-        across: How wide a row should be, inches; a frame keeps a legible size.
+        times: Times of the frames, seconds; None leaves them out.
+        strips: Attention of one word or more.
+        per_row: Number of strips side by side.
+        across: Preferred width of a row, inches; frames keep a legible size.
     """
     alone = len(frames) == 1
     width = float(np.clip(across / (per_row * len(frames)), 2.3 if alone else 1.3, 4.5))  # inches, as all below
@@ -57,9 +57,9 @@ def draw_attention(title: str, frames: Tensor, times: Sequence[float] | None, st
     figure = Figure(figsize=size, dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.text(gap, 0.08, title, fontsize=11, va="top")
-    places = [(i % per_row * len(frames) * (width + gap) + gap, head + i // per_row * (height + above) + above)
-              for i in range(len(strips))]
-    for strip, (left, top) in zip(strips, places, strict=True):
+    corners = [(i % per_row * len(frames) * (width + gap) + gap, head + i // per_row * (height + above) + above)
+               for i in range(len(strips))]
+    for strip, (left, top) in zip(strips, corners, strict=True):
         numbers = f"CLS {strip.cls:.0%}, peak {strip.peak:.3g} × even"
         label = f"{strip.label}\n{numbers}" if alone else f"{strip.label}   ({numbers})"
         axes.text(left, top - 0.05, label, fontsize=8)
@@ -73,30 +73,31 @@ def draw_attention(title: str, frames: Tensor, times: Sequence[float] | None, st
 
 def _draw_heat(axes: Axes, patches: Tensor, frames: Tensor, times: Sequence[float] | None,
                boxes: Sequence[tuple[float, float, float, float]]) -> None:
-    """Draws the frames of a strip, with their shares, into boxes (left, right, bottom, top) in inches."""
+    """Draw the frames of a strip, with their weights, into boxes (left, right, bottom, top) in inches."""
     left, right, bottom, top = boxes[0]
-    size = [ceil(round(side * DPI, 2)) for side in (bottom - top, right - left)]  # pixels
-    shown = overlay(frames, patches / patches.max().clamp(min=1e-12), tuple(size))
+    height, width = (ceil(round(side * DPI, 2)) for side in (bottom - top, right - left))  # pixels
+    shown = overlay(frames, patches / patches.max().clamp(min=1e-12), (height, width))
     for t, (box, picture) in enumerate(zip(boxes, shown, strict=True)):
         axes.imshow(picture, extent=box)
-        when = "" if times is None else f"{times[t]:.2f} s: "
-        axes.text(box[0] + 0.04, box[2] - 0.05, f"{when}{patches[t].sum().item():.0%}", fontsize=7, color="white",
+        time = "" if times is None else f"{times[t]:.2f} s: "
+        axes.text(box[0] + 0.04, box[2] - 0.05, f"{time}{patches[t].sum().item():.0%}", fontsize=7, color="white",
                   bbox={"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.5})
 
 
 def _draw_legend(axes: Axes, legend: str, left: float, top: float) -> None:
+    """Draw the colour bar and the legend under it."""
     axes.imshow(np.linspace(0, 1, 100)[None], cmap=_HEAT, extent=(left, left + 1.2, top + 0.12, top))
     axes.text(left, top + 0.16, legend, fontsize=7, va="top")
     axes.text(left + 1.25, top + 0.06, "none to strongest", fontsize=7, va="center")
 
 
 def overlay(frames: Tensor, heat: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Frames under heat: the hotter a place, the more of it is coloured.
+    """Blend frames with a heat map whose opacity grows with the heat.
 
     Args:
         frames: (T, 3, H, W) uint8.
         heat: (T, h, w), 0 to 1.
-        size: Height and width to show them at, pixels.
+        size: Height and width of the output, pixels.
 
     Returns:
         (T, *size, 3).

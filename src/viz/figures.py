@@ -1,4 +1,4 @@
-"""Figures as PNG files and on TensorBoard, whatever their titles and labels hold."""
+"""Save figures as PNG and to TensorBoard, with any characters in titles and labels."""
 
 import warnings
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ DPI = 110
 
 
 def png(figure: Figure) -> bytes:
-    """The picture as a PNG file's content."""
+    """Render a figure as the content of a PNG file."""
     file = BytesIO()
     with _any_letters(figure):
         figure.savefig(file, format="png", dpi=DPI)
@@ -21,19 +21,19 @@ def png(figure: Figure) -> bytes:
 
 
 def show_on_board(board: SummaryWriter, name: str, figure: Figure, step: int) -> None:
-    """Write a picture to TensorBoard."""
+    """Write a figure to TensorBoard."""
     with _any_letters(figure):
         board.add_figure(name, figure, step)
 
 
 def drawable(text: str) -> str:
-    """A text that can be drawn: bytes of a file's name that are not UTF-8 become `\\udce9`."""
+    """Escape what can't be drawn: bytes of a file name that are not UTF-8 become `\\udce9`."""
     return text.encode(errors="backslashreplace").decode()
 
 
 @contextmanager
 def _any_letters(figure: Figure) -> Iterator[None]:
-    """A context in which a figure is drawn: `$` begins no formula, and a sign that the font lacks is an empty box."""
+    """Create a context for drawing a figure: `$` is literal, and missing glyphs become boxes without a warning."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_text(drawable(text.get_text()))

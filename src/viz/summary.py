@@ -6,28 +6,28 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from egovlpv2.viz.timeline import _FOUND, _SEGMENT
+from egovlpv2.viz.timeline import PREDICTED, SEGMENT
 
 
 def draw_summary(title: str, duration: float, shot_seconds: float, scores: NDArray[np.float32], bounds: Sequence[int],
                  chosen: Sequence[tuple[float, float]]) -> Figure:
-    """A figure of a summary: the score of each shot over time, segments by shade, and what was chosen.
+    """Draw a summary: scores of shots over time, segments in alternating shades, and the selected parts.
 
     Args:
-        title: Of the figure.
-        duration: Of the video, seconds.
+        title: Title of the figure.
+        duration: Length of the video, seconds.
         shot_seconds: Length of a shot.
         scores: (n,) of the shots, 0 to 1.
-        bounds: The first shot of each segment, and n.
-        chosen: Start and end of each chosen part, seconds.
+        bounds: First shot of each segment, and `n`.
+        chosen: Start and end of each selected part, seconds.
     """
     figure = Figure(figsize=(13, 3.2), layout="constrained")
     axes = figure.subplots()
     for i, (first, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
-        axes.axvspan(first * shot_seconds, min(end * shot_seconds, duration), color=_SEGMENT,
+        axes.axvspan(first * shot_seconds, min(end * shot_seconds, duration), color=SEGMENT,
                      alpha=0.1 + 0.15 * (i % 2), linewidth=0, label="segments" if not i else None)
-    for i, (start, end) in enumerate(chosen):
-        axes.axvspan(start, end, color=_FOUND, alpha=0.45, linewidth=0, label="chosen" if not i else None)
+    for i, part in enumerate(chosen):
+        axes.axvspan(*part, color=PREDICTED, alpha=0.45, linewidth=0, label="chosen" if not i else None)
     edges = np.minimum(np.arange(len(scores) + 1) * shot_seconds, duration)
     axes.stairs(scores, edges, color="black", linewidth=1.0, label="score")
     axes.set(xlim=(0, duration), ylim=(0, None), xlabel="seconds", title=title)

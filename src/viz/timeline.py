@@ -10,33 +10,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 NUM_FRAMES = 12  # of a strip
-_TRUE, _FOUND, _SEGMENT = "#2a7f62", "#c8553d", "#8a9aa8"
+TRUE, PREDICTED, SEGMENT = "#2a7f62", "#c8553d", "#8a9aa8"  # colours
 
 
 class Span(NamedTuple):
-    """Something from here to there."""
+    """A labelled part of a clip."""
 
     label: str
-    start: float  # seconds of the clip
-    end: float
+    start: float  # seconds
+    end: float  # seconds
 
 
 class Drawing(NamedTuple):
-    """All of a picture but the frames."""
+    """Content of a timeline, without frames."""
 
     title: str
     duration: float  # seconds
-    curves: dict[str, NDArray[np.float32]]  # of equal steps over the clip, 0 to 1
+    curves: dict[str, NDArray[np.float32]]  # sampled uniformly over the clip, 0 to 1
     ground_truth: list[Span]
-    found: list[Span]  # the best first
+    predicted: list[Span]  # best first
 
 
 def draw(drawing: Drawing, frames: Tensor | None) -> Figure:
-    """A figure: frames on top, then the true and the found spans, then the curves, all over one axis of time.
+    """Draw a timeline: frames, true and predicted spans, and curves over a common time axis.
 
     Args:
-        drawing: What to show.
-        frames: (n, 3, H, W) uint8 at the centres of equal parts of the clip; None where the video isn't at hand.
+        drawing: Content of the timeline.
+        frames: (n, 3, H, W) uint8 at the centres of n equal parts of the clip; None without a video.
     """
     figure = Figure(figsize=(13, 5), layout="constrained")
     heights = [1.1, 1.0, 1.6] if frames is not None else [1.0, 1.6]
@@ -54,6 +54,7 @@ def draw(drawing: Drawing, frames: Tensor | None) -> Figure:
 
 
 def _draw_strip(axes: Axes, frames: Tensor, duration: float) -> None:
+    """Draw frames side by side."""
     width = duration / len(frames)
     for i, frame in enumerate(frames.permute(0, 2, 3, 1).numpy()):
         axes.imshow(frame, extent=(i * width, (i + 1) * width, 0, 1), aspect="auto")
@@ -61,29 +62,31 @@ def _draw_strip(axes: Axes, frames: Tensor, duration: float) -> None:
 
 
 def _draw_spans(axes: Axes, drawing: Drawing) -> None:
-    best, ground_truth, found = max(len(drawing.found), 1), _lanes(drawing.ground_truth), _lanes(drawing.found)
-    lanes = max(ground_truth, default=0) + 1  # of the true ones, which lie on top
-    rows = [(-lane, _TRUE, 0.8, span) for lane, span in zip(ground_truth, drawing.ground_truth, strict=True)]
-    rows += [(-lane - lanes - 0.4, _FOUND, 0.2 + 0.6 * (best - rank) / best, span)
-             for rank, (lane, span) in enumerate(zip(found, drawing.found, strict=True))]
+    """Draw true spans above predicted ones, whose opacity falls with their rank."""
+    ground_truth, predicted = _lanes(drawing.ground_truth), _lanes(drawing.predicted)
+    best = max(len(predicted), 1)
+    lanes = max(ground_truth, default=0) + 1  # of the true spans
+    rows = [(-float(lane), TRUE, 0.8, span) for lane, span in zip(ground_truth, drawing.ground_truth, strict=True)]
+    rows += [(-lane - lanes - 0.4, PREDICTED, 0.2 + 0.6 * (best - rank) / best, span)
+             for rank, (lane, span) in enumerate(zip(predicted, drawing.predicted, strict=True))]
     for height, colour, alpha, span in rows:
         bar = axes.barh(height, span.end - span.start, 0.8, left=span.start, color=colour, alpha=alpha,
                         edgecolor="white")
         text = axes.text((span.start + span.end) / 2, height, span.label, ha="center", va="center", fontsize=7,
                          clip_on=True)
         text.set_clip_path(bar.patches[0])
-    axes.set(yticks=[0, -lanes - 0.4], yticklabels=["true", "found"])
+    axes.set(yticks=[0, -lanes - 0.4], yticklabels=["true", "predicted"])
 
 
 def _lanes(spans: Sequence[Span]) -> list[int]:
-    """A lane for each span, so that no two overlap in one."""
+    """Assign a lane to each span so that no two spans overlap in a lane."""
     lanes: list[list[Span]] = []
-    places = []
+    assigned = []
     for span in spans:
         free = (i for i, lane in enumerate(lanes) if all(s.end <= span.start or span.end <= s.start for s in lane))
-        place = next(free, len(lanes))
-        if place == len(lanes):
+        lane = next(free, len(lanes))
+        if lane == len(lanes):
             lanes.append([])
-        lanes[place].append(span)
-        places.append(place)
-    return places
+        lanes[lane].append(span)
+        assigned.append(lane)
+    return assigned

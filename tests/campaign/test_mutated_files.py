@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from model.test_foreign_weights import released
+from checkpoints.test_foreign_weights import released
 from torch.nn.functional import normalize
 
 from egovlpv2 import load_backbone

@@ -155,7 +155,7 @@ def test_counts_of_a_head_that_answers_have_bounds(tmp_path: Path, key: str) -> 
     ("old", "not a readable weights file: it looks like a file of a torch before 1.6: save it again with a newer one"),
     ("text", "not a readable weights file: it looks like a text"),
 ])
-def test_what_is_not_an_archive_is_told(tmp_path: Path, kind: str, said: str) -> None:
+def test_the_kind_of_a_file_that_is_not_an_archive_is_named(tmp_path: Path, kind: str, said: str) -> None:
     path = tmp_path / "file.ckpt"
     if kind == "old":
         torch.save(content(), path, _use_new_zipfile_serialization=False)

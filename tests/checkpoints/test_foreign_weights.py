@@ -1,4 +1,4 @@
-"""Weights of other models, damaged files and configurations that are none: one line that names the file."""
+"""Weights of other models, damaged files and invalid configurations: one line that names the file."""
 
 import json
 import zipfile
@@ -37,7 +37,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("suffix", [".pth", ".ckpt", ".safetensors"])
 @pytest.mark.parametrize("what", FOREIGN)
-def test_another_models_weights_are_told_by_their_names(tmp_path: Path, what: str, suffix: str) -> None:
+def test_another_models_weights_are_recognised_by_their_names(tmp_path: Path, what: str, suffix: str) -> None:
     state, path = {name: zeros(4, 4) for name in FOREIGN[what]}, tmp_path / f"other{suffix}"
     if suffix == ".safetensors":
         save_file(state, path)
@@ -69,7 +69,7 @@ def test_contents_that_are_no_weights_are_named(tmp_path: Path, what: str) -> No
 
 
 def released(**more: Tensor) -> dict[str, Tensor]:
-    """What tells the sizes of a released checkpoint, and nothing else."""
+    """The tensors that the sizes of a released checkpoint are derived from, without any other."""
     text = "text_model.encoder.layer.0."
     return {"video_model.patch_embed.proj.weight": torch.randn(64, 3, 16, 16),
             "video_model.pos_embed": zeros(1, 5, 64), "video_model.temporal_embed": zeros(1, 4, 64),
@@ -83,10 +83,10 @@ def released(**more: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("more, message", [
     ({}, r"does not fit the model.*missing video_tower.cls_token \(1, 1, 64\)"),
     ({"extra.weight": zeros(1)}, "holds no whole EgoVLPv2 weights: extra.weight is not a key of a released EgoVLPv2"),
-    ({"text_model.encoder.layer.0.crossattention_t2i.self.key.weight": zeros(4, 4)}, "has no values beside its keys"),
+    ({"text_model.encoder.layer.0.crossattention_t2i.self.key.weight": zeros(4, 4)}, "has keys without values"),
     ({"video_model.blocks.1000000000.norm1.bias": zeros(4)}, "depth: Expected `int` <= 1000"),
     ({"video_model.pos_embed": zeros(1, 0, 64)}, "img_size: Expected `int` >= 1"),
-    ({"video_model.pos_embed": zeros(64)}, "of which a part is missing.*it lacks video_model.pos_embed"),
+    ({"video_model.pos_embed": zeros(64)}, "with a part missing.*it lacks video_model.pos_embed"),
 ])
 def test_released_weights_that_are_not_whole_are_named(tmp_path: Path, more: dict[str, Tensor], message: str) -> None:
     torch.save({"state_dict": {f"module.{name}": value for name, value in released(**more).items()}},
@@ -230,7 +230,7 @@ def test_keys_of_configurations_in_our_files_stay() -> None:
     (5, "is not a checkpoint of QFVS"), ({"dim": "x"}, "egovlpv2.qfvs: .*dim: Expected `int`"),
     ({"dim": 8}, "missing required field"), ({"num_heads": 3}, "num_heads 3 does not divide dim 8"),
     ({"dim": 1 << 20, "num_heads": 2}, "its summary.weight is not 1048576 wide"),
-    ({"kind": "dual"}, "kind: Invalid enum value 'dual'"), ({"num_layers": 2}, "whole checkpoint of QFVS .*Missing"),
+    ({"kind": "dual"}, "kind: Invalid enum value 'dual'"), ({"num_layers": 2}, "complete checkpoint of QFVS .*Missing"),
 ])
 def test_damaged_heads_are_named(tmp_path: Path, facts: Any, message: str) -> None:
     from egovlpv2.heads.summary import SummaryHead

@@ -1,4 +1,4 @@
-"""Heads come whole out of files, with what they were trained with, or the file is named."""
+"""Heads are read completely, with their settings, or the file is named."""
 
 from pathlib import Path
 from typing import Any

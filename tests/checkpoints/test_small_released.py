@@ -1,4 +1,4 @@
-"""A small model in the layout of a released file: the names that its tensors get, and what its shapes tell."""
+"""A small model in the layout of a released file: converted names and derived configuration."""
 
 import json
 import re
@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from egovlpv2.checkpoints import convert
 from egovlpv2.checkpoints.head_weights import read_answer_head
-from egovlpv2.checkpoints.released import convert, read_released, strip_prefix
+from egovlpv2.checkpoints.released import read_released, strip_prefix
 from egovlpv2.checkpoints.weights import load_backbone, read_weights
 from egovlpv2.heads.answers import AnswerHead
 

@@ -1,4 +1,4 @@
-"""Weights of other sizes, what is listed when they don't fit, and the command that converts them."""
+"""Weights of other sizes, lists of differences, and the command that converts weights."""
 
 import re
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_the_number_of_frames_of_a_file(saved: Path) -> None:
 
 
 def problems_of(backbone: Backbone, state: dict[str, torch.Tensor]) -> tuple[list[str], str]:
-    """What is listed, and what the last part says of more."""
+    """The listed differences, and the count of further ones."""
     with pytest.raises(ValueError, match="some.file does not fit the model") as error:
         load_strictly(backbone, state, "some.file")
     listed = str(error.value).partition("trained with? ")[2].split("; ")

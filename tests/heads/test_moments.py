@@ -1,4 +1,4 @@
-"""From curves and segments to moments: scores, doubles, detections and retrievals, by formula."""
+"""Post-processing of curves and segments into moments, by formula."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from egovlpv2.heads import moments
-from egovlpv2.heads.moments import MOST, detections, retrievals, scored_segments, without_doubles
+from egovlpv2.heads.moments import MAX_MOMENTS, class_nms, detections, retrievals, scored_segments
+from egovlpv2.heads.nms import soft_nms
 from egovlpv2.heads.vsgn import VSGNOutput
-from egovlpv2.metrics.temporal import soft_nms, temporal_iou
+from egovlpv2.metrics.temporal import temporal_iou
 
 
 def drawn(seed: int, anchors: int = 120, classes: int = 5, longest: float = 60.0) -> tuple[Tensor, Tensor]:
@@ -36,7 +37,7 @@ def test_a_score_is_class_by_start_by_end_each_the_mean_of_two_steps() -> None:
 @pytest.mark.parametrize("longest", [3.0, 60.0])
 def test_of_doubles_of_a_class_the_best_stays(seed: int, longest: float) -> None:
     segments, scores = drawn(seed, longest=longest)
-    kept, rest = without_doubles(segments, scores)
+    kept, rest = class_nms(segments, scores)
     overlap = temporal_iou(segments[:, None].double().numpy(), segments[None].double().numpy())
     for label in range(scores.shape[1]):
         stays: list[int] = []
@@ -46,7 +47,7 @@ def test_of_doubles_of_a_class_the_best_stays(seed: int, longest: float) -> None
         assert kept[:, label].nonzero()[:, 0].tolist() == sorted(stays)
         assert torch.equal(kept[stays, label], scores[stays, label])
     assert 0 < kept.count_nonzero() < scores.numel() and rest == 0
-    some, rest = without_doubles(segments, scores, 100)
+    some, rest = class_nms(segments, scores, 100)
     assert rest == scores.flatten().sort(descending=True).values[100]
     assert torch.equal(some, kept.where(kept > rest, 0.0))
 
@@ -54,7 +55,7 @@ def test_of_doubles_of_a_class_the_best_stays(seed: int, longest: float) -> None
 def test_a_segment_that_counts_nothing_drops_out_and_hides_no_other() -> None:
     segments = torch.tensor([[2.0, 2.0], [2.0, 2.0], [1.0, 3.0], [1.0, 2.9]])
     scores = torch.tensor([[0.0], [0.0], [0.0], [0.5]])
-    assert without_doubles(segments, scores)[0].tolist() == [[0], [0], [0], [0.5]]
+    assert class_nms(segments, scores)[0].tolist() == [[0], [0], [0], [0.5]]
 
 
 @pytest.mark.parametrize("seed, longest", [(0, 60.0), (1, 60.0), (2, 4.0)])
@@ -62,12 +63,12 @@ def test_a_segment_that_counts_nothing_drops_out_and_hides_no_other() -> None:
 def test_detections_are_soft_nms_of_all_classes_together(seed: int, longest: float, looked_at: int,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     """As the reference of one class, over all pairs of a segment and a class that are left."""
-    monkeypatch.setattr(moments, "_LOOKED_AT", looked_at)
+    monkeypatch.setattr(moments, "_INITIAL_PAIRS", looked_at)
     segments, every = drawn(seed, anchors=200, longest=longest)
-    scores, _ = without_doubles(segments, every)
+    scores, _ = class_nms(segments, every)
     anchor, label = scores.nonzero().T
-    assert (len(anchor) > MOST) == (longest < 60)
-    wanted, values, places = soft_nms(segments[anchor].numpy(), scores[anchor, label].numpy(), 0.46, MOST)
+    assert (len(anchor) > MAX_MOMENTS) == (longest < 60)
+    wanted, values, places = soft_nms(segments[anchor].numpy(), scores[anchor, label].numpy(), 0.46, MAX_MOMENTS)
     found = detections(segments, every)
     assert len(found.scores) >= len(values)
     count = len(values)  # the reference never gives out its last
@@ -84,17 +85,16 @@ def test_a_moment_of_another_class_at_the_same_place_loses_score() -> None:
 
 
 @pytest.mark.parametrize("looked_at", [16, 4096])
-def test_retrievals_are_a_clips_best_of_the_classes_that_are_asked_for(looked_at: int,
-                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moments, "_LOOKED_AT", looked_at)
+def test_retrievals_are_a_clips_best_of_the_given_classes(looked_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments, "_INITIAL_PAIRS", looked_at)
     segments, every = drawn(0, anchors=1000, longest=1.5)
     every[5:, 1] = 0
-    scores, _ = without_doubles(segments, every)
+    scores, _ = class_nms(segments, every)
     asked = torch.cat([scores[:5, 1], scores[:, 3], scores[:, 4]])
-    assert asked.count_nonzero() > MOST
+    assert asked.count_nonzero() > MAX_MOMENTS
     found = retrievals(segments, every, torch.tensor([2, 4, 5]))
-    assert len(found.scores) == MOST and set(found.classes.tolist()) == {2, 4, 5}
-    assert torch.equal(found.scores, asked.sort(descending=True).values[:MOST])
+    assert len(found.scores) == MAX_MOMENTS and set(found.classes.tolist()) == {2, 4, 5}
+    assert torch.equal(found.scores, asked.sort(descending=True).values[:MAX_MOMENTS])
     for segment, label, score in zip(*found, strict=True):
         assert score in scores[(segments == segment).all(1), label - 1]
 

@@ -10,7 +10,7 @@ import torch
 from golden.fill_state import fill_layout
 from torch import Tensor
 
-from egovlpv2.checkpoints.released import convert
+from egovlpv2.checkpoints import convert
 from egovlpv2.heads import VSGN
 from egovlpv2.heads.vsgn import GraphLayer, VSGNOutput, decode, make_anchors
 from egovlpv2.heads.vsgn_losses import (

@@ -9,7 +9,7 @@ import torch
 from golden.fill_state import fill_layout
 from torch import Tensor
 
-from egovlpv2.checkpoints.released import convert
+from egovlpv2.checkpoints import convert
 from egovlpv2.heads import VSLNet
 from egovlpv2.heads.vslnet import SmallVSLNet, best_spans, highlight_loss, span_loss
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from egovlpv2.metrics.answers import AnswerAccuracy
 from egovlpv2.metrics.moments import MomentDetection, WindowRecall
-from egovlpv2.metrics.ranking import choices_right, mir_map, mir_ndcg, multi_instance_retrieval
+from egovlpv2.metrics.ranking import correct_choices, mir_map, mir_ndcg, multi_instance_retrieval
 from egovlpv2.metrics.retrieval import ScoredClips, rankings
 
 WINDOWS = torch.tensor([[0.0, 10.0], [20.0, 30.0], [5.0, 5.0]])
@@ -86,7 +86,7 @@ def test_answers_are_counted_by_kind() -> None:
 
 def test_the_highest_choice_is_the_answer() -> None:
     scores = torch.tensor([[0.1, 0.9, 0.5], [0.7, 0.2, 0.6], [-1.0, -3.0, -2.0]])
-    assert choices_right(scores, torch.tensor([1, 2, 0])).tolist() == [True, False, True]
+    assert correct_choices(scores, torch.tensor([1, 2, 0])).tolist() == [True, False, True]
 
 
 def test_long_lists_of_queries_are_ranked_in_pieces() -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from egovlpv2.metrics.ranking import charades_map, dual_softmax, mir_map, mir_ndcg, multi_instance_retrieval
+from egovlpv2.metrics import charades_map, mir_map, mir_ndcg
+from egovlpv2.metrics.ranking import dual_softmax, multi_instance_retrieval
 from egovlpv2.metrics.retrieval import RetrievalScores, ScoredClips, rankings
 
 GOLDEN = Path(__file__).parents[1] / "golden"

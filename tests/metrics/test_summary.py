@@ -10,7 +10,8 @@ import torch
 
 from egovlpv2.bench import summary as bench_summary
 from egovlpv2.cli import main as cli
-from egovlpv2.metrics.summary import SummaryF1, select, semantic_f1
+from egovlpv2.metrics import semantic_f1
+from egovlpv2.metrics.summary import SummaryF1, select
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "qfvs_match.npz"
 

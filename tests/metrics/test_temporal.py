@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from helpers import ROOT
 
-from egovlpv2.metrics.temporal import moment_map, moment_recall, nlq_recall, soft_nms
+from egovlpv2.heads import soft_nms
+from egovlpv2.metrics import moment_map, moment_recall, nlq_recall
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 REAL = ROOT.parent / "shared" / "data"

@@ -83,8 +83,7 @@ def test_another_device_takes_torchs_attention_as_it_is(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("on_cpu", [True, False])
-def test_dropout_of_the_weights_is_asked_for_and_by_default_is_not(monkeypatch: pytest.MonkeyPatch,
-                                                                   on_cpu: bool) -> None:
+def test_dropout_of_the_weights_is_off_by_default(monkeypatch: pytest.MonkeyPatch, on_cpu: bool) -> None:
     asked = []
     monkeypatch.setattr(F, "scaled_dot_product_attention",
                         lambda q, *_, dropout_p, **__: asked.append(dropout_p) or torch.zeros_like(q))
@@ -125,7 +124,7 @@ def test_patches_see_the_cls_token_and_those_of_their_place_or_frame(options: di
 
 @torch.no_grad()
 @pytest.mark.parametrize("norm_eps", [None, 0.5])
-def test_cross_attention_asks_with_normed_queries(norm_eps: float | None) -> None:
+def test_cross_attention_normalises_its_queries(norm_eps: float | None) -> None:
     torch.manual_seed(0)
     layer, x, context = GatedCrossAttention(12, 8, 3, norm_eps), QUERY, draw(2, 4, 8)
     assert layer.alpha.shape == (1,) and torch.equal(layer(x, context, MASK), x)  # the gate starts at zero

@@ -1,4 +1,4 @@
-"""The weights of cross-attention are those that the model uses, told by word and by place."""
+"""Attention maps are the model's own weights of cross-attention, by word and patch."""
 
 from collections.abc import Callable
 
@@ -43,16 +43,16 @@ def test_words_are_what_spaces_part(trim: bool) -> None:
     words = read_words(by_letters(trim), "#C C unties it", 40)
     assert words.labels == ["#C", "C", "unties", "it"]
     # <s> # C _C _unties _it </s>: the byte of a space belongs to the word after it
-    assert words.places == [[1, 2], [3, 4], list(range(5, 12)), [12, 13, 14]]
+    assert words.tokens == [[1, 2], [3, 4], list(range(5, 12)), [12, 13, 14]]
     assert words.text["input_ids"].shape == (1, 16) and words.text["attention_mask"].all()
     cut = read_words(by_letters(trim), "#C C unties it", 9)
-    assert cut.labels == ["#C", "C", "unties"] and cut.places[2] == [5, 6, 7]
+    assert cut.labels == ["#C", "C", "unties"] and cut.tokens[2] == [5, 6, 7]
     assert read_words(by_letters(trim), "  ", 9).labels == []
 
 
 def test_pieces_of_a_word_are_one_word() -> None:
     words = read_words(by_pieces(), "#C  unties a jar", 40)
-    assert words.labels == ["#C", "unties", "a", "jar"] and words.places == [[1, 2], [3, 4], [5], [6]]
+    assert words.labels == ["#C", "unties", "a", "jar"] and words.tokens == [[1, 2], [3, 4], [5], [6]]
 
 
 @torch.no_grad()
@@ -99,12 +99,12 @@ def test_chosen_heads_and_layers_alone(make_backbone: Callable[..., Backbone], t
     assert not any(layer._forward_pre_hooks for layer in layers.values())
 
 
-def test_attention_is_told_by_word_frame_row_and_column(make_backbone: Callable[..., Backbone], tokenizer: str) -> None:
+def test_attention_is_split_by_word_frame_and_patch(make_backbone: Callable[..., Backbone], tokenizer: str) -> None:
     backbone = make_backbone()
     resize_frames(backbone, (32, 64))  # 2 rows and 4 columns
     clip = torch.randint(0, 256, (3, 3, 32, 64), dtype=torch.uint8)
     words, layers = read_words(load_tokenizer(tokenizer), TEXT, 9), text_layers(backbone)
-    words = words._replace(labels=["a", "b"], places=[[0], [2, 1]])
+    words = words._replace(labels=["a", "b"], tokens=[[0], [2, 1]])
     seen = attend_words(backbone, clip, words, layers, [1, 3])
     assert seen.cls.shape == (2, 4) and seen.patches.shape == (2, 4, 3, 2, 4)
     torch.testing.assert_close(seen.cls + seen.patches.sum((2, 3, 4)), torch.ones(2, 4))

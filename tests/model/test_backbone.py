@@ -1,4 +1,4 @@
-"""The gate, and that what is not read may be left out."""
+"""The gate, and outputs that are skipped when they aren't requested."""
 
 import pytest
 import timm
@@ -138,7 +138,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(make_backbone, fusion: 
     video, text = make_clips(2)["video"], make_text(2)
     for backbone in (plain, saving):
         torch.manual_seed(1)
-        backbone.train().match(video, text).sum().backward()
+        backbone.train().vtm_logits(video, text).sum().backward()
     pairs = zip(plain.named_parameters(), saving.parameters(), strict=True)
     compared = [torch.testing.assert_close(p.grad, q.grad) for (_, p), q in pairs if p.grad is not None]
     assert len(compared) > 50
@@ -154,7 +154,7 @@ def test_bytes_and_normalised_floats_are_the_same_clip(make_backbone) -> None:
     ({"config": {"num_fused_layers": 4}}, "num_fused_layers is 4, but"),
     ({"video": {"name": "resnet18", "overrides": {}}}, "is not a plain ViT"),
     ({"video": {"init": "missing.bin"}}, "missing.bin is not a file"),
-    ({"text": {"arch": {"model_type": "gpt2"}}}, "has not BERT's layers"),
+    ({"text": {"arch": {"model_type": "gpt2"}}}, "doesn't have BERT's layers"),
     ({"text": {"arch": {"hidden_size": 8}}}, "needs a `model_type`"),
     ({"text": {"init": "/no/such/folder"}}, "no weights that fit text.arch at '/no/such/folder'"),
 ])

@@ -1,4 +1,4 @@
-"""First weights of what stands on the towers, what is computed and what is frozen."""
+"""Initialisation of the pre-training heads, computed blocks and frozen parameters."""
 
 import math
 from collections import Counter
@@ -71,7 +71,7 @@ def test_heads_are_their_formulas() -> None:
 
 
 def run_counted(backbone: Backbone, gate: bool, video_output: str, text_output: bool) -> Counter[str]:
-    """How often the upper blocks run, and their MLPs' tokens, as `video 1: 17`."""
+    """Count the runs of the upper blocks and their MLPs' tokens, as `video 1: 17`."""
     ran: Counter[str] = Counter()
     handles = [block.norm2.register_forward_hook(
         lambda _, args, out, key=f"{side} {i}": ran.update([f"{key}: {out.shape[1]}"]))

@@ -13,8 +13,8 @@ from transformers import AutoModel
 
 from egovlpv2 import load_backbone
 from egovlpv2.batch import Text
+from egovlpv2.checkpoints import convert
 from egovlpv2.checkpoints.head_weights import read_answer_head
-from egovlpv2.checkpoints.released import convert
 from egovlpv2.checkpoints.weights import read_weights, save_backbone
 from egovlpv2.model.backbone import Backbone
 

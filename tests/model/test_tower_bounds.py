@@ -97,7 +97,7 @@ def test_the_padding_may_be_any_token_and_the_vocabulary_small() -> None:
     assert TextTower(TextTowerConfig({**small, "vocab_size": 5}), 1, 8).vocab_size == 5
 
 
-def test_what_timm_can_not_build_is_told_in_its_words() -> None:
+def test_an_error_of_timm_is_quoted() -> None:
     size = {"img_size": 32, "embed_dim": 24, "depth": 1}
     with pytest.raises(ValueError, match="timm can't build vit_tiny_patch16_224.*dim.*divisible by num_heads"):
         VideoTower(VideoTowerConfig("vit_tiny_patch16_224", size | {"num_heads": 5}), 0, 8)

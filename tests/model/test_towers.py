@@ -121,7 +121,7 @@ SLOW = pytest.mark.slow
     ("yoso", {}, "something else"), ("deberta-v2", {}, "another structure"),
     ("megatron-bert", {}, "another structure"), ("mpnet", {}, "another structure"), ("longformer", {}, "structure"),
     ("electra", {"embedding_size": 24}, "embeddings_project.weight|another structure"),
-    ("bert", {"is_decoder": True}, "something else"), ("modernbert", {"pad_token_id": 0}, "has not BERT's layers"),
+    ("bert", {"is_decoder": True}, "something else"), ("modernbert", {"pad_token_id": 0}, "doesn't have BERT's layers"),
     ("gpt2", {}, "intermediate_size is not an argument"),
     pytest.param("git", {}, "something else", marks=SLOW),
     pytest.param("siglip_text_model", {}, "transformers can't build it", marks=SLOW),

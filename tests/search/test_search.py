@@ -273,7 +273,7 @@ def test_a_damaged_list_is_named_and_stays(made: Path, videos: Path, weights: Pa
 
 def test_an_index_with_a_tokenizer_of_another_size_is_not_made(videos: Path, weights: Path, tmp_path: Path) -> None:
     other = made_up_tokenizer(tmp_path / "other", 5000)
-    with pytest.raises(SystemExit, match="other doesn't fit the weights: it has 5,000 words and they have 600"):
+    with pytest.raises(SystemExit, match="other doesn't fit the weights: it has 5,000 tokens and they have 600"):
         index(videos, weights, tmp_path / "index", "--tokenizer", other)
     assert not list((tmp_path / "index").iterdir())
 

@@ -101,7 +101,7 @@ def test_an_infinite_temperature_draws_any_negative() -> None:
 def test_a_tokenizer_with_too_many_words_is_named(small_config, tokenizer: str) -> None:
     config = small_config(tokenizer)
     config.text.arch["vocab_size"] = 500
-    with pytest.raises(ValueError, match="has 600 words and they have 500"):
+    with pytest.raises(ValueError, match="has 600 tokens and they have 500"):
         Pretrain(config, OptimizerConfig())
 
 

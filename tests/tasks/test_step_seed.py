@@ -44,7 +44,7 @@ def task(small_config, tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> Any:
             return drawn
         return call
 
-    monkeypatch.setattr(pretrain, "mask_words", recorded(pretrain.mask_words, "masks", "chosen"))
+    monkeypatch.setattr(pretrain, "mask_tokens", recorded(pretrain.mask_tokens, "masks", "chosen"))
     monkeypatch.setattr(pretrain, "sample_vtm_pairs", recorded(pretrain.sample_vtm_pairs, "pairs", "video"))
 
     def make() -> Drawn:

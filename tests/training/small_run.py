@@ -100,7 +100,7 @@ def fit(folder: Path, every: int, *callbacks: Callback, task: Task | None = None
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What a run leaves: its scalars by tag and step, and what its checkpoints hold."""
+    """Collect the results of a run: scalars by tag and step, and the content of its checkpoints."""
     events = EventAccumulator(str(folder)).Reload()
     found: dict[str, Any] = {tag: {event.step: event.value for event in events.Scalars(tag)}
                              for tag in events.Tags()["scalars"]}

@@ -1,4 +1,4 @@
-"""A checkpoint replaces the one before when it is whole; a file that isn't one ends in a line, and runs no code."""
+"""A checkpoint replaces its predecessor when complete; other files are refused in one line, and run no code."""
 
 import os
 import pickle

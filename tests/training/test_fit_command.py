@@ -1,4 +1,4 @@
-"""`egovlpv2 fit` on checkpoints and machines that it can't go on with: one line, and nothing has changed."""
+"""`egovlpv2 fit` on checkpoints and machines that it can't continue with: one line, and nothing has changed."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`egovlpv2 fit`, killed for good at random moments, ends as if nothing had been."""
+"""`egovlpv2 fit`, killed at random moments and resumed, equals an uninterrupted run."""
 
 import json
 import os

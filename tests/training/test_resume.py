@@ -1,4 +1,4 @@
-"""A run that is broken off anywhere, any number of times, goes on as if nothing had been."""
+"""A run that is interrupted anywhere, any number of times, equals an uninterrupted one."""
 
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ class Crash(Callback):
 
 
 @pytest.fixture(scope="module")
-def atomic_write(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What an uninterrupted run leaves."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Results of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     fit(folder, 100)
     found = outcome(folder)

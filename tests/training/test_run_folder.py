@@ -1,4 +1,4 @@
-"""One process at a time writes into the folder of a run, and none over an earlier run."""
+"""A run has its folder to itself, and doesn't overwrite an earlier run."""
 
 import json
 import multiprocessing

@@ -46,7 +46,7 @@ def test_a_signal_ends_a_run_after_its_step(number: int, code: int, whole: dict,
     assert stop(folder, Send("on_train_batch_start", 3, number)) == (code, 3)
     assert [signal.getsignal(number) for number in STOPS] == handlers
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("egovlpv2: ")]
-    assert len(lines) == 1 and "stopped after 3 steps, in epoch 0; --ckpt_path last goes on" in lines[0]
+    assert len(lines) == 1 and "stopped after 3 steps, in epoch 0; --ckpt_path last continues" in lines[0]
     fit(folder, 100)
     assert outcome(folder) == whole
 

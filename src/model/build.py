@@ -1,0 +1,19 @@
+"""Build a backbone from plain values."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.config import BackboneConfig
+
+
+def build_backbone(config: Mapping[str, Any]) -> Backbone:
+    """Build a backbone from plain values, such as the `backbone:` mapping of a YAML file.
+
+    Args:
+        config: See `BackboneConfig`. Towers whose `init` is set get those first weights.
+
+    Raises:
+        ValueError: A key is unknown, or a value is of another type or out of bounds; names the key.
+    """
+    return Backbone(BackboneConfig.from_dict(dict(config)))
