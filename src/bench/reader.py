@@ -31,7 +31,7 @@ from egovlpv2.bench.measure import BenchOptions, Figure
 from egovlpv2.video.decode import read_chunks, read_frames, video_info
 from egovlpv2.video.encode import Settings
 from egovlpv2.video.open_files import drop_file, open_file
-from egovlpv2.video.prepare import find_videos
+from egovlpv2.video.prepare import find_raw_videos
 from egovlpv2.video.prepared import prepare_video
 from egovlpv2.video.sampling import jittered_times
 from egovlpv2.video.transforms import TrainTransform
@@ -146,7 +146,7 @@ def _panned(seed: int, seconds: int) -> Iterator[av.VideoFrame]:
 def write_originals(videos: Path | None, folder: Path) -> list[Path]:
     """Videos as cameras and archives give them: a folder's, or two of 20 s that are drawn."""
     paths = []
-    for i, source in enumerate(find_videos([videos]).videos if videos else (None, None)):
+    for i, source in enumerate(find_raw_videos([videos]).videos if videos else (None, None)):
         paths.append(folder / f"original_{i}.mp4")
         if source is None:
             _encode(paths[-1], _panned(i, seconds=20), Fraction(_FPS))
@@ -228,5 +228,5 @@ def bench_prepared(videos: Path | None = None, num_clips: int = 200) -> list[Fig
 def measure(options: BenchOptions) -> list[Figure]:
     """What reading clips costs."""
     if options.videos is not None:
-        find_videos([options.videos])  # a wrong folder is told before a minute has passed
+        find_raw_videos([options.videos])  # a wrong folder is told before a minute has passed
     return bench_reader() + bench_prepared(options.videos)

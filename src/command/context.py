@@ -19,7 +19,7 @@ from types import FrameType, TracebackType
 from typing import NoReturn, TextIO
 
 from egovlpv2.command.errors import describe
-from egovlpv2.command.signals import SAME_STOP, STOPS
+from egovlpv2.command.signals import SAME_STOP, STOPS, Handler
 
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
@@ -53,7 +53,7 @@ class CommandContext:
     def __init__(self, command: str, stops: Iterable[int] = STOPS) -> None:
         self.command, self.stops = command, tuple(stops)
         self.stopped, self.when = 0, 0.0
-        self.before: dict[int, object] = {}
+        self.before: dict[int, Handler] = {}
 
     def __enter__(self) -> None:
         _mend_streams()
@@ -73,7 +73,7 @@ class CommandContext:
                  trace: TracebackType | None) -> None:
         CommandContext._open -= 1
         for number, handler in self.before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
         try:
             sys.stdout.flush()
         except OSError as problem:

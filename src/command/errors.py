@@ -72,7 +72,7 @@ def _of_system(error: OSError) -> str:
     """The system's error with the file first and what to do last."""
     name = error.filename2 or error.filename
     where = f"{os.fsdecode(name)}: " if isinstance(name, (str, bytes, os.PathLike)) else ""
-    hint = _HINTS.get(error.errno)
+    hint = _HINTS.get(error.errno or 0)
     return f"{where}{error.strerror or error}" + (f": {hint}" if hint else "")
 
 

@@ -5,10 +5,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
+
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
+"""Value of `signal.getsignal`."""
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_STOP = 2.0  # seconds: a terminal, `make` or `srun` may send a signal twice, which shall break nothing off
@@ -26,7 +29,7 @@ class StopRequest:
         self.number: int | None = None  # of the signal that asked
         self.saving = False  # a checkpoint is being written: no signal breaks that off
         self._since = 0.0
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Handler] = {}
         self._process = os.getpid()
 
     def listen(self) -> None:
@@ -39,7 +42,7 @@ class StopRequest:
     def close(self) -> None:
         """Handle the signals as before."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
         self._before = {}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

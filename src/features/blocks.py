@@ -1,6 +1,7 @@
 """Windows of videos in blocks, as a loader's workers read them, and videos of which nothing can be read or written."""
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ from egovlpv2.video.container import NO_HANDLES, VideoError
 from egovlpv2.video.windows import Windows
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True)
+class Block:
     """Some windows of a video that is being written."""
 
     source: VideoSource

@@ -73,13 +73,15 @@ class FeatureWriter:
         self.recipe, self.name = recipe, str(file.name).removesuffix(".partial")
         header = Header(recipe, duration, list(queries))
         check_header(header, self.name)
-        self.last = {} if words is None else {"words": words.half(), "word_mask": word_mask}
+        self.last: dict[str, Tensor] = {}
+        if words is not None:
+            assert word_mask is not None, "words come with their mask"
+            self.last = {"words": words.half(), "word_mask": word_mask}
+            check_words(self.last["words"], self.name)
         sizes = {"features": (torch.float16, [num_windows, *self.shape])}
         kept = {"unfused": keeps_unfused, "unfused_cls": keeps_cls}
         sizes |= {name: (torch.float16, [num_windows, recipe.width]) for name, keeps in kept.items() if keeps}
         sizes |= {name: (tensor.dtype, list(tensor.shape)) for name, tensor in self.last.items()}
-        if words is not None:
-            check_words(self.last["words"], self.name)
         text = json.dumps({"__metadata__": {"egovlpv2": json.dumps(asdict(header))}, **_layout(sizes)}).encode()
         text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
         self._write(struct.pack("<Q", len(text)) + text)
@@ -116,7 +118,8 @@ def _bytes(tensor: Tensor) -> bytes:
 
 def _layout(sizes: dict[str, tuple[torch.dtype, list[int]]]) -> dict[str, dict[str, object]]:
     """The header's entries of tensors that lie one behind the other."""
-    entries, place = {}, 0
+    entries: dict[str, dict[str, object]] = {}
+    place = 0
     for name, (dtype, shape) in sizes.items():
         end = place + dtype.itemsize * prod(shape)
         entries[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [place, end]}

@@ -1,7 +1,7 @@
 """The queries of an extraction: which questions are asked of which video."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from egovlpv2.io.nlq_files import AskedClip, is_official, official_clips, vslnet
 from egovlpv2.io.schema import Words, check_entries, read_json
 
 
-def read_queries(paths: list[str]) -> dict[str, list[str]]:
+def read_queries(paths: Sequence[str]) -> dict[str, list[str]]:
     """Queries by video, each once.
 
     Args:

@@ -15,7 +15,8 @@ _Index = Annotated[int, Meta(ge=0, lt=2**31)]
 _Rate = Annotated[float, Meta(gt=0, le=1e9)]
 
 
-class AskedQuery(NamedTuple):
+@dataclass(frozen=True)
+class AskedQuery:
     """A query as its file has it."""
 
     annotation: str | None
@@ -131,14 +132,17 @@ def _vslnet_clip(clip: str, entry: _VSLNetClip, where: str) -> AskedClip:
     once = Once(where, "the query of annotation")
     for i, query in enumerate(queries):
         once.add(f"{query.annotation} {query.index}", f"sentences[{i}]")
-    known = entry.fps is not None and entry.num_frames is not None
-    return AskedClip(clip, clip, 0.0, entry.num_frames / entry.fps if known else None, queries)
+    end = entry.num_frames / entry.fps if entry.fps is not None and entry.num_frames is not None else None
+    return AskedClip(clip, clip, 0.0, end, queries)
 
 
 def _window(row: _Query, where: str) -> Window | None:
-    if (row.clip_start_sec is None) != (row.clip_end_sec is None):
-        raise ValueError(f"{where}: the query {shown(row.query)} has one of clip_start_sec and clip_end_sec: give both")
-    return None if row.clip_start_sec is None else (row.clip_start_sec, row.clip_end_sec)
+    start, end = row.clip_start_sec, row.clip_end_sec
+    if start is not None and end is not None:
+        return start, end
+    if start is None and end is None:
+        return None
+    raise ValueError(f"{where}: the query {shown(row.query)} has one of clip_start_sec and clip_end_sec: give both")
 
 
 def _text(text: str | None) -> str:

@@ -183,8 +183,10 @@ def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {shown(twice)} is there twice")
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {shown(key)} is there twice")
+            seen.add(key)
     return content
 
 

@@ -1,13 +1,12 @@
 """The manifest of an index: `index.json` in its folder, with its videos and the model that it was made with."""
 
-import fcntl
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from filelock import FileLock
 from msgspec import Meta
 
 from egovlpv2.features.files import SUFFIX
@@ -134,7 +133,7 @@ def add(folder: Path, made_with: IndexManifest, sources: Sequence[VideoSource], 
     Raises:
         ValueError: Another video of the same name is in the index, and still at its place.
     """
-    with _locked(folder):  # several processes may share the work
+    with FileLock(folder / f"{FILE}.lock"):  # several processes may share the work
         there = read_manifest(folder).videos if (folder / FILE).exists() else {}
         new = {source.name: VideoEntry.of(source, chunk_seconds) for source in sources}
         for name in there.keys() & new.keys():
@@ -151,11 +150,3 @@ def _refuse_another(name: str, there: VideoEntry, new: VideoEntry) -> None:
     if there.files[0] != new.files[0] and Path(there.files[0]).exists():
         raise ValueError(f"the index has a video {name!r} already, {there.files[0]}, and {new.files[0]} is another: "
                          "rename one of them, or index it into another folder with --out")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    # A file opened to write: what is opened to read, as a folder must be, can't be locked for one alone on NFS.
-    with (folder / f"{FILE}.lock").open("ab") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

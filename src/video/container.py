@@ -5,15 +5,17 @@ import os
 from fractions import Fraction
 from pathlib import Path
 from stat import S_ISREG
-from typing import Protocol
+from typing import Any, Protocol
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 # Before av 19, text in a file that is not UTF-8 fails unless told otherwise; since 19 it never does.
-_LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+_LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 NO_HANDLES = frozenset((errno.EMFILE, errno.ENFILE))  # limits of the machine, which no other file would pass either
 _ENOUGH = 256  # pictures of one stream after which another that has shown a single one is a still
 _STILL = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
@@ -35,6 +37,12 @@ class Rational(Protocol):
 def as_fraction(ratio: Rational | None) -> Fraction | None:
     """A rate or time base of any version of av as a fraction; None if it is unknown (absent, zero or undefined)."""
     return Fraction(ratio.numerator, ratio.denominator) if ratio else None
+
+
+def presented_at(item: Packet | VideoFrame) -> int:
+    """Return the presentation time of a packet or frame that is known to have one, in ticks."""
+    assert item.pts is not None, "packets and frames without a time are sorted out before"
+    return item.pts
 
 
 def reason_of(error: Exception) -> str:
@@ -74,7 +82,8 @@ def open_container(path: Path) -> InputContainer:
     stat_file(path)
     try:
         # A playlist is a file too, and could name others.
-        return av.open(f"file:{os.path.abspath(path)}", container_options={"protocol_whitelist": "file"}, **_LENIENT)
+        return av.open(f"file:{os.path.abspath(path)}", "r", container_options={"protocol_whitelist": "file"},
+                       **_LENIENT)
     except (av.FFmpegError, OSError) as error:
         if error.errno in NO_HANDLES:
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error

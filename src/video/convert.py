@@ -1,27 +1,28 @@
-"""From a decoded frame to RGB planes: FFmpeg turns upright, crops and scales before it converts."""
+"""Conversion of decoded frames to RGB planes: FFmpeg turns frames upright, crops and scales before it converts."""
 
 from collections.abc import Callable
 
 import numpy as np
-from av.filter import Graph
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from egovlpv2.video.orientation import Turn, swaps_sides, upright
+from egovlpv2.video.filters import FrameFilter, Step
 from egovlpv2.video.transforms import CropBox
 
 _FLAGS = "bilinear+accurate_rnd"  # without the second, unscaled pictures lack their last columns (FFmpeg 8.0)
 # Without `accurate_rnd` FFmpeg rounds down: pictures are some 1.3 levels of 255 darker, as OpenCV and decord give them.
 _QUICK_RGB = (("scale", "flags=bilinear"), ("format", "rgb24"))
-_PLANES = (2, 0, 1)  # where red, green and blue lie in FFmpeg's gbrp
+_PLANES = (2, 0, 1)  # positions of red, green and blue in FFmpeg's gbrp
 
 
 class FrameConverter:
-    """A painter of one part of every frame of a clip, at one size even where frames differ in size or pixel format.
+    """A converter of one part of every frame of a clip to RGB.
+
+    The output size is the same for all frames, even where they differ in size or pixel format.
 
     Args:
-        crop: Gives the part to show of an upright picture, by its height and width. It is asked again for pictures of
-            another size, and shows them at the first size, mirrored if the first is.
+        crop: Returns the part to show of an upright picture, given its height and width. It is called again for
+            pictures of another size, which are shown at the size of the first, and mirrored if the first is.
         height: Of the first upright picture, in pixels.
         width: Likewise.
 
@@ -31,49 +32,34 @@ class FrameConverter:
 
     def __init__(self, crop: Callable[[int, int], CropBox], height: int, width: int) -> None:
         self._crop = crop
-        self._boxes = {(height, width): _within(crop(height, width), height, width)}
-        box = self._boxes[height, width]
+        self._boxes: dict[tuple[int, int], CropBox] = {}
+        box = self._box(height, width)
         self.size = (box.out_height, box.out_width)
         self._flips = box.flip
-        self._graphs: dict[tuple[int | str | Turn, ...], Graph] = {}
+        self._filter = FrameFilter(self._steps)
 
-    def paint(self, frame: VideoFrame, out: NDArray[np.uint8]) -> None:
+    def convert(self, frame: VideoFrame, out: NDArray[np.uint8]) -> None:
         """Write a frame's part as RGB into `out` `(3, H, W)`."""
-        turn = upright(frame)
-        key = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range), turn)
-        if key not in self._graphs:
-            self._graphs[key] = self._graph(frame, turn)
-        self._graphs[key].push(frame)
-        planes = self._graphs[key].pull().planes
+        planes = self._filter(frame).planes
         for target, plane in zip(out, (planes[i] for i in _PLANES), strict=True):
-            rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]  # (H, W)
+            stored = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+            rows = stored[:, : plane.width]  # (H, W)
             target[:] = rows[:, ::-1] if self._flips else rows
 
     def _box(self, height: int, width: int) -> CropBox:
-        """The part of upright pictures of a size."""
+        """Return the part to show of upright pictures of a size."""
         if (height, width) not in self._boxes:
             self._boxes[height, width] = _within(self._crop(height, width), height, width)
         return self._boxes[height, width]
 
-    def _graph(self, frame: VideoFrame, turn: Turn) -> Graph:
-        """The filters for frames like this one."""
-        size = (frame.width, frame.height) if swaps_sides(turn) else (frame.height, frame.width)
-        box, graph = self._box(*size), Graph()
-        graph.threads = 1  # a pool of threads costs more than it saves
-        source = f"width={frame.width}:height={frame.height}:pix_fmt={frame.format.name}:time_base=1/1"
-        colour = f":colorspace={int(frame.colorspace)}:range={int(frame.color_range)}"
-        steps = [
-            ("buffer", source + colour),
-            *turn,
+    def _steps(self, height: int, width: int) -> list[Step]:
+        box = self._box(height, width)
+        return [
             *(_QUICK_RGB if box.rgb_first else ()),
             ("crop", f"{box.width}:{box.height}:{box.left}:{box.top}:exact=1"),
             ("scale", f"{self.size[1]}:{self.size[0]}:flags={_FLAGS}"),
             ("format", "gbrp"),
-            ("buffersink", ""),
         ]
-        nodes = [graph.add(name, args or None) for name, args in steps]
-        graph.link_nodes(*nodes).configure()
-        return graph
 
 
 def _within(box: CropBox, height: int, width: int) -> CropBox:

@@ -153,19 +153,26 @@ def _read(places: list[tuple[Path, float]], crop: Crop) -> Clip:
         raise VideoError("no times were given: ask for at least one frame")
     first = open_file(places[0][0])
     size = (first.height, first.width)
-    painter = FrameConverter(partial(_box, crop, size), *size)
-    frames = torch.empty(len(places), 3, *painter.size, dtype=torch.uint8)  # (T, 3, H, W)
+    converter = FrameConverter(partial(crop_box, crop, size), *size)
+    frames = torch.empty(len(places), 3, *converter.size, dtype=torch.uint8)  # (T, 3, H, W)
     shown = np.empty(len(places))  # (T,)
     for i, (path, time) in enumerate(places):
         video = open_file(path) if path != places[0][0] else first
         if (video.height, video.width) != size:
             raise VideoError(f"{path} is not {size[1]}x{size[0]} px as {places[0][0]}: encode both at one size")
-        shown[i] = _show(path, video, time, painter, frames[i].numpy())
+        shown[i] = _show(path, video, time, converter, frames[i].numpy())
     return Clip(frames, shown)
 
 
-def _box(crop: Crop, first: tuple[int, int], height: int, width: int) -> CropBox:
-    """The part to show of a picture of `height` x `width` pixels; a fixed box grows and shrinks with the picture."""
+def crop_box(crop: Crop, first: tuple[int, int], height: int, width: int) -> CropBox:
+    """Choose the part to show of a picture; a fixed box grows and shrinks with the picture.
+
+    Args:
+        crop: A box, a function, or None for the whole picture.
+        first: Height and width of the first picture, in pixels, to which a fixed box belongs.
+        height: Of this picture.
+        width: Of this picture.
+    """
     if callable(crop):
         return crop(height, width)
     box = crop or CropBox(0, 0, *first, *first)
@@ -177,11 +184,11 @@ def _box(crop: Crop, first: tuple[int, int], height: int, width: int) -> CropBox
     return box._replace(top=top, left=left, height=min(tall, height - top), width=min(wide, width - left))
 
 
-def _show(path: Path, video: VideoFile, time: float, painter: FrameConverter, out: NDArray[np.uint8]) -> float:
-    """Paints one frame into `out` `(3, H, W)` and returns its time; a file that fails is not kept open."""
+def _show(path: Path, video: VideoFile, time: float, converter: FrameConverter, out: NDArray[np.uint8]) -> float:
+    """Convert one frame into `out` `(3, H, W)` and returns its time; a file that fails is not kept open."""
     try:
         frame = video.frame_at(time)
-        painter.paint(frame, out)
+        converter.convert(frame, out)
         return video.seconds(frame)
     except av.FFmpegError as error:
         raise VideoError(f"{path} can't be converted to RGB ({error}): encode it again") from error

@@ -11,13 +11,13 @@ from typing import Any
 
 import av
 from av.container import OutputContainer
-from av.filter import Graph
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from egovlpv2.io.files import atomic_write
 from egovlpv2.video.container import as_fraction
-from egovlpv2.video.orientation import Turn, swaps_sides, upright
+from egovlpv2.video.filters import FrameFilter, Step
+from egovlpv2.video.orientation import swaps_sides
 from egovlpv2.video.sequential import ROUNDING, TICK, SequentialDecoder, TimedFrame, cut
 
 _FINEST_TICK = Fraction(1, 1_000_000)  # seconds
@@ -82,31 +82,14 @@ class Scaler:
         # Even, as 4:2:0 colours need it; rounded down, so that nothing is enlarged.
         self.height, self.width = (max(int(side * scale / 2 + (scale < 1) * Fraction(1, 2)) * 2, 2)
                                    for side in (source.height, source.width))
-        self._graphs: dict[tuple[int | str | Turn, ...], Graph] = {}
+        self._filter = FrameFilter(self._steps)
 
     def __call__(self, frame: VideoFrame) -> VideoFrame:
-        """The small picture of a decoded frame."""
-        turn = upright(frame)
-        key = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range), turn)
-        if key not in self._graphs:
-            self._graphs[key] = self._graph(*key)
-        self._graphs[key].push(frame)
-        return self._graphs[key].pull()
+        """Scale a decoded frame; the caller sets the time of what comes out."""
+        return self._filter(frame)
 
-    def _graph(self, width: int, height: int, pixels: str, colours: int, span: int, turn: Turn) -> Graph:
-        """The filters for frames of one kind; their times are set after them."""
-        graph = Graph()
-        graph.threads = 1
-        source = f"width={width}:height={height}:pix_fmt={pixels}:time_base=1/1:colorspace={colours}:range={span}"
-        steps = [
-            ("buffer", source),
-            *turn,
-            ("scale", f"{self.width}:{self.height}:flags=bicubic+accurate_rnd"),
-            ("format", "yuv420p"),
-            ("buffersink", ""),
-        ]
-        graph.link_nodes(*(graph.add(name, args or None) for name, args in steps)).configure()
-        return graph
+    def _steps(self, height: int, width: int) -> list[Step]:
+        return [("scale", f"{self.width}:{self.height}:flags=bicubic+accurate_rnd"), ("format", "yuv420p")]
 
 
 def write_chunk(path: Path, frames: Iterator[TimedFrame], source: SequentialDecoder, settings: Settings) -> None:

@@ -32,7 +32,7 @@ def search_folder(root: Path) -> list[Listing]:
     """
     listings: list[Listing] = []
     seen: set[tuple[int, int]] = set()
-    waiting, behind_links = [root], []
+    waiting, behind_links = [root], list[Path]()
     while waiting or behind_links:
         folder = waiting.pop() if waiting else behind_links.pop(0)
         try:

@@ -72,7 +72,7 @@ def egoclip(clip: Span, num_frames: int, rng: np.random.Generator | None = None,
         chunk, local = divmod(max(int(number), 0), of_chunk)
         found, info = clip.info(chunk)
         local = min(local, info.frames) if found == chunk else info.frames
-        times[k] = found * chunk_seconds + _time(max(local - 1, 0), info)
+        times[k] = found * chunk_seconds + (max(local - 1, 0) + 0.5) / info.rate  # halfway through its display
     return times
 
 
@@ -81,7 +81,7 @@ def charades(clip: Span, num_frames: int, rng: np.random.Generator | None = None
     _, info = clip.info(0)
     first, last = max(0, int(clip.start * info.rate)), min(_until(clip.told_end, info, int), info.frames)
     numbers = padded(segments(first, last, num_frames, rng), num_frames)
-    return _time(np.clip(numbers - 1, 0, info.frames - 1), info)
+    return _times(np.clip(numbers - 1, 0, info.frames - 1), info)
 
 
 def ek100(clip: Span, num_frames: int, rng: np.random.Generator | None = None) -> Times:
@@ -91,14 +91,14 @@ def ek100(clip: Span, num_frames: int, rng: np.random.Generator | None = None) -
     bounds = np.round((last - first - 1) / num_frames * np.arange(num_frames + 1)).astype(np.int64) + first
     low, high = bounds[:-1], np.minimum(bounds[1:], last)
     numbers = (low + high) // 2 if rng is None else rng.integers(np.minimum(low, high), np.maximum(low, high) + 1)
-    return _time(np.clip(numbers, 0, info.frames - 1), info)
+    return _times(np.clip(numbers, 0, info.frames - 1), info)
 
 
 def taskqa(clip: Span, num_frames: int, rng: np.random.Generator | None = None) -> Times:
     """Times in a whole video in one file, as the released code of EgoTaskQA counts them."""
     _, info = clip.info(0)
     numbers = padded(segments(0, info.frames, num_frames, rng), num_frames)
-    return _time(np.clip(numbers, 0, info.frames - 1), info)
+    return _times(np.clip(numbers, 0, info.frames - 1), info)
 
 
 def windows(start: float, end: float, num_frames: int, video_frames: int) -> Frames:
@@ -156,9 +156,9 @@ def _until(end: float, info: VideoInfo, to_number: Callable[[float], int]) -> in
     return to_number(end * info.rate) if np.isfinite(end) else info.frames
 
 
-def _time(number: int | Frames, info: VideoInfo) -> float | Times:
-    """A time in the midst of when a frame is shown, seconds of its file."""
-    return (number + 0.5) / info.rate
+def _times(numbers: Frames, info: VideoInfo) -> Times:
+    """Times halfway through the display of frames, in seconds of their file."""
+    return (numbers.astype(np.float64) + 0.5) / info.rate
 
 
 def find_rule(name: FrameRuleName, released: FrameRule | None) -> FrameRule:

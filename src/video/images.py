@@ -3,8 +3,9 @@
 import re
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from egovlpv2.video.container import VideoError
-from egovlpv2.video.decode import Clip
-from egovlpv2.video.transforms import CropBox
+from egovlpv2.video.decode import Clip, Crop, crop_box
 
 _UPRIGHT = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -32,14 +32,14 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def read_images(files: Sequence[Path], fps: float, times: Sequence[float] | NDArray[np.float64],
-                crop: Callable[[int, int], CropBox]) -> Clip:
+                crop: Crop) -> Clip:
     """The pictures that are shown at given times.
 
     Args:
         files: The pictures, in order.
         fps: How many of them make a second.
         times: Seconds.
-        crop: Gives the part of the first picture to show, and how large.
+        crop: Part of the pictures to show, and how large.
 
     Returns:
         Frames (T, 3, H, W) uint8 RGB, and when they begin.
@@ -49,7 +49,7 @@ def read_images(files: Sequence[Path], fps: float, times: Sequence[float] | NDAr
     """
     places = (np.asarray(times) * fps + 1e-6).astype(np.int64).clip(0, len(files) - 1)  # (T,)
     size = _open(files[int(places[0])]).size
-    box = crop(size[1], size[0])
+    box = crop_box(crop, size[::-1], *size[::-1])
     frames = []
     for place in places.tolist():
         image = _open(files[place])
@@ -97,5 +97,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey(levels: NDArray[np.float32]) -> Image.Image:
+def _grey(levels: NDArray[np.floating[Any]]) -> Image.Image:
     return Image.fromarray(np.rint(levels.clip(0, 255)).astype(np.uint8)).convert("RGB")

@@ -20,7 +20,7 @@ _CLOCKWISE: dict[int, tuple[Turn, Turn]] = {  # by degrees: of plain and of mirr
 def upright(frame: VideoFrame) -> Turn:
     """The filters that turn a frame upright by its display matrix: quarter turns, mirrored or not."""
     try:
-        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+        matrix = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]  # av's stubs know `str` keys only
     except ValueError:  # av doesn't know another entry's type, and lists none then
         return _CLOCKWISE[-round(frame.rotation / 90) * 90 % 360][0]
     return () if matrix is None else turn_of(struct.unpack("=9i", bytes(matrix)[:36]))

@@ -4,7 +4,7 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -27,7 +27,7 @@ _PATIENCE = 30.0  # seconds that a process has to end when it is told to
 _BUSY = "busy"  # status of a video that another command is at
 
 
-def prepare_all(videos: Sequence[Path], out: Path, settings: Settings, workers: int) -> Iterator[
+def prepare_all(videos: Sequence[Path], out: Path, settings: Settings, workers: int) -> Generator[
         tuple[Path, float | dict[str, Any]]]:
     """Prepare videos. Those that another command is at come last, and are waited for.
 
@@ -50,12 +50,12 @@ def prepare_all(videos: Sequence[Path], out: Path, settings: Settings, workers: 
                 path, is_patient = waiting.pop()
                 process, receiver = _start(path, out / path.stem, settings, threads, is_patient)
                 running[receiver] = process, path
-            for receiver in wait(list(running)):
-                assert isinstance(receiver, Connection)
-                process, path = running[receiver]
-                message = _receive(receiver, process, path, out / path.stem)
+            for ready in wait(list(running)):
+                assert isinstance(ready, Connection)
+                process, path = running[ready]
+                message = _receive(ready, process, path, out / path.stem)
                 if isinstance(message, dict):
-                    del running[receiver]
+                    del running[ready]
                     process.join()
                     if message["status"] == _BUSY:
                         tqdm.write(f"another process prepares {path.name}: it is waited for after the others")

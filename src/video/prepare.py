@@ -39,19 +39,19 @@ from egovlpv2.video.prepared import (
     remove_left,
 )
 
-__all__ = ["Settings", "find_videos", "prepare", "prepare_all", "prepare_video"]
+__all__ = ["Settings", "find_raw_videos", "prepare", "prepare_all", "prepare_video"]
 
 _REPORTED = ("status", "reason", "seconds", "chunks", "frames", "bytes")
 
 
-class Found(NamedTuple):
+class RawVideos(NamedTuple):
     """The videos among files and folders, and the folders that can't be searched."""
 
     videos: list[Path]  # each once
     unread: dict[Path, str]  # a folder, and why
 
 
-def find_videos(inputs: Sequence[Path]) -> Found:
+def find_raw_videos(inputs: Sequence[Path]) -> RawVideos:
     """The videos among files and folders; what this command has written is none of them.
 
     Raises:
@@ -76,7 +76,7 @@ def find_videos(inputs: Sequence[Path]) -> Found:
                     found.setdefault(Path(os.path.realpath(path)), path)
     if not found and not unread:
         raise ValueError(f"no video in {', '.join(map(str, inputs))}: looked for {' '.join(sorted(VIDEO_SUFFIXES))}")
-    return Found(list(found.values()), unread)
+    return RawVideos(list(found.values()), unread)
 
 
 def _check_names(videos: Sequence[Path], out: Path) -> None:
@@ -203,7 +203,7 @@ def prepare(inputs: Sequence[Path], out: Path, settings: Settings, workers: int 
         ValueError: An input can't be read, there is no video, or two have one name.
         OSError: `out` can't be made.
     """
-    videos, unread = find_videos(inputs)
+    videos, unread = find_raw_videos(inputs)
     _check_names(videos, out)
     out.mkdir(parents=True, exist_ok=True)
     outcomes = {path: known for path in videos if (known := _known(path, out / path.stem, settings))}

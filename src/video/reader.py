@@ -11,7 +11,7 @@ from pathlib import Path
 
 from av.video.frame import VideoFrame
 
-from egovlpv2.video.container import VideoError, as_fraction
+from egovlpv2.video.container import VideoError, as_fraction, presented_at
 from egovlpv2.video.joined import check_single
 from egovlpv2.video.orientation import swaps_sides, upright
 from egovlpv2.video.seeking import Damage, Doubt, SeekingDecoder, Unreliable
@@ -87,21 +87,22 @@ class VideoFile:
 
     def _first_frame(self) -> VideoFrame:
         """The first frame that can be decoded; also finds where time begins."""
-        start = self.origin = self._seeking.stream.start_time or 0  # ticks
+        self.origin = self._seeking.stream.start_time or 0  # ticks
+        start: int | None = self.origin
         try:
-            first = None if self._is_sequential else self._seeking.at(start)[0]
+            first = None if self._is_sequential else self._seeking.at(self.origin)[0]
         except Unreliable:
             self._distrust()
             first = None
         except Doubt:
             first = None
-        shown = Timed(first.pts, first.pts, first) if first else self._from_beginning().first
+        shown = Timed(presented_at(first), presented_at(first), first) if first else self._from_beginning().first
         assert shown.frame is not None, "a sequence begins with a frame"
         stamp = shown.stamp
         if "avi" in self._format or (self.counting and self.counting.by_dts):
             # Times are of decoding, where the first to be shown need not be the first.
             stamp = stamp if shown.frame.dts is None else shown.frame.dts
-            start = None if abs(stamp - start) * self._tick < TAIL_SECONDS else start
+            start = None if abs(stamp - self.origin) * self._tick < TAIL_SECONDS else start
         if self._seeking.stream.start_time is None or start is None:
             self.origin = stamp
         return shown.frame
@@ -135,7 +136,7 @@ class VideoFile:
 
     def seconds(self, frame: VideoFrame) -> float:
         """The time at which a frame is presented, in seconds from the beginning of the stream."""
-        return (frame.pts - self.origin) * self._tick
+        return (presented_at(frame) - self.origin) * self._tick
 
     def frame_at(self, seconds: float) -> VideoFrame:
         """The frame shown at a time: the last that is presented at or before it, or else the first of all.

@@ -14,7 +14,7 @@ import av
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from egovlpv2.video.container import as_fraction, open_video, reason_of
+from egovlpv2.video.container import as_fraction, open_video, presented_at, reason_of
 from egovlpv2.video.survey import Survey
 
 _SEEK_GAP = 1.0  # seconds ahead up to which packets are read on instead of asking the index
@@ -153,7 +153,7 @@ class SeekingDecoder:
 
     def _is_ahead(self, tick: int) -> bool:
         """Tell whether to reach a tick by reading on: not when it is behind, or after a keyframe far ahead."""
-        if not self._stamps or tick < (self._stamps[0] if self._best is None else self._best.pts):
+        if not self._stamps or tick < (self._stamps[0] if self._best is None else presented_at(self._best)):
             return False
         if tick - self._horizon <= _SEEK_GAP / self.tick:
             return True
@@ -195,12 +195,12 @@ class SeekingDecoder:
 
     def _jump(self, target: int) -> None:
         """Drop the packets before the last keyframe that leads to the target."""
-        keys = [i for i, packet in enumerate(self._queue) if packet.is_keyframe and packet.pts <= target]
+        keys = [i for i, packet in enumerate(self._queue) if packet.is_keyframe and presented_at(packet) <= target]
         if keys and keys[-1] > 0:
             for _ in range(keys[-1]):
                 self._queue.popleft()
             self.codec.flush_buffers()
-            self._floor = self._queue[0].pts
+            self._floor = presented_at(self._queue[0])
             self._stamps = [stamp for stamp in self._stamps if stamp >= self._floor]
             self._ready.clear()
             self._best = self._latest = None
@@ -248,7 +248,7 @@ class SeekingDecoder:
         if packet is None and not self._ended:
             return
         if packet is not None and self.can_skip:
-            self.codec.skip_frame = "NONREF" if packet.pts < target else "DEFAULT"
+            self.codec.skip_frame = "NONREF" if presented_at(packet) < target else "DEFAULT"
         self._drained = packet is None
         for frame in self.codec.decode(packet):
             stamp = frame.pts
@@ -267,4 +267,4 @@ class SeekingDecoder:
         """Check the first frame that comes out since the last jump."""
         if not frame.key_frame and self.codec.name != "h264":
             raise Doubt  # the container called a frame a keyframe that refers to others
-        self._sound = frame.pts <= self._stamps[0]
+        self._sound = presented_at(frame) <= self._stamps[0]

@@ -3,7 +3,7 @@
 It is the arbiter: the reader's quick way shows what this shows.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -55,8 +55,8 @@ def _frames(packets: Iterable[Packet], stream: VideoStream) -> Iterator[VideoFra
     started = False
     trusts: bool | None = None  # whether the first frame may be one that refers to others
     whole = False
-    for packet in _packets(packets):
-        damage = packet if isinstance(packet, str) else ""
+    for item in _packets(packets):
+        packet, damage = (None, item) if isinstance(item, str) else (item, "")
         frames: list[VideoFrame] = []
         if not damage:
             if trusts is None:
@@ -105,8 +105,9 @@ def probe(path: Path, stores_dts: bool = False) -> Counting | None:
     return Counting(len(known) > 1 and _ascend(known) and pairs[0][1] is not None, period)
 
 
-def _ascend(stamps: list[int | None]) -> bool:
-    return None not in stamps and all(a < b for a, b in pairwise(stamps))
+def _ascend(stamps: Sequence[int | None]) -> bool:
+    known = [stamp for stamp in stamps if stamp is not None]
+    return len(known) == len(stamps) and all(a < b for a, b in pairwise(known))
 
 
 def timed(packets: Iterable[Packet], stream: VideoStream, counting: Counting | None) -> Iterator[Timed]:

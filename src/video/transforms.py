@@ -77,8 +77,8 @@ class WholePicture:
     def __call__(self, height: int, width: int) -> CropBox:
         """The box in a picture of `height` x `width` pixels."""
         scale = min(self.short_side / min(height, width), 1.0)
-        out = (max(round(side * scale / 2) * 2, 2) for side in (height, width))
-        return CropBox(0, 0, height, width, *out)
+        out_height, out_width = (max(round(side * scale / 2) * 2, 2) for side in (height, width))
+        return CropBox(0, 0, height, width, out_height, out_width)
 
 
 @dataclass(frozen=True)

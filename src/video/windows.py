@@ -62,7 +62,7 @@ class Windows:
                 raise VideoError(f"{source.files[0]} has {rate:g} frames a second, and the released windows count 30: "
                                  "encode it at 30, or leave --frame-rule out")
             numbers = windows(0.0, duration, self.frames, max(round(duration * rate), 1))[first : first + count]
-            return (numbers.flatten() + 0.5) / rate  # in the midst of when each is shown
+            return (numbers.flatten().astype(np.float64) + 0.5) / rate  # in the midst of when each is shown
         starts = np.arange(first, first + count) * self.stride / self.fps
         ends = np.minimum(starts + self.window / self.fps, duration)
         return np.concatenate([uniform_times(start, end, self.frames) for start, end in zip(starts, ends, strict=True)])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numbered_videos import write_video
 
-from egovlpv2.video.decode import _box, read_clip, read_frames, video_info
+from egovlpv2.video.decode import crop_box, read_clip, read_frames, video_info
 from egovlpv2.video.transforms import CropBox, EvalTransform, TrainTransform
 
 ONE = 65536
@@ -144,4 +144,4 @@ def test_the_pixel_format_may_change(tmp_path: Path) -> None:
 ])
 def test_a_fixed_box_grows_and_shrinks_with_the_picture(size: tuple[int, int], expected: tuple[int, ...]) -> None:
     box = CropBox(12, 40, 6, 20, 8, 9, True)
-    assert _box(box, (48, 128), *size) == CropBox(*expected, 8, 9, True)
+    assert crop_box(box, (48, 128), *size) == CropBox(*expected, 8, 9, True)

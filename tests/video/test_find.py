@@ -10,11 +10,11 @@ import pytest
 from video.numbered_videos import write_video
 
 from egovlpv2.cli import main
-from egovlpv2.video.collection import find_videos as find_sources
+from egovlpv2.video.collection import find_videos
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.encode import Settings
 from egovlpv2.video.find import search_folder
-from egovlpv2.video.prepare import find_videos, prepare
+from egovlpv2.video.prepare import find_raw_videos, prepare
 
 # Without root's right to read all, as a user has it.
 _AS_A_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"
@@ -47,8 +47,8 @@ def test_links_in_circles_end(tmp_path: Path) -> None:
     for link, target in (("a/up", tmp_path), ("a/b", tmp_path / "b"), ("b/a", tmp_path / "a")):
         (tmp_path / link).symlink_to(target)
     (tmp_path / "self.mp4").symlink_to(tmp_path / "self.mp4")
-    assert [path.name for path in find_videos([tmp_path]).videos] == ["self.mp4", "x.mp4", "y.mp4"]
-    assert [source.name for source in find_sources([tmp_path])] == ["self", "x", "y"]
+    assert [path.name for path in find_raw_videos([tmp_path]).videos] == ["self.mp4", "x.mp4", "y.mp4"]
+    assert [source.name for source in find_videos([tmp_path])] == ["self", "x", "y"]
 
 
 def test_links_pipes_and_empty_files_fail_by_name_and_stop_no_other(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_links_pipes_and_empty_files_fail_by_name_and_stop_no_other(tmp_path: Pa
     assert {name: row["status"] for name, row in rows.items()} == {"good": "done", **dict.fromkeys(reasons, "failed")}
     for name, reason in reasons.items():
         assert reason in rows[name]["reason"] and not (tmp_path / "out" / name).exists()
-    sources = {source.name: source for source in find_sources([raw])}
+    sources = {source.name: source for source in find_videos([raw])}
     assert sources["good"].duration(600.0) > 0
     for name in reasons:
         with pytest.raises((VideoError, OSError), match=f"{name}.mp4"):
@@ -79,7 +79,7 @@ def test_what_is_neither_file_nor_folder_is_refused_before_work_begins(tmp_path:
         os.mkfifo(path)
     elif name in ("device", "circle"):
         path.symlink_to("/dev/zero" if name == "device" else path)
-    for find in (find_videos, find_sources):
+    for find in (find_raw_videos, find_videos):
         with pytest.raises((ValueError, OSError), match=name):
             find([path])  # type: ignore[operator]
     with pytest.raises(ValueError, match=name):
@@ -125,7 +125,7 @@ def test_chunks_named_by_their_first_second_are_told_the_wanted_layout(tmp_path:
     empty(tmp_path, *(f"{uid}/{second}.mp4" for uid in (folder, "bbb.mp4") for second in names))
     step = {15: 15, 45: 15, 900: 300, 30: 15, 600: 600}[names[-1]]
     for given in (tmp_path, tmp_path / folder):
-        for find in (find_videos, find_sources):
+        for find in (find_raw_videos, find_videos):
             with pytest.raises(ValueError, match=rf"{folder} holds chunks .* by their first second .* by their number, "
                                                  rf".*\(aaa/.*--chunk-seconds.*") as raised:
                 find([given])  # type: ignore[operator]
@@ -135,12 +135,12 @@ def test_chunks_named_by_their_first_second_are_told_the_wanted_layout(tmp_path:
 
 def test_chunks_in_a_folder_named_as_their_video_are_one(tmp_path: Path) -> None:
     empty(tmp_path, "aaa.mp4/0.mp4", "aaa.mp4/1.mp4", "bbb.mp4/0.mp4")
-    assert [(source.name, len(source.files)) for source in find_sources([tmp_path])] == [("aaa", 2), ("bbb", 1)]
+    assert [(source.name, len(source.files)) for source in find_videos([tmp_path])] == [("aaa", 2), ("bbb", 1)]
 
 
 def test_a_missing_chunk_is_named_and_stops_no_other(tmp_path: Path) -> None:
     empty(tmp_path, "a/0.mp4", "a/1.mp4", "a/3.mp4", "b/0.mp4", "c/7.mp4", "c/9.mp4")
-    found = {source.name: source for source in find_sources([tmp_path])}
+    found = {source.name: source for source in find_videos([tmp_path])}
     assert [*found] == ["7", "9", "a", "b"] and not found["b"].problem
     with pytest.raises(VideoError, match=r"a holds chunks of a video, 0.mp4 to 3.mp4, but not 2.mp4: fetch it"):
         found["a"].duration(600.0)
