@@ -22,11 +22,11 @@ class VideoSource:
     folder of pictures.
 
     Args:
-        name: What its features are called.
+        name: Its name, which its feature file gets too.
         files: Its file, its chunks in order, or the folder of its pictures.
-        chunked: Whether it is more than one chunk; a single one may be of any length.
-        image_fps: Of pictures, how many make a second; None: they are videos.
-        problem: Why it can't be read, where its names alone tell.
+        chunked: True for more than one chunk; a single one may be of any length.
+        image_fps: Rate of a folder of pictures, in pictures a second; None for videos.
+        problem: The reason why it can't be read, if its names alone show that; else empty.
     """
 
     name: str
@@ -37,20 +37,21 @@ class VideoSource:
 
     @property
     def num_bytes(self) -> int:
+        """Size of all its files."""
         return sum(file.stat().st_size for file in (self.files if self.image_fps is None else self._images))
 
     @property
     def _images(self) -> list[Path]:
-        """Listed once in a process: there may be hundreds of thousands."""
+        """The pictures, listed once in a process, as there may be hundreds of thousands."""
         return _listed(self.files[0])
 
     @property
     def rate(self) -> float:
-        """Frames a second."""
+        """Frame rate, in frames a second."""
         return self.image_fps or video_info(self.files[0]).rate
 
     def read(self, times: Sequence[float] | NDArray[np.float64], crop: Crop, chunk_seconds: float) -> Clip:
-        """The frames at given times, in seconds of the whole video.
+        """Read the frames at given times, in seconds of the whole video.
 
         Raises:
             VideoError: As `read_chunks`.
@@ -62,10 +63,10 @@ class VideoSource:
         return read_frames(self.files[0], times, crop)
 
     def duration(self, chunk_seconds: float) -> float:
-        """Length in seconds.
+        """Compute the length in seconds.
 
         Raises:
-            VideoError: The video can't be read, or its chunks are of another length.
+            VideoError: The video can't be read, or its chunks have another length.
         """
         if self.problem:
             raise VideoError(self.problem)
@@ -85,18 +86,18 @@ _listed = lru_cache(find_images)
 
 
 def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> list[VideoSource]:
-    """The videos among files and in folders, sorted by name.
+    """Find the videos among files and in folders, sorted by name.
 
-    A folder in a folder that can't be searched, and chunks of which one is missing, come as a video with a `problem`,
-    so that all others can be read.
+    An inner folder that can't be searched, or a missing chunk, gives a video with a `problem`, so that all others can
+    be read.
 
     Args:
         paths: Files and folders.
-        image_fps: How many pictures make a second, where a video is a folder of pictures.
+        image_fps: Rate of videos that are folders of pictures, in pictures a second.
 
     Raises:
-        ValueError: A path doesn't exist, can't be read or holds no video; or two videos have one name, or there are
-            pictures without their rate, or chunks that are named by their first second.
+        ValueError: A path doesn't exist, can't be read or holds no video; two videos have one name; there are
+            pictures but no `image_fps`; or chunks are named by their first second.
     """
     found: dict[str, VideoSource] = {}
     for path in map(Path, map(os.path.abspath, paths)):  # `.` and `..` have no name
@@ -114,9 +115,9 @@ def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> 
 
 
 def _in_folder(root: Path, image_fps: float | None) -> list[VideoSource]:
-    """The videos in a folder and all folders in it; its pictures are one if nothing else is further in."""
+    """Find the videos in a folder and all folders in it; pictures are a video if no inner folder holds one."""
     sources: list[VideoSource] = []
-    holding: set[Path] = set()  # folders that hold videos, or folders with some
+    holding: set[Path] = set()  # folders with videos in them, at any depth
     listings = search_folder(root)
     for listing in listings:
         refuse_first_seconds(listing)
@@ -132,7 +133,7 @@ def _in_folder(root: Path, image_fps: float | None) -> list[VideoSource]:
 
 
 def _among(listing: Listing) -> list[VideoSource]:
-    """The videos that lie in one folder: its files, or the one whose chunks they are."""
+    """List the videos directly in a folder: one for each file, or a single one if the files are its chunks."""
     if listing.reason:
         return [VideoSource(str(listing.folder), (listing.folder,), False, problem=listing.reason)]
     numbers = numbers_of(listing.videos)
@@ -147,7 +148,7 @@ def _among(listing: Listing) -> list[VideoSource]:
 
 
 def _of_pictures(folder: Path, image_fps: float | None) -> list[VideoSource]:
-    """The pictures of a folder as a video, if there are any."""
+    """Describe the pictures of a folder as a video, if there are any."""
     try:
         images = find_images(folder)
     except OSError as error:

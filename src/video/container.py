@@ -1,4 +1,4 @@
-"""The one way in which this project opens a video to read it: as a file, at its first moving stream."""
+"""Opening of video files for reading: local files only, at their first moving stream."""
 
 import errno
 import os
@@ -14,15 +14,15 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-# Before av 19, text in a file that is not UTF-8 fails unless told otherwise; since 19 it never does.
+# Before av 19, metadata that is not UTF-8 is an error by default; since 19 it never is.
 _LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
-NO_HANDLES = frozenset((errno.EMFILE, errno.ENFILE))  # limits of the machine, which no other file would pass either
-_ENOUGH = 256  # pictures of one stream after which another that has shown a single one is a still
+NO_HANDLES = frozenset((errno.EMFILE, errno.ENFILE))  # limits of the machine, which affect every other file too
+_ENOUGH = 256  # pictures of one stream, after which a stream with a single picture so far counts as a still
 _STILL = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 
 
 class VideoError(ValueError):
-    """A video that can't be shown: one line with the file, what is wrong and what to do."""
+    """An error of a video file; its message is one line with the file, the fault and the remedy."""
 
 
 class Rational(Protocol):
@@ -35,7 +35,7 @@ class Rational(Protocol):
 
 
 def as_fraction(ratio: Rational | None) -> Fraction | None:
-    """A rate or time base of any version of av as a fraction; None if it is unknown (absent, zero or undefined)."""
+    """Convert a rate or time base of any version of av; None if it is unknown (absent, zero or undefined)."""
     return Fraction(ratio.numerator, ratio.denominator) if ratio else None
 
 
@@ -46,12 +46,12 @@ def presented_at(item: Packet | VideoFrame) -> int:
 
 
 def reason_of(error: Exception) -> str:
-    """The words of FFmpeg or the system for an error, without the file's name."""
+    """Return the message of FFmpeg or the system for an error, without the file's name."""
     return getattr(error, "strerror", None) or str(error)
 
 
 def stat_file(path: Path) -> os.stat_result:
-    """Size and time of change of a file.
+    """Return the status of a file, with its size and modification time.
 
     Raises:
         VideoError: It is missing, empty, can't be reached, or is not a regular file.
@@ -73,11 +73,11 @@ def open_container(path: Path) -> InputContainer:
     """Open a media file for reading.
 
     Args:
-        path: A file; its name is never taken for a protocol or a network address, whatever characters it has.
+        path: A file; its name is never interpreted as a protocol or a network address.
 
     Raises:
-        VideoError: As `stat_file`, or the file can't be read, or is nothing that FFmpeg knows.
-        OSError: This process may open no more files.
+        VideoError: As `stat_file`; or the file can't be read, or is not in a format that FFmpeg knows.
+        OSError: The limit of open files is reached.
     """
     stat_file(path)
     try:
@@ -95,7 +95,7 @@ def open_video(path: Path, threads: int = 1) -> tuple[InputContainer, VideoStrea
 
     Args:
         path: As for `open_container`.
-        threads: Of the decoder.
+        threads: Number of threads of the decoder.
 
     Raises:
         VideoError: As for `open_container`; or the file has no video stream, or one in an unknown codec.
@@ -106,7 +106,7 @@ def open_video(path: Path, threads: int = 1) -> tuple[InputContainer, VideoStrea
         index = _first_moving(container, streams)
         if index is None:
             index = streams[0].index
-        container.close()  # its packets were read
+        container.close()  # its packets have been read
         container = open_container(path)
         streams = [stream for stream in container.streams.video if stream.index == index]
     if not (streams := streams or list(container.streams.video)):
@@ -122,8 +122,8 @@ def open_video(path: Path, threads: int = 1) -> tuple[InputContainer, VideoStrea
 
 
 def _first_moving(container: InputContainer, streams: list[VideoStream]) -> int | None:
-    """The index of the first stream with more than one picture: by the header, or else by reading packets."""
-    counts = {stream.index: stream.frames for stream in streams}  # pictures; 0 where the header doesn't tell
+    """Return the index of the first stream with more than one picture, by the header or else by its packets."""
+    counts = {stream.index: stream.frames for stream in streams}  # pictures; 0 where the header doesn't say
     unknown = {index for index, count in counts.items() if not count}
     try:
         for packet in container.demux(*streams) if unknown and streams[0].frames < 2 else ():

@@ -1,7 +1,7 @@
-"""Video in: the frames that are shown at given times, cropped and scaled by FFmpeg before they turn RGB.
+"""Frames of videos at given times, cropped and scaled by FFmpeg before they are converted to RGB.
 
 Letters: `T` frames, `H` and `W` pixels. Times are in seconds from the stream's first frame. The frame shown at a time
-is the last that is presented at or before it; before the first frame it is the first. Rotated videos come upright.
+is the last that is presented at or before it, or the first frame if there is none. Rotated videos are turned upright.
 """
 
 import math
@@ -26,8 +26,9 @@ from egovlpv2.video.transforms import CropBox, EvalTransform
 __all__ = ["Clip", "Crop", "VideoError", "VideoInfo", "read_chunks", "read_clip", "read_frames", "video_info"]
 
 Crop = CropBox | Callable[[int, int], CropBox] | None
-"""A box of the first picture, a function of an upright picture's height and width that gives one, or None for the whole
-picture. A video whose pictures change their size is shown at the size of the first; a function is asked for each size.
+"""A box in the first picture, a function that returns one for an upright picture's height and width, or None for the
+whole picture. A video whose pictures change their size is shown at the size of the first; a function is called for each
+size.
 """
 
 
@@ -39,7 +40,7 @@ class Clip(NamedTuple):
 
 
 class VideoInfo(NamedTuple):
-    """What a file says about its pictures."""
+    """Properties of a video file."""
 
     height: int  # pixels, upright
     width: int
@@ -49,7 +50,7 @@ class VideoInfo(NamedTuple):
 
 
 def video_info(path: str | Path) -> VideoInfo:
-    """Size and length of a video.
+    """Read size, length and frame rate of a video.
 
     Raises:
         VideoError: The file is missing, empty, damaged or holds no picture.
@@ -66,8 +67,8 @@ def read_clip(path: str | Path, start: float | None = None, end: float | None = 
         path: Any video that FFmpeg opens.
         start: Where the clip begins, in seconds; None or a negative number: where the video begins.
         end: Where it ends, in seconds; None or a time past the end: where the video ends.
-        num_frames: How many frames to show.
-        size: Side of the largest centred square's picture, in pixels; None shows all at the video's own size.
+        num_frames: Number of frames.
+        size: Side in pixels to which the largest centred square is scaled; None keeps the whole picture as it is.
 
     Returns:
         Frames `(T, 3, H, W)`, uint8 RGB, and their times.
@@ -88,12 +89,12 @@ def read_clip(path: str | Path, start: float | None = None, end: float | None = 
 
 
 def read_frames(path: str | Path, times: Sequence[float] | NDArray[np.float64], crop: Crop = None) -> Clip:
-    """The frames that a video shows at given times.
+    """Read the frames that a video shows at given times.
 
     Args:
         path: Any video that FFmpeg opens.
-        times: In seconds, at least one. Ascending ones cost least. Up to a second past the end shows the last frame.
-        crop: What part of the pictures to show, and how.
+        times: In seconds, at least one; ascending times are fastest. Up to a second past the end gives the last frame.
+        crop: Part of the pictures to show, and its output size.
 
     Returns:
         Frames `(T, 3, H, W)`, uint8 RGB, and when they are presented.
@@ -110,19 +111,19 @@ def read_chunks(
     crop: Crop = None,
     chunk_seconds: float = 600.0,
 ) -> Clip:
-    """The frames at given times of a video that is stored in chunks, as EgoClip's: `<video_uid>/0.mp4`, `1.mp4`, ...
+    """Read frames of a video that is stored in chunks, as EgoClip's: `<video_uid>/0.mp4`, `1.mp4`, ...
 
     Args:
         folder: The video's folder.
         times: In seconds of the whole video, at least one. A clip may span chunks.
-        crop: What part of the pictures to show, and how; a function gets the size of the first chunk that is read.
+        crop: Part of the pictures to show, and its output size; a function gets the size of the first chunk read.
         chunk_seconds: Length of a chunk; a chunk's own times begin at 0.
 
     Returns:
         Frames `(T, 3, H, W)`, uint8 RGB, and when they are presented, in seconds of the whole video.
 
     Raises:
-        VideoError: As `read_frames`. A chunk that lacks is an error too, but for up to a second past the last one.
+        VideoError: As `read_frames`; or a chunk is missing, except within a second past the last one.
     """
     places = [_chunk(Path(folder), time, chunk_seconds) for time in _finite(folder, times)]
     clip = _read([(path, time - offset) for path, time, offset in places], crop)
@@ -130,7 +131,7 @@ def read_chunks(
 
 
 def _finite(path: str | Path, times: Sequence[float] | NDArray[np.float64]) -> list[float]:
-    """The times as floats."""
+    """Convert times to floats and refuse those that are not finite."""
     numbers = [float(time) for time in times]
     if wrong := [time for time in numbers if not math.isfinite(time)]:
         raise VideoError(f"no frame of {path} is shown at {wrong[0]} s: give finite times")
@@ -138,7 +139,7 @@ def _finite(path: str | Path, times: Sequence[float] | NDArray[np.float64]) -> l
 
 
 def _chunk(folder: Path, time: float, chunk_seconds: float) -> tuple[Path, float, float]:
-    """The chunk that shows a time: its file, the time, and the chunk's beginning in seconds of the whole video."""
+    """Locate a time: the chunk's file, the time, and the chunk's start in seconds of the whole video."""
     number = max(int(time // chunk_seconds), 0)
     path = folder / f"{number}.mp4"
     before = folder / f"{number - 1}.mp4"
@@ -148,7 +149,7 @@ def _chunk(folder: Path, time: float, chunk_seconds: float) -> tuple[Path, float
 
 
 def _read(places: list[tuple[Path, float]], crop: Crop) -> Clip:
-    """The frames at (file, seconds of that file); one box serves all."""
+    """Read the frames at pairs of a file and seconds of it; all are cropped alike."""
     if not places:
         raise VideoError("no times were given: ask for at least one frame")
     first = open_file(places[0][0])
@@ -185,7 +186,7 @@ def crop_box(crop: Crop, first: tuple[int, int], height: int, width: int) -> Cro
 
 
 def _show(path: Path, video: VideoFile, time: float, converter: FrameConverter, out: NDArray[np.uint8]) -> float:
-    """Convert one frame into `out` `(3, H, W)` and returns its time; a file that fails is not kept open."""
+    """Write one frame into `out` `(3, H, W)` and return its time; a file that fails is closed."""
     try:
         frame = video.frame_at(time)
         converter.convert(frame, out)

@@ -1,4 +1,4 @@
-"""One video to chunks that are quick to read: small upright pictures, frequent keyframes."""
+"""Encoding of a video as chunks that are fast to read: small upright pictures, frequent keyframes."""
 
 import math
 import os
@@ -18,27 +18,27 @@ from egovlpv2.io.files import atomic_write
 from egovlpv2.video.container import as_fraction
 from egovlpv2.video.filters import FrameFilter, Step
 from egovlpv2.video.orientation import swaps_sides
-from egovlpv2.video.sequential import ROUNDING, TICK, SequentialDecoder, TimedFrame, cut
+from egovlpv2.video.sequential import ROUNDING, TICK, FullDecoder, TimedFrame, cut
 
 _FINEST_TICK = Fraction(1, 1_000_000)  # seconds
-# Where x264 weighs blocks by their later use ("mbtree") with AVX-512, one file in a hundred differs from run to run
-# though the pictures are the same; with `asm=avx2`, or without that weighing, none of 300 did.
+# With AVX-512, x264's `mbtree` makes one file in a hundred differ from run to run though the pictures are the same;
+# with `asm=avx2`, or without `mbtree`, none of 300 did.
 REPRODUCIBLE = {"mbtree": "0"}
-# No frame waits for a later one (bf), keyframes come where they are asked for and nothing refers across them.
+# No B-frames (bf); keyframes only where they are forced, and no frame refers across them.
 _ENCODER = {"preset": "veryfast", "tune": "fastdecode", "bf": "0", "g": "99999", "sc_threshold": "0", "forced-idr": "1",
             **REPRODUCIBLE}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the prepared files are like.
+    """Settings of prepared files.
 
     Args:
-        chunk_seconds: Length of a file; training must be told the same.
+        chunk_seconds: Length of a file; training needs the same value.
         short_side: Short side of the pictures, pixels, even; smaller pictures are not enlarged.
-        keyframe_seconds: Time from keyframe to keyframe: the shorter, the faster random frames and the larger the file.
-        fps: Most frames a second to keep, at their own times; 0 keeps all.
-        crf: How much x264 may lose, from 0 (nothing) to 51.
+        keyframe_seconds: Time between keyframes; shorter makes random access faster and files larger.
+        fps: Maximum frame rate, by dropping frames; 0 keeps all.
+        crf: Constant rate factor of x264, from 0 (lossless) to 51.
     """
 
     chunk_seconds: float = 600.0
@@ -57,27 +57,27 @@ class Settings:
 
 
 def open_mp4(path: Path, options: dict[str, str] | None = None) -> OutputContainer:
-    """Open an mp4 to write, quick to start when read.
+    """Open an mp4 file for writing, with its index at the front.
 
     Args:
         path: An absolute path.
         options: More options of FFmpeg's muxer.
     """
-    assert path.is_absolute(), "FFmpeg could take another name for a protocol"
+    assert path.is_absolute(), "FFmpeg could interpret a relative name as a protocol"
     return av.open(str(path), "w", format="mp4", options={"movflags": "+faststart", **(options or {})})
 
 
 class Scaler:
-    """Makes pictures upright and small, in one graph of FFmpeg's filters.
+    """A scaler that turns pictures upright and makes them small.
 
-    All come out at the size that the first picture of the video has then, as the reader shows them.
+    All come out at the scaled size of the video's first picture, as the reader shows them.
 
     Args:
-        source: The video, which tells the first picture's size.
-        short_side: Pixels, at most.
+        source: The video, for the size of its first picture.
+        short_side: Maximum short side, in pixels.
     """
 
-    def __init__(self, source: SequentialDecoder, short_side: int) -> None:
+    def __init__(self, source: FullDecoder, short_side: int) -> None:
         scale = min(Fraction(short_side, min(source.height, source.width)), Fraction(1))
         # Even, as 4:2:0 colours need it; rounded down, so that nothing is enlarged.
         self.height, self.width = (max(int(side * scale / 2 + (scale < 1) * Fraction(1, 2)) * 2, 2)
@@ -92,8 +92,8 @@ class Scaler:
         return [("scale", f"{self.width}:{self.height}:flags=bicubic+accurate_rnd"), ("format", "yuv420p")]
 
 
-def write_chunk(path: Path, frames: Iterator[TimedFrame], source: SequentialDecoder, settings: Settings) -> None:
-    """Encodes one chunk; the file appears when it is whole."""
+def write_chunk(path: Path, frames: Iterator[TimedFrame], source: FullDecoder, settings: Settings) -> None:
+    """Encode one chunk; the file appears once it is complete."""
     scale = Scaler(source, settings.short_side)
     tick = _tick(source, settings)
     key_at = last = Fraction(0)
@@ -104,7 +104,7 @@ def write_chunk(path: Path, frames: Iterator[TimedFrame], source: SequentialDeco
         for item in frames:
             picture = scale(item.frame)
             picture.pts, picture.time_base, last = round(item.start / tick), tick, item.end - item.start
-            # A decoded frame names its own kind, which x264 would take for a wish.
+            # Reset `pict_type`: x264 would obey the decoded frame's type.
             picture.pict_type = PictureType.I if item.start + ROUNDING >= key_at else PictureType.NONE
             if picture.pict_type == PictureType.I:
                 key_at = item.start + Fraction(settings.keyframe_seconds)
@@ -112,12 +112,12 @@ def write_chunk(path: Path, frames: Iterator[TimedFrame], source: SequentialDeco
             out.mux(stream.encode(picture))
         assert stream is not None, "a chunk has a frame"
         *packets, final = stream.encode(None)
-        final.duration = max(round(last / tick), 1)  # else the file would end where its last frame begins
+        final.duration = max(round(last / tick), 1)  # without it the file would end where its last frame begins
         out.mux([*packets, final])
 
 
-def _tick(source: SequentialDecoder, settings: Settings) -> Fraction:
-    """The video's own unit of time, in seconds, unless chunks don't begin on it or it is too fine for mp4."""
+def _tick(source: FullDecoder, settings: Settings) -> Fraction:
+    """Choose the unit of time, in seconds: the video's own if chunks begin on it and mp4 can hold it."""
     fits = (_seconds(settings.chunk_seconds) / source.tick).denominator == 1
     return source.tick if fits and source.tick >= _FINEST_TICK else TICK
 
@@ -126,9 +126,9 @@ def _seconds(number: float) -> Fraction:
     return Fraction(str(number))  # as it is written: 0.7 is 7/10
 
 
-def _add_stream(out: OutputContainer, picture: VideoFrame, source: SequentialDecoder, settings: Settings, tick: Fraction
+def _add_stream(out: OutputContainer, picture: VideoFrame, source: FullDecoder, settings: Settings, tick: Fraction
                 ) -> VideoStream:
-    """An encoder for pictures like this one. A single thread: more would change the files with their number."""
+    """Add an encoder for pictures like this one; a single thread, as the number of threads changes the files."""
     stream = out.add_stream("libx264", source.rate, options={**_ENCODER, "crf": str(settings.crf)})
     stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
     codec = stream.codec_context
@@ -142,22 +142,22 @@ def _add_stream(out: OutputContainer, picture: VideoFrame, source: SequentialDec
 
 def encode_video(path: Path, folder: Path, settings: Settings, threads: int = 1,
                  on_progress: Callable[[float], None] = lambda seconds: None) -> dict[str, Any]:
-    """Writes the chunks of a video that are not there yet.
+    """Write the chunks of a video that are not there yet.
 
     Args:
         path: The video.
-        folder: Of its chunks.
-        settings: What they are like.
-        threads: Of the decoder.
-        on_progress: Gets the seconds done, often.
+        folder: The folder of its chunks.
+        settings: Of the chunks.
+        threads: Number of threads of the decoder.
+        on_progress: Called often with the seconds done.
 
     Returns:
         `seconds` of video, number of `chunks` and of `frames` in them.
 
     Raises:
-        VideoError: The video can't be decoded unharmed to its end.
+        VideoError: The video can't be decoded to its end without damage.
     """
-    source, count = SequentialDecoder(path, threads), 0
+    source, count = FullDecoder(path, threads), 0
 
     def counted() -> Iterator[TimedFrame]:
         nonlocal count
@@ -169,6 +169,6 @@ def encode_video(path: Path, folder: Path, settings: Settings, threads: int = 1,
     chunk = -1
     for chunk, frames in groupby(counted(), lambda item: item.chunk):
         target = folder / f"{chunk}.mp4"
-        if not target.exists():  # else groupby passes over its frames, which costs their decoding only
+        if not target.exists():  # otherwise groupby skips its frames, which are decoded but not encoded
             write_chunk(target, frames, source, settings)
     return {"seconds": round(float(source.seconds), 3), "chunks": chunk + 1, "frames": count}

@@ -1,4 +1,4 @@
-"""Parts of a video as a video of their own."""
+"""Writing of parts of a video as a video of their own."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -20,16 +20,16 @@ _AT_ONCE = 2.0  # seconds that are decoded at a time: memory stays flat
 def write_excerpt(source: VideoSource, chunk_seconds: float, spans: Sequence[tuple[float, float]], path: Path,
                   fps: float = 25.0, short_side: int = 480, on_progress: Callable[[float], None] = lambda seconds: None
                   ) -> None:
-    """Writes spans of a video, one after the other, as H.264 in an mp4 without sound; whole or not at all.
+    """Write spans of a video one after the other, as H.264 in an mp4 without sound; the file is whole or absent.
 
     Args:
         source: The video.
-        chunk_seconds: Length of its files, where it is a folder of them.
+        chunk_seconds: Length of its chunks, if it is a folder of them.
         spans: Start and end of each part, seconds.
-        path: Where to.
-        fps: Frames a second.
-        short_side: Of the pictures, pixels at most.
-        on_progress: Gets the seconds written, often.
+        path: The output file.
+        fps: Frame rate of the output, in frames a second.
+        short_side: Maximum short side of the pictures, in pixels.
+        on_progress: Called often with the seconds written since the last call.
 
     Raises:
         VideoError: The video can't be read there.
@@ -49,8 +49,8 @@ def write_excerpt(source: VideoSource, chunk_seconds: float, spans: Sequence[tup
 
 def _frames(source: VideoSource, chunk_seconds: float, spans: Sequence[tuple[float, float]], fps: float,
             crop: WholePicture) -> Iterator[Tensor]:
-    """The frames of all spans, (n, 3, H, W) uint8, some at a time."""
+    """Yield the frames of all spans in parts of (n, 3, H, W) uint8."""
     for start, end in spans:
-        times = start + (np.arange(max(round((end - start) * fps), 1)) + 0.5) / fps  # centres: rounding shifts none
+        times = start + (np.arange(max(round((end - start) * fps), 1)) + 0.5) / fps  # centres: safe to round
         for part in np.array_split(times, max(round((end - start) / _AT_ONCE), 1)):
             yield source.read(part, crop, chunk_seconds).frames

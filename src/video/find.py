@@ -1,4 +1,4 @@
-"""Folders searched for videos: each real folder once, and the ones that can't be listed are named."""
+"""Search for videos in folders: each real folder is listed once, and those that can't be listed are reported."""
 
 import math
 import os
@@ -8,19 +8,19 @@ from typing import NamedTuple
 
 from egovlpv2.video.open_files import VIDEO_SUFFIXES
 
-_SHORTEST = 3  # seconds of a chunk; numbers that have no such factor are others'
+_SHORTEST = 3  # seconds of a chunk; numbers without a common factor of at least this are not first seconds
 
 
 class Listing(NamedTuple):
-    """The videos that lie in one folder."""
+    """The videos directly in one folder."""
 
     folder: Path
-    videos: list[Path]  # sorted; whatever has a video's name and is not a folder, dangling links and pipes included
-    reason: str = ""  # why the folder can't be listed, if so
+    videos: list[Path]  # sorted; everything with a video's suffix but folders, so dangling links and pipes too
+    reason: str = ""  # the reason why the folder can't be listed; empty if it can
 
 
 def search_folder(root: Path) -> list[Listing]:
-    """The folder and all folders in it, parents before children, those behind symbolic links last.
+    """List a folder and all folders in it, parents before children, those behind symbolic links last.
 
     Links to folders are followed, but no folder is listed twice: links may form a circle.
 
@@ -57,19 +57,19 @@ def search_folder(root: Path) -> list[Listing]:
 
 
 def has_video_name(name: str) -> bool:
-    """Whether a file in a folder is meant to be one of its videos: hidden files are not."""
+    """Tell if a file name is that of a video: by its suffix, and hidden files are not."""
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith(".")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself: whoever opens it says so
+    except OSError:  # a link to itself: opening it reports that
         return False
 
 
 def kind_of(path: Path) -> str:
-    """"file" or "folder", as a user has given it.
+    """Classify a path that a user has given as "file" or "folder".
 
     Raises:
         ValueError: It is missing, can't be reached, or is a pipe, a device or the like.
@@ -92,7 +92,7 @@ def refuse_first_seconds(listing: Listing) -> None:
     """Refuse a folder of chunks that are named by their first second, as LaViLa's: `<uid>.mp4/0.mp4`, `15.mp4`, ...
 
     Raises:
-        ValueError: They are; says how to name them.
+        ValueError: They are; the message gives the right names.
     """
     numbers = numbers_of(listing.videos)
     length = math.gcd(*numbers)
@@ -108,7 +108,7 @@ def refuse_first_seconds(listing: Listing) -> None:
 
 
 def numbers_of(videos: Sequence[Path]) -> list[int]:
-    """The numbers that chunks are named by, ascending; none if any of the files has another name."""
+    """Return the numbers in the names of chunks, ascending; none if any of the files has another name."""
     if not all(path.suffix == ".mp4" and path.stem.isdecimal() and path.stem.isascii()
                and path.stem == str(int(path.stem)) for path in videos):
         return []
@@ -116,5 +116,5 @@ def numbers_of(videos: Sequence[Path]) -> list[int]:
 
 
 def video_name(folder: Path) -> str:
-    """The name of the video whose chunks lie in a folder, which may be called as the video's file was."""
+    """Return the name of the video whose chunks are in a folder; a video's suffix of the folder is left out."""
     return folder.stem if has_video_name(folder.name) else folder.name

@@ -1,7 +1,7 @@
 """Rules for the frames that are shown of a clip: evenly in time, or by frame numbers as the released code counts them.
 
-A rule is a function of a clip, the number of frames and a random generator. It gives times in seconds of the whole
-video, in the middle of equal segments without a generator and at random within them with one.
+A rule is a function of a clip, the number of frames and a random generator. It returns times in seconds of the whole
+video: in the middle of equal segments without a generator, and at random within them with one.
 
 The released code cuts a clip into segments of whole frames, takes the middle one of each (rounded down), and shows the
 frame before it where it reads with OpenCV. Frame numbers count from 0; frame `i` is shown from `i / rate` on.
@@ -17,7 +17,7 @@ from egovlpv2.types import FrameRuleName
 from egovlpv2.video.decode import VideoInfo
 from egovlpv2.video.sampling import jittered_times, uniform_times
 
-EGOCLIP_RATE = 30  # frames a second that the released code takes EgoClip's and Ego4D's videos to have
+EGOCLIP_RATE = 30  # frames a second that the released code assumes for EgoClip's and Ego4D's videos
 WINDOW_RATE = 1.87  # windows a second of the released features for NLQ and MQ
 
 Times = NDArray[np.float64]  # (T,) seconds
@@ -30,25 +30,25 @@ class Span(NamedTuple):
     Args:
         start: Seconds of the video.
         end: Seconds of the video, not beyond the end of one in one file.
-        told_end: The end that the annotation tells; infinite: the video's.
-        info: Tells of a chunk's file by its number, and the number of the last chunk that there is if it lies beyond;
-            a video in one file is chunk 0.
+        annotated_end: The end in the annotation; infinite for the video's end.
+        info: Returns the number and properties of a chunk's file for a chunk number, those of the last chunk if the
+            number lies beyond it; a video in one file is chunk 0.
     """
 
     start: float
     end: float
-    told_end: float
+    annotated_end: float
     info: Callable[[int], tuple[int, VideoInfo]]
 
 
 class FrameRule(Protocol):
-    """The times of the frames to show of a clip."""
+    """A function that chooses the times of a clip's frames."""
 
     def __call__(self, clip: Span, num_frames: int, rng: np.random.Generator | None = None) -> Times: ...
 
 
 def centre(clip: Span, num_frames: int, rng: np.random.Generator | None = None) -> Times:
-    """Times at the centres of equal segments of the clip, or at random within them."""
+    """Choose times at the centres of equal segments of the clip, or at random within them."""
     if rng is None:
         return uniform_times(clip.start, clip.end, num_frames)
     return jittered_times(clip.start, clip.end, num_frames, rng)
@@ -56,10 +56,10 @@ def centre(clip: Span, num_frames: int, rng: np.random.Generator | None = None) 
 
 def egoclip(clip: Span, num_frames: int, rng: np.random.Generator | None = None, chunk_seconds: float = 600.0
             ) -> Times:
-    """Times in a video in chunks, as the released code of EgoClip and EgoMCQ counts them, at 30 frames a second.
+    """Choose times in a video in chunks, as the released code of EgoClip and EgoMCQ does, at 30 frames a second.
 
-    A frame number beyond a chunk's last frame shows that frame. Where the released code takes frame 0 of a chunk for
-    one of the chunk before, 600 s too early, this rule shows the frame itself.
+    A frame number beyond a chunk's last frame shows that frame. Where the released code looks for frame 0 of a chunk
+    in the chunk before, 600 s too early, this rule shows the frame itself.
 
     Args:
         chunk_seconds: Length of a chunk.
@@ -77,17 +77,17 @@ def egoclip(clip: Span, num_frames: int, rng: np.random.Generator | None = None,
 
 
 def charades(clip: Span, num_frames: int, rng: np.random.Generator | None = None) -> Times:
-    """Times in a video in one file, as the released code of CharadesEgo counts them, at the file's frame rate."""
+    """Choose times in a video in one file, as the released code of CharadesEgo does, at the file's frame rate."""
     _, info = clip.info(0)
-    first, last = max(0, int(clip.start * info.rate)), min(_until(clip.told_end, info, int), info.frames)
+    first, last = max(0, int(clip.start * info.rate)), min(_until(clip.annotated_end, info, int), info.frames)
     numbers = padded(segments(first, last, num_frames, rng), num_frames)
     return _times(np.clip(numbers - 1, 0, info.frames - 1), info)
 
 
 def ek100(clip: Span, num_frames: int, rng: np.random.Generator | None = None) -> Times:
-    """Times in a video in one file, as the released code of EPIC-Kitchens-100 counts them."""
+    """Choose times in a video in one file, as the released code of EPIC-Kitchens-100 does."""
     _, info = clip.info(0)
-    first, last = round(info.rate * clip.start), _until(clip.told_end, info, lambda frames: int(np.ceil(frames)))
+    first, last = round(info.rate * clip.start), _until(clip.annotated_end, info, lambda frames: int(np.ceil(frames)))
     bounds = np.round((last - first - 1) / num_frames * np.arange(num_frames + 1)).astype(np.int64) + first
     low, high = bounds[:-1], np.minimum(bounds[1:], last)
     numbers = (low + high) // 2 if rng is None else rng.integers(np.minimum(low, high), np.maximum(low, high) + 1)
@@ -95,14 +95,14 @@ def ek100(clip: Span, num_frames: int, rng: np.random.Generator | None = None) -
 
 
 def taskqa(clip: Span, num_frames: int, rng: np.random.Generator | None = None) -> Times:
-    """Times in a whole video in one file, as the released code of EgoTaskQA counts them."""
+    """Choose times in a whole video in one file, as the released code of EgoTaskQA does."""
     _, info = clip.info(0)
     numbers = padded(segments(0, info.frames, num_frames, rng), num_frames)
     return _times(np.clip(numbers, 0, info.frames - 1), info)
 
 
 def windows(start: float, end: float, num_frames: int, video_frames: int) -> Frames:
-    """Numbers of the frames of each window of a clip, as the released code extracts features for NLQ and MQ.
+    """Compute the frame numbers of a clip's windows, as the released code extracts features for NLQ and MQ.
 
     Args:
         start: Where the clip begins, seconds.
@@ -120,18 +120,18 @@ def windows(start: float, end: float, num_frames: int, video_frames: int) -> Fra
 
 
 def released_windows(seconds: float, num_frames: int) -> int:
-    """Number of the windows that `windows` gives for a clip of so many seconds."""
+    """Count the windows that `windows` returns for a clip of `seconds`."""
     return max(int(seconds * WINDOW_RATE * num_frames + 1), num_frames) // num_frames
 
 
 def segments(first: float, last: float, count: int, rng: np.random.Generator | None = None) -> Frames:
-    """A frame number from each of `count` equal segments, fewer if there are fewer frames than that before `last`.
+    """Choose a frame number from each of `count` equal segments, fewer if there are fewer frames before `last`.
 
     Args:
         first: Where the first segment begins, a frame number.
         last: Where the last one ends; not below `first`.
-        count: How many segments to make.
-        rng: Draws a frame of each; None takes the middle one, rounded down, and that before an empty segment.
+        count: Number of segments.
+        rng: Draws a frame of each; None takes the middle one, rounded down, and the one before an empty segment.
     """
     bounds = _bounds(first, last, max(min(count, int(last)), 1))
     if rng is None:
@@ -140,7 +140,7 @@ def segments(first: float, last: float, count: int, rng: np.random.Generator | N
 
 
 def padded(numbers: Frames, count: int) -> Frames:
-    """The numbers with the last one repeated until there are `count`."""
+    """Repeat the last number until there are `count`."""
     return np.concatenate([numbers, np.repeat(numbers[-1:], count - len(numbers))])
 
 
@@ -157,12 +157,12 @@ def _until(end: float, info: VideoInfo, to_number: Callable[[float], int]) -> in
 
 
 def _times(numbers: Frames, info: VideoInfo) -> Times:
-    """Times halfway through the display of frames, in seconds of their file."""
+    """Compute times halfway through the display of frames, in seconds of their file."""
     return (numbers.astype(np.float64) + 0.5) / info.rate
 
 
 def find_rule(name: FrameRuleName, released: FrameRule | None) -> FrameRule:
-    """The rule of a name.
+    """Return the rule of a name.
 
     Args:
         name: `centre` or `released`.

@@ -1,4 +1,4 @@
-"""A video that is stored as pictures, one file a frame, as some data sets are published."""
+"""Reading of videos that are stored as pictures, one file a frame, as some data sets are published."""
 
 import re
 import struct
@@ -24,7 +24,7 @@ IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp"))
 
 
 def find_images(folder: Path) -> list[Path]:
-    """The pictures of a folder in the order of the numbers in their names: `frame_9.jpg` before `frame_10.jpg`."""
+    """List the pictures of a folder in the order of the numbers in their names: `frame_9.jpg`, `frame_10.jpg`."""
     found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES
              and not path.name.startswith(".") and path.is_file()]
     return sorted(found, key=lambda path: [(0, int(part), "") if part.isdigit() else (1, 0, part)
@@ -33,16 +33,16 @@ def find_images(folder: Path) -> list[Path]:
 
 def read_images(files: Sequence[Path], fps: float, times: Sequence[float] | NDArray[np.float64],
                 crop: Crop) -> Clip:
-    """The pictures that are shown at given times.
+    """Read the pictures that are shown at given times.
 
     Args:
         files: The pictures, in order.
-        fps: How many of them make a second.
+        fps: Rate, in pictures a second.
         times: Seconds.
         crop: Part of the pictures to show, and how large.
 
     Returns:
-        Frames (T, 3, H, W) uint8 RGB, and when they begin.
+        Frames (T, 3, H, W) uint8 RGB, and their start times.
 
     Raises:
         VideoError: A file can't be read as a picture, or is of another size than the first.
@@ -64,7 +64,7 @@ def read_images(files: Sequence[Path], fps: float, times: Sequence[float] | NDAr
 
 
 def _open(path: Path) -> Image.Image:
-    """A picture in 8-bit RGB, upright."""
+    """Read a picture in 8-bit RGB and turn it upright."""
     try:
         with Image.open(path) as image:
             turn = _UPRIGHT.get(_orientation(image))
@@ -80,7 +80,7 @@ def _line(error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The orientation that the EXIF data tells: 1 to 8; 1 where there is none that can be read."""
+    """Return the orientation in the EXIF data, 1 to 8; 1 if there is none that can be read."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except (OSError, ValueError, KeyError, TypeError, SyntaxError, EOFError, struct.error):
@@ -88,7 +88,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Scale pictures of more than 8 bits; what is transparent shows the colour that is stored."""
+    """Convert to 8-bit RGB; transparent pixels get the colour that is stored."""
     if image.mode == "F":  # 1 is white by convention; some count to 255
         levels = np.nan_to_num(np.asarray(image))  # (H, W)
         return _grey(levels if levels.max() > 1 else levels * 255)

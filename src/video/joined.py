@@ -1,4 +1,4 @@
-"""Files of several videos, one behind the other: most players show the first alone, and so does FFmpeg."""
+"""Detection of files that hold several videos one behind the other, of which FFmpeg shows only the first."""
 
 import mmap
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ _MOST_BOXES = 1_000_000
 def check_single(path: Path, names: Sequence[str]) -> None:
     """Refuse a file in which another one of its kind begins after the first.
 
-    Streams without such structure (MPEG-TS, MPEG-PS) show it in their times: see `survey`.
+    In streams without such structure (MPEG-TS, MPEG-PS) it shows in their times: see `survey`.
 
     Args:
         path: The file.
         names: FFmpeg's names of its container.
 
     Raises:
-        VideoError: Says at which byte the second begins.
+        VideoError: There is one; the message gives the byte at which it begins.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if "mp4" in names:
@@ -56,14 +56,14 @@ def _second_movie(data: mmap.mmap) -> int:
             seen.add(kind)
         if size == 1:
             size = int.from_bytes(data[place + 8 : place + 16], "big")
-        if size < 8:  # up to the end of the file
+        if size < 8:  # this box extends to the end of the file
             break
         place += size
     return -1
 
 
 def _second_riff(data: mmap.mmap) -> int:
-    """Find where a second file of AVI begins; -1 if none does. A large file goes on in chunks of kind AVIX."""
+    """Find where a second file of AVI begins; -1 if none does. Large files continue in chunks of kind AVIX."""
     place = 8 + int.from_bytes(data[4:8], "little")
     while 8 < place <= len(data) - 12:
         if data[place : place + 4] == b"RIFF" and data[place + 8 : place + 12] == b"AVI ":
@@ -86,15 +86,15 @@ def _second_segment(data: mmap.mmap) -> int:
     if start < len(_SEGMENT):
         return -1
     first = data[start] if start < len(data) else 0
-    length = 8 - first.bit_length() + 1  # of the number in bytes: its leading zero bits tell
+    length = 8 - first.bit_length() + 1  # of the number in bytes, coded by its leading zero bits
     value = int.from_bytes(data[start : start + length], "big") & ((1 << 7 * length) - 1)
-    known = value != (1 << 7 * length) - 1  # a live recording doesn't know
+    known = value != (1 << 7 * length) - 1  # a live recording leaves it open
     end = start + length + value if known else start
     return _find_header(data, end)
 
 
 def _find_header(data: mmap.mmap, start: int) -> int:
-    """Find where the next EBML header lies: its magic number, and its kind of document soon after."""
+    """Find the next EBML header: its magic number, soon followed by its document type."""
     place = data.find(_EBML, start)
     while place >= 0:
         if any(kind in data[place : place + 64] for kind in (b"matroska", b"webm")):

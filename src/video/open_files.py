@@ -1,4 +1,4 @@
-"""The video files that a worker keeps open: opening one costs about as much as decoding a short clip."""
+"""A cache of open video files in each worker: opening one costs about as much as decoding a short clip."""
 
 import os
 import threading
@@ -14,7 +14,7 @@ _MOST = 6  # open files a worker
 
 
 class _OpenFiles(threading.local):
-    """Files by path, time of change and size, the last used last; each thread and each process has its own."""
+    """Files by path, modification time and size, the last used last; each thread and process has its own."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
@@ -25,12 +25,12 @@ _kept = _OpenFiles()
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file in a folder is one of its videos, by its name: hidden ones are not."""
+    """Tell if a file is a video by its name; hidden files are not."""
     return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def open_file(path: Path) -> VideoFile:
-    """The open file of that path: one of the last few of this worker, or opened now. A changed file is opened anew.
+    """Return the open file of a path from the cache, or open it. A changed file is opened anew.
 
     Raises:
         VideoError: The file is missing, empty, damaged or holds no picture.
@@ -48,6 +48,6 @@ def open_file(path: Path) -> VideoFile:
 
 
 def drop_file(video: VideoFile) -> None:
-    """Closes a file whose decoder has failed, so that the next use opens it anew."""
+    """Close a file whose decoder has failed, so that the next use opens it anew."""
     _kept.files = OrderedDict((key, kept) for key, kept in _kept.files.items() if kept is not video)
     video.close()

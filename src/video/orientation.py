@@ -7,7 +7,7 @@ from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 
 Turn = tuple[tuple[str, str], ...]
-"""FFmpeg filters, name and arguments, that turn a stored picture upright; empty for one that is."""
+"""FFmpeg filters, as names and arguments, that turn a stored picture upright; empty if it is upright already."""
 
 _CLOCKWISE: dict[int, tuple[Turn, Turn]] = {  # by degrees: of plain and of mirrored pictures
     0: ((), (("vflip", ""),)),
@@ -18,19 +18,19 @@ _CLOCKWISE: dict[int, tuple[Turn, Turn]] = {  # by degrees: of plain and of mirr
 
 
 def upright(frame: VideoFrame) -> Turn:
-    """The filters that turn a frame upright by its display matrix: quarter turns, mirrored or not."""
+    """Choose the filters that turn a frame upright by its display matrix: quarter turns, mirrored or not."""
     try:
         matrix = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]  # av's stubs know `str` keys only
-    except ValueError:  # av doesn't know another entry's type, and lists none then
+    except ValueError:  # av doesn't know another entry's type, and then lists none
         return _CLOCKWISE[-round(frame.rotation / 90) * 90 % 360][0]
     return () if matrix is None else turn_of(struct.unpack("=9i", bytes(matrix)[:36]))
 
 
 def turn_of(matrix: tuple[int, ...]) -> Turn:
-    """The filters of a display matrix.
+    """Choose the filters for a display matrix.
 
     Args:
-        matrix: Nine numbers, row by row, as FFmpeg holds them. One that leaves no area of the picture is ignored.
+        matrix: Nine numbers, row by row, as FFmpeg holds them. A singular one is ignored.
     """
     a, b, _, c, d = matrix[:5]
     area = a * d - b * c  # negative where the picture is mirrored
@@ -41,5 +41,5 @@ def turn_of(matrix: tuple[int, ...]) -> Turn:
 
 
 def swaps_sides(turn: Turn) -> bool:
-    """Tell whether a turned picture is as wide as the stored one is high."""
+    """Tell if turning exchanges width and height."""
     return any(name == "transpose" for name, _ in turn)

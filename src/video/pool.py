@@ -1,4 +1,4 @@
-"""Videos prepared several at a time, each in a process of its own: one that crashes takes no other along."""
+"""Preparation of several videos at a time, each in its own process, so that a crash affects one video only."""
 
 import multiprocessing
 import signal
@@ -23,26 +23,26 @@ from egovlpv2.video.prepared import BusyError, clear, hold, prepare_video
 
 _SIGN_OF_LIFE = 0.2  # seconds
 _MOST_THREADS = 4  # of a decoder
-_PATIENCE = 30.0  # seconds that a process has to end when it is told to
-_BUSY = "busy"  # status of a video that another command is at
+_PATIENCE = 30.0  # seconds that a process has to end after SIGTERM
+_BUSY = "busy"  # status of a video that another command is preparing
 
 
 def prepare_all(videos: Sequence[Path], out: Path, settings: Settings, workers: int) -> Generator[
         tuple[Path, float | dict[str, Any]]]:
-    """Prepare videos. Those that another command is at come last, and are waited for.
+    """Prepare videos. Those that another command is preparing are left to the end, and waited for.
 
     Args:
         videos: The files.
-        out: The folder of their folders.
-        settings: What the chunks are like.
-        workers: Processes.
+        out: The folder in which each video gets a folder.
+        settings: Of the chunks.
+        workers: Number of processes.
 
     Yields:
-        A video and the seconds of it that are done, or what has come of it: its `status` and the figures of
-        `prepare_video`, or the `reason` why it failed.
+        A video, and the seconds of it that are done or its outcome: its `status`, and the figures of `prepare_video` or
+        the `reason` why it failed.
     """
     threads = _threads(len(videos), workers)
-    waiting = [(path, False) for path in reversed(videos)]  # and whether to wait for another command
+    waiting = [(path, False) for path in reversed(videos)]  # True: wait for another command
     running: dict[Connection, tuple[BaseProcess, Path]] = {}
     try:
         while waiting or running:
@@ -67,24 +67,24 @@ def prepare_all(videos: Sequence[Path], out: Path, settings: Settings, workers: 
 
 
 def _threads(videos: int, workers: int) -> int:
-    """Threads of each decoder: what would lie idle when there are few videos."""
+    """Choose the threads of each decoder, which use the cores that few videos leave idle."""
     return min(max(usable_cores() // min(workers, videos), 1), _MOST_THREADS) if videos else 1
 
 
 def _start(path: Path, folder: Path, settings: Settings, threads: int, is_patient: bool) -> tuple[
         BaseProcess, Connection]:
-    """A process that prepares a video, and what it sends."""
+    """Start a process that prepares a video, and return it with the pipe of its messages."""
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_child, args=(path, folder, settings, threads, is_patient, sender), daemon=True)
-    with interrupts_held():  # Ctrl-C is the command's, which stops it
+    with interrupts_held():  # the command handles Ctrl-C and stops the process
         process.start()
     sender.close()  # so that the end of the process ends the pipe
     return process, receiver
 
 
 def _receive(receiver: Connection, process: BaseProcess, path: Path, folder: Path) -> float | dict[str, Any]:
-    """What a process says next; a process that has died leaves no chunk."""
+    """Receive the next message of a process; the chunks of a process that has died are removed."""
     try:
         return receiver.recv()
     except EOFError:
@@ -99,7 +99,7 @@ def _receive(receiver: Connection, process: BaseProcess, path: Path, folder: Pat
 
 
 def _stop(processes: Sequence[BaseProcess]) -> None:
-    """End processes, which remove what they haven't finished."""
+    """End processes, which remove their unfinished files."""
     for process in processes:
         process.terminate()
     for process in processes:
@@ -108,7 +108,7 @@ def _stop(processes: Sequence[BaseProcess]) -> None:
 
 
 def _child(path: Path, folder: Path, settings: Settings, threads: int, is_patient: bool, sender: Connection) -> None:
-    """A process's life: sends the seconds done, again and again, and at last the outcome."""
+    """Run in a process: send the seconds done, again and again, and finally the outcome."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _exit)
     last = 0.0
@@ -128,7 +128,7 @@ def _child(path: Path, folder: Path, settings: Settings, threads: int, is_patien
 
 def _outcome(path: Path, folder: Path, settings: Settings, threads: int, on_progress: Callable[[float], None],
              pause: Callable[[], None] | None) -> dict[str, Any]:
-    """What has come of a video."""
+    """Prepare a video and return its outcome."""
     try:
         return {"status": "done", **prepare_video(path, folder, settings, threads, on_progress, pause)}
     except BusyError:
@@ -138,7 +138,7 @@ def _outcome(path: Path, folder: Path, settings: Settings, threads: int, on_prog
 
 
 def as_reason(error: Exception, path: Path) -> str:
-    """What an error says, with the video's name alone in it."""
+    """Describe an error, with the video's name in place of its path."""
     name = one_line(path.name)
     reason = str(describe(error)).replace(one_line(str(path)), name)
     return reason if name in reason else f"{name}: {reason}"
@@ -149,7 +149,7 @@ def _exit(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _send(sender: Connection, message: float | dict[str, Any]) -> None:
-    """Tell the command; without one, the process ends, and what is finished stays for the next."""
+    """Send a message to the command; if it is gone, end the process, whose finished chunks stay."""
     try:
         sender.send(message)
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""A whole video, decoded once: each frame and when it is shown, also within chunks."""
+"""Decoding of a whole video once: every frame with the time it is shown at, in the video or in its chunks."""
 
 import math
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from egovlpv2.video.open_files import open_file
 from egovlpv2.video.reader import TAIL_SECONDS
 from egovlpv2.video.sequence import timed
 
-ROUNDING = Fraction(1, 1000)  # seconds; Matroska rounds its times so
-_MAY_LACK = 0.5  # seconds at the end of what the header says
+ROUNDING = Fraction(1, 1000)  # seconds to which Matroska rounds its times
+_MAX_MISSING = 0.5  # seconds by which a video may be shorter than its header says
 TICK = Fraction(1, 90_000)  # seconds
 
 
 class TimedFrame(NamedTuple):
-    """A frame and when it is shown, in seconds of the video or of a chunk."""
+    """A frame and the time it is shown at, in seconds of the video or of a chunk."""
 
     start: Fraction
     end: Fraction
@@ -29,19 +29,19 @@ class TimedFrame(NamedTuple):
     chunk: int = 0
 
 
-class SequentialDecoder:
-    """A video to be decoded once from beginning to end.
+class FullDecoder:
+    """A decoder of a video from beginning to end, once.
 
     Args:
         path: Any video that FFmpeg opens.
-        threads: Of the decoder.
+        threads: Number of threads of the decoder.
 
     Raises:
         VideoError: The file is missing, empty, damaged or holds no picture.
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        video = open_file(path)  # refuses what the reader would
+        video = open_file(path)  # raises the reader's errors
         self.path, self.turn = path, video.turn  # the filters that turn the first picture upright
         self.height, self.width, self.duration = video.height, video.width, video.duration  # upright pixels; seconds
         self._origin, self._counting = video.origin, video.counting
@@ -52,10 +52,10 @@ class SequentialDecoder:
         self.seconds = Fraction(0)  # up to which it is decoded
 
     def frames(self) -> Iterator[TimedFrame]:
-        """All frames, ascending in time, as a sequential decode shows them.
+        """Yield all frames in ascending time.
 
         Raises:
-            VideoError: The video can't be decoded unharmed to its end; says at which time.
+            VideoError: The video can't be decoded to its end without damage; the message gives the time.
         """
         for item in timed(self._packets(), self.stream, self._counting):
             if item.frame is None:
@@ -71,7 +71,7 @@ class SequentialDecoder:
         self._check_end(self._end)
 
     def _packets(self) -> Iterator[Packet]:
-        """The stream's packets; notes where those of all streams end."""
+        """Yield the stream's packets; keeps track of the end of those of all streams."""
         for packet in self._container.demux():
             begins = packet.dts if packet.pts is None else packet.pts
             if packet.size and begins is not None:
@@ -80,31 +80,31 @@ class SequentialDecoder:
                 yield packet
 
     def _check_end(self, end: float) -> None:
-        """Refuses a video that is shorter than it says; `end` is where its last packet ends, whatever it holds."""
+        """Refuse a video that is shorter than its header says; `end` is the end of the last packet of all streams."""
         if not self.seconds:
             raise VideoError(f"{self.path} has no frame: fetch or encode it again")
-        lacks = 0.0
+        missing = 0.0
         if self.stream.duration:
-            lacks = float(self.stream.duration * self.tick - self.seconds)
+            missing = float(self.stream.duration * self.tick - self.seconds)
         elif self._container.duration:
-            # Some count this from the first frame on, others, as Matroska's writers, from 0.
+            # Some writers count it from the first frame, others, such as Matroska's, from 0.
             start = min(self._container.start_time or 0, 0)
-            lacks = (self._container.duration + start) / av.time_base - end
-        if lacks > _MAY_LACK:
-            raise self._broken(f"it ends {lacks:.3f} s before it should")
+            missing = (self._container.duration + start) / av.time_base - end
+        if missing > _MAX_MISSING:
+            raise self._broken(f"it ends {missing:.3f} s before it should")
 
     def _broken(self, reason: str) -> VideoError:
         return VideoError(f"{self.path} breaks at {float(self.seconds):.3f} s ({reason}): fetch or encode it again")
 
 
 def cut(frames: Iterator[TimedFrame], chunk_seconds: Fraction, fps: float = 0.0) -> Iterator[TimedFrame]:
-    """The frames of each chunk, ascending, in times of the chunk.
+    """Divide frames into chunks, with times counted from each chunk's start.
 
-    A frame is shown until the next one; where a chunk begins meanwhile, it is repeated there. The first is also shown
+    A frame is shown until the next one; it is repeated in a chunk that begins in between. The first frame is also shown
     before its time, as the reader does.
 
     Args:
-        frames: Of the whole video, ascending.
+        frames: Frames of the whole video, ascending.
         chunk_seconds: Length of a chunk.
         fps: Keeps the first frame of every `1 / fps` seconds; 0 keeps all.
     """
@@ -127,8 +127,8 @@ def _slot(item: TimedFrame, fps: float) -> int:
 
 
 def _pieces(frame: VideoFrame, start: Fraction, end: Fraction, length: Fraction) -> Iterator[TimedFrame]:
-    """One piece for each chunk that a frame is shown in."""
+    """Yield a frame once for each chunk that it is shown in."""
     for k in range(start // length, math.ceil(end / length)):
         piece = TimedFrame(max(start - k * length, Fraction(0)), min(end - k * length, length), frame, k)
-        if piece.end - piece.start >= 2 * TICK:  # nobody sees a shorter one, and rounding could give it no time
+        if piece.end - piece.start >= 2 * TICK:  # shorter ones are invisible, and rounding could leave them no time
             yield piece

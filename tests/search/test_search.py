@@ -280,7 +280,7 @@ def test_an_index_with_a_tokenizer_of_another_size_is_not_made(videos: Path, wei
 
 def test_a_search_with_a_tokenizer_of_another_size_is_refused(made: Path, tmp_path: Path) -> None:
     other = made_up_tokenizer(tmp_path / "other", 601)
-    refused("other doesn't fit the weights: it has 601 words", made, "--tokenizer", other)
+    refused("other doesn't fit the weights: it has 601 tokens", made, "--tokenizer", other)
 
 
 def test_an_embedding_that_is_not_one_is_named(made: Path) -> None:

@@ -54,8 +54,8 @@ def start(raw: Path, out: Path, *args: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def atomic_write(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What an uninterrupted run writes."""
+def whole(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Files that an uninterrupted run writes."""
     out = tmp_path_factory.mktemp("whole") / "out"
     prepare([raw], out, Settings(chunk_seconds=1.0), 2)
     return files(out)
