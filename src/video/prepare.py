@@ -1,12 +1,12 @@
-"""`egovlpv2 prepare`: raw videos become what training reads, small pictures with frequent keyframes.
+"""`egovlpv2 prepare`: re-encode raw videos as small pictures with frequent keyframes, which training reads fast.
 
-The files lie as EgoClip's: `<out>/<video_uid>/<k>.mp4` holds the k-th `chunk_seconds` of a video, and its own times
-begin at 0 there. All times are counted as the reader counts them, in seconds from the stream's first frame. A chunk
-that begins between two frames repeats the one that is shown then, so `read_chunks` shows at any time the picture that
+The layout is that of EgoClip: `<out>/<video_uid>/<k>.mp4` holds the k-th `chunk_seconds` of a video, with times that
+begin at 0. All times are counted as the reader counts them, in seconds from the stream's first frame. A chunk that
+begins between two frames repeats the one shown at that moment, so `read_chunks` shows at any time the picture that
 `read_frames` shows of the original.
 
-A run may be killed at any time and started again. Several at once share the work: a video that one is at, the others
-wait for at their end.
+A run may be killed at any time and started again. Several runs at once share the work: each leaves a video that
+another is preparing to its end, and then waits for it.
 """
 
 import os
@@ -45,17 +45,17 @@ _REPORTED = ("status", "reason", "seconds", "chunks", "frames", "bytes")
 
 
 class RawVideos(NamedTuple):
-    """The videos among files and folders, and the folders that can't be searched."""
+    """Videos among files and folders, and the folders that can't be searched."""
 
     videos: list[Path]  # each once
-    unread: dict[Path, str]  # a folder, and why
+    unread: dict[Path, str]  # the reason by folder
 
 
 def find_raw_videos(inputs: Sequence[Path]) -> RawVideos:
-    """The videos among files and folders; what this command has written is none of them.
+    """Find the videos among files and folders, except those that this command has written.
 
     Raises:
-        ValueError: An input is missing or can't be read, holds chunks by their first second, or there is no video.
+        ValueError: An input is missing, can't be read or has chunks named by their first second; or there is no video.
     """
     found: dict[Path, Path] = {}
     unread: dict[Path, str] = {}
@@ -80,7 +80,7 @@ def find_raw_videos(inputs: Sequence[Path]) -> RawVideos:
 
 
 def _check_names(videos: Sequence[Path], out: Path) -> None:
-    """Refuse what would mix two videos."""
+    """Refuse videos that would be written to the same folder."""
     by_name: dict[str, Path] = {}
     for path in videos:
         if (other := by_name.setdefault(path.stem, path)) is not path:
@@ -89,16 +89,16 @@ def _check_names(videos: Sequence[Path], out: Path) -> None:
 
 
 def _length(path: Path) -> int:
-    """Whole seconds of a video by its header, for the progress bar; 0 if unknown."""
+    """Read the length of a video in whole seconds from its header, for the progress bar; 0 if unknown."""
     try:
         with open_container(path) as container:
             return (container.duration or 0) // av.time_base
-    except (VideoError, av.FFmpegError):  # its process says it too
+    except (VideoError, av.FFmpegError):  # preparing it reports the error
         return 0
 
 
 def _work(videos: Sequence[Path], out: Path, settings: Settings, workers: int) -> dict[Path, dict[str, Any]]:
-    """Prepare videos behind a progress bar that counts their seconds."""
+    """Prepare videos, with a progress bar that counts their seconds."""
     outcomes: dict[Path, dict[str, Any]] = {}
     seen = dict.fromkeys(videos, 0)
     lengths = {path: _length(path) for path in videos}  # whole seconds
@@ -115,7 +115,7 @@ def _work(videos: Sequence[Path], out: Path, settings: Settings, workers: int) -
 
 
 def _known(path: Path, folder: Path, settings: Settings) -> dict[str, Any]:
-    """What can be said of a video without decoding it: that it is prepared, or can't be; else nothing."""
+    """Return the outcome of a video that is prepared already or can't be; empty for others."""
     try:
         label = make_label(path, settings)
         if done := find_prepared(folder, label):
@@ -130,7 +130,7 @@ def _known(path: Path, folder: Path, settings: Settings) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """The videos that were prepared; `report.json` in the output folder has the same.
+    """Outcomes of prepared videos, as `report.json` in the output folder has them.
 
     Args:
         out: The output folder.
@@ -144,7 +144,7 @@ class PrepareReport:
 
     @property
     def failures(self) -> dict[str, str]:
-        """The reason by video."""
+        """The reasons of failures by video."""
         return {row["video"]: f"{row['video']}: {row['reason']}" for row in self.videos if row["status"] == "failed"}
 
     @property
@@ -166,20 +166,20 @@ def prepare_videos(inputs: Sequence[str], out: str | Path, *, workers: Count | N
                    fps: float = 0.0, crf: int = 23) -> PrepareReport:
     """Re-encode raw videos into files that are fast to train on: OUT/<video_uid>/<k>.mp4.
 
-    May be stopped at any time; the same call goes on.
+    It may be stopped at any time; the same call continues.
 
     Args:
         inputs: videos, and folders to search for them
         out: the folder to write to
         workers: processes; as many as there are cores if not given
-        chunk_seconds: length of a file; training must be told the same
+        chunk_seconds: length of a file; training needs the same value
         short_side: short side of the pictures, pixels, even; smaller pictures are not enlarged
-        keyframe_seconds: time from keyframe to keyframe: the shorter, the faster random frames and the larger the file
-        fps: most frames a second to keep, at their own times; 0 keeps all
-        crf: loss that x264 allows, from 0 (none) to 51
+        keyframe_seconds: time between keyframes; shorter makes random access faster and files larger
+        fps: maximum frame rate, by dropping frames; 0 keeps all
+        crf: constant rate factor of x264, from 0 (lossless) to 51
 
     Raises:
-        ValueError: An argument doesn't allow it, an input can't be read, there is no video, or two have one name.
+        ValueError: An argument is out of range, an input can't be read, there is no video, or two have one name.
             Videos that can't be prepared are in the report's `failures`.
         OSError: `out` can't be made.
     """
@@ -191,13 +191,13 @@ def prepare_videos(inputs: Sequence[str], out: str | Path, *, workers: Count | N
 
 
 def prepare(inputs: Sequence[Path], out: Path, settings: Settings, workers: int | None = None) -> PrepareReport:
-    """Prepare all videos among files and folders, but for those that are.
+    """Prepare the videos among files and folders that aren't prepared yet.
 
     Args:
         inputs: Files and folders.
         out: The folder to write to.
         settings: Of the prepared files.
-        workers: Processes; as many as there are cores if not given.
+        workers: Number of processes; as many as there are cores if not given.
 
     Raises:
         ValueError: An input can't be read, there is no video, or two have one name.
@@ -223,7 +223,7 @@ def _size(path: Path) -> int:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line for each video, and one for the sizes of all that are there."""
+    """Format a line for each video, and one for the total size."""
     lines = []
     for row in rows:
         facts = row.get("reason") or (f"{row['seconds']:.1f} s in {row['chunks']} files, {row['bytes'] / 1e6:.2f} MB "

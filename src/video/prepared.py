@@ -1,7 +1,7 @@
-"""A folder of chunks that `egovlpv2 prepare` writes: whose it is, who is at it, and what may be removed from it.
+"""The folder of chunks that `egovlpv2 prepare` writes for a video: its label, its lock, and its removal.
 
-At any time chunks lie beside the label that says from what and how they were made: `started.json`, or `prepared.json`
-once all are there. Nothing is removed from a folder without a label, or with one that can't be read.
+Chunks always have a label beside them that records their source and settings: `started.json`, or `prepared.json` once
+all are there. Nothing is removed from a folder without a label, or with one that can't be read.
 """
 
 import os
@@ -21,7 +21,7 @@ from egovlpv2.video.container import VideoError, stat_file
 from egovlpv2.video.encode import Settings, encode_video
 
 VERSION = 2
-"""Raise it when the same settings no longer give the same files."""
+"""Version of the format; to be raised when the same settings no longer give the same files."""
 STARTED, PREPARED = "started.json", "prepared.json"
 _LOCK = ".prepare.lock"
 _CHUNK = re.compile(r"(0|[1-9][0-9]*)\.mp4")
@@ -30,12 +30,12 @@ _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class BusyError(Exception):
-    """Another process writes to a folder."""
+    """An error for a folder that another process writes to."""
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A video as it was when it was prepared."""
+    """State of a video when it was prepared."""
 
     name: str
     bytes: int
@@ -44,7 +44,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Label:
-    """From what and how the chunks in a folder are made."""
+    """Source and settings of the chunks in a folder."""
 
     version: int  # of the program
     source: SourceFile
@@ -53,7 +53,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Prepared(Label):
-    """A label of a folder whose chunks are all there."""
+    """The label of a folder that is complete."""
 
     seconds: Annotated[float, msgspec.Meta(ge=0)]
     chunks: _Count
@@ -67,15 +67,15 @@ class Prepared(Label):
 
 
 def as_text(name: str) -> str:
-    """A file's name as text that JSON can hold: `\\xe9` for bytes that are not UTF-8."""
+    """Convert a file's name to text that JSON can hold: `\\xe9` for bytes that are not UTF-8."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def read_label(folder: Path) -> Label | None:
-    """From what and how the chunks in a folder are made; None if not by this program.
+    """Read the label of a folder; None if it has none.
 
     Raises:
-        ValueError: The label can't be read; says what to do.
+        ValueError: The label can't be read.
     """
     for name, shape in ((PREPARED, Prepared), (STARTED, Label)):
         if os.path.lexists(folder / name):
@@ -88,7 +88,7 @@ def read_label(folder: Path) -> Label | None:
 
 
 def find_prepared(folder: Path, label: Label) -> Prepared | None:
-    """What is prepared in a folder, if all of it is there and has that label.
+    """Read the label of a folder if its chunks are complete and made as `label` says; else None.
 
     Raises:
         ValueError: As `read_label`.
@@ -100,21 +100,21 @@ def find_prepared(folder: Path, label: Label) -> Prepared | None:
 
 
 def differences(one: Label, other: Label) -> list[str]:
-    """Names of what two labels don't share."""
+    """List the fields in which two labels differ."""
     return [name for name in Label.__dataclass_fields__ if getattr(one, name) != getattr(other, name)]
 
 
 def has_chunks(folder: Path) -> bool:
-    """Whether a folder holds files of a chunk's name, whoever wrote them."""
+    """Tell if a folder holds files with a chunk's name, of this program or not."""
     return folder.is_dir() and any(map(_CHUNK.fullmatch, os.listdir(folder)))
 
 
 def clear(folder: Path, drafts_only: bool = False) -> None:
-    """Remove what was written to a folder that one holds; its label goes last, as it tells whose the chunks are.
+    """Remove chunks, drafts and labels from a folder held by `hold`; labels last, as they identify the chunks.
 
     Args:
-        folder: One that has a label, or no chunks.
-        drafts_only: Removes what killed runs left and keeps chunks and label.
+        folder: A folder that has a label, or no chunks.
+        drafts_only: Remove the drafts of killed runs, and keep chunks and label.
     """
     names = os.listdir(folder) if folder.is_dir() else []
     removed = [name for name in names if _DRAFT.fullmatch(name)]
@@ -125,7 +125,7 @@ def clear(folder: Path, drafts_only: bool = False) -> None:
 
 
 def remove_left(folder: Path) -> None:
-    """Remove what killed runs left in a prepared folder, unless another process is at it."""
+    """Remove the drafts of killed runs from a prepared folder, unless another process writes to it."""
     if any(name == _LOCK or _DRAFT.fullmatch(name) for name in os.listdir(folder)):
         with suppress(BusyError), hold(folder):
             clear(folder, drafts_only=True)
@@ -133,29 +133,30 @@ def remove_left(folder: Path) -> None:
 
 @contextmanager
 def hold(folder: Path, pause: Callable[[], None] | None = None) -> Iterator[None]:
-    """A context in which no other process writes to a folder. It is made, and removed at the end if nothing is in it.
+    """Make a folder and lock it against other processes; it is removed at the end if it is empty.
 
-    The lock is one of the operating system's and ends with its process, even with a killed one.
+    The lock is the operating system's and ends with its process, even if that is killed.
 
     Args:
         folder: The folder.
-        pause: Called again and again until another process is done with the folder; None: it is not waited for.
+        pause: Called again and again while another process holds the folder; None raises `BusyError` instead.
 
     Raises:
-        BusyError: Another process is at it, and isn't waited for.
-        OSError: Nothing can be written there.
+        BusyError: Another process holds it, and `pause` is None.
+        OSError: The folder can't be written to.
     """
     lock = _take(folder, pause)
     try:
         yield
     finally:
-        Path(lock.name).unlink(missing_ok=True)  # while it is held: who has opened it finds it gone and tries anew
+        Path(lock.name).unlink(missing_ok=True)  # while locked: a process that has opened it finds it gone, and retries
         lock.close()
-        with suppress(OSError):  # something is in it
+        with suppress(OSError):  # it isn't empty
             folder.rmdir()
 
 
 def _take(folder: Path, pause: Callable[[], None] | None) -> BinaryIO:
+    # Not `filelock`: the lock's file is removed with the empty folder, and a file system without locks is no error.
     path = folder / _LOCK
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -173,10 +174,10 @@ def _take(folder: Path, pause: Callable[[], None] | None) -> BinaryIO:
 
 
 def make_label(path: Path, settings: Settings) -> Label:
-    """The label of the chunks of a video as it is now.
+    """Make the label for chunks of a video in its present state.
 
     Raises:
-        VideoError: The video is missing, empty or can't be reached, or its name can't be that of a folder.
+        VideoError: The video is missing, empty or can't be reached, or its name can't be a folder's.
     """
     if path.stem in (".", ".."):
         raise VideoError(f"{path} would be written to a folder named {path.stem!r}: rename it")
@@ -187,23 +188,23 @@ def make_label(path: Path, settings: Settings) -> Label:
 def prepare_video(path: Path, folder: Path, settings: Settings, threads: int = 1,
                   on_progress: Callable[[float], None] = lambda seconds: None,
                   pause: Callable[[], None] | None = None) -> dict[str, Any]:
-    """Prepare one video; what an interrupted run of the same settings has finished is kept.
+    """Prepare one video; chunks that an interrupted run with the same settings has finished are kept.
 
     Args:
         path: The video.
-        folder: Of its chunks.
-        settings: What the chunks are like.
-        threads: Of the decoder.
-        on_progress: Gets the seconds done, often.
+        folder: The folder of its chunks.
+        settings: Of the chunks.
+        threads: Number of threads of the decoder.
+        on_progress: Called often with the seconds done.
         pause: As for `hold`.
 
     Returns:
         `seconds` of video, number of `chunks`, of `frames` and of `bytes` in them.
 
     Raises:
-        VideoError: The video can't be decoded unharmed to its end. No chunk of it is left.
-        ValueError: The folder holds files of others.
-        OSError: The folder can't be written to. If the disk is full, the chunks that are finished stay.
+        VideoError: The video can't be decoded to its end without damage. Its chunks are removed.
+        ValueError: The folder holds chunks that this command did not write.
+        OSError: The folder can't be written to. If the disk is full, finished chunks stay.
         BusyError: As `hold`.
     """
     label = make_label(path, settings)

@@ -1,8 +1,8 @@
-"""One open video file: finds and decodes the frame that is shown at a time, and nothing more.
+"""An open video file that finds and decodes the frame shown at a given time.
 
-Times are counted from the beginning of the stream, which is its first frame unless that is damaged or missing. What
-decoding the whole file from its beginning shows is right; seeking is the quick way to the same frames. Where a file
-gives reason to doubt that, its frames are sought from further back, and at last from the beginning.
+Times are counted from the beginning of the stream, which is its first frame unless that is damaged or missing. The
+reference is a decode of the whole file from its beginning; seeking is a fast way to the same frames. Where a file gives
+reason to doubt that, decoding starts from further back, and finally from the beginning.
 """
 
 import math
@@ -20,25 +20,25 @@ from egovlpv2.video.survey import Survey, survey
 
 __all__ = ["TAIL_SECONDS", "VideoError", "VideoFile"]
 
-_EPSILON = 5e-4  # seconds; this or half a tick, whichever is less, absorbs the rounding of times
+_EPSILON = 5e-4  # seconds; the tolerance for rounded times is this or half a tick, whichever is less
 TAIL_SECONDS = 1.0  # a time up to so long after the end or before the first frame still shows the last or first frame
-_BACK = (None, 0.0, 2.0, 10.0)  # seconds before the usual keyframe from which to decode, one after the other
+_BACK = (None, 0.0, 2.0, 10.0)  # seconds before the usual keyframe from which to decode, tried in this order
 _FARTHEST = 2**62  # ticks
-_USUAL_RATE = 30  # frames a second, where a file tells none
+_USUAL_RATE = 30  # frames a second, for a file without a rate
 
 
 class VideoFile:
-    """An open file and the places where its decoders stand.
+    """An open file with the state of its decoders.
 
     Args:
         path: Any file that FFmpeg opens.
 
     Attributes:
-        height, width: Of the upright picture that comes first, in pixels.
-        turn: The filters that turn it upright.
+        height, width: Of the first picture, upright, in pixels.
+        turn: Filters that turn it upright.
         duration: In seconds.
-        origin: Where time begins, in ticks.
-        counting: How frames get their times in a sequential decode; None: from their presentation times.
+        origin: The time that counts as 0, in ticks.
+        counting: Rule for the times of frames in a sequential decode; None for their presentation times.
 
     Raises:
         VideoError: The file holds no picture that can be decoded, or several videos behind one another.
@@ -46,7 +46,7 @@ class VideoFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._level = 0  # of `_BACK`, from which on this file's frames come out
+        self._level = 0  # index in `_BACK` of the first that works for this file
         self._sequence: SequentialDecoder | None = None
         self.counting: Counting | None = None
         self._seeking, packets = self._open()
@@ -61,7 +61,7 @@ class VideoFile:
             self.width, self.height = size
 
     def _open(self) -> tuple[SeekingDecoder, Survey | None]:
-        """The decoder for the quick way, and where there is no index all packets."""
+        """Open the seeking decoder; also survey the packets of a file without an index."""
         decoder = SeekingDecoder(self.path)
         self._format = decoder.format_name.split(",")
         check_single(self.path, self._format)
@@ -73,7 +73,7 @@ class VideoFile:
         return SeekingDecoder(self.path, packets), packets
 
     def _needs_sequence(self, packets: Survey | None) -> bool:
-        """Tell whether the file's times can't be those of its frames; also find how to count them."""
+        """Tell if frame times in the file can't be right, so that it must be decoded sequentially; sets `counting`."""
         is_avi = "avi" in self._format
         if packets is not None and not packets.complete:
             self.counting = probe(self.path, is_avi)
@@ -86,7 +86,7 @@ class VideoFile:
         return self.counting is not None
 
     def _first_frame(self) -> VideoFrame:
-        """The first frame that can be decoded; also finds where time begins."""
+        """Decode the first frame that can be decoded; sets `origin`."""
         self.origin = self._seeking.stream.start_time or 0  # ticks
         start: int | None = self.origin
         try:
@@ -100,7 +100,7 @@ class VideoFile:
         assert shown.frame is not None, "a sequence begins with a frame"
         stamp = shown.stamp
         if "avi" in self._format or (self.counting and self.counting.by_dts):
-            # Times are of decoding, where the first to be shown need not be the first.
+            # These are decoding times, whose first need not belong to the frame shown first.
             stamp = stamp if shown.frame.dts is None else shown.frame.dts
             start = None if abs(stamp - self.origin) * self._tick < TAIL_SECONDS else start
         if self._seeking.stream.start_time is None or start is None:
@@ -108,7 +108,7 @@ class VideoFile:
         return shown.frame
 
     def _find_duration(self, packets: Survey | None) -> float:
-        """The stream's length in seconds: from the header, or else from its last packets."""
+        """Return the stream's length in seconds, from the header or else from its last packets."""
         stream = self._seeking.stream
         if stream.duration and (packets is None or "avi" in self._format):
             return stream.duration * self._tick
@@ -120,12 +120,12 @@ class VideoFile:
 
     @property
     def rate(self) -> float:
-        """Frames a second, the mean of the file."""
+        """Mean frame rate, in frames a second."""
         return float(as_fraction(self._seeking.stream.average_rate) or _USUAL_RATE)
 
     @property
     def num_frames(self) -> int:
-        """Number of frames, by the header or else by length and rate."""
+        """Number of frames, from the header or else from length and rate."""
         return self._seeking.stream.frames or max(round(self.duration * self.rate), 1)
 
     def close(self) -> None:
@@ -135,22 +135,22 @@ class VideoFile:
             self._sequence.close()
 
     def seconds(self, frame: VideoFrame) -> float:
-        """The time at which a frame is presented, in seconds from the beginning of the stream."""
+        """Return the presentation time of a frame, in seconds from the beginning of the stream."""
         return (presented_at(frame) - self.origin) * self._tick
 
     def frame_at(self, seconds: float) -> VideoFrame:
-        """The frame shown at a time: the last that is presented at or before it, or else the first of all.
+        """Decode the frame shown at a time: the last that is presented at or before it, or else the first.
 
         Args:
-            seconds: From the beginning of the stream. Going forward decodes on, going back seeks.
+            seconds: From the beginning of the stream. Ascending times continue decoding, earlier times seek.
 
         Raises:
-            VideoError: The time lies past the last frame, or the frame can't be decoded unharmed.
+            VideoError: The time lies past the last frame, or the frame can't be decoded without damage.
         """
         tick = self._tick_at(seconds)
         if not self._is_sequential:
             try:
-                return self._quickly(tick)
+                return self._by_seeking(tick)
             except Damage as error:
                 raise self._broken(seconds, str(error)) from error
             except Unreliable:
@@ -158,7 +158,7 @@ class VideoFile:
                 tick = self._tick_at(seconds)
             except Doubt:
                 pass
-        return self._slowly(tick, seconds)
+        return self._by_decoding_all(tick, seconds)
 
     def _tick_at(self, seconds: float) -> int:
         ticks = min(max(seconds, 0.0) / self._tick + min(0.5, _EPSILON / self._tick), _FARTHEST)
@@ -168,7 +168,7 @@ class VideoFile:
         return VideoError(f"{self.path} can't be decoded at {seconds:.3f} s ({reason}): fetch or encode it again")
 
     def _distrust(self) -> None:
-        """Go over to decoding from the beginning, for good."""
+        """Switch permanently to decoding from the beginning."""
         self._is_sequential, self.counting = True, probe(self.path, "avi" in self._format)
         if self._sequence:
             self._sequence.close()
@@ -179,8 +179,8 @@ class VideoFile:
             self._sequence = SequentialDecoder(self.path, self.counting)
         return self._sequence
 
-    def _quickly(self, tick: int) -> VideoFrame:
-        """The frame shown at a tick by seeking, from further back if need be; raises `Doubt` if that fails."""
+    def _by_seeking(self, tick: int) -> VideoFrame:
+        """Decode the frame shown at a tick by seeking, from further back if need be; raises `Doubt` if that fails."""
         doubt: Doubt = Doubt()
         for level in range(self._level, len(_BACK)):
             try:
@@ -191,14 +191,14 @@ class VideoFile:
                 doubt = error
                 continue
             if level > self._level and not isinstance(doubt, Damage):
-                self._level = level  # keyframes of this file don't suffice
+                self._level = level  # decoding from this file's keyframes doesn't suffice
             if end is not None:
                 self._check_end(tick, end)
             return frame
         raise doubt
 
-    def _slowly(self, tick: int, seconds: float) -> VideoFrame:
-        """The frame shown at a tick by decoding from the beginning."""
+    def _by_decoding_all(self, tick: int, seconds: float) -> VideoFrame:
+        """Decode the frame shown at a tick from the beginning."""
         decoder = self._from_beginning()
         shown = decoder.at(tick)
         if shown.frame is None:
@@ -206,17 +206,17 @@ class VideoFile:
         self._check_begin(tick, shown)
         if decoder.ended:
             self._check_end(tick, shown.end)
-        shown.frame.pts = shown.stamp  # where the file tells none, or a wrong one
+        shown.frame.pts = shown.stamp  # where the file has none, or a wrong one
         return shown.frame
 
     def _check_begin(self, tick: int, shown: Timed) -> None:
         if (shown.stamp - tick) * self._tick > TAIL_SECONDS:
-            asked, begin = ((x - self.origin) * self._tick for x in (tick, shown.stamp))
-            raise VideoError(f"{self.path} shows nothing at {asked:.3f} s: the first frame that can be decoded comes "
+            wanted, begin = ((x - self.origin) * self._tick for x in (tick, shown.stamp))
+            raise VideoError(f"{self.path} shows nothing at {wanted:.3f} s: the first frame that can be decoded comes "
                              f"at {begin:.3f} s: cut the clip, or fetch the file again")
 
     def _check_end(self, tick: int, last: int) -> None:
         if (tick - last) * self._tick > TAIL_SECONDS:
-            asked, end = ((x - self.origin) * self._tick for x in (tick, last))
-            raise VideoError(f"{self.path} ends at {end:.3f} s, before {asked:.3f} s: cut the clip, fetch it "
+            wanted, end = ((x - self.origin) * self._tick for x in (tick, last))
+            raise VideoError(f"{self.path} ends at {end:.3f} s, before {wanted:.3f} s: cut the clip, fetch it "
                              "again, or set data.init_args.chunk_seconds to the length of your files")

@@ -1,16 +1,16 @@
-"""Which times of a clip to show: pure functions of numbers, in seconds."""
+"""Choice of the times of a clip's frames, in seconds."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def uniform_times(start: float, end: float, num_frames: int) -> NDArray[np.float64]:
-    """The centres of `num_frames` equal segments of a clip: what evaluation looks at.
+    """Compute the centres of `num_frames` equal segments of a clip, for evaluation.
 
     Args:
         start: Where the clip begins, in seconds.
-        end: Where the clip ends, in seconds; a clip of no length gives one time over and over.
-        num_frames: How many times to give, at least 1.
+        end: Where the clip ends, in seconds; a clip of no length gives the same time repeatedly.
+        num_frames: Number of times, at least 1.
 
     Returns:
         Ascending times in seconds, shape `(num_frames,)`.
@@ -22,13 +22,13 @@ def uniform_times(start: float, end: float, num_frames: int) -> NDArray[np.float
 
 
 def jittered_times(start: float, end: float, num_frames: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """One random time in each of `num_frames` equal segments of a clip: what training looks at.
+    """Draw a time from each of `num_frames` equal segments of a clip, for training.
 
     Args:
         start: Where the clip begins, in seconds.
-        end: Where the clip ends, in seconds; a clip of no length gives one time over and over.
-        num_frames: How many times to give, at least 1.
-        rng: Draws the times; the same state gives the same times.
+        end: Where the clip ends, in seconds; a clip of no length gives the same time repeatedly.
+        num_frames: Number of times, at least 1.
+        rng: Random generator; the same state gives the same times.
 
     Returns:
         Ascending times in seconds, shape `(num_frames,)`, all in `[start, end)`.
@@ -40,7 +40,7 @@ def jittered_times(start: float, end: float, num_frames: int, rng: np.random.Gen
 
 
 def _times(start: float, end: float, num_frames: int, places: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Times at `places` (0 to 1, shape `(num_frames,)`) within the segments."""
+    """Compute times at `places` (0 to 1, shape `(num_frames,)`) within the segments."""
     if num_frames < 1:
         raise ValueError(f"a clip needs at least 1 frame, not {num_frames}")
     if not end >= start:  # also refuses NaN

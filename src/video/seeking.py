@@ -1,7 +1,7 @@
-"""The quick way to a frame: seeks to the keyframe before it and decodes on, as long as the file can be relied on.
+"""Fast access to a frame: seek to the keyframe before it and decode from there, if the file is reliable.
 
-The packets ahead are read without decoding them, up to the first that can only hold later frames: that tells exactly
-which frame a time shows, at any frame rate and in any order.
+Packets are first read without decoding them, up to one that can only hold later frames. Their times show exactly which
+frame belongs to a time, at any frame rate and in any order.
 """
 
 import math
@@ -17,28 +17,28 @@ from av.video.frame import VideoFrame
 from egovlpv2.video.container import as_fraction, open_video, presented_at, reason_of
 from egovlpv2.video.survey import Survey
 
-_SEEK_GAP = 1.0  # seconds ahead up to which packets are read on instead of asking the index
-_LATE_FRAMES = 2  # frames after the wanted one that may come out before it
+_SEEK_GAP = 1.0  # seconds ahead up to which packets are read without a look at the index
+_LATE_FRAMES = 2  # later frames that may be decoded before the wanted one
 
 
 class Doubt(Exception):
-    """The frame of a time can't be told, or not be made, from where the decoder began."""
+    """The frame shown at a time can't be found or decoded from where the decoder began."""
 
 
 class Unreliable(Doubt):
-    """The file's times are not those of its frames: nothing that was found by seeking holds."""
+    """The file's times are not those of its frames, so that results of seeking are not valid."""
 
 
 class Damage(Doubt):
-    """FFmpeg can't decode what is there; the text says why."""
+    """FFmpeg can't decode the data; the message gives its reason."""
 
 
 class SeekingDecoder:
-    """An open file and the place where its decoder stands.
+    """A decoder that seeks, with the state of its open file.
 
     Args:
         path: Any file that FFmpeg opens.
-        packets: All packets of the stream, where the container has no index; what is read is compared with them.
+        packets: All packets of the stream if the container has no index; packets read later are checked against them.
 
     Raises:
         VideoError: As `open_video`.
@@ -49,29 +49,29 @@ class SeekingDecoder:
         self._open()
         self.tick = float(as_fraction(self.stream.time_base) or 1)  # seconds
         self.origin = self.stream.start_time or 0  # ticks
-        self.can_skip = False  # whether frames that no other refers to may be passed over
+        self.can_skip = False  # True if frames that no other refers to may be skipped
         self._reset(self._container.demux(self.stream))
 
     def _open(self) -> None:
-        """Open the file, to be decoded in one thread: workers are many."""
+        """Open the file, to be decoded in one thread, as there are many workers."""
         self._container, self.stream = open_video(self.path)
         self.codec = self.stream.codec_context
 
     @property
     def format_name(self) -> str:
-        """FFmpeg's names of the container, with commas between them."""
+        """FFmpeg's names of the container format, separated by commas."""
         return self._container.format.name
 
     @property
     def header_seconds(self) -> float:
-        """Length of the whole file as its header says, in seconds; 0 if it doesn't."""
+        """Length of the whole file by its header, in seconds; 0 if unknown."""
         return (self._container.duration or 0) / av.time_base
 
     def looks_reordered(self, by_dts: bool) -> bool:
-        """Tell whether frames are shown in another order than decoded, but the first packet's times don't tell.
+        """Tell if frames are shown in another order than decoded without a sign of it in the first packet's times.
 
         Args:
-            by_dts: Whether a container that is known to store presentation times alone has told a decoding time.
+            by_dts: True for a container that stores presentation times only, so that decoding times are made up.
         """
         if not self.codec.has_b_frames:
             return False
@@ -88,21 +88,21 @@ class SeekingDecoder:
         self._container.close()
 
     def _reset(self, packets: Iterator[Packet] | None = None) -> None:
-        """Forget all packets and frames, to read on from where the container stands."""
+        """Forget all packets and frames; reading continues from the container's position."""
         self._packets = packets
         self._queue: deque[Packet] = deque()  # demuxed, not yet decoded
         self._stamps: list[int] = []  # sorted; of all packets since the last jump, in ticks
-        self._ready: dict[int, VideoFrame] = {}  # decoded, later than what was wanted
+        self._ready: dict[int, VideoFrame] = {}  # decoded, later than the wanted frame
         self._best: VideoFrame | None = None  # the frame shown last
         self._horizon: float = -math.inf  # frames not demuxed yet are presented after it, in ticks
         self._end = self.origin  # end of the latest frame demuxed, in ticks
         self._floor: float = -math.inf  # frames before it lack what they refer to, in ticks
-        self._latest: int | None = None  # stamp of the frame that came out last
-        self._sound = False  # whether all frames from the floor on have come out
+        self._latest: int | None = None  # time of the frame decoded last
+        self._sound = False  # True if no frame from the floor on is missing
         self._ended = self._drained = False
 
     def _seek(self, tick: int) -> None:
-        """Move the container to the keyframe that it holds for a tick, or to its start where it can't seek."""
+        """Move the container to the keyframe in its index for a tick, or to its start if it can't seek."""
         try:
             self._container.seek(tick, stream=self.stream)  # also empties the decoder
         except av.FFmpegError:
@@ -111,7 +111,7 @@ class SeekingDecoder:
         self._reset(self._container.demux(self.stream))
 
     def _pull(self) -> None:
-        """Demux one packet into the queue, from the first keyframe on, or notes the end."""
+        """Demux one packet into the queue, from the first keyframe on, or note the end."""
         packet = next(self._packets, None) if self._packets else None
         if packet is None:
             self._ended = True
@@ -139,7 +139,7 @@ class SeekingDecoder:
             self._pull()
 
     def find_end(self) -> int:
-        """The end of the last packet, in ticks; reads the last packets, or all where the file can't seek."""
+        """Read the end of the last packet, in ticks, from the last packets, or from all if the file can't seek."""
         try:
             self._seek(self.origin + int((self._container.duration or 0) / av.time_base / self.tick))
             while not self._ended:
@@ -152,7 +152,7 @@ class SeekingDecoder:
         return end
 
     def _is_ahead(self, tick: int) -> bool:
-        """Tell whether to reach a tick by reading on: not when it is behind, or after a keyframe far ahead."""
+        """Tell if a tick is best reached by reading on: not if it is behind, or after a keyframe far ahead."""
         if not self._stamps or tick < (self._stamps[0] if self._best is None else presented_at(self._best)):
             return False
         if tick - self._horizon <= _SEEK_GAP / self.tick:
@@ -162,7 +162,7 @@ class SeekingDecoder:
         return place < 0 or index[place].timestamp <= self._horizon
 
     def _seek_before(self, tick: int) -> None:
-        """Move to a keyframe that is presented at or before a tick; to the file's first if there is none."""
+        """Move to a keyframe that is presented at or before a tick, or to the first of the file if there is none."""
         lowest = self.origin - math.ceil(1 / self.tick)  # decoding begins somewhat before the first frame is shown
         place, step = max(tick, lowest), math.ceil(0.1 / self.tick)
         while True:
@@ -170,12 +170,12 @@ class SeekingDecoder:
             self._demux_past(tick)
             if (self._stamps and self._stamps[0] <= tick) or place == lowest:
                 return
-            first = self._queue[0].dts if self._queue else None  # the container chose a keyframe that is shown later
+            first = self._queue[0].dts if self._queue else None  # the container chose a keyframe shown later
             place = max(min(place - step, place if first is None else first - 1), lowest)
             step *= 4
 
     def _locate(self, tick: int, back: float | None) -> int:
-        """The stamp of the frame shown at a tick; leaves the packets up to it in the queue."""
+        """Find the time of the frame shown at a tick; packets up to it stay in the queue."""
         if back is not None:
             self._seek_before(tick)
             self._seek_before((self._stamps[0] if self._stamps else tick) - max(int(back / self.tick), 1))
@@ -194,7 +194,7 @@ class SeekingDecoder:
         return target
 
     def _jump(self, target: int) -> None:
-        """Drop the packets before the last keyframe that leads to the target."""
+        """Drop the packets before the last keyframe from which the target can be decoded."""
         keys = [i for i, packet in enumerate(self._queue) if packet.is_keyframe and presented_at(packet) <= target]
         if keys and keys[-1] > 0:
             for _ in range(keys[-1]):
@@ -207,14 +207,14 @@ class SeekingDecoder:
             self._sound = False
 
     def at(self, tick: int, back: float | None = None) -> tuple[VideoFrame, int | None]:
-        """The frame shown at a tick, and the end of the stream in ticks if it was reached on the way.
+        """Decode the frame shown at a tick; also return the end of the stream in ticks if it was reached.
 
         Args:
             tick: At or after the first frame.
-            back: Where given, decoding begins at another keyframe, at least so many seconds before the usual one.
+            back: If given, decoding begins at another keyframe, at least so many seconds before the usual one.
 
         Raises:
-            Doubt: The frame can't be told or made that way.
+            Doubt: The frame can't be found or decoded that way.
         """
         try:
             target = self._locate(tick, back)
@@ -227,7 +227,7 @@ class SeekingDecoder:
             raise
 
     def _decode_to(self, target: int) -> VideoFrame:
-        """Decode on until the frame of that stamp is out, and return it."""
+        """Decode until the frame of that time is out, and return it."""
         while True:
             for stamp in sorted(stamp for stamp in self._ready if stamp <= target):
                 self._best = self._ready.pop(stamp)
@@ -235,13 +235,13 @@ class SeekingDecoder:
             if found or self._drained or len(self._ready) > _LATE_FRAMES:
                 break
             self._feed(target)
-        # A packet may give no frame of its own; the frame before is then shown on, unless it was passed over.
+        # A packet may give no frame of its own; then the frame before it is shown, unless that was skipped.
         if self._best is None or not (found or (self._sound and not self.can_skip)):
             raise Doubt
         return self._best
 
     def _feed(self, target: int) -> None:
-        """Decode the next packet; before the target, frames that no other refers to are passed over."""
+        """Decode the next packet; before the target, frames that no other refers to are skipped."""
         if not self._queue and not self._ended:
             self._pull()
         packet = self._queue.popleft() if self._queue else None
@@ -264,7 +264,7 @@ class SeekingDecoder:
             self._ready[stamp] = frame
 
     def _begin(self, frame: VideoFrame) -> None:
-        """Check the first frame that comes out since the last jump."""
+        """Check the first frame decoded since the last jump."""
         if not frame.key_frame and self.codec.name != "h264":
-            raise Doubt  # the container called a frame a keyframe that refers to others
+            raise Doubt  # the frame refers to others although the container marks it as a keyframe
         self._sound = presented_at(frame) <= self._stamps[0]

@@ -1,6 +1,6 @@
-"""Decoding from the beginning: slow, and right where a file's stamps, index or keyframes can't be relied on.
+"""Decoding from the beginning: slow, but correct for files whose times, index or keyframes are not reliable.
 
-It is the arbiter: the reader's quick way shows what this shows.
+It is the reference: seeking must show the same frames.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,30 +15,30 @@ from av.video.stream import VideoStream
 
 from egovlpv2.video.container import VideoError, as_fraction, open_video, reason_of
 
-_PROBED = 48  # frames that tell how a file counts time
+_PROBED = 48  # frames that `probe` decodes
 
 
 class Counting(NamedTuple):
-    """How the frames of a stream get their times."""
+    """Rule for the times of a stream's frames."""
 
-    by_dts: bool  # by decoding times, which come out ascending where the presentation times are not stored
-    period: float  # ticks from frame to frame where there is no time at all
+    by_dts: bool  # use decoding times, which ascend where presentation times are not stored
+    period: float  # ticks between frames without any time
 
 
 class Timed(NamedTuple):
-    """A frame in the order of showing."""
+    """A frame with its time, in the order of presentation."""
 
-    stamp: int  # when it is presented, in ticks
-    end: int  # when the next one is, as far as the file tells
+    stamp: int  # presentation time, in ticks
+    end: int  # time of the next frame, by the file
     frame: VideoFrame | None  # None: the frames from here on are damaged
     reason: str = ""
 
 
 def _packets(packets: Iterable[Packet]) -> Iterator[Packet | str | None]:
-    """The packets that hold something, what breaks their reading if something does, and None at the end."""
+    """Yield the packets with data, then the reason if reading fails, and None at the end."""
     try:
         for packet in packets:
-            if packet.size:  # else a dropped frame, or the end
+            if packet.size:  # empty ones are dropped frames, or the end
                 yield packet
     except av.FFmpegError as error:
         yield reason_of(error)
@@ -46,14 +46,14 @@ def _packets(packets: Iterable[Packet]) -> Iterator[Packet | str | None]:
 
 
 def _frames(packets: Iterable[Packet], stream: VideoStream) -> Iterator[VideoFrame | str]:
-    """All frames that a decoder makes of a stream's packets, in its order, and for each damage what FFmpeg says of it.
+    """Decode all frames of a stream's packets in decoder order; yield FFmpeg's message for each damage.
 
-    What can't be decoded before the first frame is passed over, and so are frames that lack what they refer to: those
-    before the first that needs no other, at the beginning and after a damage.
+    Damage before the first frame is skipped, and so are frames that lack a reference: those before the first that
+    needs none, at the beginning and after damage.
     """
     codec = stream.codec_context
     started = False
-    trusts: bool | None = None  # whether the first frame may be one that refers to others
+    trusts: bool | None = None  # True if the first frame may be one that refers to others
     whole = False
     for item in _packets(packets):
         packet, damage = (None, item) if isinstance(item, str) else (item, "")
@@ -79,15 +79,15 @@ def _frames(packets: Iterable[Packet], stream: VideoStream) -> Iterator[VideoFra
 
 
 def probe(path: Path, stores_dts: bool = False) -> Counting | None:
-    """Decode the first frames to see how the file counts time.
+    """Decode the first frames to find the rule for the times of a file.
 
     Args:
         path: The file.
-        stores_dts: Whether the container stores decoding times alone; then presentation times were made up, and are
-            right only where they equal the times of decoding at which frames come out.
+        stores_dts: True if the container stores decoding times only; then presentation times are made up, and correct
+            only if they equal the decoding times.
 
     Returns:
-        None if the frames come out in the order of their presentation times; otherwise how to count.
+        None if frames are decoded in the order of their presentation times; otherwise the rule.
     """
     container, stream = open_video(path)
     tick = as_fraction(stream.time_base) or 1
@@ -101,7 +101,7 @@ def probe(path: Path, stores_dts: bool = False) -> Counting | None:
     agree = not stores_dts or all(dts in (pts, None) for pts, dts in pairs)
     if agree and _ascend([pts for pts, _ in pairs]):
         return None
-    known = [dts for _, dts in pairs if dts is not None]  # the last frames come out without a packet, and have none
+    known = [dts for _, dts in pairs if dts is not None]  # the last frames are decoded without a packet, and have none
     return Counting(len(known) > 1 and _ascend(known) and pairs[0][1] is not None, period)
 
 
@@ -111,18 +111,18 @@ def _ascend(stamps: Sequence[int | None]) -> bool:
 
 
 def timed(packets: Iterable[Packet], stream: VideoStream, counting: Counting | None) -> Iterator[Timed]:
-    """The frames of a stream in the order of showing; none is earlier than the one before.
+    """Yield the frames of a stream in the order of presentation, with times that never go back.
 
     Args:
-        packets: All of the stream, from its beginning.
-        stream: Decodes them.
-        counting: As `probe` says.
+        packets: All packets of the stream, from its beginning.
+        stream: Their stream.
+        counting: Result of `probe`.
     """
     tick = as_fraction(stream.time_base) or 1
     period = counting.period if counting else max(float(1 / (as_fraction(stream.average_rate) or 25) / tick), 1.0)
-    anchor = before = stream.start_time or 0  # the last time that the file tells, and the end of what was given out
-    since = 0.0  # what has passed since the anchor, in ticks
-    held: Timed | None = None  # until the next proves its time right
+    anchor = before = stream.start_time or 0  # the last time in the file, and the end of the frames yielded so far
+    since = 0.0  # time since the anchor, in ticks
+    held: Timed | None = None  # until the time of the next frame confirms its own
     for item in _frames(packets, stream):
         if isinstance(item, str):
             if held:
@@ -148,14 +148,14 @@ def timed(packets: Iterable[Packet], stream: VideoStream, counting: Counting | N
 
 
 class SequentialDecoder:
-    """The place where decoding from the beginning stands. Going back begins anew.
+    """A decoder that starts at the beginning of a file; going back starts it anew.
 
     Args:
         path: The file.
-        counting: As `probe` says.
+        counting: Result of `probe`.
 
     Raises:
-        VideoError: No frame comes out at all.
+        VideoError: No frame can be decoded.
     """
 
     def __init__(self, path: Path, counting: Counting | None) -> None:
@@ -178,13 +178,13 @@ class SequentialDecoder:
 
     @property
     def ended(self) -> bool:
-        """True when the last frame is reached."""
+        """True once the last frame is reached."""
         return self._next is None
 
     def at(self, tick: int) -> Timed:
-        """The frame shown at a tick, or the first if it is later; the last if the video ends before.
+        """Decode the frame shown at a tick: the first if the tick is earlier, the last if the video ends before.
 
-        Its `end` is where the next one begins; a damage is returned as such.
+        Its `end` is the start of the next one. Damage is returned as a frame of None.
         """
         if tick < self._best.stamp and self._best.stamp > self.first.stamp:
             self.close()

@@ -1,4 +1,4 @@
-"""All packets of a stream, read once without decoding: what a container without an index doesn't tell."""
+"""Survey of all packets of a stream, read without decoding, in place of the index that a container lacks."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -19,16 +19,16 @@ class Survey(NamedTuple):
 
     stamps: NDArray[np.int64]  # (N,) presentation times, ascending, in ticks
     sizes: NDArray[np.int64]  # (N,) bytes of these packets
-    complete: bool  # whether each packet has a presentation time of its own
+    complete: bool  # True if each packet has a presentation time of its own
     end: int  # of the last packet, in ticks
 
     def before(self, tick: int) -> int | None:
-        """The presentation time of the last packet that is shown at or before a tick."""
+        """Return the presentation time of the last packet at or before a tick."""
         place = int(np.searchsorted(self.stamps, tick, "right"))
         return int(self.stamps[place - 1]) if place else None
 
     def holds(self, stamp: int, size: int) -> bool:
-        """Tell whether there is a packet of that presentation time and size."""
+        """Tell if there is a packet of that presentation time and size."""
         place = int(np.searchsorted(self.stamps, stamp))
         return place < len(self.stamps) and self.stamps[place] == stamp and self.sizes[place] == size
 
@@ -39,10 +39,10 @@ def survey(path: Path, state: tuple[int, int]) -> Survey:
 
     Args:
         path: The file.
-        state: Its time of change and size, so that a changed file is read anew.
+        state: Its modification time and size, so that a changed file is read anew.
 
     Raises:
-        VideoError: The times begin anew in the middle, as those of files behind one another do.
+        VideoError: The file can't be read, or its times restart in the middle, as in several files behind one another.
     """
     container, stream = open_video(path)
     tick = as_fraction(stream.time_base)
@@ -70,7 +70,7 @@ def survey(path: Path, state: tuple[int, int]) -> Survey:
 
 
 def _check_order(path: Path, packet: Packet, last: int | None, back: int) -> int | None:
-    """The latest decoding time so far; refuses one that lies far before it."""
+    """Return the latest decoding time so far; refuse a packet whose time lies far before it."""
     if packet.dts is None:
         return last
     if last is not None and packet.dts < last - back:

@@ -1,7 +1,7 @@
-"""Which part of a picture to show, and how large: descriptions that the reader hands to FFmpeg.
+"""Crops and output sizes, as descriptions that the reader passes to FFmpeg.
 
-Nothing here touches a pixel. A transform is a function of the picture's size (and a random generator) that gives one
-`CropBox`, drawn once per clip, so that all of a clip's frames show the same part.
+A transform is a function of the picture's size (and a random generator) that returns one `CropBox` per clip, so that
+all frames of the clip show the same part. Pixels are processed elsewhere.
 """
 
 import math
@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-_TRIES = 10  # as torchvision's RandomResizedCrop
+_TRIES = 10  # as in torchvision's RandomResizedCrop
 
 
 class CropBox(NamedTuple):
-    """A part of the upright picture, in its pixels, and the size to show it at."""
+    """A part of the upright picture, in its pixels, and its output size."""
 
     top: int
     left: int
@@ -23,7 +23,7 @@ class CropBox(NamedTuple):
     out_height: int
     out_width: int
     flip: bool = False  # mirrored left to right, after scaling
-    rgb_first: bool = False  # turned RGB before it is cropped and scaled, by FFmpeg's quick conversion
+    rgb_first: bool = False  # converted to RGB before cropping and scaling, by FFmpeg's fast conversion
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class TrainTransform:
         size: Side of the square shown, in pixels.
         scale: Smallest and largest share of the picture's area.
         ratio: Smallest and largest width over height.
-        flip: How probable mirroring is, 0 to 1.
-        rgb_first: Turn pictures RGB first, as the readers of the released code do: a level of 255 darker.
+        flip: Probability of mirroring, 0 to 1.
+        rgb_first: Convert to RGB first, as the readers of the released code do, which is darker by a level of 255.
     """
 
     size: int
@@ -45,7 +45,7 @@ class TrainTransform:
     rgb_first: bool = False
 
     def __call__(self, height: int, width: int, rng: np.random.Generator) -> CropBox:
-        """Draws a box in a picture of `height` x `width` pixels."""
+        """Draw a box in a picture of `height` x `width` pixels."""
         box_height, box_width = self._box_size(height, width, rng)
         top = int(rng.integers(height - box_height + 1))
         left = int(rng.integers(width - box_width + 1))
@@ -53,7 +53,7 @@ class TrainTransform:
         return CropBox(top, left, box_height, box_width, self.size, self.size, flip, self.rgb_first)
 
     def _box_size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
-        """Height and width of a box that fits; after ten misses the largest one within the aspect ratios."""
+        """Draw height and width of a box that fits; after ten misses, take the largest one within the aspect ratios."""
         for _ in range(_TRIES):
             area = height * width * rng.uniform(*self.scale)
             ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
@@ -66,16 +66,16 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class WholePicture:
-    """All of the picture, not enlarged, its sides even as 4:2:0 colours need them.
+    """The whole picture, not enlarged, with even sides as 4:2:0 colours need them.
 
     Args:
-        short_side: Pixels at most.
+        short_side: Maximum short side, in pixels.
     """
 
     short_side: int
 
     def __call__(self, height: int, width: int) -> CropBox:
-        """The box in a picture of `height` x `width` pixels."""
+        """Return the box in a picture of `height` x `width` pixels."""
         scale = min(self.short_side / min(height, width), 1.0)
         out_height, out_width = (max(round(side * scale / 2) * 2, 2) for side in (height, width))
         return CropBox(0, 0, height, width, out_height, out_width)
@@ -83,15 +83,15 @@ class WholePicture:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """The whole largest centred square of the picture.
+    """The largest centred square of the picture.
 
-    The released code scales the short side to 256, crops 256 from the centre and scales that to 224: this square, up to
-    the rounding of where the crop begins, which is the same here.
+    The released code scales the short side to 256, crops 256 from the centre and scales that to 224: this is the
+    same square, including the rounding of its position.
 
     Args:
-        size: Side at which it is shown, in pixels.
-        short_side: Short side of the scaled picture in whose pixels the beginning is rounded.
-        rgb_first: Turn pictures RGB first, as the readers of the released code do: a level of 255 darker.
+        size: Side of the output, in pixels.
+        short_side: Short side of the scaled picture, in whose pixels the position is rounded.
+        rgb_first: Convert to RGB first, as the readers of the released code do, which is darker by a level of 255.
     """
 
     size: int
@@ -99,12 +99,12 @@ class EvalTransform:
     rgb_first: bool = False
 
     def __call__(self, height: int, width: int, rng: np.random.Generator | None = None) -> CropBox:
-        """The box in a picture of `height` x `width` pixels; nothing is drawn from `rng`."""
+        """Return the box in a picture of `height` x `width` pixels; `rng` is not used."""
         side = min(height, width)
         return CropBox(self._begin(height, side), self._begin(width, side), side, side, self.size, self.size,
                        rgb_first=self.rgb_first)
 
     def _begin(self, length: int, side: int) -> int:
-        """First pixel of the square on one axis of the picture."""
+        """Compute the first pixel of the square on one axis of the picture."""
         scaled = self.short_side * length // side
         return min(round(round((scaled - self.short_side) / 2) * length / scaled), length - side)

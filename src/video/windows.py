@@ -20,12 +20,12 @@ class Windows:
     """Windows that slide over a video.
 
     Args:
-        fps: Frames a second in which the others count.
-        window: Length of a window.
-        stride: From a start to the next.
-        frames: Frames to show of a window.
+        fps: Frame rate in which `window` and `stride` are counted.
+        window: Length of a window, in such frames.
+        stride: Distance between the starts of windows, in such frames.
+        frames: Number of frames read from a window.
         size: Their height and width, pixels.
-        chunk_seconds: Length of a video's files, where it is a folder of them.
+        chunk_seconds: Length of chunks, for a video that is a folder of them.
         frame_rule: `centre`: frames at the centres of equal segments of a window; `released`: the windows of the
             released code, about 1.87 a second, in its readers' colours.
     """
@@ -39,15 +39,15 @@ class Windows:
     frame_rule: FrameRuleName = "centre"
 
     def count(self, duration: float) -> int:
-        """How many windows lie wholly in a video of so many seconds; at least one, which may be cut short."""
+        """Count the windows that lie within a video of `duration` seconds; at least one, which may be cut short."""
         if self.frame_rule == "released":
             return released_windows(duration, self.frames)
         return max(int((duration * self.fps - self.window) / self.stride + 1e-6) + 1, 1)
 
     def read(self, source: VideoSource, duration: float, first: int, count: int) -> Tensor:
-        """The frames of windows `first` to `first + count`: (count, T, 3, H, W) uint8."""
+        """Read the frames of windows `first` to `first + count`: (count, T, 3, H, W) uint8."""
         times = self._times(source, duration, first, count)
-        order = np.argsort(times, kind="stable")  # windows may overlap, and a reader goes forward
+        order = np.argsort(times, kind="stable")  # windows may overlap, and ascending times are read fastest
         clip = source.read(times[order], EvalTransform(self.size, rgb_first=self.frame_rule == "released"),
                            self.chunk_seconds)
         frames = torch.empty_like(clip.frames)
@@ -55,14 +55,14 @@ class Windows:
         return frames.unflatten(0, (count, self.frames))
 
     def _times(self, source: VideoSource, duration: float, first: int, count: int) -> NDArray[np.float64]:
-        """When to look at windows `first` to `first + count`: (count * T,) seconds."""
+        """Compute the frame times of windows `first` to `first + count`: (count * T,) seconds."""
         if self.frame_rule == "released":
             rate = source.rate
             if abs(rate / EGOCLIP_RATE - 1) > 0.01:
                 raise VideoError(f"{source.files[0]} has {rate:g} frames a second, and the released windows count 30: "
                                  "encode it at 30, or leave --frame-rule out")
             numbers = windows(0.0, duration, self.frames, max(round(duration * rate), 1))[first : first + count]
-            return (numbers.flatten().astype(np.float64) + 0.5) / rate  # in the midst of when each is shown
+            return (numbers.flatten().astype(np.float64) + 0.5) / rate  # halfway through the display of each
         starts = np.arange(first, first + count) * self.stride / self.fps
         ends = np.minimum(starts + self.window / self.fps, duration)
         return np.concatenate([uniform_times(start, end, self.frames) for start, end in zip(starts, ends, strict=True)])
