@@ -1,6 +1,6 @@
-"""The border of the program: exit codes and one-line errors for what a user, a file or the machine did.
+"""Exit codes and one-line messages of commands, for signals and for errors of the user, a file or the machine.
 
-A mistake of ours (an `AssertionError`, a `TypeError`, ...) stays a traceback.
+Errors of the program itself (an `AssertionError`, a `TypeError`, ...) keep their traceback.
 """
 
 import argparse
@@ -25,10 +25,10 @@ _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asks the program to end; libraries tidy up as they do for Ctrl-C.
+    """An exception raised for a signal that ends the program; libraries clean up as for Ctrl-C.
 
     Args:
-        number: Of the signal.
+        number: The signal's number.
     """
 
     def __init__(self, number: int) -> None:
@@ -37,17 +37,17 @@ class Stopped(KeyboardInterrupt):
 
 
 class CommandContext:
-    """A context for a command: what goes wrong in it for no mistake of ours ends the program in one line.
+    """A context for a command that ends the program with one line for errors that are not the program's own.
 
-    Exit codes: 1 for an error, 128 + n for signal n (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP), 141 where nobody reads what
-    is printed any more.
+    Exit codes: 1 for an error, 128 + n for signal n (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP), 141 if the reader of the
+    output is gone.
 
     Args:
-        command: What messages begin with, such as `egovlpv2 extract`.
-        stops: Signals that end the command; others are handled as they were.
+        command: Prefix of messages, such as `egovlpv2 extract`.
+        stops: Signals that end the command; the handlers of others stay.
     """
 
-    _open = 0  # borders that this process is within
+    _open = 0  # contexts that this process is in
     _parent = 0  # the process whose main thread forks
 
     def __init__(self, command: str, stops: Iterable[int] = STOPS) -> None:
@@ -58,7 +58,7 @@ class CommandContext:
     def __enter__(self) -> None:
         _mend_streams()
         CommandContext._open += 1
-        if threading.current_thread() is threading.main_thread():  # others can't
+        if threading.current_thread() is threading.main_thread():  # others can't set handlers
             for number in self.stops:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup`, or in the background of a script
                     self.before[number] = signal.signal(number, self._stop)
@@ -83,24 +83,24 @@ class CommandContext:
             self._end(error)
 
     def _end(self, error: BaseException) -> None:
-        """Ends the program for an error that is not our mistake; returns for others."""
-        if self.stopped or isinstance(error, KeyboardInterrupt):  # libraries may turn a stop into an error of theirs
+        """End the program for an error that is not its own; return for others."""
+        if self.stopped or isinstance(error, KeyboardInterrupt):  # libraries may turn it into an error of their own
             number = self.stopped or getattr(error, "number", signal.SIGINT)
             name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-            self._say(128 + number, f"stopped by {name}; what is finished stays", error)
+            self._exit(128 + number, f"stopped by {name}; what is finished stays", error)
         gone = _reader_is_gone(sys.stdout) or _reader_is_gone(sys.stderr)
         if isinstance(error, BrokenPipeError) and gone:
-            self._say(128 + signal.SIGPIPE, "", error)
+            self._exit(128 + signal.SIGPIPE, "", error)
         if isinstance(error, SystemExit) or os.environ.get("EGOVLPV2_DEBUG"):
             return
         line = describe(error)
-        if isinstance(error, argparse.ArgumentError):  # jsonargparse's; `CommandParser` says so itself
+        if isinstance(error, argparse.ArgumentError):  # jsonargparse's; `CommandParser` adds the hint itself
             line = f"{line} (`{self.command} --help` lists the options)"
         if line is not None:
             _silence_if_stuck(sys.stdout)
             raise SystemExit(f"{self.command}: error: {line}\n(EGOVLPV2_DEBUG=1 shows where)") from error
 
-    def _say(self, code: int, text: str, error: BaseException) -> NoReturn:
+    def _exit(self, code: int, text: str, error: BaseException) -> NoReturn:
         if text:
             with suppress(OSError):
                 print(f"{self.command}: {text}", file=sys.stderr, flush=True)
@@ -110,15 +110,15 @@ class CommandContext:
 
     @classmethod
     def look_before_fork(cls) -> None:
-        """Note who forks: a thread that is not the main one may end long before its process."""
+        """Note the process before a fork, if its main thread forks: other threads may end long before it."""
         cls._parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
 
     @classmethod
     def follow_the_parent(cls) -> None:
-        """In a forked process, such as a loader's worker: it ends with the command, and leaves all messages to it.
+        """Make a forked process, such as a loader's worker, end with the command, silently.
 
-        Ctrl-C reaches it too. It ends then as if its work was done: torch raises an error in the command, and so in its
-        tidying up, for others. Torch lets a worker live on whose command was killed before the worker looked for it.
+        At Ctrl-C, which reaches it too, it exits with 0, as torch would raise an error in the command, and so in its
+        cleanup, for other codes. torch doesn't end a worker whose command was killed before the worker first checked.
         """
         if cls._open:
             if cls._parent and sys.platform == "linux":
@@ -136,8 +136,8 @@ os.register_at_fork(before=CommandContext.look_before_fork, after_in_child=Comma
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """A context to start fresh (not forked) processes in: Ctrl-C doesn't reach them, and this one tells of it."""
-    resource_tracker.ensure_running()  # else the first start does it, which lets interrupts through again
+    """Block Ctrl-C while new (not forked) processes are started, so that only this one receives it."""
+    resource_tracker.ensure_running()  # otherwise the first start does it, which unblocks interrupts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
     try:
         yield
@@ -146,7 +146,7 @@ def interrupts_held() -> Iterator[None]:
 
 
 def _mend_streams() -> None:
-    """Makes the streams print any text on any terminal, `\\udce9` for what it has no sign for."""
+    """Make the streams print any text on any terminal, with escapes such as `\\udce9` for missing characters."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller (`>&-`)
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open to the end)
@@ -156,17 +156,17 @@ def _mend_streams() -> None:
 
 
 def _reader_is_gone(stream: TextIO) -> bool:
-    """Whether a stream is a pipe that nobody reads any more."""
+    """Tell if a stream is a pipe whose reader is gone."""
     poll = select.poll()
     try:
         poll.register(stream.fileno(), 0)
-    except (ValueError, OSError):  # not a file of the system
+    except (ValueError, OSError):  # not an operating system's file
         return False
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _silence_if_stuck(stream: TextIO) -> None:
-    """Keeps what can't be written from being tried again, with a message, when the interpreter ends."""
+    """Redirect a stream that can't be written, as the interpreter would try again, with a message, at its end."""
     try:
         stream.flush()
     except OSError:

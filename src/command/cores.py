@@ -1,8 +1,8 @@
-"""How many CPU cores there are to work with."""
+"""Number of usable CPU cores."""
 
 import os
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, which a container or `taskset` may hold below those of the machine."""
+    """Count the cores that this process may use; a container or `taskset` may allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

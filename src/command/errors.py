@@ -21,16 +21,16 @@ _KILLED = ("a helper process was killed, mostly because memory doesn't suffice: 
 _RUNTIME = ((re.compile("can't allocate memory|out of memory|bad_alloc|(calculation|multiplication) overflow",
                         re.IGNORECASE), _NO_MEMORY),
             (re.compile(r"DataLoader worker|process pool was terminated abruptly"), _KILLED))
-# Errors that aren't Python's own and stand for what a file or the machine did; looked up only where imported.
+# Errors of libraries that stand for faults of a file or the machine; looked up only if imported.
 _FOREIGN = (("av", "FFmpegError"), ("safetensors", "SafetensorError"), ("msgspec", "MsgspecError"),
             ("torch", "OutOfMemoryError"))
 _NOISE = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value|$")
 
 
 def describe(error: BaseException) -> str | None:
-    """One line for what a user, a file or the machine did; None for a mistake of ours."""
+    """Describe an error of the user, a file or the machine in one line; None for an error of the program itself."""
     kind, message = type(error), str(error)
-    if message.startswith("Caught "):  # in a worker of a loader, whose whole traceback is the message
+    if message.startswith("Caught "):  # from a loader's worker, with the whole traceback as message
         kind, message = _in_worker(kind, message)
     if issubclass(kind, RuntimeError):
         for pattern, words in _RUNTIME:
@@ -50,14 +50,14 @@ def describe(error: BaseException) -> str | None:
 
 
 def one_line(text: str) -> str:
-    """A text without line ends and other control characters, which a file's name may bring along."""
+    """Join lines and escape control characters, which may be in a file's name."""
     joined = "; ".join(line.strip() for line in text.splitlines() if line.strip())
     return "".join(letter if letter.isprintable() or letter == " " or "\ud800" <= letter <= "\udfff"
                    else ascii(letter)[1:-1] for letter in joined)
 
 
 def _in_worker(kind: type[BaseException], message: str) -> tuple[type[BaseException], str]:
-    """The type and the text of an error in a worker; torch passes those on as `RuntimeError` that it can't build."""
+    """Parse type and text of a worker's error; torch passes on as `RuntimeError` those that it can't rebuild."""
     lines = message.rpartition("Traceback (most recent call last):\n")[2].rstrip().splitlines()
     start = next((i for i, line in enumerate(lines) if line[:1].strip()), len(lines) - 1)
     name, _, first = lines[start].partition(": ")
@@ -69,7 +69,7 @@ def _in_worker(kind: type[BaseException], message: str) -> tuple[type[BaseExcept
 
 
 def _of_system(error: OSError) -> str:
-    """The system's error with the file first and what to do last."""
+    """Format an error of the system as file, reason and hint."""
     name = error.filename2 or error.filename
     where = f"{os.fsdecode(name)}: " if isinstance(name, (str, bytes, os.PathLike)) else ""
     hint = _HINTS.get(error.errno or 0)
@@ -77,7 +77,7 @@ def _of_system(error: OSError) -> str:
 
 
 def _without_types(message: str) -> str:
-    """What jsonargparse says of a wrong option, less the types it tried and the whole value that it was given."""
+    """Shorten jsonargparse's message for a wrong option by the types it tried and the whole value."""
     if "Does not validate against" not in message:
         return message
     lines = (line.strip().removeprefix("- ") for line in message.splitlines())

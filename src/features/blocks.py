@@ -1,4 +1,4 @@
-"""Windows of videos in blocks, as a loader's workers read them, and videos of which nothing can be read or written."""
+"""Blocks of windows, which a loader's workers read, and checks of videos before that."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from egovlpv2.video.windows import Windows
 
 @dataclass(frozen=True)
 class Block:
-    """Some windows of a video that is being written."""
+    """Consecutive windows of a video."""
 
     source: VideoSource
     duration: float  # seconds
     first: int
     count: int
-    of: int  # windows of the video
+    of: int  # windows of the whole video
 
 
 class Read(NamedTuple):
-    """The frames of a block, or why there are none."""
+    """Frames of a block, or the reason why there are none."""
 
     block: Block
     frames: Tensor | None  # (n, T, 3, H, W) uint8
@@ -35,7 +35,7 @@ class Read(NamedTuple):
 
 
 class Blocks(Dataset[Read]):
-    """Reads the frames of a block."""
+    """A data set that is indexed by a block and reads its frames."""
 
     def __init__(self, windows: Windows) -> None:
         self.windows = windows
@@ -50,7 +50,7 @@ class Blocks(Dataset[Read]):
 
 
 def find_problem(source: VideoSource, path: Path) -> str:
-    """Tell from its names and its files alone why nothing can come of a video; empty if something can."""
+    """Return the reason why a video can't be read or its features not be written, by its names alone; else empty."""
     if source.problem:
         return source.problem
     first = source.files[0]
@@ -67,6 +67,6 @@ def find_problem(source: VideoSource, path: Path) -> str:
 
 
 def named(error: Exception, name: str, path: str) -> str:
-    """One line that says what an error is, with the path in front unless it tells the name itself."""
+    """Describe an error in one line, with the path in front unless the name is in it."""
     reason = str(describe(error))
     return reason if one_line(name) in reason else f"{one_line(path)}: {reason}"

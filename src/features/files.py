@@ -1,6 +1,6 @@
 """Feature files: one `.safetensors` for each video, with the recipe in its header, written piece by piece.
 
-Letters: `T` windows in time, `Q` queries, `L` words, `D` width, `S` tokens of a window.
+Letters: `T` windows in time, `Q` queries, `L` tokens of a query, `D` width, `S` tokens of a window.
 """
 
 import json
@@ -33,36 +33,36 @@ _UNFUSED = ("unfused", "unfused_cls")
 
 
 class Features(NamedTuple):
-    """What a file holds."""
+    """Content of a feature file."""
 
     recipe: Recipe
     values: Tensor  # (T, D), or (T, Q, D) of kinds `PER_QUERY`, or (T, S, D) of a trunk; float16
     duration: float  # of the video, seconds
     queries: list[str]
-    words: Tensor  # (Q, L, D) the queries' words, gate closed; float16
+    words: Tensor  # (Q, L, D) token features of the queries, gate closed; float16
     word_mask: Tensor  # (Q, L) bool
-    unfused: Tensor  # (T, D) what the windows look like, whatever is asked; (0, 0) where it isn't kept
-    unfused_cls: Tensor  # (T, D) their CLS states below the fused layers; (0, 0) where they aren't kept
+    unfused: Tensor  # (T, D) query-independent features of the windows; (0, 0) if not kept
+    unfused_cls: Tensor  # (T, D) CLS states below the fused layers; (0, 0) if not kept
 
 
 class FeatureWriter:
-    """Writes a feature file from front to back, so that memory stays flat.
+    """A writer of a feature file from front to back, so that memory use stays constant.
 
     Args:
-        file: Where to.
+        file: The open file to write to.
         recipe: Of the features.
         duration: Of the video, seconds.
-        num_windows: How many features will come.
+        num_windows: Number of features that will be appended.
         queries: The queries, if there are any.
-        words: (Q, L, D).
+        words: (Q, L, D) their token features.
         word_mask: (Q, L) bool.
         num_tokens: S of a trunk.
-        keeps_unfused: Whether `finish` will get what the windows look like.
-        keeps_cls: Whether it will get their CLS states below the fused layers too.
+        keeps_unfused: True if `finish` will get query-independent features.
+        keeps_cls: True if `finish` will get CLS states below the fused layers.
 
     Raises:
-        ValueError: The recipe or the duration is not one; from all methods: a feature is NaN, infinite or, of kind
-            `unit`, not of length one.
+        ValueError: The recipe or the duration is out of bounds; from all methods: a feature is NaN, infinite or, of
+            kind `unit`, not of length one.
     """
 
     def __init__(self, file: BinaryIO, recipe: Recipe, duration: float, num_windows: int, queries: Sequence[str] = (),
@@ -87,7 +87,7 @@ class FeatureWriter:
         self._write(struct.pack("<Q", len(text)) + text)
 
     def append(self, values: Tensor) -> None:
-        """The next features, (n, D), (n, Q, D) or (n, S, D)."""
+        """Write the next features, (n, D), (n, Q, D) or (n, S, D)."""
         assert list(values.shape[1:]) == self.shape and len(values) <= self.left
         values = values.detach().cpu().half()
         check_values(values, self.recipe.kind, self.name, self.count - self.left)
@@ -95,7 +95,7 @@ class FeatureWriter:
         self.left -= len(values)
 
     def finish(self, unfused: Tensor | None = None, cls: Tensor | None = None) -> None:
-        """Writes what comes last."""
+        """Write the tensors after the features: `unfused` and `cls`, (T, D) each, and the queries' tokens."""
         assert self.left == 0
         for values in (unfused, cls):
             if values is not None:
@@ -108,7 +108,7 @@ class FeatureWriter:
     def _write(self, content: bytes) -> None:
         try:
             self.file.write(content)
-        except OSError as error:  # such as a full disk; it doesn't say which file
+        except OSError as error:  # such as a full disk, which doesn't name the file
             raise type(error)(error.errno, error.strerror, self.name) from error
 
 
@@ -117,7 +117,7 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def _layout(sizes: dict[str, tuple[torch.dtype, list[int]]]) -> dict[str, dict[str, object]]:
-    """The header's entries of tensors that lie one behind the other."""
+    """Make the header's entries for consecutive tensors."""
     entries: dict[str, dict[str, object]] = {}
     place = 0
     for name, (dtype, shape) in sizes.items():
@@ -128,16 +128,16 @@ def _layout(sizes: dict[str, tuple[torch.dtype, list[int]]]) -> dict[str, dict[s
 
 
 def read_features(path: str | Path, queries: Sequence[str] | None = None) -> Features:
-    """What a feature file holds.
+    """Read a feature file.
 
     Args:
         path: The file.
-        queries: Of a kind `PER_QUERY`, the queries to read, in this order; None: all.
+        queries: For kinds in `PER_QUERY`, the queries to read, in this order; None for all.
 
     Raises:
-        ValueError: The file is missing, cut short, or no feature file; its header or its tensors are damaged, or a
-            feature is NaN, infinite or, of kind `unit`, not of length one; it lacks a query, or its features are none
-            of queries.
+        ValueError: The file is missing, cut short, or not a feature file; its header or its tensors are damaged; a
+            feature is NaN, infinite or, of kind `unit`, not of length one; a query is missing, or the features are
+            not for queries.
     """
     with _opened(Path(path)) as (file, header):
         recipe, there = header.recipe, header.queries
@@ -165,7 +165,7 @@ def _row_of(path: Path, queries: list[str], query: str) -> int:
 
 
 def _rows(file: Any, name: str, rows: list[int] | None) -> Tensor:
-    """A tensor, or what it has of some queries: the others may be gigabytes."""
+    """Read a tensor, or its part for some queries, as the whole may be gigabytes."""
     if rows is None or name in _UNFUSED:
         return file.get_tensor(name)
     stored = file.get_slice(name)
@@ -175,7 +175,7 @@ def _rows(file: Any, name: str, rows: list[int] | None) -> Tensor:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe of a feature file, without its tensors.
+    """Read the recipe of a feature file, without its tensors.
 
     Raises:
         ValueError: As `read_features`.
@@ -184,7 +184,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def read_plain(path: Path) -> tuple[Recipe, list[str]]:
-    """The recipe and the queries of a feature file, without its tensors.
+    """Read the recipe and the queries of a feature file, without its tensors.
 
     Raises:
         ValueError: As `read_features`.
@@ -195,7 +195,7 @@ def read_plain(path: Path) -> tuple[Recipe, list[str]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Header]]:
-    """An open feature file and the plain part of its header, which tells of the tensors that are there."""
+    """Open a feature file and yield it with its header, checked against its tensors."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no such feature file; `egovlpv2 extract` writes them")
     try:
@@ -215,10 +215,10 @@ class FeatureFolder:
     """The feature files of a folder, all of one recipe.
 
     Args:
-        folder: Where they are.
+        folder: The folder.
 
     Raises:
-        ValueError: There is no such folder, it holds no feature files, or they are of more than one recipe.
+        ValueError: The folder is missing, has no feature files, or files of more than one recipe.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -235,17 +235,17 @@ class FeatureFolder:
                                  "features of each model and each recipe in a folder of their own")
 
     def count(self, name: str) -> int:
-        """How many features a video has."""
+        """Count the features of a video."""
         with _opened(self._path(name)) as (file, _):
             return file.get_slice("features").get_shape()[0]
 
     def duration(self, name: str) -> float:
-        """Length of a video, seconds."""
+        """Return the length of a video, in seconds."""
         with _opened(self._path(name)) as (_, header):
             return header.duration
 
     def pieces(self, name: str, size: int) -> Iterator[Tensor]:
-        """The features of a video, `size` windows at a time: a trunk is larger than memory."""
+        """Read the features of a video `size` windows at a time, as a trunk may be larger than memory."""
         with _opened(self._path(name)) as (file, _):
             stored = file.get_slice("features")
             for first in range(0, stored.get_shape()[0], size):
@@ -257,21 +257,21 @@ class FeatureFolder:
         return self.folder / f"{name}{SUFFIX}"
 
     def read(self, name: str, queries: Sequence[str] | None = None) -> Features:
-        """The features of a video; of some queries only, if they are named."""
+        """Read the features of a video, of all queries or of some."""
         return read_features(self._path(name), queries)
 
 
 def check_same_recipe(out: Path, recipe: Recipe, queries: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a folder with files of another recipe, or without queries of their video: they would count as finished.
+    """Refuse a folder with files of another recipe or with missing queries, which would count as finished.
 
     Raises:
-        ValueError: There is such a file; says what differs.
+        ValueError: There is such a file; the message gives the differences.
     """
     for path in sorted(out.glob(f"*{SUFFIX}")):
-        there, asked = read_plain(path)
+        there, known = read_plain(path)
         if different := there.differences(recipe):
             raise ValueError(f"{path} is of another recipe (there and here: {'; '.join(different)}): write to another "
                              "folder with --out, or delete those files")
-        if new := set(queries.get(path.stem, [])).difference(asked):
+        if new := set(queries.get(path.stem, [])).difference(known):
             raise ValueError(f"{path} lacks {len(new)} queries of its video, {min(new)!r} for one: write to another "
                              "folder with --out, or delete it")

@@ -1,6 +1,6 @@
-"""The plain part of a feature file, and that its tensors are what it says.
+"""The header of a feature file, and the check of its tensors against it.
 
-Letters: `T` windows in time, `Q` queries, `L` words, `D` width, `S` tokens of a window.
+Letters: `T` windows in time, `Q` queries, `L` tokens of a query, `D` width, `S` tokens of a window.
 """
 
 from collections.abc import Mapping
@@ -24,18 +24,18 @@ _HALF_A_PERCENT = 5e-3  # float16 rounds a vector of length one by less than a t
 
 @dataclass(frozen=True)
 class Recipe:
-    """How features came about; files of one folder share it.
+    """A recipe of features, shared by the files of a folder.
 
     Args:
         kind: `dual` (CLS, gate closed), `projected` (that after the projector), `unit` (that of length one),
             `fused` (CLS, gate open), `transformed` (that after the cross-modal transform) or `trunk` (all tokens that
             fused layers start from).
-        width: Of a feature.
-        fps: Frames a second in which `window` and `stride` count.
-        window: Length of what a feature shows, in such frames.
-        stride: From one window's start to the next one's.
-        frames: How many frames of a window the model sees, at the centres of as many equal segments.
-        size: Their height and width, pixels.
+        width: Size of a feature vector.
+        fps: Frame rate in which `window` and `stride` are counted.
+        window: Length of the window of a feature, in such frames.
+        stride: Distance between the starts of windows, in such frames.
+        frames: Number of frames of a window that the model sees, at the centres of as many equal segments.
+        size: Height and width of these frames, in pixels.
         checkpoint: The first 16 hexadecimal digits of the SHA-256 of the weights' file.
         crop: Part of a picture that the model sees.
         frame_rule: How the frames of a window are chosen, see `egovlpv2.video.frame_rules`.
@@ -54,22 +54,22 @@ class Recipe:
 
     @property
     def rate(self) -> float:
-        """Features a second."""
+        """Feature rate, in features a second."""
         return WINDOW_RATE if self.frame_rule == "released" else self.fps / self.stride
 
     def windows(self, chunk_seconds: float) -> Windows:
-        """Make the windows that slide over a video, whose files last `chunk_seconds` where it is a folder of chunks."""
+        """Make the sliding windows of a video, which may be a folder of chunks of `chunk_seconds` each."""
         return Windows(self.fps, self.window, self.stride, self.frames, self.size, chunk_seconds, self.frame_rule)
 
     def differences(self, other: "Recipe") -> list[str]:
-        """What is not the same in another recipe, in words."""
+        """Describe the differences from another recipe."""
         mine, others = asdict(self), asdict(other)
         return [f"{key} {mine[key]} and {others[key]}" for key in mine if mine[key] != others[key]]
 
 
 @dataclass(frozen=True)
 class Header:
-    """The plain part of a feature file.
+    """The header of a feature file.
 
     Args:
         recipe: Of the features.
@@ -83,16 +83,16 @@ class Header:
 
 
 def parse_header(text: str, source: str) -> Header:
-    """The plain part of a feature file from its JSON.
+    """Parse the header of a feature file from JSON.
 
     Raises:
-        ValueError: It isn't one; names the key.
+        ValueError: It isn't a header; names the key.
     """
     return _checked(parse_json(text, dict[str, Any], source), source)
 
 
 def check_header(header: Header, source: str) -> None:
-    """Refuse what no feature file may say of itself.
+    """Refuse a header whose values are out of bounds.
 
     Raises:
         ValueError: A value is of the wrong type or out of bounds; names the key.
@@ -113,12 +113,12 @@ def _checked(plain: dict[str, Any], source: str) -> Header:
 
 
 def check_layout(header: Header, tensors: Mapping[str, tuple[str, list[int]]], source: str) -> None:
-    """Refuse a file whose tensors are not those that its header tells of.
+    """Refuse a file whose tensors don't match its header.
 
     Args:
-        header: The plain part.
-        tensors: By name, the dtype as `.safetensors` calls it, and the shape.
-        source: What error messages call the file.
+        header: The header.
+        tensors: By name, the dtype as `.safetensors` names it, and the shape.
+        source: Name of the file in error messages.
 
     Raises:
         ValueError: A tensor is missing, or of another dtype or shape; names it.
@@ -151,13 +151,13 @@ def check_layout(header: Header, tensors: Mapping[str, tuple[str, list[int]]], s
 
 
 def check_values(values: Tensor, kind: str, source: str, first: int = 0) -> None:
-    """Refuse features that nothing can be made of.
+    """Refuse invalid features.
 
     Args:
         values: (n, D), (n, Q, D) or (n, S, D), float16.
         kind: Of the recipe; those of kind `unit` have length one.
-        source: What error messages call the file.
-        first: Number of the first window, for error messages.
+        source: Name of the file in error messages.
+        first: Number of the first window in error messages.
 
     Raises:
         ValueError: A feature is not finite or, of kind `unit`, doesn't have length one or has the same number
@@ -177,9 +177,9 @@ def check_values(values: Tensor, kind: str, source: str, first: int = 0) -> None
 
 
 def _same_everywhere(units: Tensor) -> Tensor:
-    """Whether a vector of length one has the same number in each place: (n, D) -> (n,)."""
+    """Tell if vectors of length one have the same number in each place: (n, D) -> (n,) bool."""
     width = units.shape[1]
-    if width < 8:  # by chance
+    if width < 8:  # may happen by chance
         return torch.zeros(len(units), dtype=torch.bool)
     return (units @ torch.ones(width, dtype=units.dtype)).abs().float() > (1 - 1e-3) * width**0.5
 
@@ -195,10 +195,10 @@ def _in_words(length: float) -> str:
 
 
 def check_words(words: Tensor, source: str) -> None:
-    """Refuse words of queries, (Q, L, D) float16, that are not finite.
+    """Refuse token features of queries, (Q, L, D) float16, that are not finite.
 
     Raises:
-        ValueError: Such a query is there; names its number.
+        ValueError: A query has such features; gives its number.
     """
     wrong = ~words.flatten(1).isfinite().all(1)
     if wrong.any():

@@ -1,6 +1,7 @@
-"""Several processes share one list of files to write: each takes what none has, and a killed one leaves nothing taken.
+"""File locks that let several processes share one list of files to write. A lock ends with its process.
 
-A lock of the operating system is tied to its process: `kill -9` frees it.
+The draft of a file is its own lock, which `filelock` can't do: it locks a separate file, which would have to be removed
+without a race against other processes once the draft is renamed.
 """
 
 import os
@@ -17,21 +18,21 @@ _DRAFT = re.compile(rf".+{re.escape(SUFFIX)}\.partial", re.DOTALL)
 
 
 class Claim:
-    """The right to write a file, which gets its name once it is complete.
+    """The exclusive right to write a file, which gets its name once it is complete.
 
     Args:
         path: The file.
-        draft: What is written to, locked.
+        draft: The locked draft to write to.
     """
 
     def __init__(self, path: Path, draft: BinaryIO) -> None:
         self.path, self.draft = path, draft
 
     def finish(self) -> None:
-        """Give the file its name.
+        """Flush the draft to the disk and give it the file's name.
 
         Raises:
-            OSError: What was written doesn't fit the disk; names the file.
+            OSError: The disk is full or fails; names the file.
         """
         try:
             self.draft.flush()
@@ -43,14 +44,14 @@ class Claim:
         self.draft.close()
 
     def release(self) -> None:
-        """Leave nothing."""
+        """Remove the draft."""
         Path(self.draft.name).unlink(missing_ok=True)
-        with suppress(OSError):  # what is buffered may not fit a full disk
+        with suppress(OSError):  # buffered data may not fit a full disk
             self.draft.close()
 
 
 def claim(path: Path) -> Claim | None:
-    """The right to write a file; None if it is there, or if another process writes it."""
+    """Acquire the right to write a file; None if it is there, or if another process writes it."""
     name = path.with_name(f"{path.name}.partial")
     while not path.exists():
         draft = name.open("ab")
@@ -58,17 +59,17 @@ def claim(path: Path) -> Claim | None:
             draft.close()
             return None
         if not is_at(draft, name):
-            draft.close()  # the other process finished it, or dropped it, between our two looks
+            draft.close()  # another process has just renamed or removed it
         elif path.exists():
-            Claim(path, draft).release()  # the other process finished it before we opened the draft
+            Claim(path, draft).release()  # another process finished it before the draft was opened
         else:
-            draft.truncate(0)  # of a process that was killed
+            draft.truncate(0)  # remove what a killed process wrote
             return Claim(path, draft)
     return None
 
 
 def _lock(draft: BinaryIO) -> bool:
-    """Lock a draft, unless another process writes it; one that only looks whether it is left over lets go at once."""
+    """Lock a draft unless another process writes it; tries twice, as `remove_left` locks drafts for a moment."""
     for pause in (0.01, 0.0):
         if try_lock(draft):
             return True
@@ -77,5 +78,5 @@ def _lock(draft: BinaryIO) -> bool:
 
 
 def remove_left(folder: Path) -> None:
-    """Remove the drafts of feature files that killed processes left in a folder and nobody writes any more."""
+    """Remove the drafts of feature files that killed processes left in a folder."""
     remove_drafts(folder, _DRAFT)

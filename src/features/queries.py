@@ -1,4 +1,4 @@
-"""The queries of an extraction: which questions are asked of which video."""
+"""Reading of the queries for feature extraction, by video."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,11 +10,11 @@ from egovlpv2.io.schema import Words, check_entries, read_json
 
 
 def read_queries(paths: Sequence[str]) -> dict[str, list[str]]:
-    """Queries by video, each once.
+    """Read queries by video, each once.
 
     Args:
-        paths: JSON files: `{"video": ["query", ...]}`, or official Ego4D `nlq_*.json`, whose queries are asked of
-            their clip and of its video; or VSLNet's `train.json`. Empty queries of the last two are counted and left
+        paths: JSON files: `{"video": ["query", ...]}`, official Ego4D `nlq_*.json`, whose queries belong to
+            their clip and to its video; or VSLNet's `train.json`. Empty queries of the last two are counted and left
             out.
 
     Raises:
@@ -29,21 +29,21 @@ def read_queries(paths: Sequence[str]) -> dict[str, list[str]]:
 
 def _by_video(path: Path, content: Any) -> list[tuple[str, list[str]]]:
     if is_official(content):
-        return list(_asked(path, official_clips(content, str(path))))
+        return list(_from_clips(path, official_clips(content, str(path))))
     if not isinstance(content, dict):
         raise ValueError(f'{path}: the queries should be {{"video": ["query", ...]}}, or an official nlq_*.json')
     if content and all(isinstance(queries, dict) for queries in content.values()):
-        return list(_asked(path, vslnet_clips(content, str(path))))
+        return list(_from_clips(path, vslnet_clips(content, str(path))))
     return list(check_entries(content, list[Words], f"{path}: the queries should be a list of texts for each video; "
                                                     "those of").items())
 
 
-def _asked(path: Path, clips: list[AskedClip]) -> Iterator[tuple[str, list[str]]]:
-    """Queries by clip and by video; the files hold some without words, which are counted."""
+def _from_clips(path: Path, clips: list[AskedClip]) -> Iterator[tuple[str, list[str]]]:
+    """Yield queries by clip and by video; count and skip those without text."""
     empty = 0
     for clip in clips:
-        asked = [query.text for query in clip.queries if query.text]
-        empty += len(clip.queries) - len(asked)
-        yield from ((name, asked) for name in dict.fromkeys((clip.clip, clip.video)))
+        texts = [query.text for query in clip.queries if query.text]
+        empty += len(clip.queries) - len(texts)
+        yield from ((name, texts) for name in dict.fromkeys((clip.clip, clip.video)))
     if empty:
         print(f"{path}: {empty} empty queries skipped", file=sys.stderr)

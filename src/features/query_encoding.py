@@ -1,6 +1,6 @@
-"""Queries of a video as the model reads them, and windows looked at with them: the gate open.
+"""Encode queries once, then run the fused layers for every (window, query) pair.
 
-Letters: `Q` queries, `L` words, `n` windows, `S` tokens of a window, `D` width.
+Letters: `Q` queries, `L` tokens of a query, `n` windows, `S` tokens of a window, `D` width.
 """
 
 import logging
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EncodedQueries:
-    """Queries."""
+    """Encoded queries of a video."""
 
     texts: list[str]
     trunk: Tensor  # (Q, L, D)
@@ -30,13 +30,13 @@ class EncodedQueries:
 
 def encode_queries(backbone: Backbone, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int
                    ) -> EncodedQueries:
-    """Reads queries.
+    """Encode queries.
 
     Args:
         backbone: The model.
         tokenizer: Of its text tower.
-        texts: One query at least.
-        max_tokens: Tokens of a query; longer ones are cut.
+        texts: At least one query.
+        max_tokens: Maximum tokens of a query; longer ones are cut.
     """
     text = tokenize(tokenizer, texts, max_tokens)
     trunk, mask = backbone.trunk_text(text_to(text, backbone.device))
@@ -44,31 +44,31 @@ def encode_queries(backbone: Backbone, tokenizer: PreTrainedTokenizerBase, texts
 
 
 def warn_if_truncated(tokenizer: PreTrainedTokenizerBase, what: str, text: str, max_tokens: int) -> None:
-    """Warn that a text, called `what`, has more tokens than are read of it."""
+    """Warn if a text, called `what`, has more tokens than the maximum."""
     tokens = len(tokenizer(text)["input_ids"])
     if tokens > max_tokens:
         log.warning("the %s has %d tokens and is cut to %d (--max-tokens)", what, tokens, max_tokens)
 
 
-def fuse_with_queries(backbone: Backbone, asked: EncodedQueries, trunk: Tensor, num_frames: int, transformed: bool
+def fuse_with_queries(backbone: Backbone, queries: EncodedQueries, trunk: Tensor, num_frames: int, transformed: bool
                       ) -> Tensor:
-    """The CLS states of windows with the gate open, for each query: (n, S, D) -> (n, Q, D).
+    """Compute the CLS states of windows with the gate open, for each query: (n, S, D) -> (n, Q, D).
 
     Args:
         backbone: The model.
-        asked: The queries.
-        trunk: What the video's trunk gives with the gate open; all queries share it.
+        queries: The queries.
+        trunk: Output of the video's trunk with the gate open, shared by all queries.
         num_frames: Frames of a window.
-        transformed: Whether the cross-modal transform follows.
+        transformed: True to apply the cross-modal transform.
     """
-    states, attended = [], backbone.precompute_video(trunk, num_frames)
-    for words, mask in zip(asked.trunk, asked.mask, strict=True):
-        words, mask = words.expand(len(trunk), -1, -1), mask.expand(len(trunk), -1)
-        cls = backbone.fused_video_cls(attended, num_frames, words, mask)  # (n, D)
+    states, video = [], backbone.precompute_video(trunk, num_frames)
+    for text, mask in zip(queries.trunk, queries.mask, strict=True):
+        text, mask = text.expand(len(trunk), -1, -1), mask.expand(len(trunk), -1)
+        cls = backbone.fused_video_cls(video, num_frames, text, mask)  # (n, D)
         states.append(backbone.fused_video_transform(cls) if transformed else cls)
     return torch.stack(states, dim=1).float()
 
 
 def mean_patch_tokens(trunk: Tensor) -> Tensor:
-    """What windows look like, whatever is asked: the mean of their patches' tokens, (n, S, D) -> (n, D)."""
+    """Compute query-independent features of windows, the mean of their patch tokens: (n, S, D) -> (n, D)."""
     return trunk[:, 1:].float().mean(1)

@@ -1,16 +1,16 @@
-"""What the readers of annotations share: ids that must not repeat, and spans of time."""
+"""Checks shared by the readers of annotations: ids that must not repeat, and spans of time."""
 
 from egovlpv2.io.schema import shown
 
-_SLACK = 1.0  # official times begin up to so many seconds after their clip's end
+_SLACK = 1.0  # seconds after their clip's end at which official times may still begin
 
 
 class Once:
-    """Refuses an id that is there twice.
+    """A set of ids that refuses repeated ones.
 
     Args:
-        source: What error messages call the file.
-        what: What they call an id, such as `clip_uid`.
+        source: Name of the file in error messages.
+        what: Name of an id in error messages, such as `clip_uid`.
     """
 
     def __init__(self, source: str, what: str) -> None:
@@ -18,11 +18,11 @@ class Once:
         self.places: dict[str, str] = {}
 
     def add(self, name: str, place: str) -> None:
-        """Take note of an id.
+        """Add an id.
 
         Args:
             name: The id.
-            place: Where it is, for error messages.
+            place: Its place in the file, for error messages.
 
         Raises:
             ValueError: It has been added before.
@@ -37,7 +37,7 @@ def check_times(what: str, start: float, end: float, duration: float) -> None:
     """Refuse times that can't be those of a clip; they may end beyond it.
 
     Args:
-        what: Whose times they are, for error messages.
+        what: Name of the annotation in error messages.
         start, end: Seconds of the clip.
         duration: Of the clip, seconds.
 

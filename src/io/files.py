@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens while they are written."""
+"""Atomic writing of files: they are complete or absent, whatever happens meanwhile."""
 
 import errno
 import fcntl
@@ -13,25 +13,25 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 _DRAFT = re.compile(r".+\.[0-9a-f]{32}\.tmp", re.DOTALL)
-_LONGEST_NAME = 255 - 37  # bytes that a draft's name may have in front of the part that is new each time
-NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # what is finished stays, and may be gone on with
+_LONGEST_NAME = 255 - 37  # bytes that a draft's name may have before its unique part
+NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # finished files stay, and the work may continue
 _OF_WRITING = NO_ROOM | {errno.EROFS, errno.EIO}
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a draft to write to, which gets the file's name once it is complete and on the disk.
+    """Yield a temporary file, and rename it to `path` on success, once it is on the disk.
 
-    The draft lies beside the file, its name ends in `.tmp` and is new each time: neither a process that outlives a
-    killed run by a moment nor one on another machine writes into the same draft. It is locked while it is written;
-    drafts in the folder that nobody has locked, which killed processes left, are removed first.
+    The temporary file lies beside `path` under a unique name that ends in `.tmp`, so that no two processes, on one
+    machine or on several, write to the same one. It is locked while it is written; unlocked ones in the folder, left by
+    killed processes, are removed first.
 
     Args:
-        path: The file. Its folder is made. Write into the draft that is there: one put in its place has no lock.
+        path: The file. Its folder is created. The temporary file must not be replaced, as its lock would be lost.
 
     Raises:
         ValueError: There is a folder of that name.
-        OSError: The file can't be written; names it. A file that was there before stays as it was.
+        OSError: The file can't be written; names it. An existing file stays unchanged.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the name of a file")
@@ -52,17 +52,17 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write plain values, all of whose numbers are finite, as a JSON file, whole or not at all."""
+    """Write plain values, with finite numbers only, as a JSON file; see `atomic_write`."""
     with atomic_write(path) as draft:
         draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_report(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all, and print where it is.
+    """Write a JSON file and print its path; see `atomic_write`.
 
     Args:
         path: The file.
-        content: Plain values. JSON has no NaN and nothing infinite: they become null.
+        content: Plain values; NaN and infinite numbers become null.
     """
     write_json(path, finite(content))
     print(f"written: {path}")
@@ -103,36 +103,36 @@ def make_folder_of(file: Path) -> None:
 
 
 def _open_draft(path: Path) -> BinaryIO:
-    """A new draft, locked where the file system has locks."""
+    """Create a temporary file, locked if the file system has locks."""
     name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
     while True:
         held = path.with_name(f"{name}.{uuid4().hex}.tmp").open("xb")
-        with suppress(OSError):  # no locks here: then nobody else can lock it either, and so nobody removes it
+        with suppress(OSError):  # no locks here: then no process can lock it, and so none removes it
             fcntl.flock(held, fcntl.LOCK_EX)
         if is_at(held, Path(held.name)):
             return held
-        held.close()  # removed between our two steps: it wasn't locked yet
+        held.close()  # removed by another process before it was locked
 
 
 def remove_drafts(folder: Path, pattern: re.Pattern[str]) -> None:
-    """Remove what killed processes left in a folder: files that no process has locked.
+    """Remove the temporary files that killed processes left in a folder, which no process has locked.
 
     Args:
-        folder: Where to look, not in folders inside.
-        pattern: What the whole name of a draft fits.
+        folder: The folder; inner folders are not searched.
+        pattern: Pattern of the whole name of a temporary file.
     """
     for name in filter(pattern.fullmatch, os.listdir(folder)):
         draft = folder / name
-        with suppress(OSError), draft.open("r+b") as left:  # gone, another user's, locked, or no locks here
+        with suppress(OSError), draft.open("r+b") as left:  # removed, another user's, locked, or no locks here
             fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if is_at(left, draft):
                 draft.unlink()
 
 
 def try_lock(file: BinaryIO) -> bool:
-    """Lock a file opened to write, unless another process has; where a file system has no locks, it counts as locked.
+    """Lock a file opened for writing; False if another process has, True also if the file system has no locks.
 
-    The lock is the operating system's and ends with its process, even with a killed one.
+    The lock is the operating system's and ends with its process, even if that is killed.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -144,7 +144,7 @@ def try_lock(file: BinaryIO) -> bool:
 
 
 def is_at(file: BinaryIO, path: Path) -> bool:
-    """Whether a path is still that of an open file."""
+    """Tell if an open file is still at its path."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -152,12 +152,12 @@ def is_at(file: BinaryIO, path: Path) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Flush a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError:
-        if path.is_file():  # some file systems can't do it for a folder
+        if path.is_file():  # some file systems can't flush a folder
             raise
     finally:
         os.close(handle)
@@ -165,7 +165,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Make an error of writing, such as that of a full disk, name the file that the user asked for."""
+    """Make errors of writing, such as a full disk, name the final file."""
     try:
         yield
     except OSError as error:

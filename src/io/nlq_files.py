@@ -1,4 +1,4 @@
-"""The annotations of Ego4D's natural language queries: official files, and those of VSLNet."""
+"""Annotation files of Ego4D's natural language queries, official or VSLNet's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,16 +17,16 @@ _Rate = Annotated[float, Meta(gt=0, le=1e9)]
 
 @dataclass(frozen=True)
 class AskedQuery:
-    """A query as its file has it."""
+    """A query as it is in its file."""
 
     annotation: str | None
-    index: int  # in its annotation
+    index: int  # position in its annotation
     text: str  # lower-case; empty where the file has none
     window: Window | None
 
 
 class AskedClip(NamedTuple):
-    """A clip and what is asked of it; None is what its file doesn't tell."""
+    """A clip and its queries; None for values that its file lacks."""
 
     clip: str
     video: str
@@ -78,10 +78,10 @@ class _VSLNetClip:
 
 
 def read_nlq(path: Path) -> list[AskedClip]:
-    """The clips of an official `nlq_*.json` or of VSLNet's files.
+    """Read the clips of an official `nlq_*.json` or of VSLNet's files.
 
     Raises:
-        ValueError: The file can't be read or is of another form, or an id is there twice; names the place.
+        ValueError: The file can't be read or is of another form, or an id is repeated; names the place.
     """
     content = read_json(path, Any)
     if is_official(content):
@@ -92,12 +92,12 @@ def read_nlq(path: Path) -> list[AskedClip]:
 
 
 def is_official(content: Any) -> bool:
-    """Whether JSON is an official file, with its list of videos."""
+    """Tell if JSON is that of an official file, with its list of videos."""
     return isinstance(content, dict) and isinstance(content.get("videos"), list)
 
 
 def official_clips(content: Any, source: str) -> list[AskedClip]:
-    """The clips of an official file's JSON; see `read_nlq`."""
+    """Convert the JSON of an official file to clips; see `read_nlq`."""
     videos = check(content, _Official, f"{source}, which should be an official nlq_*.json").videos
     clips, annotations, found = Once(source, "clip_uid"), Once(source, "annotation_uid"), []
     for i, video in enumerate(videos):
@@ -114,7 +114,7 @@ def official_clips(content: Any, source: str) -> list[AskedClip]:
 
 
 def vslnet_clips(content: dict[str, Any], source: str) -> list[AskedClip]:
-    """The clips of VSLNet's JSON; see `read_nlq`."""
+    """Convert the JSON of a VSLNet file to clips; see `read_nlq`."""
     entries = check_entries(content, _VSLNetClip, f"{source}, which should be VSLNet's: clip")
     return [_vslnet_clip(clip, entry, f"{source}: clip {plain(clip)}") for clip, entry in entries.items()]
 
@@ -146,4 +146,4 @@ def _window(row: _Query, where: str) -> Window | None:
 
 
 def _text(text: str | None) -> str:
-    return (text or "").strip().lower()  # as the released code asks; four of five official queries have capitals
+    return (text or "").strip().lower()  # as in the released code; four of five official queries have capitals

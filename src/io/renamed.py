@@ -1,4 +1,4 @@
-"""Names of earlier versions, so that an old configuration gets an error with the new name."""
+"""Names of earlier versions, for errors that give the new name."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -26,7 +26,7 @@ def check_names(content: Any, source: str) -> None:
         source: The name of the configuration in error messages.
 
     Raises:
-        ValueError: There is one; gives the new name.
+        ValueError: There is one; the message gives the new name.
     """
     for path, key, value in _entries(content, ""):
         if key in KEYS:
@@ -40,7 +40,7 @@ def check_option(option: str) -> None:
     """Refuse a dotted command-line option of an earlier version.
 
     Raises:
-        ValueError: It is one; gives the new name.
+        ValueError: It is one; the message gives the new name.
     """
     path, _, _ = option.partition("=")
     before, dot, key = path.rpartition(".")
@@ -49,7 +49,7 @@ def check_option(option: str) -> None:
 
 
 def _entries(content: Any, path: str) -> Iterator[tuple[str, str, Any]]:
-    """Dotted path, key and value of everything that is nested in plain values."""
+    """Yield dotted path, key and value of everything nested in plain values."""
     if isinstance(content, dict):
         for key, value in content.items():
             inner = f"{path}.{key}" if path else str(key)

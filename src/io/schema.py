@@ -1,8 +1,8 @@
-"""Files and values that come from outside: read, parsed and checked against a type in one place.
+"""Reading, parsing and checking of files and values from outside.
 
 Every reader of JSON, of a header or of a configuration declares its shape as a type (a dataclass, `NamedTuple`,
 `TypedDict` or a container of them; `msgspec.Meta` bounds numbers) and gets values of that type, or one `ValueError`
-that names the file, the place in it and what is wrong there.
+that names the file, the place in it and the fault.
 """
 
 import json
@@ -16,17 +16,17 @@ import msgspec
 
 T = TypeVar("T")
 
-Words = Annotated[str, msgspec.Meta(pattern=r"\S")]  # a text that is not blank; also an id, which is never a number
+Words = Annotated[str, msgspec.Meta(pattern=r"\S")]  # a text that is not blank; also an id, which must not be a number
 LONGEST = 1e6  # seconds, 11 days: no video lasts longer, and times stay exact to the microsecond
 Seconds = Annotated[float, msgspec.Meta(ge=-1, le=LONGEST)]  # official times begin up to a second before 0
 Start = Annotated[float, msgspec.Meta(ge=-60, le=LONGEST)]  # of a clip around a narration, which may begin before 0
 
-SURROGATE = re.compile(r"[\ud800-\udfff]")  # halves of a pair, which are no text
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # halves of a pair, which can't be encoded
 _SHOWN = 60  # characters of a wrong value in a message
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark.
+    """Read the text of a UTF-8 file, with or without a byte order mark.
 
     Raises:
         ValueError: The file can't be read, or is not UTF-8; names the file and the line.
@@ -39,11 +39,11 @@ def read_text(path: Path) -> str:
 
 
 def decode_text(raw: bytes, source: str) -> str:
-    """UTF-8 bytes as text.
+    """Decode UTF-8 bytes.
 
     Args:
         raw: The bytes; a byte order mark is left out.
-        source: What error messages call them, such as a path.
+        source: Name in error messages, such as a path.
 
     Raises:
         ValueError: They are not UTF-8; names the line.
@@ -58,7 +58,7 @@ def decode_text(raw: bytes, source: str) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, whatever ends them: a line feed, a carriage return or both.
+    """Read the lines of a UTF-8 file, which end in a line feed, a carriage return or both.
 
     Raises:
         ValueError: As `read_text`.
@@ -68,7 +68,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_json(path: Path, shape: type[T]) -> T:
-    """The content of a JSON file as a value of a type; see `parse_json`.
+    """Read a JSON file as a value of a type; see `parse_json`.
 
     Raises:
         ValueError: The file can't be read, is not JSON, or is not of that shape.
@@ -77,14 +77,14 @@ def read_json(path: Path, shape: type[T]) -> T:
 
 
 def parse_json(text: str, shape: type[T], source: str) -> T:
-    """JSON as a value of a type.
+    """Parse JSON as a value of a type.
 
-    Stricter than `json.loads`: numbers are finite, no object has a key twice and texts are valid Unicode.
+    Stricter than `json.loads`: numbers must be finite, keys unique in their object and texts valid Unicode.
 
     Args:
         text: The JSON.
         shape: The type to make.
-        source: What error messages call it, such as a path.
+        source: Name in error messages, such as a path.
 
     Raises:
         ValueError: It is not JSON (names line and column), or not of that shape (names the key).
@@ -104,13 +104,13 @@ def parse_json(text: str, shape: type[T], source: str) -> T:
 
 
 def check(value: Any, shape: type[T], source: str, forbid_unknown: bool = False) -> T:
-    """A plain value (dicts, lists, numbers, texts) as a value of a type.
+    """Convert a plain value (dicts, lists, numbers, texts) to a type.
 
     Args:
         value: The plain value.
         shape: The type to make.
-        source: What error messages call it, such as a path.
-        forbid_unknown: Whether keys that the dataclass `shape` and the dataclasses in it don't have are an error.
+        source: Name in error messages, such as a path.
+        forbid_unknown: True to refuse keys that the dataclass `shape` and the dataclasses in it don't have.
 
     Raises:
         ValueError: It is not of that shape; names the key.
@@ -124,12 +124,12 @@ def check(value: Any, shape: type[T], source: str, forbid_unknown: bool = False)
 
 
 def check_entries(value: dict[str, Any], shape: type[T], source: str) -> dict[str, T]:
-    """The entries of an object as values of a type; errors name the key, which `check` leaves out.
+    """Convert the entries of an object to a type; errors name the key, which `check` leaves out.
 
     Args:
         value: The plain object.
         shape: The type of each entry.
-        source: What error messages call the object; the key follows it.
+        source: Name of the object in error messages; the key follows it.
 
     Raises:
         ValueError: An entry is not of that shape.
@@ -138,18 +138,18 @@ def check_entries(value: dict[str, Any], shape: type[T], source: str) -> dict[st
 
 
 def shown(value: object) -> str:
-    """A value for an error message: in quotes if it is a text, on one line and not too long."""
+    """Format a value for an error message: texts in quotes, on one line and not too long."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def plain(name: str) -> str:
-    """A name for an error message: without quotes, on one line and not too long."""
+    """Format a name for an error message: without quotes, on one line and not too long."""
     return repr(name)[1:-1][:_SHOWN]
 
 
 def _in_words(message: str) -> str:
-    """msgspec's message with the place in front: `$.videos[3].clips` becomes `videos[3].clips`."""
+    """Put the place in front of msgspec's message: `$.videos[3].clips` becomes `videos[3].clips`."""
     message = message.replace("Expected `str` matching regex '\\\\S'", "Expected a text that is not blank")
     text, _, place = message.rpartition(" - at `")
     if not text:
@@ -191,7 +191,7 @@ def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _find_surrogate(value: Any) -> str | None:
-    """A text in a plain value that can't be encoded, or None."""
+    """Find a text in a plain value that can't be encoded."""
     waiting = [value]
     while waiting:
         item = waiting.pop()

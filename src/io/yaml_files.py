@@ -1,4 +1,4 @@
-"""Configurations in YAML: one error that names the file for all that can be wrong with them."""
+"""Reading of YAML configurations, with one kind of error that names the file."""
 
 from io import StringIO
 from pathlib import Path
@@ -12,7 +12,7 @@ from egovlpv2.io.schema import read_text
 
 
 def choose(key: str, values: dict[str, Any]) -> Any:
-    """Give the value that belongs to a key: `${choose:KEY,{one:1,other:2}}` in a configuration.
+    """Return the value of a key: `${choose:KEY,{one:1,other:2}}` in a configuration.
 
     Raises:
         ValueError: `values` has no such key; names those that it has.
@@ -22,13 +22,13 @@ def choose(key: str, values: dict[str, Any]) -> Any:
     return values[key]
 
 
-# omegaconf 2.4 warns of the name that 2.3 has.
+# omegaconf 2.4 deprecates the name of 2.3.
 _register = OmegaConf.register_new_resolver if __version__.startswith("2.3") else OmegaConf.register_resolver
 _register("choose", choose, replace=True)
 
 
 def read_yaml(path: Path) -> DictConfig:
-    """The keys and values of a YAML file, whose interpolations are not yet resolved.
+    """Read the keys and values of a YAML file, with unresolved interpolations.
 
     Raises:
         ValueError: The file can't be read, is not YAML, or doesn't hold keys and values.

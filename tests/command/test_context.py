@@ -1,4 +1,4 @@
-"""The border of the program: one line and an exit code for what users, files and the machine do."""
+"""Commands end with one line and an exit code for errors of users, files and the machine."""
 
 import errno
 import inspect
@@ -33,7 +33,7 @@ from egovlpv2.video.windows import Windows
 
 
 def ended(error: BaseException) -> BaseException:
-    """What a command ends with that raises `error`."""
+    """Run a command that raises `error`, and return its exit."""
     with pytest.raises(BaseException) as end, CommandContext("egovlpv2 x"):  # noqa: PT011, B017
         raise error
     return end.value

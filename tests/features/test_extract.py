@@ -1,4 +1,4 @@
-"""`egovlpv2 extract`: the features are the model's, and neither stops nor bad videos leave anything half done."""
+"""`egovlpv2 extract`: features equal the model's, and neither stops nor bad videos leave partial files."""
 
 import errno
 import fcntl
@@ -65,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def clips(path: Path, count: int, frames: int = 4) -> torch.Tensor:
-    """The frames of the first windows of 0.8 s each 0.4 s, (count, frames, 3, 32, 32)."""
+    """Read the frames of the first windows of 0.8 s each 0.4 s, (count, frames, 3, 32, 32)."""
     return torch.stack([read_frames(path, uniform_times(0.4 * k, 0.4 * k + 0.8, frames), EvalTransform(32)).frames
                         for k in range(count)])
 
@@ -301,7 +301,7 @@ def test_killed_and_started_again_it_ends_with_the_same_files(slow_weights: Path
 
 
 def stop_once_taken(process: subprocess.Popen[bytes], path: Path) -> None:
-    """Halt a process when it holds the right to write a file, or has written it."""
+    """Stop a process once it holds the right to write a file, or has written it."""
     partial, deadline = path.with_name(f"{path.name}.partial"), time.monotonic() + 60
     while True:
         assert process.poll() is None and time.monotonic() < deadline
@@ -348,7 +348,7 @@ def test_two_processes_share_the_videos(weights: Path, tmp_path: Path, monkeypat
 
 
 def names_in_the_way(folder: Path) -> Path:
-    """A folder with a good video and two whose names stand in the way: too long with a suffix, and not UTF-8."""
+    """A folder with a good video and two whose names can't be used: too long with a suffix, and not UTF-8."""
     good = write(folder / "good.mp4")
     for name in ("料" * 80 + "abc.mp4", os.fsdecode(b"caf\xe9.mp4")):
         (folder / name).write_bytes(good.read_bytes())
@@ -433,7 +433,7 @@ def test_a_full_disk_stops_all_in_one_line(weights: Path, tmp_path: Path, worker
 @pytest.mark.parametrize("workers", [0, 1])
 def test_where_no_file_can_be_opened_any_more_all_stops(weights: Path, tmp_path: Path, workers: int,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit is the machine's: no video is called damaged for it."""
+    """The limit is the machine's, so no video is reported as damaged."""
     for name in "abc":
         write(tmp_path / "in" / f"{name}.mp4")
     read = Windows.read

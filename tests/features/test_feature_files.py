@@ -1,4 +1,4 @@
-"""Feature files: what is written is read, whole or not at all, and never mixed."""
+"""Feature files: a file read equals the one written, is complete or absent, and never mixes recipes."""
 
 import json
 import os
@@ -19,7 +19,7 @@ RECIPE = Recipe("dual", 6, 30.0, 16, 8, 4, 32, "0123456789abcdef")
 
 
 def write(path: Path, recipe: Recipe = RECIPE, count: int = 5, queries: int = 0, words: int = 3) -> Tensor:
-    """Writes drawn features in two pieces, and returns them as float32."""
+    """Write drawn features in two pieces, and returns them as float32."""
     torch.manual_seed(count)
     per_query = (queries,) if recipe.kind == "fused" else ()
     values = torch.randn(count, *per_query, recipe.width)
@@ -89,7 +89,7 @@ def test_other_files_are_named(tmp_path: Path, make_backbone) -> None:
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
-    """Changes the header of a feature file, `change(header, plain)`, and leaves its tensors."""
+    """Change the header of a feature file, `change(header, plain)`, and keep its tensors."""
     raw = path.read_bytes()
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])

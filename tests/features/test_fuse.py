@@ -1,4 +1,4 @@
-"""`egovlpv2 fuse`: trunks looked at later give what `egovlpv2 extract` gives at once, and nothing is left half done."""
+"""`egovlpv2 fuse`: features fused from trunks equal those of `egovlpv2 extract`, without partial files."""
 
 import json
 import os
@@ -79,14 +79,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def clips(made: Made, name: str) -> Tensor:
-    """The frames of all windows of a video."""
+    """Read the frames of all windows of a video."""
     path, size = made.videos / f"{name}.mp4", EvalTransform(32)
     return torch.stack([read_frames(path, uniform_times(0.4 * k, 0.4 * k + 0.8, 4), size).frames
                         for k in range(WINDOWS[name])])
 
 
 def near(found: Tensor, expected: Tensor) -> None:
-    """Trunks are rounded to float16 on the way."""
+    """Trunks are stored as float16."""
     assert found.dtype == torch.float16
     torch.testing.assert_close(found.float(), expected.float(), atol=1e-2, rtol=1e-2)
 

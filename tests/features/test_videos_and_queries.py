@@ -1,4 +1,4 @@
-"""Which videos are found, which windows slide over them, and which queries are asked."""
+"""Search for videos, sliding windows over them, and their queries."""
 
 import json
 import os
@@ -20,13 +20,13 @@ STEP = 4  # brightness from one frame to the next
 
 
 def write_greys(path: Path, numbers: range) -> Path:
-    """A video whose frames are grey, the brighter the later."""
+    """Write a video whose frames are grey, the brighter the later."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_video(path, fps=FPS, pictures=[np.full((48, 64, 3), 20 + STEP * i, np.uint8) for i in numbers])
 
 
 def shown(frames: torch.Tensor) -> list[list[int]]:
-    """The numbers of the frames (n, T, 3, H, W)."""
+    """Read the numbers of the frames (n, T, 3, H, W)."""
     return ((frames.float().mean((2, 3, 4)) - 20) / STEP).round().int().tolist()
 
 

@@ -1,4 +1,4 @@
-"""Files are whole or absent, and what killed processes left goes away."""
+"""Files are complete or absent, and drafts of killed processes are removed."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Files from outside become values of a type, or one error that names the place."""
+"""Parsing of files from outside into typed values, or one error that names the place."""
 
 from dataclasses import dataclass
 from pathlib import Path

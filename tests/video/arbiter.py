@@ -1,4 +1,4 @@
-"""A sequential decode of a whole file: the measure of the reader."""
+"""A sequential decode of a whole file, as the reference for the reader."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +11,7 @@ from egovlpv2.video.reader import VideoFile
 
 
 def decode(path: Path) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Times (N,) in seconds and pictures of all frames in the order of showing.
+    """Decode times (N,) in seconds and pictures of all frames in the order of presentation.
 
     AVI stores no times of showing, and MPEG-PS not those of all frames: their frames follow at the stream's rate.
     """
@@ -27,7 +27,7 @@ def decode(path: Path) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def mistakes(path: Path, rng: np.random.Generator, many: int = 40) -> list[str]:
-    """Ask for times forward, backward and at random; list what is not as the sequential decode shows it."""
+    """Read times forward, backward and at random; list differences from the sequential decode."""
     times, pictures = decode(path)
     ends = [*times[1:], times[-1] + 1e-2]
     video, found = VideoFile(path), []

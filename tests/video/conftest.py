@@ -1,4 +1,4 @@
-"""What the tests of the reader share."""
+"""Fixtures shared by the tests of the reader."""
 
 from pathlib import Path
 

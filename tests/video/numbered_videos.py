@@ -12,14 +12,14 @@ HEIGHT, WIDTH, BITS = 48, 128, 8  # each bit is a block of 16 px by the picture'
 
 
 def picture(number: int) -> np.ndarray:
-    """A frame `(H, W, 3)` that shows its number in binary: white blocks for ones."""
+    """Draw a frame `(H, W, 3)` that shows its number in binary: white blocks for ones."""
     bits = (number >> np.arange(BITS)) & 1  # (8,)
     row = np.repeat(bits * 200 + 28, WIDTH // BITS).astype(np.uint8)  # (W,)
     return np.ascontiguousarray(np.broadcast_to(row[None, :, None], (HEIGHT, WIDTH, 3)))
 
 
 def numbers(frames: torch.Tensor) -> list[int]:
-    """The numbers that frames `(T, 3, H, W)` show."""
+    """Read the numbers that frames `(T, 3, H, W)` show."""
     blocks = frames.float().mean((1, 2)).unflatten(-1, (BITS, -1))[..., 4:-4].mean(-1)  # (T, 8)
     return ((blocks > 128).long() << torch.arange(BITS)).sum(-1).tolist()
 
@@ -36,7 +36,7 @@ def write_video(
     rotation: int = 0,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Writes numbered frames; `stamps` are presentation times in milliseconds instead of a frame rate."""
+    """Write numbered frames; `stamps` are presentation times in milliseconds instead of a frame rate."""
     pictures = pictures if pictures is not None else [picture(i) for i in range(count)]
     encoder = {"g": str(gop), "bf": str(b_frames), **({"sc_threshold": "0"} if codec == "libx264" else {})}
     with av.open(str(path), "w", options=options or {}) as container:

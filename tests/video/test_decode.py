@@ -91,7 +91,7 @@ def test_chunks_may_have_a_gap_at_their_ends(tmp_path: Path) -> None:
 
 
 def _gradients(number: int) -> np.ndarray:
-    """A smooth picture `(180, 240, 3)` that moves."""
+    """Make a smooth picture `(180, 240, 3)` that moves."""
     y, x = np.mgrid[0:180, 0:240]
     waves = 128 + 90 * np.sin((x + 5 * number) / 20) * np.cos(y / 15)
     return np.stack([x * 255 / 240, y * 255 / 180, waves], -1).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Parts of a video as a video: the frames of its spans, in order, at any rate and size; whole or not at all."""
+"""Parts of a video written as a video: frames of its spans, in order, at any rate and size, or no file at all."""
 
 import os
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def source(tmp_path: Path) -> VideoSource:
 
 
 def played(path: Path) -> tuple[list[int], list[float], Fraction]:
-    """The numbers that a video shows, when, and its rate."""
+    """Read the numbers that a video shows, their times, and its rate."""
     with av.open(str(path)) as container:
         assert [stream.type for stream in container.streams] == ["video"]
         assert container.streams.video[0].codec_context.pix_fmt == "yuv420p"
@@ -38,7 +38,7 @@ def played(path: Path) -> tuple[list[int], list[float], Fraction]:
 
 
 def wanted(spans: Sequence[tuple[float, float]], fps: float) -> list[int]:
-    """What is shown in the middle of each frame's time."""
+    """Read the frames in the middle of their times."""
     return [int((start + (i + 0.5) / fps) * RATE + 1e-9)
             for start, end in spans for i in range(max(round((end - start) * fps), 1))]
 

@@ -1,4 +1,4 @@
-"""Folders searched for videos: every folder once, links in circles, pipes, and what can't be read by name."""
+"""Search for videos in folders: every folder once, circular links, pipes, and unreadable names."""
 
 import json
 import os

@@ -65,7 +65,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 
 
 def shown(path: Path) -> np.ndarray:
-    """The whole picture of a file, (H, W, 3)."""
+    """Read the whole picture of a file, (H, W, 3)."""
     crop = lambda height, width: CropBox(0, 0, height, width, height, width)  # noqa: E731
     return read_images([path], 1.0, [0.0], crop).frames[0].permute(1, 2, 0).numpy()
 
@@ -93,7 +93,7 @@ def test_other_kinds_of_pixels_are_shown_as_they_look(tmp_path: Path, pixels: np
 
 
 def png_of_16_bits(pixels: np.ndarray) -> bytes:
-    """A PNG file of pixels (H, W, channels) uint16, which Pillow does not write in colour."""
+    """Encode pixels (H, W, channels) uint16 as PNG, which Pillow does not write in colour."""
     kind = {3: 2, 4: 6}[pixels.shape[2]]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, kind, 0, 0, 0)

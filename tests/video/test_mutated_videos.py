@@ -1,4 +1,4 @@
-"""A campaign: damaged videos are shown as a sequential decode shows them, or refused by name."""
+"""Campaign of damaged videos: they are shown as a sequential decode shows them, or refused by name."""
 
 import signal
 from collections import Counter
@@ -40,14 +40,14 @@ def mutate(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def pixels(frame: av.VideoFrame) -> np.ndarray:
-    """All that a frame holds, as bytes."""
+    """Return the data of a frame as bytes."""
     rows = [np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
             for plane in frame.planes]
     return np.concatenate([plane.ravel() for plane in rows])
 
 
 def decode_all(path: Path) -> Frames:
-    """Presentation times in ticks and pixels of all frames that come out when errors are passed over."""
+    """Decode presentation times in ticks and pixels of all frames, skipping errors."""
     container, stream = open_video(path)
     found: Frames = []
     try:
@@ -63,7 +63,7 @@ def decode_all(path: Path) -> Frames:
 
 
 def judge(video: VideoFile, seconds: float, frames: Frames) -> str:
-    """The outcome of asking for a time: refused, shown, another time's frame, or another picture of that frame."""
+    """Classify the result for a time: refused, shown, another time's frame, or another picture of that frame."""
     try:
         frame = video.frame_at(seconds)
     except VideoError as error:

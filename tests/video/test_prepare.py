@@ -1,4 +1,4 @@
-"""Preparing videos: same moments, small upright pictures, and nothing lost or half done by stops and bad input."""
+"""Preparation of videos: same moments, small upright pictures, and no partial results after stops and bad input."""
 
 import json
 import math
@@ -32,14 +32,14 @@ SECONDS = 1.0  # of a chunk
 
 
 def moving(count: int, height: int, width: int) -> list[np.ndarray]:
-    """Smooth pictures `(H, W, 3)` that move."""
+    """Make smooth pictures `(H, W, 3)` that move."""
     y, x = np.mgrid[0:height, 0:width]
     rows = [128 + 90 * np.sin((x + 5 * i) / 20) * np.cos(y / 15) for i in range(count)]
     return [np.stack([x * 255 / width, y * 255 / height, row], -1).astype(np.uint8) for row in rows]
 
 
 def packets(path: Path) -> list[tuple[float, bool]]:
-    """Time in seconds and kind (keyframe or not) of each packet."""
+    """Read time in seconds and kind (keyframe or not) of each packet."""
     with av.open(str(path)) as container:
         return [(float(p.pts * p.time_base), p.is_keyframe) for p in container.demux(video=0) if p.size]
 

@@ -1,4 +1,4 @@
-"""What is prepared of odd files shows at any time what the reader shows of the original, or both refuse."""
+"""Chunks prepared from unusual files show what the reader shows of the original at any time, or both refuse."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ CHUNK = Settings(chunk_seconds=1.0)
 
 
 def shown(path: Path, folder: Path, times: np.ndarray) -> list[int]:
-    """The numbers of the frames that a video shows, original and prepared alike."""
+    """Read the numbers of the frames that a video shows, original and prepared alike."""
     before, after = read_frames(path, times), read_chunks(folder, times, chunk_seconds=1.0)
     assert (before.frames.float() - after.frames.float()).abs().mean() < 3
     assert numbers(after.frames) == numbers(before.frames)

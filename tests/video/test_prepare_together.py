@@ -25,7 +25,7 @@ from egovlpv2.video.prepared import BusyError, hold, prepare_video
 
 
 def moving(count: int, height: int, width: int) -> list[np.ndarray]:
-    """Smooth pictures `(H, W, 3)` that move."""
+    """Make smooth pictures `(H, W, 3)` that move."""
     y, x = np.mgrid[0:height, 0:width]
     rows = [128 + 90 * np.sin((x + 5 * i) / 20) * np.cos(y / 15) for i in range(count)]
     return [np.stack([x * 255 / width, y * 255 / height, row], -1).astype(np.uint8) for row in rows]
@@ -41,13 +41,13 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """All files but the reports, which tell what a run has done."""
+    """Read all files but the reports, which differ between runs."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
             if path.is_file() and path.name != "report.json"}
 
 
 def start(raw: Path, out: Path, *args: str) -> subprocess.Popen[str]:
-    """The command, in a session of its own, so that its processes can be counted and stopped."""
+    """Start the command in a session of its own, so that its processes can be counted and stopped."""
     command = [sys.executable, "-m", "egovlpv2.cli", "prepare", str(raw), "--out", str(out), "--chunk-seconds", "1",
                "--workers", "2", *args]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -69,7 +69,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 def in_session(session: int) -> list[str]:
-    """The command lines of a session's living processes."""
+    """List the command lines of a session's living processes."""
     found = []
     for state in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -194,7 +194,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(raw: Path, tmp_path: Path) -
 
 
 def test_on_a_full_disk_finished_chunks_stay(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Space was freed: the same command goes on where it stopped."""
+    """After space is freed, the same command continues where it stopped."""
     settings = Settings(chunk_seconds=1.0)
     written: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Any time asked in any order shows what a sequential decode of the file shows."""
+"""Times read in any order show what a sequential decode of the file shows."""
 
 import os
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def write(path: Path, codec: str, options: dict[str, str], count: int = 60, gop:
 
 
 def remux(source: Path, target: Path, change: Callable[[int, Packet], bool]) -> Path:
-    """Copy packets; `change` gets the number of each and the packet, and says whether to keep it."""
+    """Copy packets; `change` gets the number of each and the packet, and returns False to drop it."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
         stream = old.streams.video[0]
         copy = new.add_stream_from_template(stream)

@@ -1,4 +1,4 @@
-"""Boxes that the transforms ask for."""
+"""Boxes that the transforms return."""
 
 import numpy as np
 import pytest
