@@ -160,7 +160,7 @@ def read_features(path: str | Path, queries: Sequence[str] | None = None) -> Fea
 
 def _row_of(path: Path, queries: list[str], query: str) -> int:
     if query not in queries:
-        raise ValueError(f"{path} knows nothing of the query {query!r}: extract, or fuse, with it")
+        raise ValueError(f"{path} lacks the query {query!r}: extract, or fuse, with it")
     return queries.index(query)
 
 

@@ -141,7 +141,7 @@ def check_layout(header: Header, tensors: Mapping[str, tuple[str, list[int]]], s
         if (dtype, shape) != expected[name]:
             wanted = f"{expected[name][0]} {tuple(expected[name][1])}"
             raise ValueError(f"{source}: `{name}` is {dtype} {tuple(shape)} and its header (kind {recipe.kind}, width "
-                             f"{recipe.width}, {queries} queries) tells of {wanted}: it is damaged")
+                             f"{recipe.width}, {queries} queries) requires {wanted}: it is damaged")
     if ("words" in tensors) != ("word_mask" in tensors):
         raise ValueError(f"{source} holds the words of its queries without their mask, or the mask alone: it is "
                          "damaged")
@@ -172,7 +172,7 @@ def check_values(values: Tensor, kind: str, source: str, first: int = 0) -> None
         if flat.any():
             window = int(flat.nonzero()[0])
             said = _in_words(lengths[window][wrong[window]].flatten()[0].item())
-            raise ValueError(f"{source}: the feature of window {first + place * 1024 + window} {said}: look whether "
+            raise ValueError(f"{source}: the feature of window {first + place * 1024 + window} {said}: check that "
                              "the weights are sound, delete the file and extract it anew")
 
 
@@ -202,5 +202,5 @@ def check_words(words: Tensor, source: str) -> None:
     """
     wrong = ~words.flatten(1).isfinite().all(1)
     if wrong.any():
-        raise ValueError(f"{source}: the words of query {int(wrong.nonzero()[0])} are not finite: look whether the "
+        raise ValueError(f"{source}: the words of query {int(wrong.nonzero()[0])} are not finite: check that the "
                          "weights are sound, delete the file and extract it anew")

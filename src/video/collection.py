@@ -155,5 +155,5 @@ def _of_pictures(folder: Path, image_fps: float | None) -> list[VideoSource]:
         problem = f"{folder} can't be searched for pictures ({error.strerror}): change its permissions, or leave it out"
         return [VideoSource(str(folder), (folder,), False, problem=problem)]
     if images and image_fps is None:
-        raise ValueError(f"{folder} holds {len(images)} pictures: --image-fps says how many of them make a second")
+        raise ValueError(f"{folder} holds {len(images)} pictures: give their rate with --image-fps")
     return [VideoSource(folder.name, (folder,), False, image_fps)] if images else []

@@ -156,7 +156,7 @@ def test_some_queries_are_read_in_the_order_asked_for(made: Made, tmp_path: Path
         assert torch.equal(some.unfused, everything.unfused) and some.recipe == everything.recipe
     none = folder.read("a", [])
     assert none.queries == [] and none.values.shape == (6, 0, 24) and none.words.shape[0] == 0
-    with pytest.raises(ValueError, match=r"a.safetensors knows nothing of the query 'w5 w6': extract, or fuse, with"):
+    with pytest.raises(ValueError, match=r"a.safetensors lacks the query 'w5 w6': extract, or fuse, with"):
         folder.read("a", ["w7", "w5 w6"])
 
 

@@ -53,7 +53,7 @@ def test_a_part_is_cut_out_and_mirrored(tmp_path: Path) -> None:
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
     write(tmp_path / "P01", 3)
-    with pytest.raises(ValueError, match="P01 holds 3 pictures: --image-fps says how many of them make a second"):
+    with pytest.raises(ValueError, match="P01 holds 3 pictures: give their rate with --image-fps"):
         find_videos([tmp_path])
     (source,) = find_videos([tmp_path], image_fps=1.0)
     (tmp_path / "P01" / "shot_2.png").write_bytes(b"no picture")
