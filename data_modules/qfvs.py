@@ -207,10 +207,10 @@ def split_videos(videos: list[str], test_video: str, validate_on: str) -> dict[s
     Raises:
         ValueError: There are too few videos, or one is named twice, or the test video is not among them.
     """
-    least = {"next": 3, "test": 2}[validate_on]
-    if len(set(videos)) < max(len(videos), least):
-        raise ValueError(f"data.init_args.videos={videos}: give {least} videos or more, each once, to test on one and "
-                         f"validate on {'another' if least == 3 else 'the same'}")
+    minimum = {"next": 3, "test": 2}[validate_on]
+    if len(set(videos)) < max(len(videos), minimum):
+        raise ValueError(f"data.init_args.videos={videos}: give {minimum} videos or more, each once, to test on one "
+                         f"and validate on {'another' if minimum == 3 else 'the same'}")
     if test_video not in videos:
         raise ValueError(f"data.init_args.test_video={test_video} is not one of data.init_args.videos: "
                          f"{', '.join(videos)}")

@@ -258,8 +258,8 @@ class TaskQADataModule(VideoDataModule):
         return partial(collate, data=data, encode=encode, empty=empty)
 
     def _path(self, name: str, required: bool = True) -> Path:
-        places = [self.root / "qa" / self.split / name, self.root / "qa" / name, self.root / name]
-        found = next((path for path in places if path.is_file()), None)
+        candidates = [self.root / "qa" / self.split / name, self.root / "qa" / name, self.root / name]
+        found = next((path for path in candidates if path.is_file()), None)
         if found is None and required:
-            raise ValueError(f"There is no {' or '.join(map(str, places))}: {SET_ROOT}.")
-        return found or places[0]
+            raise ValueError(f"There is no {' or '.join(map(str, candidates))}: {SET_ROOT}.")
+        return found or candidates[0]
