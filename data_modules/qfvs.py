@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from egovlpv2.batch import SummaryBatch
-from egovlpv2.data_modules.base import LoaderDataModule
 from egovlpv2.data_modules.grounding import feature_protocol
-from egovlpv2.data_modules.loaders import PAD_INDEX, ResumableDataLoader, Rows
+from egovlpv2.data_modules.loaders import PAD_INDEX, LoaderDataModule, ResumableDataLoader, Rows
 from egovlpv2.data_modules.qfvs_files import (
     ShotFeatures,
     SummaryQuery,

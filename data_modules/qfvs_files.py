@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from egovlpv2.data_modules.base import SET_ROOT
+from egovlpv2.data_modules.loaders import SET_ROOT
 from egovlpv2.data_modules.mat_file import read_variable
 from egovlpv2.features import FeatureFolder
 from egovlpv2.features.files import SUFFIX, read_plain

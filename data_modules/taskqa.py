@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from egovlpv2.batch import Text, multi_hot
-from egovlpv2.data_modules.base import SET_ROOT, VideoDataModule
+from egovlpv2.data_modules.base import VideoDataModule
 from egovlpv2.data_modules.clips import ClipError, ClipReader, Failure, read_or_replace
-from egovlpv2.data_modules.loaders import PAD_INDEX, ResumableDataLoader, Rows
+from egovlpv2.data_modules.loaders import PAD_INDEX, SET_ROOT, ResumableDataLoader, Rows
 from egovlpv2.data_modules.questions import TaskQAQuestion, kind_names, most_frequent, read_questions
 from egovlpv2.heads.answers import read_answers
 from egovlpv2.tokenization import tokenize
