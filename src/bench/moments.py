@@ -1,4 +1,4 @@
-"""What scoring Ego4D NLQ and MQ costs: `egovlpv2 bench moments`."""
+"""Cost of scoring Ego4D NLQ and MQ: `egovlpv2 bench moments`."""
 
 from pathlib import Path
 from typing import Any, TypedDict
@@ -45,7 +45,7 @@ def made_up_moments(rng: np.random.Generator) -> tuple[Table, Table]:
 
 def plain_recall(predictions: list[Table], truth: Table) -> list[list[float]]:
     """NLQ's score, a query at a time."""
-    hits = [[[] for _ in NLQ_TOPK] for _ in NLQ_THRESHOLDS]
+    hits: list[list[list[Any]]] = [[[] for _ in NLQ_TOPK] for _ in NLQ_THRESHOLDS]
     queries = truth["videos"][0]["clips"][0]["annotations"][0]["language_queries"]
     for row in predictions:
         query = queries[row["query_idx"]]
@@ -145,7 +145,7 @@ class _Detected(TypedDict):
 
 
 class _Scored(TypedDict):
-    """What is read of a file to score."""
+    """The part of a file that is scored."""
 
     predictions: dict[str, list[_Detected]]
     ground_truth: dict[str, _Truth]
@@ -164,7 +164,7 @@ def _read(path: Path) -> tuple[Table, Table]:
 
 
 def measure(options: BenchOptions) -> list[Figure]:
-    """How long ours and plain loops over the same definitions take."""
+    """Time our metrics and plain loops over the same definitions."""
     rng = np.random.default_rng(0)
     found, moments = _read(options.file) if options.file else made_up_moments(rng)
     return _measure_queries(rng) + _measure_moments(found, moments)

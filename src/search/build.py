@@ -26,7 +26,7 @@ _FPS = 1000  # windows and strides count milliseconds: any length of theirs is a
 
 @dataclass(frozen=True)
 class IndexReport(ExtractionReport):
-    """What indexing has written, and what the index holds now.
+    """The videos that were embedded, and the size of the index now.
 
     Args:
         windows: Of all videos in the index; 0 if it can't be searched yet.

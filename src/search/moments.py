@@ -27,7 +27,7 @@ class Moment:
 
     @property
     def score(self) -> float:
-        """What it is ranked by: the cosine, and where there is a match, the sum of both, as for EgoMCQ."""
+        """The score to rank by: the cosine, plus the match where there is one, as for EgoMCQ."""
         return self.cosine + (self.match or 0.0)
 
     def __str__(self) -> str:

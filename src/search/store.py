@@ -13,8 +13,9 @@ from torch import Tensor
 
 from egovlpv2.features.files import SUFFIX, FeatureFolder
 from egovlpv2.search.moments import Moment, temporal_nms
+from egovlpv2.types import FeatureKind
 
-KIND = "unit"
+KIND: FeatureKind = "unit"
 
 
 class EmbeddingStore:
