@@ -32,7 +32,14 @@ class Relevancy:
     @classmethod
     def of_labels(cls, verb_classes: Sequence[int], noun_classes: Sequence[Sequence[int]],
                   sentence_verb_classes: Sequence[int], sentence_noun_classes: Sequence[Sequence[int]]) -> "Relevancy":
-        """EPIC-Kitchens-100's relevancy, see `relevancy`."""
+        """EPIC-Kitchens-100's relevancy: half for the same verb class, half for the nouns' intersection over union.
+
+        Args:
+            verb_classes: Classes of n clips.
+            noun_classes: Classes of n clips, at least one each.
+            sentence_verb_classes: Classes of m sentences.
+            sentence_noun_classes: Classes of m sentences, at least one each.
+        """
         (verbs, nouns), clip = _distinct(verb_classes, noun_classes)
         (other_verbs, other_nouns), text = _distinct(sentence_verb_classes, sentence_noun_classes)
         width = 1 + max((noun for labels in (*nouns, *other_nouns) for noun in labels), default=0)
