@@ -19,10 +19,12 @@ export EGO_VIDEOS = $(VIDEOS)
 endif
 
 setup: $(BIN)/.ready  ## make .venv with this package and all it needs
-$(BIN)/.ready: setup.cfg pyproject.toml
+# The installation links to each file, so that editors and type checkers follow it: new files ask for another one.
+$(shell mkdir -p build; git ls-files -co --exclude-standard src conf data_modules tasks | sort > build/new; cmp -s build/new build/files || mv build/new build/files)
+$(BIN)/.ready: setup.cfg pyproject.toml build/files
 	@echo 'installing into .venv: some 6 GB of packages, minutes'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev,docs]'
+	$(BIN)/pip install --quiet --config-settings editable_mode=strict --editable '.[dev,docs]'
 	@touch $@
 
 TOY = $(if $(filter toy,$(DATA))$(filter tiny,$(MODEL)),toy-data)  # the tiny model has its tokenizer from there
@@ -81,7 +83,7 @@ lint: setup  ## ruff and the type checker
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 docs: setup  ## build the documentation into build/site; a broken link or an undocumented public name fails
-	$(BIN)/mkdocs build --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 # glibc would hand each large tensor's memory back and fetch it anew, page by page: a tenth of a base-size step.
 bench: setup  ## the hot paths against their bounds
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 $(BIN)/egovlpv2 bench $(ARGS)

@@ -80,7 +80,7 @@ def test_the_mapping_holds() -> None:
     import egovlpv2.tasks
 
     for folder, module in zip(FOLDERS, (egovlpv2, egovlpv2.conf, egovlpv2.data_modules, egovlpv2.tasks), strict=True):
-        assert Path(module.__file__).parent == ROOT / folder
+        assert Path(module.__file__).resolve().parent == ROOT / folder
 
 
 def unit(module: str) -> str:
