@@ -30,12 +30,10 @@ $(BIN)/.ready: setup.cfg pyproject.toml build/files
 TOY = $(if $(filter toy,$(DATA))$(filter tiny,$(MODEL)),toy-data)  # the tiny model has its tokenizer from there
 toy-data: setup  ## render the toy world into data/toy, with a contact sheet to look at
 	$(BIN)/egovlpv2 toy-data --out $(or $(EGO_TOY),data/toy)
-
 PRETRAIN = --config conf/pretrain.yaml --config conf/model/$(MODEL).yaml --config conf/data/$(DATA).yaml --config conf/trainer/$(TRAINER).yaml \
 	$(if $(filter tiny,$(MODEL)),$(call overlay,pretrain))
 pretrain: setup $(TOY)  ## pre-train, by default the tiny model on the toy world: about 10 minutes on 2 cores
 	$(BIN)/egovlpv2 fit $(PRETRAIN) --trainer.logger.init_args.name=$(RUN) $(ARGS)
-
 evaluate-egomcq: setup $(TOY)  ## EgoMCQ with the weights of RUN, or with WEIGHTS=path
 	$(BIN)/egovlpv2 test --config conf/egomcq.yaml --config conf/model/$(MODEL).yaml --config conf/data/$(DATA).yaml \
 		--config conf/trainer/$(TRAINER).yaml --trainer.logger.init_args.name=egomcq-$(RUN) $(ARGS)
@@ -43,7 +41,6 @@ evaluate-ek100 evaluate-charades-ego: evaluate-%: setup $(TOY)  ## zero-shot ret
 	$(BIN)/egovlpv2 test $(call task,$(subst -,_,$*)) --trainer.logger.init_args.name=$*-$(RUN) $(ARGS)
 finetune-ek100 finetune-charades-ego: finetune-%: setup $(TOY)  ## fine-tune them on retrieval: minutes on the toy world
 	$(BIN)/egovlpv2 fit $(call task,$(subst -,_,$*)) --trainer.logger.init_args.name=finetune-$*-$(RUN) $(ARGS)
-
 finetune-nlq finetune-mq: finetune-%: setup $(TOY)  ## train a head on frozen features, which are extracted if they are missing
 	$(BIN)/egovlpv2 fit $(call head,$*) --trainer.logger.init_args.name=finetune-$*-$(RUN) $(ARGS)
 HEAD = $(or $(HEAD_WEIGHTS),runs/finetune-$*-$(RUN)/checkpoints/best.ckpt)
@@ -58,7 +55,6 @@ finetune-qfvs: setup $(TOY)  ## train four summary heads, each tested on the vid
 evaluate-qfvs: setup $(TOY)  ## test those four heads once more
 	$(call sweep,conf/qfvs_test_videos,$(call head,qfvs),qfvs-$(RUN),model.init_args.weights=$(or \
 		$(HEAD_WEIGHTS),runs/finetune-qfvs-$(RUN)/{row}/checkpoints/best.ckpt)) --command test --metrics 'qfvs/(random_)?f1$$'
-
 TUNE ?= all
 SPLIT ?= direct
 TASKQA = taskqa$(if $(filter head,$(TUNE)),-head)$(if $(filter indirect,$(SPLIT)),-indirect)-$(RUN)
