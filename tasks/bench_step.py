@@ -222,5 +222,5 @@ def _share_of_peak(options: BenchOptions, tflops: float) -> list[Figure]:
         return [Figure("step", UTILISATION, 100 * tflops / peak, "%", f"matmul: peak of {peak:.3g} TFLOP/s",
                        tflops / peak)]
     if options.device.startswith("cuda"):
-        tqdm.write("the peak of this GPU at this precision is not known: --peak-tflops tells it", file=sys.stderr)
+        tqdm.write("the peak of this GPU at this precision is not known: give it as --peak-tflops", file=sys.stderr)
     return []

@@ -81,7 +81,7 @@ def compare_fusion(*, config: str | Path = "conf/model/base.yaml", runs: str | P
     """
     if plot is not None and runs is None:
         raise ValueError("--plot draws the accuracies of --runs: give those too")
-    scores = None if runs is None else accuracies(Path(runs))  # first: a missing run is told at once
+    scores = None if runs is None else accuracies(Path(runs))  # first: a missing run is an error at once
     table = cost_table(read_model_config(config))
     if scores is not None:
         table = table.join(scores)

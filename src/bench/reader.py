@@ -230,5 +230,5 @@ def bench_prepared(videos: Path | None = None, num_clips: int = 200) -> list[Fig
 def measure(options: BenchOptions) -> list[Figure]:
     """Time the reading of clips."""
     if options.videos is not None:
-        find_videos([options.videos])  # a wrong folder is told before a minute has passed
+        find_videos([options.videos])  # a wrong folder is an error before a minute has passed
     return bench_reader() + bench_prepared(options.videos)

@@ -1,4 +1,4 @@
-"""Moments of videos."""
+"""Moments of videos, and their temporal non-maximum suppression."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ class Moment:
         video: Name of the video.
         start: Seconds.
         end: Seconds.
-        cosine: How near the closed gate finds the text, -1 to 1.
-        match: How probable the open gate holds it that the text tells of it; None where it was not asked.
-        window_index: Which window of the video.
+        cosine: Cosine of the embeddings of window and text, gate closed.
+        match: Probability that the text fits, with the gate open; None if it was not computed.
+        window_index: Number of the window in its video.
     """
 
     video: str
@@ -36,7 +36,7 @@ class Moment:
 
 
 def clock(seconds: float) -> str:
-    """A time as h:mm:ss, with tenths where there are some."""
+    """Format a time as h:mm:ss, with tenths where there are some."""
     tenths = round(seconds * 10)
     text = f"{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}"
     return f"{text}.{tenths % 10}" if tenths % 10 else text
