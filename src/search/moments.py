@@ -43,7 +43,7 @@ def clock(seconds: float) -> str:
 
 
 def temporal_nms(moments: Iterable[Moment], seconds: float, count: int) -> list[Moment]:
-    """The first so many moments of which no two of one video begin less than some seconds from each other."""
+    """Keep the first `count` moments that begin at least `seconds` apart from all kept ones of their video."""
     kept: dict[str, list[float]] = defaultdict(list)
     found: list[Moment] = []
     for moment in moments:
