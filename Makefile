@@ -19,21 +19,21 @@ export EGO_VIDEOS = $(VIDEOS)
 endif
 
 setup: $(BIN)/.ready  ## make .venv with this package and all it needs
-$(BIN)/.ready: setup.cfg pyproject.toml
+# The installation links to each file, so that editors and type checkers follow it: new files ask for another one.
+$(shell mkdir -p build; git ls-files -co --exclude-standard src conf data_modules tasks | sort > build/new; cmp -s build/new build/files || mv build/new build/files)
+$(BIN)/.ready: setup.cfg pyproject.toml build/files
 	@echo 'installing into .venv: some 6 GB of packages, minutes'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev,docs]'
+	$(BIN)/pip install --quiet --config-settings editable_mode=strict --editable '.[dev,docs]'
 	@touch $@
 
 TOY = $(if $(filter toy,$(DATA))$(filter tiny,$(MODEL)),toy-data)  # the tiny model has its tokenizer from there
 toy-data: setup  ## render the toy world into data/toy, with a contact sheet to look at
 	$(BIN)/egovlpv2 toy-data --out $(or $(EGO_TOY),data/toy)
-
 PRETRAIN = --config conf/pretrain.yaml --config conf/model/$(MODEL).yaml --config conf/data/$(DATA).yaml --config conf/trainer/$(TRAINER).yaml \
 	$(if $(filter tiny,$(MODEL)),$(call overlay,pretrain))
 pretrain: setup $(TOY)  ## pre-train, by default the tiny model on the toy world: about 10 minutes on 2 cores
 	$(BIN)/egovlpv2 fit $(PRETRAIN) --trainer.logger.init_args.name=$(RUN) $(ARGS)
-
 evaluate-egomcq: setup $(TOY)  ## EgoMCQ with the weights of RUN, or with WEIGHTS=path
 	$(BIN)/egovlpv2 test --config conf/egomcq.yaml --config conf/model/$(MODEL).yaml --config conf/data/$(DATA).yaml \
 		--config conf/trainer/$(TRAINER).yaml --trainer.logger.init_args.name=egomcq-$(RUN) $(ARGS)
@@ -41,7 +41,6 @@ evaluate-ek100 evaluate-charades-ego: evaluate-%: setup $(TOY)  ## zero-shot ret
 	$(BIN)/egovlpv2 test $(call task,$(subst -,_,$*)) --trainer.logger.init_args.name=$*-$(RUN) $(ARGS)
 finetune-ek100 finetune-charades-ego: finetune-%: setup $(TOY)  ## fine-tune them on retrieval: minutes on the toy world
 	$(BIN)/egovlpv2 fit $(call task,$(subst -,_,$*)) --trainer.logger.init_args.name=finetune-$*-$(RUN) $(ARGS)
-
 finetune-nlq finetune-mq: finetune-%: setup $(TOY)  ## train a head on frozen features, which are extracted if they are missing
 	$(BIN)/egovlpv2 fit $(call head,$*) --trainer.logger.init_args.name=finetune-$*-$(RUN) $(ARGS)
 HEAD = $(or $(HEAD_WEIGHTS),runs/finetune-$*-$(RUN)/checkpoints/best.ckpt)
@@ -56,7 +55,6 @@ finetune-qfvs: setup $(TOY)  ## train four summary heads, each tested on the vid
 evaluate-qfvs: setup $(TOY)  ## test those four heads once more
 	$(call sweep,conf/qfvs_test_videos,$(call head,qfvs),qfvs-$(RUN),model.init_args.weights=$(or \
 		$(HEAD_WEIGHTS),runs/finetune-qfvs-$(RUN)/{row}/checkpoints/best.ckpt)) --command test --metrics 'qfvs/(random_)?f1$$'
-
 TUNE ?= all
 SPLIT ?= direct
 TASKQA = taskqa$(if $(filter head,$(TUNE)),-head)$(if $(filter indirect,$(SPLIT)),-indirect)-$(RUN)
@@ -81,7 +79,7 @@ lint: setup  ## ruff and the type checker
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 docs: setup  ## build the documentation into build/site; a broken link or an undocumented public name fails
-	$(BIN)/mkdocs build --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 # glibc would hand each large tensor's memory back and fetch it anew, page by page: a tenth of a base-size step.
 bench: setup  ## the hot paths against their bounds
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 $(BIN)/egovlpv2 bench $(ARGS)

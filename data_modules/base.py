@@ -1,130 +1,24 @@
-"""Base classes of the data modules: loaders, and for videos a reader of clips and a count of unreadable ones."""
+"""Base class of the data modules of videos: a reader of clips, and a count of unreadable ones."""
 
 import logging
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from lightning import LightningDataModule
-from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.data import DataLoader
-
 from egovlpv2.data_modules.clips import ClipReader, Failure
-from egovlpv2.data_modules.loaders import DistributedEvalSampler, ResumableDataLoader, Rows
-from egovlpv2.distributed import all_reduce_sum
+from egovlpv2.data_modules.loaders import COUNTED_IN_TRAINING, SET_ROOT, LoaderDataModule
 from egovlpv2.tokenization import load_tokenizer
-from egovlpv2.training.resume import find_place
 from egovlpv2.types import FrameRuleName
 from egovlpv2.video.frame_rules import FrameRule, find_rule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Collate = Callable[[list[Any]], object]
-
-SET_ROOT = "set data.init_args.root (or the environment variable that the config takes it from)"
-"""The remedy for missing files, in errors."""
-
-_COUNTED_IN_TRAINING = ("train_clips", "replaced_clips")  # by each process of its own share
 _MIN_CLIPS = 1000  # minimum denominator of the failure rate, so that one bad clip can't fail a small data set
 _FRAMES_OF = {"centre": "frames at the centres of equal segments",
               "released": "frames and colours as the released code's"}
 
 _log = logging.getLogger(__name__)
-
-
-class LoaderDataModule(LightningDataModule):
-    """Resumable training loaders, distributed evaluation loaders, and counts of the rows.
-
-    A subclass makes its loaders with `train_loader` and `eval_loader`. `counts` holds the counts of this process for
-    `metrics.json`.
-
-    Args:
-        batch_size: Rows of a training batch, on one device.
-        eval_batch_size: Rows of a batch in validation and testing, on one device.
-        num_workers: Worker processes that read, for one device.
-        seed: Seed of the order of the rows and of all that is random in the training data.
-        drop_last: Leave out the last rows of a training epoch if they don't fill a batch on every device, instead of
-            making a smaller batch of them.
-    """
-
-    evaluated: ClassVar[str] = "rows"  # the name of an evaluation's rows in `counts`
-
-    def __init__(self, batch_size: int = 8, eval_batch_size: int = 8, num_workers: int = 4, seed: int = 0,
-                 drop_last: bool = True) -> None:
-        super().__init__()
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.seed, self.drop_last = seed, drop_last
-        self.counts: dict[str, int] = {}
-        self._train_loader: ResumableDataLoader | None = None
-        self._place: dict[str, Any] | None = None  # where a resumed run continues
-        self._eval_rows = 0
-        self._skipped: set[int] = set()
-        self._beyond: set[int] = set()
-
-    @property
-    def has_test_data(self) -> bool:
-        """True if a fit should end with a test of the best checkpoint."""
-        return False
-
-    def train_loader(self, dataset: Rows[Any], collate: Collate) -> ResumableDataLoader:
-        """Shuffle `dataset`, which gets keys `(epoch, index)`, over all processes."""
-        if self.trainer and getattr(self.trainer, "overfit_batches", None):  # Lightning doesn't declare it
-            raise ValueError("trainer.overfit_batches would take the rows unshuffled: set trainer.limit_train_batches.")
-        self.counts |= {"train_rows": len(dataset)}
-        replicas, rank = self._processes()
-        self._train_loader = ResumableDataLoader(
-            dataset, self.batch_size, replicas, rank, self.seed, self.drop_last, collate_fn=collate, **self._workers()
-        )
-        if self._place is not None:
-            self._train_loader.load_state_dict(self._place)
-        return self._train_loader
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position in the run, and the counts up to there, summed over all processes.
-
-        Lightning stores the loader's state too, but does not load it if the module has read
-        `estimated_stepping_batches`, as ours do: by then the loader exists already.
-        """
-        if self._train_loader is None:
-            return {}
-        assert self.trainer is not None
-        place = find_place(self.trainer)
-        return {"train": self._train_loader.state_dict() | {"epoch": place.epoch, "batch": place.batch},
-                "counts": {name: self._total(name) for name in _COUNTED_IN_TRAINING if name in self.counts}}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at the position of a checkpoint; an evaluation of the checkpoint starts new counts."""
-        self._place = state.get("train")
-        resumes = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
-        if resumes and self._processes()[1] == 0:  # the other processes begin at zero, so that the sum is right
-            self.counts |= state.get("counts", {})
-
-    def _total(self, name: str) -> int:
-        """A count, summed over the processes."""
-        count = self.counts.get(name, 0)
-        return all_reduce_sum(count, self.trainer.strategy.root_device) if self.trainer else count
-
-    def eval_loader(self, dataset: Rows[Any], collate: Collate) -> DataLoader:
-        """Distribute the rows of `dataset` in order over all processes, see `DistributedEvalSampler`."""
-        sampler = DistributedEvalSampler(dataset, *self._processes())
-        self._eval_rows, self._skipped, self._beyond = len(sampler), set(), set()
-        self.counts |= {self.evaluated: len(dataset)}
-        return DataLoader(
-            dataset, batch_size=self.eval_batch_size, sampler=sampler, collate_fn=collate, **self._workers()
-        )
-
-    def _processes(self) -> tuple[int, int]:
-        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-
-    def _workers(self) -> dict[str, Any]:
-        return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": torch.cuda.is_available(),
-        }
 
 
 class VideoDataModule(LoaderDataModule):
@@ -218,7 +112,7 @@ class VideoDataModule(LoaderDataModule):
 
     def _counts_of_all(self) -> dict[str, int]:
         """`counts`, with those of each process's own share summed over the processes."""
-        sums = {name: self._total(name) for name in (*_COUNTED_IN_TRAINING, f"skipped_{self.evaluated}",
+        sums = {name: self._total(name) for name in (*COUNTED_IN_TRAINING, f"skipped_{self.evaluated}",
                                                       f"{self.evaluated}_beyond_the_video")}
         return self.counts | {name: number for name, number in sums.items() if name in self.counts}
 

@@ -101,6 +101,7 @@ class VideoFile:
         return clip.info(0)[1].duration
 
     def read(self, times: Times, crop: Crop) -> Clip:
+        """The frames at some times of the video, in seconds."""
         return read_frames(self.path, times, crop)
 
 
@@ -131,6 +132,7 @@ class ChunkedVideo:
         return chunk * self.chunk_seconds + info.duration
 
     def read(self, times: Times, crop: Crop) -> Clip:
+        """The frames at some times of the whole video, in seconds."""
         return read_chunks(self.folder, times, crop, self.chunk_seconds)
 
     def _info(self, chunk: int) -> tuple[int, VideoInfo]:

@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from egovlpv2.data_modules.base import SET_ROOT, LoaderDataModule
 from egovlpv2.data_modules.extraction import ExtractionSource, FeatureRecipe
-from egovlpv2.data_modules.loaders import PAD_INDEX, Rows
+from egovlpv2.data_modules.loaders import PAD_INDEX, SET_ROOT, LoaderDataModule, Rows
 from egovlpv2.features import FeatureFolder, Features
 from egovlpv2.io.schema import LONGEST
 from egovlpv2.video.collection import VideoSource, find_videos

@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from egovlpv2.batch import SummaryBatch
-from egovlpv2.data_modules.base import LoaderDataModule
 from egovlpv2.data_modules.extraction import ExtractionSource, FeatureRecipe
 from egovlpv2.data_modules.grounding import feature_protocol
-from egovlpv2.data_modules.loaders import PAD_INDEX, ResumableDataLoader, Rows
+from egovlpv2.data_modules.loaders import PAD_INDEX, LoaderDataModule, ResumableDataLoader, Rows
 from egovlpv2.data_modules.qfvs_files import (
     ShotFeatures,
     SummaryQuery,
@@ -229,10 +228,10 @@ def split_videos(videos: list[str], test_video: str, validate_on: str) -> dict[s
     Raises:
         ValueError: There are too few videos, or one is named twice, or the test video is not among them.
     """
-    least = {"next": 3, "test": 2}[validate_on]
-    if len(set(videos)) < max(len(videos), least):
-        raise ValueError(f"data.init_args.videos={videos}: give {least} videos or more, each once, to test on one and "
-                         f"validate on {'another' if least == 3 else 'the same'}")
+    minimum = {"next": 3, "test": 2}[validate_on]
+    if len(set(videos)) < max(len(videos), minimum):
+        raise ValueError(f"data.init_args.videos={videos}: give {minimum} videos or more, each once, to test on one "
+                         f"and validate on {'another' if minimum == 3 else 'the same'}")
     if test_video not in videos:
         raise ValueError(f"data.init_args.test_video={test_video} is not one of data.init_args.videos: "
                          f"{', '.join(videos)}")

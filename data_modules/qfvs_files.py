@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from egovlpv2.data_modules.base import SET_ROOT
+from egovlpv2.data_modules.loaders import SET_ROOT
 from egovlpv2.data_modules.mat_file import read_variable
 from egovlpv2.features import FeatureFolder
 from egovlpv2.features.files import SUFFIX, read_plain
@@ -145,13 +145,13 @@ def read_oracles(root: Path, video: str, dictionary: list[str], num_shots: int) 
     Raises:
         ValueError: The folder is missing or empty, or a file has another name or form, or a shot outside the video.
     """
-    found = [root / name / video for name in _ORACLES if (root / name / video).is_dir()]
-    if not found:
+    folders = [root / name / video for name in _ORACLES if (root / name / video).is_dir()]
+    if not folders:
         raise ValueError(f"{root} has no folder {_ORACLES[0]}/{video} (nor Oracle_summaries/{video}, nor either in "
                          f"Query-Focused_Summaries): set data.init_args.root, or data.init_args.videos")
-    paths = sorted(path for path in found[0].glob("*.txt") if not path.name.startswith("."))
+    paths = sorted(path for path in folders[0].glob("*.txt") if not path.name.startswith("."))
     if not paths:
-        raise ValueError(f"{found[0]} holds no oracle summaries, files named like Car_Tree_oracle.txt")
+        raise ValueError(f"{folders[0]} holds no oracle summaries, files named like Car_Tree_oracle.txt")
     return [SummaryQuery(video, _concepts(path, dictionary), _shots(path, num_shots)) for path in paths]
 
 
@@ -167,19 +167,19 @@ def _concepts(path: Path, dictionary: list[str]) -> tuple[str, str]:
 
 def _shots(path: Path, num_shots: int) -> NDArray[np.int64]:
     """Rows from 0 of the shots, which the file counts from 1."""
-    places: dict[int, int] = {}  # the line of each shot
+    lines: dict[int, int] = {}  # the line of each shot
     for line, text in enumerate(_lines(path), start=1):
         if not text.strip():
             continue
         shot = _number(text, f"{path}, line {line}")
         if not 1 <= shot <= num_shots:
             raise ValueError(f"{path}, line {line}: there is no shot {shot}; the tags are of shots 1 to {num_shots}")
-        if shot in places:
-            raise ValueError(f"{path}, line {line}: shot {shot} is there twice, first in line {places[shot]}")
-        places[shot] = line
-    if not places:
+        if shot in lines:
+            raise ValueError(f"{path}, line {line}: shot {shot} is there twice, first in line {lines[shot]}")
+        lines[shot] = line
+    if not lines:
         raise ValueError(f"{path} names no shots: a summary has one at least")
-    return np.array(sorted(places), dtype=np.int64) - 1
+    return np.array(sorted(lines), dtype=np.int64) - 1
 
 
 def _number(text: str, where: str) -> int:
@@ -265,8 +265,8 @@ class ShotFeatures:
         if len(unfused) < max(num_shots - 1, 1):
             raise ValueError(f"{path} has {len(unfused)} windows of {SHOT_SECONDS} s and {tags} {num_shots} shots, a "
                              "video shorter than its tags: extract the whole video")
-        most, longest, vmax = self.limits
-        self.bounds[video] = segments(_per_shot(unfused, num_shots).numpy(), most, longest,
+        max_segments, max_shots, vmax = self.limits
+        self.bounds[video] = segments(_per_shot(unfused, num_shots).numpy(), max_segments, max_shots,
                                       f"{path}, data.init_args.max_segments and max_segment_shots: ", vmax,
                                       directions=self.cut_by == "patches")
         return len(unfused) - num_shots

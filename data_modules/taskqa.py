@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from egovlpv2.batch import Text, multi_hot
-from egovlpv2.data_modules.base import SET_ROOT, VideoDataModule
+from egovlpv2.data_modules.base import VideoDataModule
 from egovlpv2.data_modules.clips import ClipError, ClipReader, Failure, read_or_replace
-from egovlpv2.data_modules.loaders import PAD_INDEX, ResumableDataLoader, Rows
+from egovlpv2.data_modules.loaders import PAD_INDEX, SET_ROOT, ResumableDataLoader, Rows
 from egovlpv2.data_modules.questions import TaskQAQuestion, kind_names, most_frequent, read_questions
 from egovlpv2.heads.answers import read_answers
 from egovlpv2.tokenization import tokenize
@@ -258,8 +258,8 @@ class TaskQADataModule(VideoDataModule):
         return partial(collate, data=data, encode=encode, empty=empty)
 
     def _path(self, name: str, required: bool = True) -> Path:
-        places = [self.root / "qa" / self.split / name, self.root / "qa" / name, self.root / name]
-        found = next((path for path in places if path.is_file()), None)
+        candidates = [self.root / "qa" / self.split / name, self.root / "qa" / name, self.root / name]
+        found = next((path for path in candidates if path.is_file()), None)
         if found is None and required:
-            raise ValueError(f"There is no {' or '.join(map(str, places))}: {SET_ROOT}.")
-        return found or places[0]
+            raise ValueError(f"There is no {' or '.join(map(str, candidates))}: {SET_ROOT}.")
+        return found or candidates[0]

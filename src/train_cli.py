@@ -155,7 +155,7 @@ class EgoCLI(LightningCLI):
 
     def after_fit(self) -> None:
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if not best or self.trainer.fast_dev_run:
+        if not best or getattr(self.trainer, "fast_dev_run", False):
             log.warning("No epoch of this run was validated, so it has no best checkpoint to test.")
             return
         options = {"datamodule": self.datamodule, "ckpt_path": best, "verbose": False, "weights_only": True}

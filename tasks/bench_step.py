@@ -42,6 +42,7 @@ from egovlpv2.model.backbone import Top
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig, parameter_groups
 from egovlpv2.tasks.pretrain import Pretrain
+from egovlpv2.types import Precision
 
 TOKENS = 15  # of a text
 _VERBS, _NOUNS = 118, 582
@@ -105,7 +106,7 @@ def make_videos(count: int, model: BackboneConfig, side: int, device: torch.devi
 
 
 def training_step(kind: type[Pretrain], config: Path, clips: int, device: torch.device | None = None,
-                  precision: str = "32") -> Callable[[], None]:
+                  precision: Precision = "32") -> Callable[[], None]:
     """A function that runs one step of pre-training on random clips: forward, backward, AdamW."""
     model, device = read_model(config), device or torch.device("cpu")
     torch.manual_seed(0)
@@ -148,7 +149,7 @@ def _measure(kind: type[Pretrain], options: BenchOptions, clips: int) -> Cost:
 
 
 def step_cost(kind: type[Pretrain], options: BenchOptions, clips: int) -> Cost:
-    """What a step costs in a process of its own.
+    """Measure a step in a process of its own.
 
     Raises:
         ValueError: The clips don't fit the memory.
@@ -195,7 +196,7 @@ def _best(costs: Sequence[Cost]) -> Cost:
 
 
 def measure(options: BenchOptions) -> list[Figure]:
-    """What sharing the trunk, and leaving out what nobody reads, saves in a step of pre-training, and its bounds."""
+    """Measure a pre-training step against its bounds and against one that shares nothing."""
     clips, figures = best_batch(options)
     ours, unshared = _in_turn(options, clips)
     model = read_model(options.config)
@@ -221,5 +222,5 @@ def _share_of_peak(options: BenchOptions, tflops: float) -> list[Figure]:
         return [Figure("step", UTILISATION, 100 * tflops / peak, "%", f"matmul: peak of {peak:.3g} TFLOP/s",
                        tflops / peak)]
     if options.device.startswith("cuda"):
-        tqdm.write("the peak of this GPU at this precision is not known: --peak-tflops tells it", file=sys.stderr)
+        tqdm.write("the peak of this GPU at this precision is not known: give it as --peak-tflops", file=sys.stderr)
     return []

@@ -90,6 +90,7 @@ class EgoMCQEvaluation:
         self.scores, self.monitor = tuple(scores), monitor
 
     def make_metric(self) -> ChoiceAccuracies:
+        """The accuracies of the scores."""
         return ChoiceAccuracies(self.scores)
 
     def update(self, metric: ChoiceAccuracies, backbone: Backbone, batch: ChoiceBatch) -> None:

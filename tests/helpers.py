@@ -16,6 +16,7 @@ from egovlpv2.model.text_tower import TextTowerConfig
 from egovlpv2.model.video_tower import VideoTowerConfig
 
 ROOT = Path(__file__).parents[1]
+REAL_DATA = Path(os.environ.get("EGOVLPV2_REAL_DATA", "/nonexistent"))  # tests of real files are skipped without it
 WORDS = 600
 # Backbones that differ in how video and text meet.
 KINDS = [*({"text_attends_to": reads, "fusion_cls": cls} for reads in ("current", "previous")

@@ -2,6 +2,8 @@
 
 import ast
 import configparser
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,13 +12,41 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"src": "egovlpv2", "conf": "egovlpv2.conf", "data_modules": "egovlpv2.data_modules",
            "tasks": "egovlpv2.tasks"}
 SOURCES = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
-# `src` may name these in strings alone; tasks and data modules meet in conf/.
-FORBIDDEN = {
-    "conf": ("egovlpv2",),
-    "src": ("egovlpv2.tasks", "egovlpv2.data_modules"),
-    "tasks": ("egovlpv2.data_modules",),
-    "data_modules": ("egovlpv2.tasks",),
+# The modules and packages of `egovlpv2`, from below, and what each may import. Tasks and data modules meet in conf/.
+ARROWS = {
+    "types": (),
+    "conf": (),
+    "command": ("types",),
+    "io": (),
+    "batch": (),
+    "distributed": (),
+    "losses": (),
+    "optim": (),
+    "device": ("types",),
+    "tokenization": ("batch", "io"),
+    "metrics": ("batch", "io"),
+    "model": ("batch", "io"),
+    "heads": ("io", "metrics"),
+    "video": ("command", "io", "types"),
+    "checkpoints": ("command", "device", "heads", "io", "model", "types"),
+    "viz": ("batch", "io", "model"),
+    "training": ("checkpoints", "command", "io"),
+    "features": ("batch", "checkpoints", "command", "device", "io", "model", "tokenization", "types", "video"),
+    "search": ("batch", "checkpoints", "command", "device", "features", "io", "tokenization", "types", "video"),
+    "tools": ("batch", "checkpoints", "command", "device", "features", "heads", "io", "metrics", "model",
+              "tokenization", "types", "video", "viz"),
+    "bench": ("command", "device", "features", "heads", "io", "metrics", "search", "types", "video"),
+    "analysis": ("batch", "bench", "command", "io", "model", "training", "types", "viz"),
+    "configs": ("command",),
+    "train_cli": ("command", "device", "io", "training", "types"),
+    "cli": ("command",),  # it names all others in its table of commands
+    "data_modules": ("batch", "command", "device", "distributed", "features", "heads", "io", "metrics", "search",
+                     "tokenization", "training", "types", "video"),
+    "tasks": ("analysis", "batch", "bench", "checkpoints", "device", "distributed", "heads", "losses", "metrics",
+              "model", "optim", "tokenization", "types", "viz"),
 }
+# Modules that load others by name: the command line, the parts of the benchmark, and the public names.
+LOADS_BY_NAME = {"src/__init__.py", "src/cli.py", "src/command/run.py", "src/bench/run.py"}
 
 
 def imports(path: Path) -> set[str]:
@@ -50,16 +80,64 @@ def test_the_mapping_holds() -> None:
     import egovlpv2.tasks
 
     for folder, module in zip(FOLDERS, (egovlpv2, egovlpv2.conf, egovlpv2.data_modules, egovlpv2.tasks), strict=True):
-        assert Path(module.__file__).parent == ROOT / folder
+        assert Path(module.__file__).resolve().parent == ROOT / folder
+
+
+def unit(module: str) -> str:
+    """The package or module right under `egovlpv2`."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_arrows_make_no_circle() -> None:
+    order = list(ARROWS)
+    assert all(order.index(other) < order.index(name) for name, others in ARROWS.items() for other in others)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_one_way(path: Path) -> None:
+def test_imports_point_down(path: Path) -> None:
     names = imports(path)
     # `import src` would make a second copy of every class.
     assert not {n.split(".")[0] for n in names} & {"src", "tasks", "data_modules", "tests"}
-    forbidden = FORBIDDEN[path.relative_to(ROOT).parts[0]]
-    assert not [n for n in names if n.startswith(forbidden)]
+    folder, *inner = path.relative_to(ROOT).with_suffix("").parts
+    own = unit(".".join([FOLDERS[folder], *inner]))
+    if own == "__init__":
+        return  # the public names, which it loads when they are used
+    used = {unit(name) for name in names if name.startswith("egovlpv2.")} - {own}
+    assert used <= {*ARROWS[own]}, f"{path}: {sorted(used.difference(ARROWS[own]))}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_own_modules_are_imported_at_the_top(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    inside = [node for function in functions for node in ast.walk(function)
+              if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("egovlpv2")]
+    assert not inside, f"{path}:{inside[0].lineno}"
+    loads = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+             and any(alias.name == "import_module" for alias in node.names)}
+    assert not loads or str(path.relative_to(ROOT)) in LOADS_BY_NAME
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_are_short(path: Path) -> None:
+    """A function's signature and docstring don't count."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            assert not body or node.end_lineno - body[0].lineno < 40, f"{path}:{node.lineno}: {node.name}"
+
+
+OPENINGS = ("What", "Which", "Where", "Whether", "How", "Who", "When")
+
+
+def test_docstrings_open_plainly() -> None:
+    found = [f"{path.relative_to(ROOT)}: {text.splitlines()[0]}" for path in SOURCES
+             for node in ast.walk(ast.parse(path.read_text()))
+             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node))
+             and text.split()[0] in OPENINGS]
+    assert len(found) < 10, "\n".join(found)
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *(ROOT / "tests").rglob("*.py")], ids=lambda p: p.name)
@@ -80,7 +158,15 @@ def test_no_loose_loading_and_no_running_of_files(path: Path) -> None:
 def test_public_names() -> None:
     import egovlpv2
 
-    for name in ("load_backbone", "Backbone", "BackboneConfig", "Index", "read_clip"):
-        assert callable(getattr(egovlpv2, name))
+    assert {*egovlpv2.__all__} <= {*dir(egovlpv2)}
+    assert all(callable(getattr(egovlpv2, name)) for name in egovlpv2.__all__ if name != "__version__")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = egovlpv2.nothing
+
+
+def test_the_package_is_imported_without_torch() -> None:
+    code = "import sys, egovlpv2; assert not {'torch', 'lightning', 'jsonargparse'} & {*sys.modules}, 'heavy'"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    code = ("import sys; from egovlpv2.cli import usage; from egovlpv2.command.run import parse; usage()\n"
+            "assert 'torch' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True)

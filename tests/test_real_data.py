@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, make_clips
+from helpers import REAL_DATA, ROOT, make_clips
 
 from egovlpv2.cli import main as cli
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.pretrain import Pretrain
 
-REAL = ROOT.parent / "shared" / "data" / "real_egoclip"
+REAL = REAL_DATA / "real_egoclip"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not REAL.is_dir(), reason="shared/data/real_egoclip is not beside the project")
+@pytest.mark.skipif(not REAL.is_dir(), reason="EGOVLPV2_REAL_DATA has no such files")
 def test_the_tiny_model_overfits_real_videos(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EGO_OWN", str(REAL))
     monkeypatch.setenv("EGO_TOY", str(toy))

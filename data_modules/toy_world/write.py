@@ -184,7 +184,7 @@ def generate(root: str | Path, *, workers: int | None = None, **parameters: floa
         workers: Processes; as many as there are cores if not given.
         **parameters: Those of `World`.
     """
-    root, world = Path(root), World(**parameters)
+    root, world = Path(root), World(**parameters)  # type: ignore[arg-type]  # mypy doesn't match names of a dict
     if not is_written(root, world):
         _refuse_another(root, world)
         (root / "world.json").unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -11,7 +12,7 @@ from egovlpv2.io.files import finite, write_json
 from egovlpv2.model.config import BackboneConfig
 
 # The paper's Table 7: M parameters, GMACs of a pre-training instance. Its M counts the layers of 12.
-PUBLISHED = {
+PUBLISHED: dict[tuple[Literal["backbone", "stacked"], int], tuple[float, float]] = {
     ("backbone", 3): (374.5, 288.62), ("backbone", 6): (381.6, 300.16),
     ("backbone", 9): (388.7, 311.71), ("backbone", 12): (395.8, 323.26),
     ("stacked", 3): (396.9, 402.88), ("stacked", 6): (414.6, 437.90),
@@ -80,7 +81,7 @@ def compare_fusion(*, config: str | Path = "conf/model/base.yaml", runs: str | P
     """
     if plot is not None and runs is None:
         raise ValueError("--plot draws the accuracies of --runs: give those too")
-    scores = None if runs is None else accuracies(Path(runs))  # first: a missing run is told at once
+    scores = None if runs is None else accuracies(Path(runs))  # first: a missing run is an error at once
     table = cost_table(read_model_config(config))
     if scores is not None:
         table = table.join(scores)

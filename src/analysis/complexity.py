@@ -57,16 +57,17 @@ def parameters_by_part(backbone: Backbone) -> dict[str, int]:
 
 
 def macs_by_objective(backbone: Backbone, video: Tensor, text: Text) -> dict[str, float]:
-    """GMACs of the forward pass of one pre-training instance, as `tasks.pretrain` computes it: the shared trunk once,
-    then what each objective adds. Of the words, the share that is masked is decoded.
+    """Count GMACs of the forward pass of a pre-training instance as `tasks.pretrain` computes it.
+
+    The shared trunk counts once; each objective adds its own part. Only masked tokens are decoded.
     """
-    num_frames, words = video.shape[1], math.ceil(MASKED_SHARE * text["input_ids"].shape[1])
+    num_frames, masked_tokens = video.shape[1], math.ceil(MASKED_SHARE * text["input_ids"].shape[1])
     shared, trunk = gmacs(lambda: backbone.trunk(video, text, gate=False))
 
     def ego_nce() -> None:
         top = backbone.top(trunk, num_frames, gate=False, video_output="cls")
-        backbone.project_video(top.video[:, 0])
-        backbone.project_text(top.text[:, 0])
+        backbone.project_video(top.video_cls)
+        backbone.project_text(top.text_cls)
 
     def open_trunk() -> Trunk:
         return trunk if backbone.shares_trunk else trunk._replace(video=backbone.trunk_video(video, gate=True))
@@ -76,7 +77,9 @@ def macs_by_objective(backbone: Backbone, video: Tensor, text: Text) -> dict[str
 
     def mlm() -> None:
         masked = Trunk(fused.video, *backbone.trunk_text(text))
-        backbone.mlm_logits_from(backbone.top(masked, num_frames, True, "none").text[:, :words])
+        states = backbone.top(masked, num_frames, True, "none").text
+        assert states is not None
+        backbone.mlm_logits_from(states[:, :masked_tokens])
 
     more, fused = gmacs(open_trunk)
     return {"shared trunk": shared + more} | {f.__name__: gmacs(f)[0] for f in (ego_nce, vtm, mlm)}
@@ -99,8 +102,9 @@ def macs_video_once(backbone: Backbone, video: Tensor, text: Text) -> float:
 
 
 def _read_all(backbone: Backbone, top: Top) -> None:
-    backbone.project_video(top.video[:, 0])
-    backbone.project_text(top.text[:, 0])
+    assert top.text is not None
+    backbone.project_video(top.video_cls)
+    backbone.project_text(top.text_cls)
     backbone.vtm_logits_from(top)
     backbone.mlm_logits_from(top.text)
 

@@ -77,7 +77,7 @@ class _Figure:
 
 @dataclass
 class _Bench:
-    """What a JSON of `egovlpv2 bench` tells of itself."""
+    """The content of a JSON of `egovlpv2 bench`."""
 
     figures: list[_Figure]
     date: str
@@ -128,7 +128,7 @@ def utilisation(clips: float, gmacs: float, hours: float, peak_tflops: float) ->
 
 
 def plan(gpus: int, inputs: Mapping[str, Input], gmacs: float, parameters: float, peak_tflops: float) -> Plan:
-    """What the run takes on some GPUs."""
+    """Plan the run on some GPUs."""
     x = {name: entry.value for name, entry in inputs.items()}
     clips = 2 * x["clips"] * x["epochs"]  # each row brings a negative of its own
     nodes = max(-(-gpus // int(x["gpus_per_node"])), 1)

@@ -1,4 +1,4 @@
-"""What scoring Ego4D NLQ and MQ costs: `egovlpv2 bench moments`."""
+"""Cost of scoring Ego4D NLQ and MQ: `egovlpv2 bench moments`."""
 
 from pathlib import Path
 from typing import Any, TypedDict
@@ -45,7 +45,7 @@ def made_up_moments(rng: np.random.Generator) -> tuple[Table, Table]:
 
 def plain_recall(predictions: list[Table], truth: Table) -> list[list[float]]:
     """NLQ's score, a query at a time."""
-    hits = [[[] for _ in NLQ_TOPK] for _ in NLQ_THRESHOLDS]
+    hits: list[list[list[Any]]] = [[[] for _ in NLQ_TOPK] for _ in NLQ_THRESHOLDS]
     queries = truth["videos"][0]["clips"][0]["annotations"][0]["language_queries"]
     for row in predictions:
         query = queries[row["query_idx"]]
@@ -59,18 +59,18 @@ def plain_recall(predictions: list[Table], truth: Table) -> list[list[float]]:
 
 def plain_map(found: Table, truth: Table) -> list[float]:
     """MQ's mean average precision as ActivityNet's evaluation goes about it: data frames, a detection at a time."""
-    told = pd.DataFrame([(clip, row["label"], *row["segment"]) for clip, entry in truth.items()
+    gt = pd.DataFrame([(clip, row["label"], *row["segment"]) for clip, entry in truth.items()
                          for row in entry["annotations"]], columns=["clip", "label", "start", "end"])
     rows = pd.DataFrame([(clip, row["label"], *row["segment"], row["score"]) for clip, entry in found.items()
                          for row in entry], columns=["clip", "label", "start", "end", "score"])
-    precisions = [_plain_precision(told[told.label == label].reset_index(drop=True), rows[rows.label == label])
-                  for label in sorted(set(told.label))]
+    precisions = [_plain_precision(gt[gt.label == label].reset_index(drop=True), rows[rows.label == label])
+                  for label in sorted(set(gt.label))]
     return np.mean(precisions, axis=0).tolist()
 
 
-def _plain_precision(told: pd.DataFrame, rows: pd.DataFrame) -> list[float]:
+def _plain_precision(gt: pd.DataFrame, rows: pd.DataFrame) -> list[float]:
     rows = rows.sort_values("score", ascending=False).reset_index(drop=True)
-    by_clip, taken = told.groupby("clip"), np.zeros((len(MQ_MAP_TIOUS), len(told)), dtype=bool)
+    by_clip, taken = gt.groupby("clip"), np.zeros((len(MQ_MAP_TIOUS), len(gt)), dtype=bool)
     hits = np.zeros((len(MQ_MAP_TIOUS), len(rows)))
     for place, row in rows.iterrows():
         if row["clip"] not in by_clip.groups:
@@ -86,28 +86,28 @@ def _plain_precision(told: pd.DataFrame, rows: pd.DataFrame) -> list[float]:
                     break
     precision = hits.cumsum(1) / np.arange(1, len(rows) + 1)
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    return ((best * hits).sum(1) / len(told)).tolist()
+    return ((best * hits).sum(1) / len(gt)).tolist()
 
 
 def lean_map(found: Table, truth: Table) -> list[float]:
     """The same without data frames: dictionaries and floats, nothing looked up twice."""
-    told: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    gt: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for clip, entry in truth.items():
         for row in entry["annotations"]:
-            told.setdefault(row["label"], {}).setdefault(clip, []).append(tuple(row["segment"]))
-    rows: dict[str, list[tuple[float, str, float, float]]] = {label: [] for label in told}
+            gt.setdefault(row["label"], {}).setdefault(clip, []).append(tuple(row["segment"]))
+    rows: dict[str, list[tuple[float, str, float, float]]] = {label: [] for label in gt}
     for clip, entry in found.items():
         for row in entry:
             if row["label"] in rows:
                 rows[row["label"]].append((-row["score"], clip, *row["segment"]))
-    scores = [[_lean_precision(told[label], sorted(rows[label], key=lambda row: row[0]), tiou) for label in told]
+    scores = [[_lean_precision(gt[label], sorted(rows[label], key=lambda row: row[0]), tiou) for label in gt]
               for tiou in MQ_MAP_TIOUS]
     return [sum(values) / len(values) for values in scores]
 
 
-def _lean_precision(told: dict[str, list[tuple[float, float]]], rows: list[tuple[float, str, float, float]],
+def _lean_precision(gt: dict[str, list[tuple[float, float]]], rows: list[tuple[float, str, float, float]],
                     tiou: float) -> float:
-    free, hits = {clip: list(segments) for clip, segments in told.items()}, []
+    free, hits = {clip: list(segments) for clip, segments in gt.items()}, []
     for _, clip, start, end in rows:
         best, overlap = None, tiou
         for segment in free.get(clip, ()):
@@ -125,7 +125,7 @@ def _lean_precision(told: dict[str, list[tuple[float, float]]], rows: list[tuple
             highest = max(highest, total / place)
             area += highest
             total -= 1
-    return area / sum(map(len, told.values()))
+    return area / sum(map(len, gt.values()))
 
 
 class _Told(TypedDict):
@@ -145,7 +145,7 @@ class _Detected(TypedDict):
 
 
 class _Scored(TypedDict):
-    """What is read of a file to score."""
+    """The part of a file that is scored."""
 
     predictions: dict[str, list[_Detected]]
     ground_truth: dict[str, _Truth]
@@ -164,7 +164,7 @@ def _read(path: Path) -> tuple[Table, Table]:
 
 
 def measure(options: BenchOptions) -> list[Figure]:
-    """How long ours and plain loops over the same definitions take."""
+    """Time our metrics and plain loops over the same definitions."""
     rng = np.random.default_rng(0)
     found, moments = _read(options.file) if options.file else made_up_moments(rng)
     return _measure_queries(rng) + _measure_moments(found, moments)

@@ -1,4 +1,4 @@
-"""What reading a training clip costs beyond decoding it: `egovlpv2 bench reader`.
+"""Cost of reading a training clip beyond decoding it: `egovlpv2 bench reader`.
 
 The bar: a 4-frame training clip at 224 px from a 256-px H.264 file costs at most 1.3 times the bare seek and decode of
 the frames that it must decode. The bare loop keeps one file open, knows beforehand where the wanted frames and the
@@ -72,6 +72,7 @@ def bare_loop(path: Path, keyframe_interval: int) -> Callable[[NDArray[np.float6
     container = av.open(str(path))
     stream = container.streams.video[0]
     stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+    assert stream.time_base is not None
     period = round(1 / _FPS / stream.time_base)  # ticks from frame to frame
 
     def decode(times: NDArray[np.float64]) -> None:
@@ -80,7 +81,7 @@ def bare_loop(path: Path, keyframe_interval: int) -> Callable[[NDArray[np.float6
             first, *others = frames
             container.seek(first * period, stream=stream)
             last = (others or [first])[-1] * period
-            assert any(frame.pts >= last for frame in container.decode(stream))
+            assert any(frame.pts is not None and frame.pts >= last for frame in container.decode(stream))
 
     return decode
 
@@ -163,7 +164,7 @@ def _opened_anew(folder: Path, times: NDArray[np.float64], crop: partial) -> Non
 
 
 def _bytes_read() -> int:
-    """What this process has read from files so far; 0 where the system doesn't tell."""
+    """Bytes that this process has read from files so far; 0 where the system doesn't count them."""
     counters = Path("/proc/self/io")
     return int(counters.read_text().split()[1]) if os.access(counters, os.R_OK) else 0  # rchar
 
@@ -178,7 +179,7 @@ class _Prepared(NamedTuple):
 
 
 def prepared_costs(originals: Sequence[Path], folders: Sequence[Path], num_clips: int) -> _Prepared:
-    """What random clips of 1 to 4 s cost, from originals and from what is prepared, in turn."""
+    """Time the reading of random clips of 1 to 4 s, from originals and from prepared files, in turn."""
     rng, transform = np.random.default_rng(2), TrainTransform(224)
     lengths = [video_info(path).duration for path in originals]
     costs = np.empty((num_clips, 4))
@@ -187,8 +188,9 @@ def prepared_costs(originals: Sequence[Path], folders: Sequence[Path], num_clips
         seconds = min(rng.uniform(1, 4), lengths[k])
         start, seed = rng.uniform(0, lengths[k] - seconds), int(rng.integers(2**31))
         times = jittered_times(start, start + seconds, _NUM_FRAMES, rng)
-        for j, (read, path) in enumerate(((read_frames, originals[k]), (read_chunks, folders[k]),
-                                          (_opened_anew, folders[k]))):
+        readers: list[tuple[Callable[..., object], Path]] = [
+            (read_frames, originals[k]), (read_chunks, folders[k]), (_opened_anew, folders[k])]
+        for j, (read, path) in enumerate(readers):
             crop = partial(transform, rng=np.random.default_rng(seed))
             before, begin = _bytes_read(), time.perf_counter()
             read(path, times, crop)
@@ -226,7 +228,7 @@ def bench_prepared(videos: Path | None = None, num_clips: int = 200) -> list[Fig
 
 
 def measure(options: BenchOptions) -> list[Figure]:
-    """What reading clips costs."""
+    """Time the reading of clips."""
     if options.videos is not None:
-        find_raw_videos([options.videos])  # a wrong folder is told before a minute has passed
+        find_raw_videos([options.videos])  # a wrong folder is an error before a minute has passed
     return bench_reader() + bench_prepared(options.videos)

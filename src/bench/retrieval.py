@@ -1,4 +1,4 @@
-"""What evaluating EPIC-Kitchens-100 retrieval costs at full size: `egovlpv2 bench retrieval`."""
+"""Cost of evaluating EPIC-Kitchens-100 retrieval at full size: `egovlpv2 bench retrieval`."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How fast a large index is searched, on made-up embeddings: `egovlpv2 bench search`.
+"""Time of searching a large index of made-up embeddings: `egovlpv2 bench search`.
 
 It writes an index of some hours to a folder that it deletes, opens it, and searches with nothing of it in memory and
 then again.
@@ -9,6 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -71,7 +72,7 @@ def search_seconds(folder: Path, width: int) -> dict[str, float]:
     first = timed(lambda: rows.topk(queries[0], _TOP))
     read, more = [], []
     for query in queries[1:]:
-        more.append(timed(lambda query=query: rows.topk(query, _TOP)))
+        more.append(timed(partial(rows.topk, query, _TOP)))
         with one_thread():
             read.append(timed(lambda: [values.view(torch.int16).max() for values in rows.values]))
     return {"windows": len(rows), "from disk": forgotten, "open": opened, "first": first,

@@ -1,4 +1,4 @@
-"""What cutting a QFVS video into segments costs, and scoring a summary of it: `egovlpv2 bench summary`."""
+"""Cost of segmenting a QFVS video and of scoring a summary of it: `egovlpv2 bench summary`."""
 
 import os
 import subprocess
@@ -44,7 +44,8 @@ def measure_kts() -> None:
 def made_up_summaries(rng: np.random.Generator, size: int) -> tuple[Array, NDArray[np.int64], NDArray[np.int64]]:
     """The tags of a video, and two summaries of it."""
     tags = (rng.random((SHOTS, CONCEPTS)) < TAGS / CONCEPTS).astype(np.float64)
-    return tags, *(np.sort(rng.choice(SHOTS, size, replace=False)) for _ in range(2))
+    machine, oracle = (np.sort(rng.choice(SHOTS, size, replace=False)) for _ in range(2))
+    return tags, machine, oracle
 
 
 def graph_matching(tags: Array, machine: NDArray[np.int64], oracle: NDArray[np.int64]) -> float:
@@ -61,7 +62,7 @@ def graph_matching(tags: Array, machine: NDArray[np.int64], oracle: NDArray[np.i
 
 
 def measure(options: BenchOptions) -> list[Figure]:
-    """What segments of a video cost, and how long ours and a general matching take for a score."""
+    """Time and memory of segmenting a video, and time of a score beside a general matching's."""
     try:
         import networkx  # noqa: F401
     except ImportError as error:

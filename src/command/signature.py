@@ -82,7 +82,7 @@ def _annotation(node: ast.expr | None) -> Any:
     if node.value.id == "Literal":
         return Literal[ast.literal_eval(node.slice)]
     assert node.value.id == "Sequence", node.value.id
-    return Sequence[_annotation(node.slice)]
+    return Sequence.__class_getitem__(_annotation(node.slice))
 
 
 def _split_docstring(text: str) -> tuple[str, str, dict[str, str]]:

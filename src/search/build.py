@@ -26,7 +26,7 @@ _FPS = 1000  # windows and strides count milliseconds: any length of theirs is a
 
 @dataclass(frozen=True)
 class IndexReport(ExtractionReport):
-    """What indexing has written, and what the index holds now.
+    """The videos that were embedded, and the size of the index now.
 
     Args:
         windows: Of all videos in the index; 0 if it can't be searched yet.
@@ -39,10 +39,10 @@ class IndexReport(ExtractionReport):
     hours: float = 0.0
 
     def __str__(self) -> str:
-        told = super().__str__()
+        text = super().__str__()
         if not self.windows:
-            return f"{told}\n{self.out} can't be searched yet: other processes are at work on all of its videos"
-        return (f"{told}\n{self.out} now has {self.windows:,} windows of {self.videos} videos, {self.hours:.2f} hours: "
+            return f"{text}\n{self.out} can't be searched yet: other processes are at work on all of its videos"
+        return (f"{text}\n{self.out} now has {self.windows:,} windows of {self.videos} videos, {self.hours:.2f} hours: "
                 f'`egovlpv2 search "#C C ..." --index {self.out}`')
 
 

@@ -1,4 +1,4 @@
-"""Moments of videos."""
+"""Moments of videos, and their temporal non-maximum suppression."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ class Moment:
         video: Name of the video.
         start: Seconds.
         end: Seconds.
-        cosine: How near the closed gate finds the text, -1 to 1.
-        match: How probable the open gate holds it that the text tells of it; None where it was not asked.
-        window_index: Which window of the video.
+        cosine: Cosine of the embeddings of window and text, gate closed.
+        match: Probability that the text fits, with the gate open; None if it was not computed.
+        window_index: Number of the window in its video.
     """
 
     video: str
@@ -27,7 +27,7 @@ class Moment:
 
     @property
     def score(self) -> float:
-        """What it is ranked by: the cosine, and where there is a match, the sum of both, as for EgoMCQ."""
+        """The score to rank by: the cosine, plus the match where there is one, as for EgoMCQ."""
         return self.cosine + (self.match or 0.0)
 
     def __str__(self) -> str:
@@ -36,14 +36,14 @@ class Moment:
 
 
 def clock(seconds: float) -> str:
-    """A time as h:mm:ss, with tenths where there are some."""
+    """Format a time as h:mm:ss, with tenths where there are some."""
     tenths = round(seconds * 10)
     text = f"{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}"
     return f"{text}.{tenths % 10}" if tenths % 10 else text
 
 
 def temporal_nms(moments: Iterable[Moment], seconds: float, count: int) -> list[Moment]:
-    """The first so many moments of which no two of one video begin less than some seconds from each other."""
+    """Keep the first `count` moments that begin at least `seconds` apart from all kept ones of their video."""
     kept: dict[str, list[float]] = defaultdict(list)
     found: list[Moment] = []
     for moment in moments:

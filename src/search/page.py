@@ -1,4 +1,4 @@
-"""One HTML page of moments that needs nothing but itself: pictures, style and script are inside."""
+"""A self-contained HTML page of moments: pictures, style and script are inside."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ class Card(NamedTuple):
 
     moment: Moment
     pictures: list[bytes]  # JPEG files
-    problem: str  # why there are no pictures
+    problem: str  # the reason why there are no pictures
 
 
 def jpegs(frames: Tensor) -> list[bytes]:
@@ -35,15 +35,15 @@ def jpegs(frames: Tensor) -> list[bytes]:
     return made
 
 
-def page(query: str, cards: Sequence[Card], told: str) -> str:
-    """The page.
+def page(query: str, cards: Sequence[Card], summary: str) -> str:
+    """Fill in the page.
 
     Args:
-        query: What was looked for.
-        cards: What was found, the best first.
-        told: A line about the search.
+        query: The text that was searched for.
+        cards: Its moments, the best first.
+        summary: A line about the search.
     """
-    data = {"query": query, "told": told, "moments": [_plain(rank, card) for rank, card in enumerate(cards, 1)]}
+    data = {"query": query, "summary": summary, "moments": [_plain(rank, card) for rank, card in enumerate(cards, 1)]}
     text = json.dumps(data).replace("<", "\\u003c")  # a name can't end the script
     return files("egovlpv2.search").joinpath("page.html").read_text(encoding="utf-8").replace(_PLACE, text)
 
@@ -56,7 +56,7 @@ def _plain(rank: int, card: Card) -> dict[str, Any]:
             "problem": card.problem}
 
 
-def write_page(path: Path, query: str, cards: Sequence[Card], told: str) -> None:
-    """Writes the page whole or not at all."""
+def write_page(path: Path, query: str, cards: Sequence[Card], summary: str) -> None:
+    """Write the page whole or not at all."""
     with atomic_write(path) as draft:
-        draft.write_text(page(query, cards, told), encoding="utf-8")
+        draft.write_text(page(query, cards, summary), encoding="utf-8")

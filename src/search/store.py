@@ -13,8 +13,9 @@ from torch import Tensor
 
 from egovlpv2.features.files import SUFFIX, FeatureFolder
 from egovlpv2.search.moments import Moment, temporal_nms
+from egovlpv2.types import FeatureKind
 
-KIND = "unit"
+KIND: FeatureKind = "unit"
 
 
 class EmbeddingStore:
@@ -42,7 +43,7 @@ class EmbeddingStore:
         self.values = [video.values for video in features]  # (n, D) each, float16, mapped
         self.durations = [video.duration for video in features]
         self.first = np.cumsum([0, *map(len, self.values)])  # row of each video's first window, and their number
-        if len(self) > 1 and all((values == self.values[0][0]).all() for values in self.values):  # the first tells most
+        if len(self) > 1 and all((values == self.values[0][0]).all() for values in self.values):
             raise ValueError(f"{folder}: all {len(self):,} windows have the same embedding: the weights "
                              f"{self.recipe.checkpoint} are not sound, or nothing happens in these videos")
 
@@ -60,7 +61,7 @@ class EmbeddingStore:
         return sum(self.durations) / 3600
 
     def topk(self, query: Tensor, count: int) -> list[Moment]:
-        """The windows that fit a query best, the best first; of windows that overlap in time, the best alone.
+        """Find the windows that fit a query best, the best first; of windows that overlap in time, only the best.
 
         Args:
             query: (D,) of length one.
@@ -69,8 +70,9 @@ class EmbeddingStore:
         half = query.half()
         with one_thread():
             scores = torch.cat([values @ half for values in self.values])  # (n,)
-        hides = 2 * (-(-self.recipe.window // self.recipe.stride) - 1)  # so many others at most, by a window that stays
-        rows = scores.topk(min(count * (1 + hides), len(scores))).indices.tolist()
+        # A window overlaps so many others at most.
+        overlapping = 2 * (-(-self.recipe.window // self.recipe.stride) - 1)
+        rows = scores.topk(min(count * (1 + overlapping), len(scores))).indices.tolist()
         return temporal_nms(sorted((self._moment(row, query) for row in rows), key=lambda moment: -moment.cosine),
                      self.seconds, count)
 
@@ -93,7 +95,7 @@ class EmbeddingStore:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread reads as fast as memory gives; more would wait for each other at each file, on a busy machine long."""
+    """A context with one thread: it reads as fast as memory gives, and more would wait for each other at each file."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -26,7 +26,14 @@ from egovlpv2.device import autocast
 from egovlpv2.features.blocks import Block, Blocks, Read
 from egovlpv2.features.query_encoding import encode_queries, mean_patch_tokens, warn_if_truncated
 from egovlpv2.heads.kts import segments
-from egovlpv2.heads.summary import CutBy, SummaryHead
+from egovlpv2.heads.summary import (
+    MAX_SEGMENT_SHOTS,
+    MAX_SEGMENTS,
+    SEGMENT_PENALTY,
+    SHOT_SECONDS,
+    CutBy,
+    SummaryHead,
+)
 from egovlpv2.io.files import atomic_write, make_folder_of
 from egovlpv2.metrics.summary import select
 from egovlpv2.model.backbone import Backbone, Trunk
@@ -39,10 +46,7 @@ from egovlpv2.video.windows import Windows
 from egovlpv2.viz.figures import png
 from egovlpv2.viz.summary import draw_summary
 
-SHOT_SECONDS = 5  # as QFVS cuts its videos
 _SHOT_FRAMES = 5
-_LONGEST = 200  # shots of a segment, as the head was trained
-_SEGMENTS = 20  # of a video that fits
 
 
 class ShotFeatures(NamedTuple):
@@ -137,8 +141,9 @@ def summarize(video: str | Path, query: str, weights: str, out: str | Path = "su
     reads = read_shots(windows, source, duration, batch_size, num_workers)
     shots = encode_shots(backbone, query, reads, words, max_tokens, opened.transformed, opened.cut_by,
                          autocast(precision, backbone.device))
-    longest = max(_LONGEST, ceil(len(shots.match) / _SEGMENTS))
-    bounds = segments(shots.unfused.numpy(), _SEGMENTS, longest, f"{video}: ", directions=opened.cut_by == "patches")
+    longest = max(opened.max_segment_shots, ceil(len(shots.match) / opened.max_segments))  # so that all shots fit
+    bounds = segments(shots.unfused.numpy(), opened.max_segments, longest, f"{video}: ", opened.vmax,
+                      directions=opened.cut_by == "patches")
     scores = score(opened.head, shots, bounds)
     chosen = spans(select(scores, share).tolist(), duration)
     parts = [Part(a, b, float(scores[int(a) // SHOT_SECONDS : ceil(b / SHOT_SECONDS)].max())) for a, b in chosen]
@@ -154,6 +159,9 @@ class _OpenedHead(NamedTuple):
     head: SummaryHead | None
     transformed: bool  # whether the cross-modal transform follows
     cut_by: CutBy  # the features by which its videos were cut
+    max_segments: int = MAX_SEGMENTS
+    max_segment_shots: int = MAX_SEGMENT_SHOTS
+    vmax: float = SEGMENT_PENALTY
 
 
 def read_shots(windows: Windows, source: VideoSource, duration: float, size: int, num_workers: int) -> Iterator[Read]:
@@ -176,18 +184,18 @@ def encode_shots(backbone: Backbone, query: str, reads: Iterator[Read], tokenize
     kept = []
     with precision:
         asked = encode_queries(backbone, tokenizer, [query], max_tokens)
-    bar = None
+    bar = tqdm(unit="shot", desc="encoding", mininterval=1)
     for read in reads:
         if read.frames is None:
             raise VideoError(read.reason)
-        bar = bar or tqdm(total=read.block.of, unit="shot", desc="encoding", mininterval=1)
+        bar.total = read.block.of
         with precision:
             video = read.frames.to(backbone.device)
             trunk = backbone.trunk_video(video, gate=True)  # (n, S, D)
             pairs = Trunk(trunk, asked.trunk.expand(len(video), -1, -1), asked.mask.expand(len(video), -1))
             top = backbone.top(pairs, video.shape[1], True, "cls")
             match = backbone.vtm_logits_from(top).float().softmax(-1)[:, 1]
-            cls = top.video[:, 0]
+            cls = top.video_cls
             fused = backbone.fused_video_transform(cls) if transformed else cls
         plain = mean_patch_tokens(trunk) if cut_by == "patches" else trunk[:, 0]
         kept.append([part.float().cpu() for part in (fused, match, plain)])
@@ -210,7 +218,7 @@ def spans(shots: Sequence[int], duration: float) -> list[tuple[float, float]]:
     """Start and end of chosen shots in seconds; those that touch are joined."""
     found: list[tuple[float, float]] = []
     for shot in shots:
-        start, end = shot * SHOT_SECONDS, min((shot + 1) * SHOT_SECONDS, duration)
+        start, end = float(shot * SHOT_SECONDS), min((shot + 1) * SHOT_SECONDS, duration)
         if found and found[-1][1] == start:
             start = found.pop()[0]
         found.append((start, end))
@@ -251,4 +259,5 @@ def _open_head(path: str | None, weights: str) -> _OpenedHead:
     if facts["checkpoint"] != (here := fingerprint(weights)):
         raise ValueError(f"{path} was trained on features of the weights {facts['checkpoint']}, and "
                          f"{weights} is {here}: give those weights")
-    return _OpenedHead(head.eval(), facts["kind"] == "transformed", facts["cut_by"])
+    return _OpenedHead(head.eval(), facts["kind"] == "transformed", facts["cut_by"], facts["max_segments"],
+                       facts["max_segment_shots"], facts["vmax"])

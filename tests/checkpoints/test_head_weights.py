@@ -71,9 +71,10 @@ def summary(of: str = "paper", **changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("design", ["paper", "released"])
 def test_a_head_of_summaries_is_made_as_its_file_says(tmp_path: Path, design: str) -> None:
-    content = summary(design)
+    limits = {"cut_by": "cls", "max_segments": 9, "max_segment_shots": 50, "vmax": 0.5}
+    content = summary(design, **limits)
     head, facts = read_summary_head(save(tmp_path / "qfvs.ckpt", content))
-    assert facts == {**SIZES, "design": design, "kind": "fused", "checkpoint": "abc", "cut_by": "patches"}
+    assert facts == {**SIZES, "design": design, "kind": "fused", "checkpoint": "abc", **limits}
     assert head.design == design
     assert len(head.encoder.layers) == 2 and head.encoder.layers[0].self_attn.num_heads == 3
     assert all(torch.equal(tensor, content["state_dict"]["head." + name]) for name, tensor in head.state_dict().items())
@@ -81,13 +82,15 @@ def test_a_head_of_summaries_is_made_as_its_file_says(tmp_path: Path, design: st
 
 def test_a_head_of_summaries_of_before_is_the_papers(tmp_path: Path) -> None:
     head, facts = read_summary_head(save(tmp_path / "qfvs.ckpt", summary(design=None)))
-    assert facts["design"] == head.design == "paper"
+    assert facts["design"] == head.design == "paper" and facts["cut_by"] == "patches"
+    assert (facts["max_segments"], facts["max_segment_shots"], facts["vmax"]) == (20, 200, 1.0)
 
 
 @pytest.mark.parametrize("content", [
     {}, {"state_dict": {}}, {"egovlpv2": {}}, {"egovlpv2": {"qfvs": {}}, "state_dict": {}}, summary(dim=None),
     summary(dim=24), summary(design="other"), summary(design="released"), summary("released", design=None),
-    summary("released", dim=24), {**summary(), "state_dict": {}}, {"egovlpv2": summary()["egovlpv2"]},
+    summary("released", dim=24), summary(max_segments=0), {**summary(), "state_dict": {}},
+    {"egovlpv2": summary()["egovlpv2"]},
 ])
 def test_files_without_a_whole_head_of_summaries_are_named(tmp_path: Path, content: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="other.ckpt"):

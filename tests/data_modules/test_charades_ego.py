@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from helpers import ROOT
+from helpers import REAL_DATA
 
 from egovlpv2.data_modules.charades_ego import CharadesEgoDataModule
 
-REAL = ROOT.parent / "shared" / "data" / "charades_ego"
+REAL = REAL_DATA / "charades_ego"
 OPTIONS = {"tokenizer": "unused", "num_workers": 0, "batch_size": 3, "eval_batch_size": 4, "num_frames": 2, "size": 32}
 
 
@@ -136,7 +136,7 @@ def test_ids_that_look_like_numbers_are_texts(small: Path) -> None:
     assert CharadesEgoDataModule(str(small), **OPTIONS).load("test").keys == ["001EGO", "1EGO"]
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="shared/data/charades_ego is not beside the project")
+@pytest.mark.skipif(not REAL.is_dir(), reason="EGOVLPV2_REAL_DATA has no such files")
 def test_the_real_files() -> None:
     data = CharadesEgoDataModule(str(REAL), test="CharadesEgo_v0_egocentric_test.csv", **OPTIONS)
     test = data.load("test")

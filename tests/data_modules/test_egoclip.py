@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import REAL_DATA
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from egovlpv2.data_modules.egoclip import EgoClip, EgoClipDataModule, Neighbours
 from egovlpv2.data_modules.packed import Strings
 from egovlpv2.data_modules.tables import read_clip_table
 
-REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real_egoclip"
+REAL = REAL_DATA / "real_egoclip"
 MakeRow = Callable[..., dict[str, Any]]
 WriteCsv = Callable[[Path, list[dict[str, Any]]], Path]
 
@@ -303,7 +304,7 @@ def test_training_ends_when_too_much_is_missing(
     assert data.counts["train_clips"] == 80 and data.counts["replaced_clips"] >= 5
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real videos of shared/data/real_egoclip are not here")
+@pytest.mark.skipif(not REAL.is_dir(), reason="EGOVLPV2_REAL_DATA has no such files")
 def test_real_clips(tmp_path: Path, options: dict[str, Any]) -> None:
     data = EgoClipDataModule(str(REAL), **options | {"chunk_seconds": 600.0})
     assert len(fit(data, tmp_path, max_epochs=1)) == 5

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import REAL_DATA
 from lightning import LightningModule, Trainer
 
 from egovlpv2.data_modules.clips import ClipReader
 from egovlpv2.data_modules.egomcq import EgoMCQ, EgoMCQDataModule
 from egovlpv2.data_modules.loaders import PAD_INDEX
 
-REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real_egoclip"
+REAL = REAL_DATA / "real_egoclip"
 
 
 class Asker(LightningModule):
@@ -153,7 +154,7 @@ def test_validation_and_test_have_their_files(world: Path, options: dict[str, An
         ask(data)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real videos of shared/data/real_egoclip are not here")
+@pytest.mark.skipif(not REAL.is_dir(), reason="EGOVLPV2_REAL_DATA has no such files")
 def test_real_questions(options: dict[str, Any]) -> None:
     options |= {"chunk_seconds": 600.0, "eval_batch_size": 7}
     data = EgoMCQDataModule(str(REAL), mcq_test="egomcq.json", **options)

@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from helpers import ROOT
+from helpers import REAL_DATA
 
 from egovlpv2.data_modules.ek100 import EK100DataModule
 
-REAL = ROOT.parent / "shared" / "data" / "ek100"
+REAL = REAL_DATA / "ek100"
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 OPTIONS = {"tokenizer": "unused", "num_workers": 0, "batch_size": 3, "eval_batch_size": 4, "num_frames": 2, "size": 32}
 
@@ -157,7 +157,7 @@ def test_relevancy_files_are_used(copy: Path, options: dict[str, Any]) -> None:
         EK100DataModule(str(copy), test_relevancy="r.safetensors", **options).load("test")
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="shared/data/ek100 is not beside the project")
+@pytest.mark.skipif(not REAL.is_dir(), reason="EGOVLPV2_REAL_DATA has no such files")
 def test_the_real_files() -> None:
     data = EK100DataModule(str(REAL), train="EPIC_100_uda_source_train.csv", **OPTIONS)
     test = data.load("test")

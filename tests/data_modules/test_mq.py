@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import ROOT, only
+from helpers import REAL_DATA, only
 from torch import Tensor
 
 from egovlpv2.batch import MomentBatch
@@ -19,7 +19,7 @@ from egovlpv2.data_modules.mq import MQClips, MQDataModule
 from egovlpv2.features.files import FeatureWriter
 from egovlpv2.features.header import Recipe
 
-REAL = ROOT.parent / "shared" / "data" / "mq"
+REAL = REAL_DATA / "mq"
 WIDTH, RATE, STEPS = 4, 2, 48  # of the features, how many there are a second, and to how many a clip is padded
 CLASSES = {"Background": 0, "wash": 2, "cut": 1, "\"read_(a_book)\"": 3}
 
@@ -330,7 +330,7 @@ def test_the_toy_world(toy: Path, tmp_path: Path) -> None:
     assert data.preview_frames("test", 0, 2).shape == (2, 3, 128, 128)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations of shared/data/mq are not here")
+@pytest.mark.skipif(not REAL.is_dir(), reason="EGOVLPV2_REAL_DATA has no such files")
 def test_real_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MQDataModule, "has_features", lambda *_: True)
     file = "ego4d_clip_annotations.json"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, only
+from helpers import REAL_DATA, only
 from torch import Tensor
 
 from egovlpv2.batch import QueryBatch
@@ -18,7 +18,7 @@ from egovlpv2.data_modules.nlq import NLQDataModule, NLQQueries, NLQQuery, label
 from egovlpv2.features.files import FeatureFolder, FeatureWriter
 from egovlpv2.features.header import Recipe
 
-REAL = ROOT.parent / "shared" / "data" / "nlq"
+REAL = REAL_DATA / "nlq"
 WIDTH, RATE = 4, 2  # of the features, and how many there are a second
 Rows = list[dict[str, Any]]
 
@@ -398,7 +398,7 @@ def test_the_toy_world(toy: Path, tmp_path: Path) -> None:
     assert data.preview_frames("val", 0, 3) is None
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations of shared/data/nlq are not here")
+@pytest.mark.skipif(not REAL.is_dir(), reason="EGOVLPV2_REAL_DATA has no such files")
 def test_real_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NLQDataModule, "has_features", lambda *_: True)
     told = [query for clip in read_nlq_queries(REAL / "nlq_val.json") for query in clip]

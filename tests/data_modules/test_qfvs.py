@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, only
+from helpers import REAL_DATA, only
 from scipy.io import loadmat, savemat
 
 from egovlpv2.batch import SummaryBatch
@@ -22,7 +22,7 @@ from egovlpv2.features.files import FeatureWriter
 from egovlpv2.features.header import Recipe
 from egovlpv2.metrics.summary import SummaryF1, select, semantic_f1
 
-REAL = ROOT.parent / "shared" / "data" / "qfvs"
+REAL = REAL_DATA / "qfvs"
 CONCEPTS = ["Baby", "Car", "Cupglass", "Petsanimal", "Tree"]
 LENGTHS = {"P01": [3, 2, 4], "P02": [5, 5], "P03": [1], "P04": [2, 6, 1, 3]}  # shots that look alike, of each video
 ORACLES = {"P01": {"Baby_Car": [2, 9], "Cupglass_Tree": [1, 2, 3], "Car_Tree": [5]},
@@ -498,7 +498,7 @@ CHANCE = {
 }
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations of shared/data/qfvs are not here")
+@pytest.mark.skipif(not REAL.is_dir(), reason="EGOVLPV2_REAL_DATA has no such files")
 @pytest.mark.parametrize("video", CHANCE)
 def test_real_annotations(video: str) -> None:
     """The chance level is not far below the paper's 52.08: a score below it is that of an untrained head."""
@@ -517,7 +517,7 @@ def test_real_annotations(video: str) -> None:
         np.testing.assert_allclose(100 * scores, expected, atol=1e-5)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations of shared/data/qfvs are not here")
+@pytest.mark.skipif(not REAL.is_dir(), reason="EGOVLPV2_REAL_DATA has no such files")
 def test_the_real_matrix(tmp_path: Path) -> None:
     """It tells the same as the texts, but of three videos it lacks one tag of the last shot."""
     (tmp_path / "Dense_per_shot_tags").mkdir()

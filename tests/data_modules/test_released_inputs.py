@@ -15,7 +15,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import REAL_DATA, ROOT
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from egovlpv2.data_modules.charades_ego import CharadesEgoDataModule
@@ -31,7 +31,6 @@ from egovlpv2.video.frame_rules import windows
 from egovlpv2.video.transforms import EvalTransform
 from egovlpv2.video.windows import Windows
 
-REAL = ROOT.parent / "shared" / "data"
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "inputs.json").read_text())
 SIDE, BITS = 64, 16  # pixels; 4 x 4 blocks tell a number
 
@@ -227,10 +226,10 @@ def _around(picture: np.ndarray, crop: EvalTransform, row: int, column: int) -> 
     return picture[max(y - 4, 0) : y + 5, max(x - 4, 0) : x + 5].astype(int)
 
 
-@pytest.mark.skipif(not (REAL / "tokenizers" / "roberta").is_dir(), reason="RoBERTa's vocabulary is not here")
+@pytest.mark.skipif(not (REAL_DATA / "tokenizers" / "roberta").is_dir(), reason="RoBERTa's vocabulary is not here")
 @pytest.mark.parametrize("case", GOLDEN["tokens"], ids=lambda case: f"{case['data']} {case['text'][:20]}")
 def test_tokens(case: dict[str, Any]) -> None:
-    tokenizer = load_tokenizer(str(REAL / "tokenizers" / "roberta"))
+    tokenizer = load_tokenizer(str(REAL_DATA / "tokenizers" / "roberta"))
     limit = re.search("max_length ([0-9]+)", case["call"])
     length, padding = (int(limit[1]), "max_length") if limit else (77, "longest")
     assert tokenize(tokenizer, [case["text"]], length, padding)["input_ids"][0].tolist() == case["ids"]

@@ -18,7 +18,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import REAL_DATA
 from video.numbered_videos import write_video
 
 from egovlpv2.batch import Text
@@ -36,7 +36,7 @@ from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
 from egovlpv2.video.windows import Windows
 
-REAL = ROOT.parent / "shared" / "data" / "real_egoclip" / "videos"
+REAL = REAL_DATA / "real_egoclip" / "videos"
 WINDOWS = ("--fps", "10", "--window", "8", "--stride", "4", "--batch-size", "3")
 
 
@@ -501,7 +501,7 @@ def test_a_folder_that_cant_be_written_to_is_named(weights: Path, tmp_path: Path
     refused([str(write(tmp_path / "a.mp4")), *options(weights, tmp_path / "out")], "can't be written to")
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="shared/data/real_egoclip is not beside the project")
+@pytest.mark.skipif(not REAL.is_dir(), reason="EGOVLPV2_REAL_DATA has no such files")
 def test_real_videos(backbone: Backbone, weights: Path, tmp_path: Path) -> None:
     cli(["extract", str(REAL), *options(weights, tmp_path / "out", "--fps", 4, "--stride", 8, "--num-workers", 1)])
     folder = FeatureFolder(tmp_path / "out")

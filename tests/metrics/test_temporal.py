@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import REAL_DATA
 
 from egovlpv2.heads import soft_nms
 from egovlpv2.metrics import moment_map, moment_recall, nlq_recall
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-REAL = ROOT.parent / "shared" / "data"
+REAL = REAL_DATA
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_moments_by_hand() -> None:
     assert moment_map({}, truth, [0.5]) == [0.0] and moment_recall({}, truth, [0.5], [1]) == [[0.0]]
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="shared/data is not beside the project")
+@pytest.mark.skipif(not REAL.is_dir(), reason="EGOVLPV2_REAL_DATA has no such files")
 def test_perfect_predictions_of_real_annotations() -> None:
     truth = json.loads((REAL / "nlq" / "nlq_val.json").read_text())
     perfect = [

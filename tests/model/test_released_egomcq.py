@@ -7,14 +7,14 @@ import av
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import REAL_DATA, ROOT
 from model.test_parity import GOLDEN, fill_layout, write_released
 from timm.data.constants import IMAGENET_DEFAULT_STD
 
 from egovlpv2.cli import main as cli
 from egovlpv2.data_modules.egomcq import EgoMCQDataModule
 
-DATA = ROOT.parent / "shared" / "data"
+DATA = REAL_DATA
 REAL, WORDS = DATA / "real_egoclip", DATA / "tokenizers" / "roberta"
 here = pytest.mark.skipif(not (REAL.is_dir() and WORDS.is_dir()), reason="the real videos are not beside the project")
 

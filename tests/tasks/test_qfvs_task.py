@@ -112,7 +112,8 @@ def test_tested_again_and_predicted(toy: Path, features: Path, tmp_path: Path) -
 
     _, facts = read_summary_head(best)
     assert facts == {"dim": WIDTH, "num_layers": 1, "num_heads": 2, "design": "paper", "kind": "transformed",
-                     "checkpoint": "0" * 16, "cut_by": "patches"}
+                     "checkpoint": "0" * 16, "cut_by": "patches", "max_segments": 20, "max_segment_shots": 200,
+                     "vmax": 1.0}
 
 
 def test_the_authors_way_picks_on_the_test_video(toy: Path, features: Path, tmp_path: Path) -> None:

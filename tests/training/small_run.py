@@ -10,8 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from egovlpv2.data_modules.base import LoaderDataModule
-from egovlpv2.data_modules.loaders import ResumableDataLoader
+from egovlpv2.data_modules.loaders import LoaderDataModule, ResumableDataLoader
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import Task
 from egovlpv2.training.checkpoint_io import WholeCheckpointIO
