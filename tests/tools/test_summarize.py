@@ -160,7 +160,8 @@ def trained_head(path: Path, weights: Path, kind: str, design: str = "paper") ->
     task = QFVS(OptimizerConfig(), dim=24, num_heads=4, design=design)
     draw_parameters(task.head)
     recipe = Recipe(kind, 24, 1.0, 5, 5, 5, 32, fingerprint(str(weights)))
-    shots = SimpleNamespace(cut_by="cls" if design == "released" else "patches")
+    shots = SimpleNamespace(settings={"cut_by": "cls" if design == "released" else "patches", "max_segments": 20,
+                                      "max_segment_shots": 200, "vmax": 1.0})
     trainer = SimpleNamespace(datamodule=SimpleNamespace(folder=SimpleNamespace(recipe=recipe), shots=shots))
     checkpoint: dict[str, Any] = {"state_dict": task.state_dict(), "epoch": 3, "global_step": 9}
     with pytest.MonkeyPatch.context() as patch:
