@@ -105,7 +105,8 @@ def test_convert_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
         cli(["convert", "--help"])
     assert end.value.code in (0, None)
     said = re.sub(r"\s+", " ", capsys.readouterr().out)
-    assert said.startswith("usage: egovlpv2 convert ") and "Convert any checkpoint to a .safetensors of this project." in said
+    assert said.startswith("usage: egovlpv2 convert ")
+    assert "Convert any checkpoint to a .safetensors of this project." in said
     for text in ("a released .pth, an own .ckpt or .safetensors", "the .safetensors to write",
                  "interpolate the temporal embedding to so many frames; as in the file if not given"):
         assert f" {text}" in said
