@@ -20,7 +20,8 @@ class Configs:
     files: list[Path]
 
     def __str__(self) -> str:
-        lines = [f"  {path.as_posix():<36}{_headline(self.folder / path)}" for path in self.files]
+        width = max(len(path.as_posix()) for path in self.files) + 2
+        lines = [f"  {path.as_posix():<{width}}{_headline(self.folder / path)}" for path in self.files]
         return "\n".join([f"{self.folder}:", *lines])
 
 

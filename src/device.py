@@ -9,7 +9,8 @@ from egovlpv2.types import Precision, PrecisionChoice
 
 PRECISION_HELP = ("precision where trainer.precision is not given: auto takes bf16 where the device multiplies in it "
                   "(a CUDA GPU, or a CPU with AVX512-BF16 or AMX), else 32")
-_CPU_FLAGS = ("avx512_bf16", "amx_bf16")  # as /proc/cpuinfo names them
+_CPUINFO = Path("/proc/cpuinfo")  # torch has no public query for these
+_CPU_FLAGS = ("avx512_bf16", "amx_bf16")
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -52,6 +53,5 @@ def choose_precision(choice: PrecisionChoice, device: torch.device) -> Precision
 
 
 def _cpu_multiplies_in_bf16() -> bool:
-    cpuinfo = Path("/proc/cpuinfo")  # torch has no public query for it
-    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    flags = _CPUINFO.read_text().split() if _CPUINFO.exists() else []
     return any(flag in flags for flag in _CPU_FLAGS)

@@ -1,0 +1,96 @@
+"""A sweep runs each overlay once, keeps finished rows with the same settings, and collects their numbers."""
+
+import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from egovlpv2.analysis import sweep as module
+from egovlpv2.analysis.sweep import sweep
+from egovlpv2.cli import main as cli
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three overlays, beside a base."""
+    (tmp_path / "gate").mkdir()
+    (tmp_path / "base.yaml").write_text("model: {init_args: {alpha: null}}")
+    for name, alpha in (("a", 0.1), ("b", 0.5), ("c", 1.0)):
+        (tmp_path / "gate" / f"{name}.yaml").write_text(f"model: {{init_args: {{alpha: {alpha}}}}}")
+    return tmp_path / "gate"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
+    """The command lines of rows that a stand-in for `egovlpv2 fit` has run."""
+    done: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        options = dict(part.removeprefix("--").split("=", 1) for part in command[4:] if "=" in part)
+        overlay = [part for part in command if part.startswith("--config=")][-1].partition("=")[2]
+        settings = yaml.safe_load(Path(overlay).read_text()) | {"trainer": {"max_epochs": options.get("epochs", "1")}}
+        if "--print_config" in command:
+            return SimpleNamespace(returncode=0, stdout=yaml.safe_dump(settings), stderr="")
+        done.append(command[3:])
+        if options.get("fails") == Path(overlay).stem:
+            return SimpleNamespace(returncode=3)
+        run_folder = Path(options["trainer.logger.init_args.save_dir"], options["trainer.logger.init_args.name"])
+        run_folder.mkdir(parents=True, exist_ok=True)
+        (run_folder / "config.yaml").write_text(yaml.safe_dump(settings))
+        alpha = settings["model"]["init_args"]["alpha"]
+        (run_folder / "metrics.json").write_text(json.dumps({"metrics": {"test/x": alpha or 0.0}, "protocol": {}}))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=run))
+    return done
+
+
+def start(folder: Path, *options: str, **more: Any) -> module.SweepReport:
+    return sweep(folder, [str(folder.parent / "base.yaml")], "gate", runs=folder.parent / "runs",
+                 options=list(options), **more)
+
+
+def test_each_overlay_is_a_row_and_finished_rows_stay(folder: Path, calls: list[list[str]]) -> None:
+    report = start(folder, "seed={row}", full="all/full", out=folder.parent / "x.json")
+    assert report.done == ["full", "a", "b", "c"] and not report.kept
+    assert calls[1] == ["fit", f"--config={folder.parent / 'base.yaml'}", f"--config={folder / 'a.yaml'}",
+                        f"--trainer.logger.init_args.save_dir={folder.parent / 'runs'}",
+                        "--trainer.logger.init_args.name=gate/a", "--seed=a"]
+    assert report.numbers.table["test/x"].tolist() == [0.0, 0.1, 0.5, 1.0]
+    assert json.loads((folder.parent / "x.json").read_text())["mean"]["test/x"] == pytest.approx(0.4)
+    again = start(folder, "seed={row}", full="all/full")
+    assert again.kept == ["full", "a", "b", "c"] and len(calls) == 4
+    assert "rows run: none, kept as they were: full, a, b, c" in str(again)
+
+
+def test_a_row_with_other_settings_is_run_again(folder: Path, calls: list[list[str]],
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    start(folder)
+    (folder / "b.yaml").write_text("model: {init_args: {alpha: 0.7}}")
+    report = start(folder)
+    assert report.done == ["b"] and report.kept == ["a", "c"]
+    assert "model.init_args.alpha is 0.7 from here on; it was 0.5" in capsys.readouterr().err
+    assert start(folder, "epochs=2").done == ["a", "b", "c"]
+
+
+def test_a_row_that_fails_is_named_and_the_others_stay(folder: Path, calls: list[list[str]]) -> None:
+    with pytest.raises(ValueError, match="row b has failed with exit code 3; rows before it are finished"):
+        start(folder, "fails=b")
+    assert start(folder).kept == ["a"]
+
+
+def test_a_folder_without_overlays_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="^egovlpv2 sweep: error: .* holds no overlays"):
+        cli(["sweep", str(tmp_path), "--base", "conf/qfvs.yaml", "--name", "x"])
+
+
+def test_settings_that_cannot_be_read_are_named(folder: Path, calls: list[list[str]],
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    start(folder)
+    monkeypatch.setattr(module, "subprocess", subprocess)
+    with pytest.raises(ValueError, match="the settings of .*gate/a can't be read: egovlpv2 fit: error: "):
+        start(folder, "no.such.key=1")
