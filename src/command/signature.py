@@ -7,6 +7,7 @@ from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from operator import or_
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, Literal, NamedTuple
 
 from egovlpv2 import types
@@ -82,7 +83,7 @@ def _annotation(node: ast.expr | None) -> Any:
     if node.value.id == "Literal":
         return Literal[ast.literal_eval(node.slice)]
     assert node.value.id == "Sequence", node.value.id
-    return Sequence.__class_getitem__(_annotation(node.slice))
+    return GenericAlias(Sequence, (_annotation(node.slice),))
 
 
 def _split_docstring(text: str) -> tuple[str, str, dict[str, str]]:

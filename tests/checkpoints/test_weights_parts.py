@@ -85,7 +85,7 @@ def test_convert_takes_one_frame_and_more(saved: Path, tmp_path: Path, capsys: p
         assert f"{frames} frames; no key of {saved} left over" in said and "EgoTaskQA" not in said
         millions = sum(p.numel() for p in load_backbone(target, frames).parameters()) / 1e6
         assert f"{target}: {millions:.1f} M parameters" in said and num_frames_of(target) == frames
-    with pytest.raises(SystemExit, match="--num-frames 0: give 1 or more"):
+    with pytest.raises(SystemExit, match="--num-frames 0: give a whole number, 1 or more"):
         cli(["convert", str(saved), str(target), "--num-frames", "0"])
 
 
@@ -105,7 +105,8 @@ def test_convert_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
         cli(["convert", "--help"])
     assert end.value.code in (0, None)
     said = re.sub(r"\s+", " ", capsys.readouterr().out)
-    assert said.startswith("usage: egovlpv2 convert ") and "Any checkpoint to a .safetensors of ours." in said
+    assert said.startswith("usage: egovlpv2 convert ")
+    assert "Convert any checkpoint to a .safetensors of this project." in said
     for text in ("a released .pth, an own .ckpt or .safetensors", "the .safetensors to write",
-                 "interpolate the temporal embedding (default: as in the file)"):
+                 "interpolate the temporal embedding to so many frames; as in the file if not given"):
         assert f" {text}" in said

@@ -15,6 +15,7 @@ import pytest
 from scipy.io import loadmat
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from egovlpv2.cli import main as cli
 from egovlpv2.data_modules.toy_world import render, write
 from egovlpv2.data_modules.toy_world.formats import COLUMNS
 from egovlpv2.data_modules.toy_world.grounding_formats import takes, write_grounding
@@ -265,7 +266,7 @@ def test_a_finished_world_is_not_written_again(
 ) -> None:
     monkeypatch.setattr(write, "_write_videos", lambda *_: pytest.fail("written again"))
     arguments = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    write.main(["--out", str(world), *arguments])
+    cli(["toy-data", "--out", str(world), *arguments])
     assert str(world / "contact_sheet.png") in capsys.readouterr().out
 
 

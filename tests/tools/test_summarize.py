@@ -160,7 +160,8 @@ def trained_head(path: Path, weights: Path, kind: str, design: str = "paper") ->
     task = QFVS(OptimizerConfig(), dim=24, num_heads=4, design=design)
     draw_parameters(task.head)
     recipe = Recipe(kind, 24, 1.0, 5, 5, 5, 32, fingerprint(str(weights)))
-    shots = SimpleNamespace(cut_by="cls" if design == "released" else "patches")
+    shots = SimpleNamespace(settings={"cut_by": "cls" if design == "released" else "patches", "max_segments": 4,
+                                      "max_segment_shots": 5, "vmax": 1.0})
     trainer = SimpleNamespace(datamodule=SimpleNamespace(folder=SimpleNamespace(recipe=recipe), shots=shots))
     checkpoint: dict[str, Any] = {"state_dict": task.state_dict(), "epoch": 3, "global_step": 9}
     with pytest.MonkeyPatch.context() as patch:
@@ -172,10 +173,7 @@ def trained_head(path: Path, weights: Path, kind: str, design: str = "paper") ->
 
 @pytest.mark.parametrize("kind, design", [("fused", "paper"), ("transformed", "paper"), ("transformed", "released")])
 def test_the_shots_that_a_trained_head_takes(weights: Path, video: Path, tmp_path: Path, kind: str, design: str,
-                                             monkeypatch: pytest.MonkeyPatch,
                                              capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(summarize, "_LONGEST", 5)
-    monkeypatch.setattr(summarize, "_SEGMENTS", 4)
     head = trained_head(tmp_path / "best.ckpt", weights, kind, design).head.eval()
     backbone = load_backbone(weights, 5)
     text = tokenize(load_tokenizer(backbone.config.text.tokenizer), [QUERY] * 12, MAX_WORDS)
