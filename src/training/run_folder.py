@@ -50,7 +50,8 @@ def _lock(folder: Path) -> BinaryIO | None:
     except FileNotFoundError:
         return None
     try:
-        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by the loaders' workers
+        # Not `filelock`, whose flock is inherited by the loaders' workers and would outlive a killed run with them.
+        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             held.close()

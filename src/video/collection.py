@@ -18,8 +18,8 @@ from egovlpv2.video.open_files import VIDEO_SUFFIXES
 
 @dataclass(frozen=True)
 class VideoSource:
-    """A video: one file, a folder of chunks `0.mp4`, `1.mp4`, ... as EgoClip's and those of `egovlpv2 prepare`, or a
-    folder of pictures.
+    """A video: one file, a folder of chunks `0.mp4`, `1.mp4`, ... as EgoClip and `egovlpv2 prepare` have them, or
+    a folder of pictures.
 
     Args:
         name: Its name, which its feature file gets too.

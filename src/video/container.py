@@ -132,5 +132,5 @@ def _first_moving(container: InputContainer, streams: list[VideoStream]) -> int 
             if counts[streams[0].index] > 1 or max(counts[index] for index in unknown) > _ENOUGH:
                 break
     except av.FFmpegError:
-        pass  # what was read up to the damage decides
+        pass  # the packets read before the damage are enough
     return next((index for index, count in counts.items() if count > 1), None)

@@ -85,7 +85,7 @@ class Scaler:
         self._filter = FrameFilter(self._steps)
 
     def __call__(self, frame: VideoFrame) -> VideoFrame:
-        """Scale a decoded frame; the caller sets the time of what comes out."""
+        """Scale a decoded frame; the caller sets the time of the result."""
         return self._filter(frame)
 
     def _steps(self, height: int, width: int) -> list[Step]:

@@ -96,7 +96,7 @@ class SeekingDecoder:
         self._best: VideoFrame | None = None  # the frame shown last
         self._horizon: float = -math.inf  # frames not demuxed yet are presented after it, in ticks
         self._end = self.origin  # end of the latest frame demuxed, in ticks
-        self._floor: float = -math.inf  # frames before it lack what they refer to, in ticks
+        self._floor: float = -math.inf  # frames before it lack references, in ticks
         self._latest: int | None = None  # time of the frame decoded last
         self._sound = False  # True if no frame from the floor on is missing
         self._ended = self._drained = False
@@ -211,7 +211,7 @@ class SeekingDecoder:
 
         Args:
             tick: At or after the first frame.
-            back: If given, decoding begins at another keyframe, at least so many seconds before the usual one.
+            back: If given, decoding begins at another keyframe, at least `back` seconds before the usual one.
 
         Raises:
             Doubt: The frame can't be found or decoded that way.

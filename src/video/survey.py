@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from egovlpv2.video.container import VideoError, as_fraction, open_video, reason_of
 
-_BACK = 0.2  # seconds; decoding times that go back further begin anew
+_BACK = 0.2  # seconds; decoding times that go back further belong to another video
 
 
 class Survey(NamedTuple):
