@@ -20,7 +20,7 @@ endif
 
 setup: $(BIN)/.ready  ## make .venv with this package and all it needs
 # The installation links to each file, so that editors and type checkers follow it: new files ask for another one.
-$(shell mkdir -p build; git ls-files -co --exclude-standard src conf data_modules tasks | sort > build/new; cmp -s build/new build/files || mv build/new build/files)
+$(shell mkdir -p build; find src conf data_modules tasks -name '*.py' | sort > build/new; cmp -s build/new build/files || mv build/new build/files)
 $(BIN)/.ready: setup.cfg pyproject.toml build/files
 	@echo 'installing into .venv: some 6 GB of packages, minutes'
 	$(PYTHON) -m venv .venv
@@ -43,6 +43,7 @@ finetune-ek100 finetune-charades-ego: finetune-%: setup $(TOY)  ## fine-tune the
 	$(BIN)/egovlpv2 fit $(call task,$(subst -,_,$*)) --trainer.logger.init_args.name=finetune-$*-$(RUN) $(ARGS)
 finetune-nlq finetune-mq: finetune-%: setup $(TOY)  ## train a head on frozen features, which are extracted if they are missing
 	$(BIN)/egovlpv2 fit $(call head,$*) --trainer.logger.init_args.name=finetune-$*-$(RUN) $(ARGS)
+features-nlq features-mq features-qfvs: ; $(error make $(@:features-%=finetune-%) extracts what is missing; its recipe is in conf/)
 HEAD = $(or $(HEAD_WEIGHTS),runs/finetune-$*-$(RUN)/checkpoints/best.ckpt)
 evaluate-nlq evaluate-mq: evaluate-%: setup $(TOY)  ## test what that left, or HEAD_WEIGHTS=path
 	$(BIN)/egovlpv2 test $(call head,$*) --model.init_args.weights=$(HEAD) --trainer.logger.init_args.name=$*-$(RUN) $(ARGS)

@@ -2,18 +2,21 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from egovlpv2.device import choose_precision, pick_device
+from egovlpv2.checkpoints.inference import fingerprint
 from egovlpv2.features.extract import ExtractionReport, extract_features
 from egovlpv2.features.files import SUFFIX, FeatureFolder, read_plain
 from egovlpv2.features.fuse import fuse_features
 from egovlpv2.features.queries import read_queries
-from egovlpv2.types import FeatureKind, FrameRuleName
+from egovlpv2.types import FeatureKind, FrameRuleName, Precision
 from egovlpv2.video.collection import find_videos
+
+_WAIT = 5.0  # seconds between two looks at the work of other processes
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +64,8 @@ class ExtractionSource:
         chunk_seconds: Length of a video's files, if it is a folder of them.
         image_fps: Pictures a second, if a video is a folder of pictures.
         num_workers: Processes that decode.
+        device: Where the backbone runs; CUDA where there is one if not given.
+        precision: Precision of the backbone.
     """
 
     videos: str
@@ -68,29 +73,34 @@ class ExtractionSource:
     chunk_seconds: float = 600.0
     image_fps: float | None = None
     num_workers: int = 2
+    device: str | None = None
+    precision: Precision | None = None
 
-    def extract(self, out: Path, recipe: FeatureRecipe, queries: Sequence[str] = ()) -> None:
+    def extract(self, out: Path, recipe: FeatureRecipe, rows: Collection[tuple[str, ...]], queries: Sequence[str] = ()
+                ) -> None:
         """Extract the features that are not there yet.
 
         Args:
             out: The folder of the features.
             recipe: Of the features.
+            rows: Names of videos, one of which is needed for each row, such as a clip and the video that it is part
+                of. A row of which the folder of videos has neither is left out.
             queries: Files of queries, see `extract_features`.
 
         Raises:
-            ValueError: The weights can't be read, or the folder holds other features. Videos that can't be read are
-                logged: their rows are left out, and counted.
+            ValueError: The weights can't be read, or the folder holds features of others or of another recipe.
         """
-        if self._is_complete(out, queries):
-            return
-        if not Path(self.weights).is_file() and any(out.glob(f"*{SUFFIX}")):
-            _log.warning("some videos have no features in %s, and %s is not there to extract them with", out,
-                         self.weights)
-            return
-        _log_failures(extract_features(
-            [self.videos], self.weights, out, **asdict(recipe), queries=list(queries) or None,
-            chunk_seconds=self.chunk_seconds, image_fps=self.image_fps, num_workers=max(self.num_workers, 1),
-            precision=choose_precision("auto", pick_device(None))))
+        missing = self.missing(out, rows, read_queries(queries))
+        gone = [path for path in (self.weights, self.videos) if not Path(path).exists()]
+        if missing and gone and any(out.glob(f"*{SUFFIX}")):
+            _log.warning("some clips have no features in %s, and %s is not there to extract them", out, gone[0])
+        elif missing:
+            sources = [source for source in find_videos([self.videos], self.image_fps) if source.name in missing]
+            places = [str(source.place) for source in sources]
+            self._repeat(out, [source.name for source in sources], lambda: extract_features(
+                places, self.weights, out, **asdict(recipe), queries=list(queries) or None,
+                chunk_seconds=self.chunk_seconds, image_fps=self.image_fps, num_workers=max(self.num_workers, 1),
+                device=self.device, precision=self.precision))
 
     def fuse(self, trunks: Path, out: Path, prompts: Mapping[str, Sequence[str]]) -> None:
         """Fuse stored trunks with prompts, for the videos whose features are not there yet.
@@ -103,26 +113,53 @@ class ExtractionSource:
         Raises:
             ValueError: The weights can't be read, or are not those of the trunks.
         """
-        if all((out / f"{name}{SUFFIX}").is_file() for name in prompts):
-            return
         with TemporaryDirectory() as folder:
             file = Path(folder, "prompts.json")
             file.write_text(json.dumps(prompts), encoding="utf-8")
-            _log_failures(fuse_features(trunks, self.weights, out, [str(file)],
-                                        precision=choose_precision("auto", pick_device(None))))
+            there = [name for name in prompts if (trunks / f"{name}{SUFFIX}").is_file()]
+            self._repeat(out, there, lambda: fuse_features(
+                trunks, self.weights, out, [str(file)], device=self.device, precision=self.precision))
 
-    def _is_complete(self, out: Path, queries: Sequence[str]) -> bool:
-        """Tell from the files alone if nothing is missing: opening weights takes seconds."""
-        asked = read_queries(list(queries))
-        for source in find_videos([self.videos], self.image_fps):
-            path = out / f"{source.name}{SUFFIX}"
-            if queries and not asked.get(source.name):
-                continue
-            if not path.is_file() or set(asked.get(source.name, ())).difference(read_plain(path)[1]):
-                return False
-        return True
+    def missing(self, out: Path, rows: Collection[tuple[str, ...]], queries: Mapping[str, Sequence[str]]) -> set[str]:
+        """Find the videos without features from the files alone: opening a backbone takes seconds.
+
+        Args:
+            out: The folder of the features.
+            rows: See `extract`.
+            queries: By video, those that the features must be of; where there are any, videos without are passed over.
+
+        Raises:
+            ValueError: The features are of other weights.
+        """
+        self._refuse_other_weights(out)
+        found: set[str] = set()
+        for row in set(rows):
+            names = [name for name in row if queries.get(name)] if queries else row
+            if names and not any(_has_features(out / f"{name}{SUFFIX}", queries.get(name, ())) for name in names):
+                found.update(names)
+        return found
+
+    def _refuse_other_weights(self, out: Path) -> None:
+        first = next(iter(sorted(out.glob(f"*{SUFFIX}"))), None)
+        if first is None or not Path(self.weights).is_file():
+            return
+        if (there := read_plain(first)[0].checkpoint) != (here := fingerprint(self.weights)):
+            raise ValueError(f"{out} holds features of the weights {there}, and {self.weights} is {here}: give another "
+                             "data.init_args.features to have them extracted anew, or those weights (or null, to take "
+                             "the features as they are)")
+
+    def _repeat(self, out: Path, names: Sequence[str], work: Callable[[], ExtractionReport]) -> None:
+        """Work until each video has features or has failed, also those that other processes work on."""
+        while names:
+            report = work()
+            left = [name for name in names if not (out / f"{name}{SUFFIX}").is_file() and name not in report.failures]
+            if not left:
+                if report.failed:
+                    _log.warning("%s", report.failed)
+                break
+            _log.warning("waiting for another process that extracts %d videos, %s among them", len(left), left[0])
+            time.sleep(_WAIT)
 
 
-def _log_failures(report: ExtractionReport) -> None:
-    if report.failed:
-        _log.warning("%s", report.failed)
+def _has_features(path: Path, queries: Sequence[str]) -> bool:
+    return path.is_file() and not set(queries).difference(read_plain(path)[1])

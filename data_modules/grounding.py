@@ -105,8 +105,15 @@ class FeatureDataModule(LoaderDataModule):
     def prepare_data(self) -> None:
         """Extract the features that are missing; Lightning calls it on one process of each node."""
         if self.videos is not None and self.weights is not None and self.recipe is not None:
-            source = ExtractionSource(self.videos, self.weights, self.chunk_seconds, num_workers=self.num_workers)
-            source.extract(Path(self.features), self.recipe, self.query_files)
+            rows = [(span.clip, span.video) for split in ("train", "val", "test") if getattr(self, split) is not None
+                    for span in self.annotated_spans(split)]
+            source = ExtractionSource(self.videos, self.weights, self.chunk_seconds, num_workers=self.num_workers,
+                                      **self.device_and_precision)
+            source.extract(Path(self.features), self.recipe, rows, self.query_files)
+
+    @abstractmethod
+    def annotated_spans(self, split: str) -> Sequence[ClipSpan]:
+        """The clips of a split's annotations, with features or without."""
 
     @property
     def query_files(self) -> list[str]:

@@ -10,9 +10,11 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from egovlpv2.device import choose_precision, pick_device
 from egovlpv2.distributed import all_reduce_sum
 from egovlpv2.training.resume import find_place
 
@@ -185,6 +187,15 @@ class LoaderDataModule(LightningDataModule):
         self._eval_rows = 0
         self._skipped: set[int] = set()
         self._beyond: set[int] = set()
+
+    @property
+    def device_and_precision(self) -> dict[str, Any]:
+        """Device and precision of the trainer, for features that are extracted before it starts."""
+        if self.trainer is None:
+            return {"device": None, "precision": choose_precision("auto", pick_device(None))}
+        on_gpu = isinstance(self.trainer.accelerator, CUDAAccelerator)
+        return {"device": "cuda" if on_gpu else "cpu",
+                "precision": "bf16" if str(self.trainer.precision).startswith("bf16") else "32"}
 
     @property
     def has_test_data(self) -> bool:

@@ -148,6 +148,9 @@ class MQDataModule(FeatureDataModule):
     def has_ground_truth(self, split: str) -> bool:
         return any(clip.instances for clip in read_moments(self.path(split)) if clip.split in (split, ""))
 
+    def annotated_spans(self, split: str) -> list[ClipSpan]:
+        return [clip.span for clip in read_moments(self.path(split)) if clip.split in (split, "")]
+
     def spans(self, split: str) -> list[ClipSpan]:
         return [clip.span for clip in self.clips(split)]
 

@@ -126,6 +126,9 @@ class NLQDataModule(FeatureDataModule):
     def has_ground_truth(self, split: str) -> bool:
         return any(query.window is not None for clip in read_nlq_queries(self.path(split)) for query in clip)
 
+    def annotated_spans(self, split: str) -> list[ClipSpan]:
+        return [query.span for clip in read_nlq_queries(self.path(split)) for query in clip]
+
     def spans(self, split: str) -> list[ClipSpan]:
         return [query.span for query in self.queries(split)]
 

@@ -166,12 +166,14 @@ class QFVSDataModule(LoaderDataModule):
 
     def prepare_data(self) -> None:
         """Extract the features that are missing; Lightning calls it on one process of each node."""
-        if self.video_folder is not None and self.weights is not None:
-            source = ExtractionSource(self.video_folder, self.weights, self.chunk_seconds, self.image_fps,
-                                      self.num_workers)
-            trunks = Path(f"{self.features}-trunk")
-            source.extract(trunks, SHOT_RECIPE)
-            source.fuse(trunks, Path(self.features), self.prompts())
+        if self.video_folder is None or self.weights is None:
+            return
+        source = ExtractionSource(self.video_folder, self.weights, self.chunk_seconds, self.image_fps, self.num_workers,
+                                  **self.device_and_precision)
+        prompts, trunks = self.prompts(), Path(f"{self.features}-trunk")
+        if source.missing(Path(self.features), [(name,) for name in prompts], prompts):
+            source.extract(trunks, SHOT_RECIPE, [(name,) for name in prompts])
+            source.fuse(trunks, Path(self.features), prompts)
 
     def setup(self, stage: str) -> None:
         """Read all annotations and features before hours of training, not after."""

@@ -8,7 +8,8 @@ import torch
 from egovlpv2.types import Precision, PrecisionChoice
 
 PRECISION_HELP = ("precision where trainer.precision is not given: auto takes bf16 where the device multiplies in it "
-                  "(a CUDA GPU, or a CPU with AVX512-BF16 or AMX), else 32")
+                  "(an Ampere GPU or a later one, a CPU with AVX512-BF16 or AMX), else 32; on the command line it "
+                  "wins over trainer.precision of a config")
 _CPUINFO = Path("/proc/cpuinfo")  # torch has no public query for these
 _CPU_FLAGS = ("avx512_bf16", "amx_bf16")
 
@@ -45,11 +46,13 @@ def choose_precision(choice: PrecisionChoice, device: torch.device) -> Precision
 
     Args:
         choice: Other choices stay as they are.
-        device: A GPU, or a CPU, which counts if it has instructions for products of bfloat16.
+        device: A GPU or a CPU; it multiplies in bf16 if it has instructions for that.
     """
     if choice != "auto":
         return choice
-    return "bf16" if device.type == "cuda" or _cpu_multiplies_in_bf16() else "32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    return "bf16" if _cpu_multiplies_in_bf16() else "32"
 
 
 def _cpu_multiplies_in_bf16() -> bool:

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ _DEFAULTS = {
 class EgoCLI(LightningCLI):
     """Tests the best checkpoint after a fit, and never writes one run over another."""
 
+    command_line: Sequence[str] = ()
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options and callbacks that every run has."""
         parser.add_argument("--precision", type=PrecisionChoice | None, default=None, help=_PRECISION_HELP)
@@ -61,16 +64,6 @@ class EgoCLI(LightningCLI):
         parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.set_defaults(_DEFAULTS)
-
-    def before_instantiate_classes(self) -> None:
-        """Choose the trainer's precision where the configuration leaves it open."""
-        config = self.config[self.subcommand]
-        if config.trainer.precision is None and config.precision is not None:
-            on_gpu = config.trainer.accelerator in ("gpu", "cuda") or (
-                config.trainer.accelerator == "auto" and torch.cuda.is_available())
-            chosen = choose_precision(config.precision, torch.device("cuda" if on_gpu else "cpu"))
-            config.trainer.precision = {"bf16": "bf16-mixed", "32": "32-true"}[chosen]
-            rank_zero_only(log.info)("precision: %s (%s)", config.trainer.precision, config.precision)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing, where Lightning would merge the hyperparameters in a checkpoint into the settings.
@@ -84,6 +77,8 @@ class EgoCLI(LightningCLI):
         Raises:
             ValueError: It can't be made on this machine, such as with a GPU where there is none.
         """
+        if (precision := self._chosen_precision()) is not None:
+            kwargs["precision"] = precision
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except MisconfigurationException as error:
@@ -99,6 +94,27 @@ class EgoCLI(LightningCLI):
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
         use_resumable_loops(trainer)
         return trainer
+
+    def _chosen_precision(self) -> str | None:
+        """Choose the trainer's precision by the option `precision`; None if the trainer's own setting counts.
+
+        The settings of the run stay as they are: another machine may choose another one.
+
+        Raises:
+            ValueError: Both are given on the command line.
+        """
+        choice, own = self._get(self.config, "precision"), self._get(self.config, "trainer.precision")
+        given = {part.partition("=")[0] for part in self.command_line}
+        if {"--precision", "--trainer.precision"} <= given:
+            raise ValueError("--precision and --trainer.precision are both given: give one of them")
+        if choice is None or (own is not None and "--precision" not in given):
+            return None
+        accelerator = self._get(self.config, "trainer.accelerator")
+        on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+        chosen = choose_precision(choice, torch.device("cuda" if on_gpu else "cpu"))
+        precision = {"bf16": "bf16-mixed", "32": "32-true"}[chosen]
+        rank_zero_only(log.info)("precision: %s (%s)", precision, choice)
+        return precision
 
     def before_fit(self) -> None:
         last, path = self._folder / LAST, self.config.fit.ckpt_path
@@ -208,6 +224,7 @@ def run(args: list[str]) -> None:
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     _check_configs(args)
     with ending_on_signals("stopped; checkpoints that were written stay"):
+        EgoCLI.command_line = args
         try:
             EgoCLI(
                 LightningModule, LightningDataModule, subclass_mode_model=True, subclass_mode_data=True,

@@ -12,13 +12,13 @@ PerQueryKind = Literal["fused", "transformed"]
 Split = Literal["val", "test"]
 BenchPart = Literal["reader", "forward", "step", "moments", "summary", "retrieval", "search"]
 
-Rank = Annotated[int, Meta(ge=0, le=2**31)]
+NonNegativeInt = Annotated[int, Meta(ge=0, le=2**31)]
 Count = Annotated[int, Meta(ge=1, le=2**31)]
 NumTokens = Annotated[int, Meta(ge=1, le=1_000_000)]  # no text tower takes more, and tokenizers abort at far more
 NumWorkers = Annotated[int, Meta(ge=0, le=1000)]  # processes, some 300 MB each
 Seconds = Annotated[float, Meta(gt=0)]
 Rate = Annotated[float, Meta(gt=0, le=1000)]  # frames a second
-Share = Annotated[float, Meta(gt=0, le=1)]
+Fraction = Annotated[float, Meta(gt=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
 FiveOrMore = Annotated[int, Meta(ge=5, le=2**31)]
 LongSeconds = Annotated[float, Meta(ge=5)]

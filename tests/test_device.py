@@ -20,7 +20,9 @@ def test_auto_is_bf16_where_the_cpu_multiplies_in_it(flags: str | None, expected
     monkeypatch.setattr(device, "_CPUINFO", tmp_path / "cpuinfo")
     assert choose_precision("auto", CPU) == expected
     assert choose_precision("32", CPU) == "32" and choose_precision("bf16", CPU) == "bf16"
-    assert choose_precision("auto", torch.device("cuda")) == "bf16"
+    for supported, expected in ((True, "bf16"), (False, "32")):  # such as on a V100
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda supported=supported, **_: supported)
+        assert choose_precision("auto", torch.device("cuda")) == expected
 
 
 def test_autocast_follows_the_precision() -> None:

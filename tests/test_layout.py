@@ -40,8 +40,8 @@ ARROWS = {
     "configs": ("command",),
     "train_cli": ("command", "device", "io", "training", "types"),
     "cli": ("command",),  # it names all others in its table of commands
-    "data_modules": ("batch", "command", "device", "distributed", "features", "heads", "io", "metrics", "search",
-                     "tokenization", "training", "types", "video"),
+    "data_modules": ("batch", "checkpoints", "command", "device", "distributed", "features", "heads", "io", "metrics",
+                     "search", "tokenization", "training", "types", "video"),
     "tasks": ("analysis", "batch", "bench", "checkpoints", "device", "distributed", "heads", "losses", "metrics",
               "model", "optim", "tokenization", "types", "viz"),
 }

@@ -24,7 +24,7 @@ from egovlpv2.data_modules.toy_world.summary_formats import write_qfvs
 from egovlpv2.data_modules.toy_world.tokenizer import write_tokenizer
 from egovlpv2.io.files import atomic_write
 from egovlpv2.io.schema import read_json, read_text
-from egovlpv2.types import Count, FiveOrMore, LongSeconds, Rank
+from egovlpv2.types import Count, FiveOrMore, LongSeconds, NonNegativeInt
 
 VERSION = 6
 """Raise it when the same parameters no longer give the same world."""
@@ -148,7 +148,7 @@ class ToyWorld:
 def write_toy_world(out: str | Path = "data/toy", *, workers: Count | None = None, train_videos: Count = 260,
                     val_videos: FiveOrMore = 20, test_videos: FiveOrMore = 32, val_questions: Count = 120,
                     test_questions: Count = 240, shortest_video: LongSeconds = 32.0, longest_video: LongSeconds = 44.0,
-                    chunk_seconds: Count = 20, fps: Count = 10, seed: Rank = 0) -> ToyWorld:
+                    chunk_seconds: Count = 20, fps: Count = 10, seed: NonNegativeInt = 0) -> ToyWorld:
     """Render the embedded toy world: videos and annotations.
 
     Args:

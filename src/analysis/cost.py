@@ -116,7 +116,7 @@ def gpu_hours(clips: float, gmacs: float, mfu: float, peak_tflops: float) -> flo
     Args:
         clips: All that are read, in all epochs.
         gmacs: Of the forward pass of one.
-        mfu: Share of the peak, 0 to 1.
+        mfu: Fraction of the peak, 0 to 1.
         peak_tflops: Of the GPU.
     """
     return clips * training_flops(gmacs) / (mfu * peak_tflops * 1e12) / 3600

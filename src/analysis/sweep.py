@@ -5,7 +5,7 @@ Ablations and leave-one-out evaluations are such folders: each YAML file in it i
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -104,15 +104,24 @@ def _is_finished(folder: Path, arguments: Sequence[str]) -> bool:
     now = subprocess.run([sys.executable, "-m", "egovlpv2.cli", *arguments, "--print_config"], capture_output=True,
                          text=True)
     if now.returncode:
-        raise ValueError(f"the settings of {folder} can't be read: {now.stderr.strip().splitlines()[0]}")
-    changed = list(changed_settings(folder / "config.yaml", _without_comments(now.stdout)))
+        lines = [line for line in now.stderr.splitlines() if "error" in line.lower()] or ["the command failed"]
+        raise ValueError(f"the settings of {folder} can't be read: {lines[0]}")
+    settings = yaml.safe_load(now.stdout)
+    changed = list(changed_settings(folder / "config.yaml", yaml.safe_dump(settings)))
+    changed += _newer_files(settings, (folder / "metrics.json").stat().st_mtime)
     for line in changed:
         tqdm.write(f"{folder} is run again: {line}", file=sys.stderr)
     return not changed and (folder / "config.yaml").is_file()
 
 
-def _without_comments(text: str) -> str:
-    return yaml.safe_dump(yaml.safe_load(text))
+def _newer_files(settings: Any, when: float) -> Iterator[str]:
+    """A line for each file in the settings, such as weights, that was written after a run ended."""
+    if isinstance(settings, dict | list):
+        for value in settings.values() if isinstance(settings, dict) else settings:
+            yield from _newer_files(value, when)
+    elif isinstance(settings, str) and len(settings) < 1000 and Path(settings).is_file():
+        if Path(settings).stat().st_mtime > when:
+            yield f"{settings} is newer"
 
 
 def _call(row: _Row, arguments: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from math import isfinite
+from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
 import jsonargparse
@@ -14,7 +15,9 @@ from msgspec import Meta
 
 from egovlpv2.command.signature import REQUIRED, Parameter, Signature
 
-_RENAMED = {"--max-words": "--max-tokens", "--max_words": "--max-tokens"}  # options of earlier versions
+# Options of earlier versions, of all commands or of one.
+_RENAMED = {"--max-words": "--max-tokens", "--max_words": "--max-tokens", "egovlpv2 complexity --words": "--num-tokens",
+            "egovlpv2 cost --words": "--num-tokens"}
 
 
 class _HelpFormatter(DefaultHelpFormatter):
@@ -51,6 +54,9 @@ class CommandParser(jsonargparse.ArgumentParser):
         if unknown := re.match(r"unrecognized arguments: (--[\w-]+)", text):
             near = get_close_matches(unknown[1], [name for a in self._actions for name in a.option_strings[:1]], 1)
             text += f", did you mean {near[0]}?" if near else ""
+        if missing := re.match("the following arguments are required: (.*)", text):
+            names = {a.dest: (a.option_strings or [a.dest])[0] for a in self._actions}
+            text = "give " + ", ".join(names.get(name, name) for name in missing[1].split(", "))
         raise ValueError(f"{text} (`{self.prog} --help` lists the options)") from ex
 
 
@@ -82,8 +88,9 @@ def _refuse_empty_and_renamed(prog: str, argv: Sequence[str]) -> None:
         name, equals, rest = value.partition("=") if value.startswith("--") else (before, "=", value)
         if equals and not rest:
             raise ValueError(f"{name if name.startswith('--') else 'an argument'} is empty: give a value")
-        if name == value.partition("=")[0] and name in _RENAMED:
-            raise ValueError(f"{name} is called {_RENAMED[name]} now (`{prog} --help` lists the options)")
+        new = _RENAMED.get(name, _RENAMED.get(f"{prog} {name}"))
+        if name == value.partition("=")[0] and new:
+            raise ValueError(f"{name} is called {new} now (`{prog} --help` lists the options)")
 
 
 def _add(parser: CommandParser, parameter: Parameter, positional: bool) -> None:
@@ -148,7 +155,8 @@ def _problem(value: Any, base: Any, bounds: Meta | None) -> str:
     """The numbers to give instead of one that can't be taken; empty if it can."""
     low = bounds.ge if bounds and bounds.ge is not None else None
     above, high = (bounds.gt, bounds.le) if bounds else (None, None)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value) and (
+    fits = isinstance(value, int if base is int else int | float) and not isinstance(value, bool)
+    if fits and isfinite(value) and (
             (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)):
         return ""
     text = "a whole number" if base is int else "a finite number"
@@ -157,19 +165,26 @@ def _problem(value: Any, base: Any, bounds: Meta | None) -> str:
 
 
 def check_arguments(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
-    """Refuse numbers that a function's annotations don't allow, as the command line does.
+    """Refuse numbers, choices and lists that a function's annotations don't allow, as the command line does.
 
     Args:
         function: Annotated with the types of `egovlpv2.types`.
         arguments: By name.
 
     Raises:
-        ValueError: A number is out of bounds; names the argument.
+        ValueError: A number is out of bounds, a choice is not one of those that there are, or a text stands where a
+            list should; names the argument.
     """
     for name, annotation in function.__annotations__.items():
         kind, optional = _without_none(annotation)
         value = arguments.get(name)
-        if get_origin(kind) is Annotated and not (value is None and optional):
+        if value is None and optional:
+            continue
+        if get_origin(kind) is Annotated:
             base, bounds = get_args(kind)
             if problem := _problem(value, base, bounds):
                 raise ValueError(f"{name}={value!r}: give {problem}")
+        elif get_origin(kind) is Literal and value not in get_args(kind):
+            raise ValueError(f"{name}={value!r}: give one of {', '.join(map(repr, get_args(kind)))}")
+        elif get_origin(kind) is not None and issubclass(_class_of(kind), Sequence) and isinstance(value, str | Path):
+            raise ValueError(f"{name}={str(value)!r}: give a list")

@@ -1,4 +1,4 @@
-"""Features of videos: files that say how they came about, and the command that writes them."""
+"""Feature files, with their recipe in the header, and the commands that write them."""
 
 from egovlpv2.features.files import FeatureFolder, Features, read_features
 from egovlpv2.features.header import Recipe

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExtractionReport:
-    """What an extraction has written.
+    """Result of an extraction.
 
     Args:
         out: The folder of the feature files.
@@ -104,7 +104,7 @@ def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, ki
         raise ValueError("--frame-rule released has windows of its own: leave --fps, --window and --stride out")
     asked = read_queries(queries or [])
     if kind in PER_QUERY and not asked:
-        raise ValueError(f"--kind {kind} needs --queries: what the video is looked at with")
+        raise ValueError(f"--kind {kind} needs --queries: give the texts of the queries")
     sources = find_videos(videos, image_fps)
     if asked:
         sources = _with_queries(sources, asked)

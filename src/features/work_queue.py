@@ -1,4 +1,4 @@
-"""Videos whose features several processes write together: each takes what none has, block by block."""
+"""A work queue of videos, which several processes share through file locks."""
 
 import errno
 import sys
@@ -62,7 +62,7 @@ class VideoQueue(Sampler[Block]):
             yield from self._blocks(source)
 
     def _blocks(self, source: VideoSource) -> Iterator[Block]:
-        """Take a video that nobody has, and give its blocks until it fails."""
+        """Claim a video and yield its blocks until it fails."""
         try:
             taken = claim(self.path(source))
             if taken is None:

@@ -13,9 +13,17 @@ KEYS = {
 }
 CLASSES = {
     "egovlpv2.pictures.": "egovlpv2.viz.callbacks.",
-    "egovlpv2.run_checkpoints.": "egovlpv2.training.run_checkpoints.",
     "egovlpv2.callbacks.": "egovlpv2.training.report.",
 }
+EVERY_RUN_HAS = {
+    "egovlpv2.run_checkpoints.BestCheckpoint": "best_checkpoint",
+    "egovlpv2.run_checkpoints.LastCheckpoint": "last_checkpoint",
+    "egovlpv2.training.run_checkpoints.BestCheckpoint": "best_checkpoint",
+    "egovlpv2.training.run_checkpoints.LastCheckpoint": "last_checkpoint",
+    "lightning.pytorch.callbacks.LearningRateMonitor": "learning_rate",
+}
+"""Callbacks that once stood in configurations, and the keys of their options now."""
+_MOVED = {"data.init_args.frames": "data.init_args.recipe.frames"}  # of NLQ and MQ
 
 
 def check_names(content: Any, source: str) -> None:
@@ -31,6 +39,11 @@ def check_names(content: Any, source: str) -> None:
     for path, key, value in _entries(content, ""):
         if key in KEYS:
             raise ValueError(f"{source}: {path} is called {KEYS[key]} now: rename it")
+        if path in _MOVED:
+            raise ValueError(f"{source}: {path} is called {_MOVED[path]} now: rename it")
+        if key == "class_path" and value in EVERY_RUN_HAS:
+            raise ValueError(f"{source}: {path}: every run has {value} now: remove it (its options are under "
+                             f"{EVERY_RUN_HAS[value]})")
         for old, new in CLASSES.items():
             if key == "class_path" and isinstance(value, str) and value.startswith(old):
                 raise ValueError(f"{source}: {path}: {value} is {new}{value.removeprefix(old)} now: rename it")
@@ -44,6 +57,8 @@ def check_option(option: str) -> None:
     """
     path, _, _ = option.partition("=")
     before, dot, key = path.rpartition(".")
+    if path.removeprefix("--") in _MOVED:
+        raise ValueError(f"{path} is called --{_MOVED[path.removeprefix('--')]} now")
     if dot and key in KEYS:
         raise ValueError(f"{path} is called {before}.{KEYS[key]} now")
 

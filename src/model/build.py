@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.config import BackboneConfig
 
@@ -11,9 +13,12 @@ def build_backbone(config: Mapping[str, Any]) -> Backbone:
     """Build a backbone from plain values, such as the `backbone:` mapping of a YAML file.
 
     Args:
-        config: See `BackboneConfig`. Towers whose `init` is set get those first weights.
+        config: See `BackboneConfig`; interpolations such as `${oc.env:NAME}` are resolved. Towers whose `init` is set
+            get those first weights.
 
     Raises:
         ValueError: A key is unknown, or a value is of another type or out of bounds; names the key.
     """
-    return Backbone(BackboneConfig.from_dict(dict(config)))
+    plain = OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)
+    assert isinstance(plain, dict)
+    return Backbone(BackboneConfig.from_dict({str(key): value for key, value in plain.items()}))

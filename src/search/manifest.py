@@ -89,9 +89,9 @@ class IndexManifest:
     @classmethod
     def of(cls, weights: str, tokenizer: str, max_tokens: int) -> "IndexManifest":
         """Make the manifest of an index without videos."""
-        path = Path(weights).absolute()
-        facts = path.stat()
-        return cls(str(path), tokenizer, max_tokens, {}, facts.st_size, facts.st_mtime_ns)
+        path = os.path.abspath(weights)
+        facts = os.stat(path)
+        return cls(path, tokenizer, max_tokens, {}, facts.st_size, facts.st_mtime_ns)
 
     def has_seen(self, weights: str) -> bool:
         """Tell if a file of weights is, unchanged, the one that the index was made with."""

@@ -14,7 +14,7 @@ from egovlpv2.io.files import make_folder_of
 from egovlpv2.search.index import Index
 from egovlpv2.search.moments import Moment, clock
 from egovlpv2.search.page import Card, jpegs, write_page
-from egovlpv2.types import Count, NumTokens, Precision, Rank
+from egovlpv2.types import Count, NonNegativeInt, NumTokens, Precision
 from egovlpv2.video.container import VideoError
 
 
@@ -39,7 +39,7 @@ class SearchResult:
         return f"{table(self.moments, self.problems)}\n{self.summary}\nwritten: {self.page} ({size:.1f} MB)"
 
 
-def search(query: str, index: str | Path = "index", *, top: Count = 10, rerank: Rank = 0,
+def search(query: str, index: str | Path = "index", *, top: Count = 10, rerank: NonNegativeInt = 0,
            out: str | Path = "search.html", weights: str | None = None, tokenizer: str | None = None,
            max_tokens: NumTokens | None = None, device: str | None = None, precision: Precision | None = None
            ) -> SearchResult:

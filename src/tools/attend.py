@@ -173,7 +173,7 @@ def pool(seen: Attention, words: Words, rows: Sequence[int | None]) -> list[list
 def _pick_maps(backbone: Backbone, weights: str, wanted: Sequence[str] | None, heads: Sequence[str]) -> Maps:
     there = text_layers(backbone)
     if not there:
-        raise ValueError(f"{weights} has no fused layer (num_fused_layers is 0): its words look at nothing")
+        raise ValueError(f"{weights} has no fused layer (num_fused_layers is 0): there is no cross-attention to draw")
     numbers = _pick("layers", wanted or [str(max(there))], sorted(there), "words look at the video in the layers")
     layers = {number: there[number] for number in numbers}
     picked = None

@@ -14,7 +14,7 @@ from egovlpv2.command.parser import check_arguments
 from egovlpv2.io.files import atomic_write, make_folder_of
 from egovlpv2.io.schema import Words, check
 from egovlpv2.io.yaml_files import read_yaml
-from egovlpv2.types import Rank, Seconds, Split
+from egovlpv2.types import NonNegativeInt, Seconds, Split
 from egovlpv2.viz.figures import png
 from egovlpv2.viz.timeline import NUM_FRAMES, draw
 
@@ -49,7 +49,7 @@ class Picture:
         return f"{self.title}\nwritten: {self.out}"
 
 
-def show_predictions(run: str | Path, out: str | Path = "picture.png", *, row: Rank = 0, split: Split = "val",
+def show_predictions(run: str | Path, out: str | Path = "picture.png", *, row: NonNegativeInt = 0, split: Split = "val",
                      features: str | None = None, videos: str | None = None, chunk_seconds: Seconds | None = None
                      ) -> Picture:
     """Draw one query of NLQ, or one clip of MQ, with what a trained head finds.

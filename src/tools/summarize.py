@@ -38,7 +38,7 @@ from egovlpv2.io.files import atomic_write, make_folder_of
 from egovlpv2.metrics.summary import select
 from egovlpv2.model.backbone import Backbone, Trunk
 from egovlpv2.tokenization import load_fitting_tokenizer
-from egovlpv2.types import Count, NumTokens, NumWorkers, Precision, Rate, Seconds, Share
+from egovlpv2.types import Count, Fraction, NumTokens, NumWorkers, Precision, Rate, Seconds
 from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.excerpt import write_excerpt
@@ -97,7 +97,7 @@ class Summary:
 
 
 def summarize(video: str | Path, query: str, weights: str, out: str | Path = "summary.mp4", *, head: str | None = None,
-              share: Share = 0.02, fps: Rate = 25.0, short_side: Count = 480, chunk_seconds: Seconds = 600.0,
+              share: Fraction = 0.02, fps: Rate = 25.0, short_side: Count = 480, chunk_seconds: Seconds = 600.0,
               image_fps: Rate | None = None, batch_size: Count = 16, num_workers: NumWorkers = 1,
               max_tokens: NumTokens = 30, tokenizer: str | None = None, device: str | None = None,
               precision: Precision | None = None) -> Summary:

@@ -8,7 +8,7 @@ import yaml
 
 from egovlpv2.io.schema import read_text
 
-_COMPARED = ("model", "data", "trainer", "seed_everything")
+_COMPARED = ("model", "data", "trainer", "seed_everything", "precision")
 # Settings of monitoring, which don't affect the result.
 _NEUTRAL = ("trainer.logger", "trainer.enable_", "trainer.profiler", "trainer.default_root_dir",
             "data.init_args.num_workers")

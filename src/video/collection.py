@@ -36,6 +36,12 @@ class VideoSource:
     problem: str = ""
 
     @property
+    def place(self) -> Path:
+        """The file, or the folder of the chunks or pictures."""
+        first = self.files[0]
+        return first if self.image_fps is not None or first.stem == self.name else first.parent
+
+    @property
     def num_bytes(self) -> int:
         """Size of all its files."""
         return sum(file.stat().st_size for file in (self.files if self.image_fps is None else self._images))

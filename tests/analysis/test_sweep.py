@@ -1,6 +1,7 @@
 """A sweep runs each overlay once, keeps finished rows with the same settings, and collects their numbers."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,6 +76,15 @@ def test_a_row_with_other_settings_is_run_again(folder: Path, calls: list[list[s
     assert report.done == ["b"] and report.kept == ["a", "c"]
     assert "model.init_args.alpha is 0.7 from here on; it was 0.5" in capsys.readouterr().err
     assert start(folder, "epochs=2").done == ["a", "b", "c"]
+
+
+def test_rows_are_run_again_when_their_weights_are_new(folder: Path, calls: list[list[str]]) -> None:
+    weights = folder.parent / "w.ckpt"
+    weights.write_text("first")
+    (folder / "a.yaml").write_text(f"model: {{init_args: {{alpha: 0.1, weights: {weights}}}}}")
+    start(folder)
+    os.utime(weights, (2e9, 2e9))
+    assert start(folder).done == ["a"]
 
 
 def test_a_row_that_fails_is_named_and_the_others_stay(folder: Path, calls: list[list[str]]) -> None:

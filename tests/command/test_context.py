@@ -11,7 +11,7 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import pytest
 import torch
@@ -25,6 +25,7 @@ from egovlpv2.command.context import CommandContext, interrupts_held
 from egovlpv2.command.errors import describe, one_line
 from egovlpv2.command.options import require_text
 from egovlpv2.command.parser import parse_options
+from egovlpv2.command.run import parse
 from egovlpv2.command.signature import REQUIRED, Parameter, Signature, read_signature
 from egovlpv2.features.extract import extract_features
 from egovlpv2.types import Count, Rate
@@ -226,7 +227,7 @@ def test_the_command_line_gives_an_argument_for_each_parameter() -> None:
     (["--kind", "c"], "^--kind: invalid choice: 'c' .choose from 'a', 'b'"), (["--out", ""], "^--out is empty"),
     (["--out="], "^--out is empty"), (["--cuont", "1"], "unrecognized arguments: --cuont 1, did you mean --count[?]"),
     (["--max-words", "3"], "^--max-words is called --max-tokens now .`egovlpv2 x --help` lists the options"),
-    ([], "arguments are required: out .`egovlpv2 x --help` lists the options")])
+    ([], "^give --out .`egovlpv2 x --help` lists the options")])
 def test_options_are_checked_where_they_are_given(given: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_options("egovlpv2 x", signature(), ["videos"], ["v", *(["--out", "o"] if given else []), *given])
@@ -235,8 +236,22 @@ def test_options_are_checked_where_they_are_given(given: list[str], message: str
 def test_calls_from_python_are_checked_too() -> None:
     with pytest.raises(ValueError, match="^batch_size=0: give a whole number, 1 or more"):
         extract_features(["v"], "w", "o", batch_size=0)
-    with pytest.raises(ValueError, match="^fps=nan: give a finite number above 0"):
-        extract_features(["v"], "w", "o", fps=float("nan"))
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"fps": float("nan")}, "^fps=nan: give a finite number above 0"),
+        ({"window": 16.5}, "^window=16.5: give a whole"),
+        ({"kind": "bogus"}, "^kind='bogus': give one of 'dual', 'projected'"),
+        ({"precision": "fp16"}, "^precision='fp16': give one of '32', 'bf16'"),
+        ({"queries": "q.json"}, "^queries='q.json': give a list")]
+    for arguments, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            extract_features(["v"], "w", "o", **arguments)
+    with pytest.raises(ValueError, match="^videos='folder': give a list"):
+        extract_features("folder", "w", "o")
+
+
+def test_options_of_one_command_are_renamed_there() -> None:
+    with pytest.raises(ValueError, match="^--words is called --num-tokens now"):
+        parse("complexity", COMMANDS["complexity"], ["--config", "x.yaml", "--words", "3"])
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -56,7 +56,7 @@ def test_without_weights_what_is_missing_is_left_out_with_a_notice(make: Callabl
     next((tmp_path / "features").glob("*.safetensors")).unlink()
     with caplog.at_level(logging.WARNING):
         make("mq", weights=str(tmp_path / "gone.ckpt")).prepare_data()
-    assert "some videos have no features in" in caplog.text and "gone.ckpt is not there" in caplog.text
+    assert "some clips have no features in" in caplog.text and "gone.ckpt is not there" in caplog.text
     for path in (tmp_path / "features").glob("*.safetensors"):
         path.unlink()
     with pytest.raises(ValueError, match="gone.ckpt: there is no such weights file"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from egovlpv2.cli import main as cli
-from egovlpv2.io.renamed import CLASSES, KEYS, check_names, check_option
+from egovlpv2.io.renamed import CLASSES, EVERY_RUN_HAS, KEYS, check_names, check_option
 
 
 @pytest.mark.parametrize("old", KEYS)
@@ -23,6 +23,13 @@ def test_old_class_paths_are_named(old: str) -> None:
     callbacks = [{"class_path": "lightning.X"}, {"class_path": f"{old}Name"}]
     with pytest.raises(ValueError, match=rf"trainer.callbacks\[1\].class_path: {old}Name is {CLASSES[old]}Name now"):
         check_names({"trainer": {"callbacks": callbacks}}, "c.yaml")
+
+
+@pytest.mark.parametrize("name", EVERY_RUN_HAS)
+def test_callbacks_that_every_run_has_are_to_be_removed(name: str) -> None:
+    message = f"every run has {name} now: remove it .its options are under {EVERY_RUN_HAS[name]}"
+    with pytest.raises(ValueError, match=message):
+        check_names({"trainer": {"callbacks": [{"class_path": name}]}}, "c.yaml")
 
 
 def test_a_run_with_an_old_config_ends_in_one_line(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def arguments(command: str, task: str, toy: Path, features: Path, runs: Path, na
         f"--data.init_args.root={toy / task}", f"--data.init_args.features={features}", *SMALL[task],
         f"--data.init_args.videos={toy / 'long' / 'videos'}", "--data.init_args.chunk_seconds=8",
         "--data.init_args.batch_size=2", "--data.init_args.eval_batch_size=3", "--precision=32",
-        "--trainer.enable_progress_bar=false",
+        "--data.init_args.weights=null", "--trainer.enable_progress_bar=false",
         f"--trainer.logger.init_args.save_dir={runs}", f"--trainer.logger.init_args.name={name}", *train, *more,
     ]
 

@@ -58,7 +58,7 @@ def arguments(command: str, toy: Path, features: Path, runs: Path, name: str, *m
     return [
         command, *(f"--config={ROOT / 'conf' / f'{file}.yaml'}" for file in ("qfvs", "trainer/cpu", "toy/qfvs")),
         f"--data.init_args.root={toy / 'qfvs'}", f"--data.init_args.features={features}",
-        "--data.init_args.video_folder=null",
+        "--data.init_args.weights=null",
         f"--model.init_args.dim={WIDTH}", "--model.init_args.share=0.25", "--data.init_args.batch_size=1",
         f"--trainer.logger.init_args.save_dir={runs}", f"--trainer.logger.init_args.name={name}",
         "--trainer.enable_progress_bar=false", "--precision=32",
