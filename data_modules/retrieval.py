@@ -203,7 +203,7 @@ class RetrievalDataModule(VideoDataModule):
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled clips with a text each, the same again after a resume."""
         dataset = TrainingClips(self._prompted("train"), self.reader(self.num_frames), self.seed, self.min_relevancy)
-        encode = partial(tokenize, self.tokenizer, max_length=self.max_tokens)
+        encode = partial(tokenize, self.tokenizer, max_tokens=self.max_tokens)
         return self.train_loader(dataset, self._collate(dataset, encode))
 
     def val_dataloader(self) -> list[DataLoader]:
@@ -228,7 +228,7 @@ class RetrievalDataModule(VideoDataModule):
         self.counts |= {f"{split}_texts": len(data.texts)}
         texts = Texts(data.texts)
         everywhere = DistributedEvalSampler(texts, 1, 0)  # Lightning would distribute the texts over the processes
-        encode = partial(tokenize, self.tokenizer, max_length=self.eval_max_tokens, padding="longest")
+        encode = partial(tokenize, self.tokenizer, max_tokens=self.eval_max_tokens, padding="longest")
         text_loader = DataLoader(texts, batch_size=_TEXTS, sampler=everywhere, collate_fn=partial(_text_batch, encode))
         return [text_loader, self.eval_loader(clips, self._collate(clips))]
 

@@ -253,7 +253,7 @@ class TaskQADataModule(VideoDataModule):
 
     def _collate(self, data: QuestionSet, num_frames: int, max_tokens: int
                  ) -> Callable[[list[TaskQASample]], dict[str, Any]]:
-        encode = partial(tokenize, self.tokenizer, max_length=max_tokens)
+        encode = partial(tokenize, self.tokenizer, max_tokens=max_tokens)
         empty = torch.empty(0, num_frames, 3, self.size, self.size, dtype=torch.uint8)
         return partial(collate, data=data, encode=encode, empty=empty)
 

@@ -81,23 +81,23 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", tower: TokenEmbeddings
                          "with")
 
 
-def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], max_length: int,
+def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], max_tokens: int,
              padding: Literal["max_length", "longest"] = "max_length") -> Text:
     """Tokenize texts, truncated and padded to a common length.
 
     Args:
         tokenizer: A tokenizer from `load_tokenizer`.
         texts: B texts; B may be 0.
-        max_length: Maximum number of tokens of a text, special tokens included.
-        padding: Pad to `max_length`, or to the longest of the texts.
+        max_tokens: Maximum number of tokens of a text, special tokens included.
+        padding: Pad to `max_tokens`, or to the longest of the texts.
 
     Returns:
         `input_ids` and `attention_mask`, (B, L) int64.
     """
     if not texts:
-        empty = torch.zeros(0, max_length, dtype=torch.int64)
+        empty = torch.zeros(0, max_tokens, dtype=torch.int64)
         return Text(input_ids=empty, attention_mask=empty.clone())
-    encoded = tokenizer(list(texts), padding=padding, truncation=True, max_length=max_length, return_tensors="pt")
+    encoded = tokenizer(list(texts), padding=padding, truncation=True, max_length=max_tokens, return_tensors="pt")
     return Text(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
 
 

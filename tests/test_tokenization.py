@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_texts_are_padded_and_cut(folder: Path) -> None:
-    text = tokenize(load_tokenizer(str(folder)), ["the cup", "the", "the cup the spoon the"], max_length=4)
+    text = tokenize(load_tokenizer(str(folder)), ["the cup", "the", "the cup the spoon the"], max_tokens=4)
     assert set(text) == {"input_ids", "attention_mask"}
     assert text["input_ids"].tolist() == [[2, 3, 0, 0], [2, 0, 0, 0], [2, 3, 2, 1]]
     assert text["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]]
@@ -33,7 +33,7 @@ def test_texts_are_padded_and_cut(folder: Path) -> None:
 
 
 def test_no_texts(folder: Path) -> None:
-    text = tokenize(load_tokenizer(str(folder)), [], max_length=4)
+    text = tokenize(load_tokenizer(str(folder)), [], max_tokens=4)
     assert text["input_ids"].shape == text["attention_mask"].shape == (0, 4)
 
 

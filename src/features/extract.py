@@ -111,9 +111,11 @@ def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, ki
     backbone = open_backbone(weights, frames, device)
     recipe = make_recipe(backbone, weights, kind, fps=fps, window=window, stride=stride, frames=frames,
                          frame_rule=frame_rule)
-    words = load_fitting_tokenizer(tokenizer or backbone.config.text.tokenizer, backbone.text_tower) if asked else None
+    text_tokenizer = None
+    if asked:
+        text_tokenizer = load_fitting_tokenizer(tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
     prepare_folder(Path(out), recipe, asked)
-    encoder = FeatureEncoder(backbone, recipe, words, max_tokens, autocast(precision, backbone.device))
+    encoder = FeatureEncoder(backbone, recipe, text_tokenizer, max_tokens, autocast(precision, backbone.device))
     queue = VideoQueue(sources, Path(out), recipe.windows(chunk_seconds), batch_size)
     return write_features(queue, encoder, num_workers, asked)
 

@@ -57,10 +57,11 @@ def fuse_features(trunks: str | Path, weights: str, out: str | Path, queries: Se
         raise ValueError(f"no query is of any of the {len(folder.names)} videos in {trunks}: the queries are of "
                          f"{next(iter(asked), None)!r} and others, the videos are {min(folder.names)!r} and others")
     backbone = open_backbone(weights, folder.recipe.frames, device)
-    words = load_fitting_tokenizer(tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
+    text_tokenizer = load_fitting_tokenizer(tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
     recipe = replace(folder.recipe, kind=kind)
     prepare_folder(Path(out), recipe, asked)
-    fuser = _Fuser(backbone, words, max_tokens, folder, recipe, batch_size, autocast(precision, backbone.device))
+    fuser = _Fuser(backbone, text_tokenizer, max_tokens, folder, recipe, batch_size,
+                   autocast(precision, backbone.device))
     return _fuse_all(fuser, names, asked, Path(out))
 
 

@@ -80,14 +80,14 @@ class Index:
             raise ValueError("the query is empty: say what happens, such as '#C C opens the jar'")
         if top < 1 or rerank < 0:
             raise ValueError(f"top {top}, rerank {rerank}: ask for 1 moment at least, and rerank 0 or more")
-        words = text_to(tokenize(self.tokenizer, [text], self.max_tokens), self.backbone.device)
+        tokens = text_to(tokenize(self.tokenizer, [text], self.max_tokens), self.backbone.device)
         with self._precision:
-            query = normalize(self.backbone.embed_text(words)[0].float(), dim=0).cpu()  # (P,)
+            query = normalize(self.backbone.embed_text(tokens)[0].float(), dim=0).cpu()  # (P,)
         moments = self.store.topk(query, max(top, rerank))
-        reranked = self._match(moments[:rerank], words)
+        reranked = self._match(moments[:rerank], tokens)
         return [*sorted(reranked, key=lambda moment: (moment.match is None, -moment.score)), *moments[rerank:]][:top]
 
-    def _match(self, moments: Sequence[Moment], words: Text) -> list[Moment]:
+    def _match(self, moments: Sequence[Moment], tokens: Text) -> list[Moment]:
         """Score moments with the gate open; those whose video can't be read stay without a match."""
         seen = []
         for moment in tqdm(moments, desc="reranking", unit="moment", disable=len(moments) < 2, leave=False):
@@ -97,7 +97,7 @@ class Index:
                 seen.append(moment)
                 continue
             with self._precision:
-                logits = self.backbone.vtm_logits(video, words)  # (1, 2)
+                logits = self.backbone.vtm_logits(video, tokens)  # (1, 2)
             seen.append(replace(moment, match=float(logits[0].float().softmax(-1)[1])))
         return seen
 

@@ -80,9 +80,9 @@ def ask(video: str | Path, question: str, weights: str, *, start: float = 0.0, e
     require_text("--question", question, "ask something")
     model = open_answer_model(weights, answers, max_tokens, device)
     backbone = model.backbone
-    words = load_fitting_tokenizer(tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
-    warn_if_truncated(words, "question", question, model.max_tokens)
-    text = tokenize(words, [question], model.max_tokens)
+    text_tokenizer = load_fitting_tokenizer(tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
+    warn_if_truncated(text_tokenizer, "question", question, model.max_tokens)
+    text = tokenize(text_tokenizer, [question], model.max_tokens)
     frames = _read(Path(video), start, inf if end is None else end, model)[None]  # (1, T, 3, H, W)
     with torch.inference_mode(), autocast(precision, backbone.device):
         fused = backbone.fused_features(frames.to(backbone.device), text_to(text, backbone.device))

@@ -132,14 +132,14 @@ def summarize(video: str | Path, query: str, weights: str, out: str | Path = "su
     source = _only(find_videos([video], image_fps))
     _check_out(Path(out), source)
     backbone = open_backbone(weights, _SHOT_FRAMES, device)
-    words = load_fitting_tokenizer(tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
-    warn_if_truncated(words, "query", query, max_tokens)
+    text_tokenizer = load_fitting_tokenizer(tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
+    warn_if_truncated(text_tokenizer, "query", query, max_tokens)
     opened = _open_head(head, weights)
     duration = source.duration(chunk_seconds)
     windows = Windows(1.0, SHOT_SECONDS, SHOT_SECONDS, _SHOT_FRAMES, backbone.video_tower.patch_embed.img_size[0],
                       chunk_seconds)
     reads = read_shots(windows, source, duration, batch_size, num_workers)
-    shots = encode_shots(backbone, query, reads, words, max_tokens, opened.transformed, opened.cut_by,
+    shots = encode_shots(backbone, query, reads, text_tokenizer, max_tokens, opened.transformed, opened.cut_by,
                          autocast(precision, backbone.device))
     longest = max(opened.max_segment_shots, ceil(len(shots.match) / opened.max_segments))  # so that all shots fit
     bounds = segments(shots.unfused.numpy(), opened.max_segments, longest, f"{video}: ", opened.vmax,
