@@ -170,3 +170,9 @@ def test_the_package_is_imported_without_torch() -> None:
     code = ("import sys; from egovlpv2.cli import usage; from egovlpv2.command.run import parse; usage()\n"
             "assert 'torch' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_matrix_names_tests_that_exist() -> None:
+    names = next(node.value for node in ast.parse((ROOT / "tests" / "matrix.py").read_text()).body
+                 if isinstance(node, ast.Assign) and node.targets[0].id == "CORE")
+    assert all((ROOT / "tests" / name).exists() for name in ast.literal_eval(names))
