@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _MIN_CLIPS = 1000  # minimum denominator of the failure rate, so that one bad clip can't fail a small data set
+_LEAST_TOKENS = 3  # begin, a word and end
 _FRAMES_OF = {"centre": "frames at the centres of equal segments",
               "released": "frames and colours as the released code's"}
 
@@ -69,7 +70,12 @@ class VideoDataModule(LoaderDataModule):
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, seed, drop_last)
         self.tokenizer_name, self.max_tokens, self.eval_max_tokens = tokenizer, max_tokens, eval_max_tokens
-        self.num_frames, self.eval_num_frames = num_frames, eval_num_frames or num_frames
+        self.num_frames = num_frames
+        self.eval_num_frames = num_frames if eval_num_frames is None else eval_num_frames
+        for name, least in (("num_frames", 1), ("eval_num_frames", 1), ("max_tokens", _LEAST_TOKENS),
+                            ("eval_max_tokens", _LEAST_TOKENS)):
+            if getattr(self, name) < least:
+                raise ValueError(f"data.init_args.{name}={getattr(self, name)}: give {least} or more")
         self.size, self.frame_rule, self.max_failed_share = size, frame_rule, max_failed_share
         find_rule(frame_rule, self.released_rule())  # raises where there is no such rule
         self._logged: dict[str, str] = {}  # the reason by video

@@ -14,6 +14,7 @@ from egovlpv2.data_modules.grounding import ClipSpan, FeatureDataModule, Feature
 from egovlpv2.data_modules.loaders import ResumableDataLoader
 from egovlpv2.data_modules.moments import Moments, read_classes, read_moments
 from egovlpv2.features import Features
+from egovlpv2.features.header import PER_QUERY
 from egovlpv2.io.schema import plain, shown
 
 _MAX_INSTANCES = 50  # of a clip, in training
@@ -155,9 +156,11 @@ class MQDataModule(FeatureDataModule):
         return [clip.span for clip in self.clips(split)]
 
     def _dataset(self, split: str, training: bool = False) -> MQClips:
-        if self.folder.recipe.kind == "fused":
-            raise ValueError(f"{self.features} holds features of queries (kind fused), and moments have none: extract "
-                             "others with `egovlpv2 extract --kind projected`")
+        kind = self.folder.recipe.kind
+        if kind in PER_QUERY or kind == "trunk":
+            raise ValueError(f"{self.features} holds features of {'tokens' if kind == 'trunk' else 'queries'} (kind "
+                             f"{kind}), and moments need one of each window: extract others with `egovlpv2 extract "
+                             "--kind projected`")
         return MQClips(self.clips(split), self.read, self.classes, self.num_steps, training)
 
     def _collate(self, samples: list[MQSample | None]) -> MomentBatch:

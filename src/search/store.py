@@ -37,6 +37,9 @@ class EmbeddingStore:
             first = folder / f"{min(files.names)}{SUFFIX}"
             raise ValueError(f"{first} holds features of kind {files.recipe.kind} and no index: `egovlpv2 index VIDEOS "
                              "--out FOLDER` makes one, in a folder of its own")
+        if files.recipe.frame_rule != "centre":  # whose windows do not begin at multiples of `stride / fps`
+            raise ValueError(f"{folder} holds features of frame_rule {files.recipe.frame_rule}, and an index has those "
+                             "of centre: run `egovlpv2 index VIDEOS --out FOLDER`, with another folder")
         self.recipe = files.recipe
         self.names = sorted(files.names)
         features = [files.read(name) for name in self.names]

@@ -58,8 +58,9 @@ def egoclip(clip: Span, num_frames: int, rng: np.random.Generator | None = None,
             ) -> Times:
     """Choose times in a video in chunks, as the released code of EgoClip and EgoMCQ does, at 30 frames a second.
 
-    A frame number beyond a chunk's last frame shows that frame. Where the released code looks for frame 0 of a chunk
-    in the chunk before, 600 s too early, this rule shows the frame itself.
+    A frame number beyond the last frame of the last chunk, or less than a second beyond that of another, shows that
+    frame. Where the released code looks for frame 0 of a chunk in the chunk before, 600 s too early, this rule shows
+    the frame itself.
 
     Args:
         chunk_seconds: Length of a chunk.
@@ -71,8 +72,12 @@ def egoclip(clip: Span, num_frames: int, rng: np.random.Generator | None = None,
     for k, number in enumerate(numbers):
         chunk, local = divmod(max(int(number), 0), of_chunk)
         found, info = clip.info(chunk)
-        local = min(local, info.frames) if found == chunk else info.frames
-        times[k] = found * chunk_seconds + (max(local - 1, 0) + 0.5) / info.rate  # halfway through its display
+        if found == chunk and local / EGOCLIP_RATE > info.duration and clip.info(chunk + 1)[0] > chunk:
+            seconds = local / EGOCLIP_RATE  # a chunk too short, and another follows: far beyond its end, reading raises
+        else:
+            local = min(local, info.frames) if found == chunk else info.frames
+            seconds = (max(local - 1, 0) + 0.5) / info.rate  # halfway through the display of the frame before
+        times[k] = found * chunk_seconds + seconds
     return times
 
 

@@ -239,3 +239,12 @@ def test_evaluation_ends_with_too_many_left_out(tmp_path: Path) -> None:
 def test_overfit_batches_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="limit_train_batches"):
         train(tmp_path, KeysDataModule(num_workers=0), overfit_batches=1)
+
+
+@pytest.mark.parametrize(("name", "value", "least"), [
+    ("num_frames", 0, 1), ("eval_num_frames", 0, 1), ("eval_num_frames", -1, 1), ("max_tokens", 2, 3),
+    ("eval_max_tokens", 0, 3),
+])
+def test_too_few_frames_or_tokens_are_refused_by_name(name: str, value: int, least: int) -> None:
+    with pytest.raises(ValueError, match=f"data.init_args.{name}={value}: give {least} or more"):
+        VideoDataModule(**{name: value})

@@ -30,7 +30,7 @@ def write_features(folder: Path, name: str, seconds: float, kind: str = "project
     folder.mkdir(exist_ok=True)
     path, count = folder / f"{name}.safetensors", int(seconds * RATE)
     values, queries = torch.arange(1.0, count + 1)[:, None].expand(-1, WIDTH), ()
-    if kind == "fused":
+    if kind in ("fused", "transformed"):
         values, queries = values[:, None], ("What?",)
     with path.open("wb") as file:
         writer = FeatureWriter(file, Recipe(kind, WIDTH, 10.0, 20, 5, 4, 32, checkpoint), seconds, count, queries)
@@ -303,9 +303,10 @@ def test_bad_files_are_named(make: Callable[..., MQDataModule], tmp_path: Path) 
         data.val_dataloader()
 
 
-def test_features_of_queries_are_refused(make: Callable[..., MQDataModule], tmp_path: Path) -> None:
-    write_features(tmp_path / "features", "a", 10.0, "fused")
-    with pytest.raises(ValueError, match=r"features of queries \(kind fused\).*--kind projected"):
+@pytest.mark.parametrize("kind", ["fused", "transformed"])
+def test_features_of_queries_are_refused(make: Callable[..., MQDataModule], tmp_path: Path, kind: str) -> None:
+    write_features(tmp_path / "features", "a", 10.0, kind)
+    with pytest.raises(ValueError, match=rf"features of queries \(kind {kind}\).*--kind projected"):
         make(clip("a", [row("wash", 1, 2)])).val_dataloader()
 
 

@@ -239,3 +239,14 @@ def test_tokens(case: dict[str, Any]) -> None:
 def test_a_clip_that_ends_chunks_after_its_video_goes_on_with_the_last_frame(chunks: Path, rule: str) -> None:
     found = EgoMCQDataModule(str(chunks), size=SIDE, frame_rule=rule).reader(4).evaluate("v", 650.0, 3000.0)
     assert numbers(found.frames)[-1] == 20_999 and found.beyond_video
+
+
+@pytest.mark.parametrize("rule", ["centre", "released"])
+def test_a_cut_off_chunk_is_not_shown_as_a_still_picture(tmp_path: Path, rule: str) -> None:
+    for k, count in enumerate((300, 200, 300)):
+        write_numbered(tmp_path / "videos" / "v" / f"{k}.mp4", count, 30, 300 * k)
+    reader = EgoMCQDataModule(str(tmp_path), size=SIDE, frame_rule=rule, chunk_seconds=10.0).reader(4)
+    assert numbers(reader.evaluate("v", 20.0, 24.0).frames) == (
+        [615, 645, 675, 705] if rule == "centre" else [613, 643, 673, 703])
+    with pytest.raises(VideoError, match="1.mp4 ends at 6.667 s, before .*data.init_args.chunk_seconds"):
+        reader.evaluate("v", 17.0, 19.0)

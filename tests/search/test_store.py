@@ -15,11 +15,11 @@ WIDTH = 24
 
 
 def write_rows(folder: Path, name: str, values: torch.Tensor, duration: float, kind: str = "unit",
-               stride: int = 500) -> None:
+               stride: int = 500, frame_rule: str = "centre") -> None:
     folder.mkdir(exist_ok=True)
     with (folder / f"{name}.safetensors").open("wb") as file:
-        writer = FeatureWriter(file, Recipe(kind, values.shape[1], 1000.0, 2000, stride, 4, 32, "0" * 16), duration,
-                               len(values))
+        recipe = Recipe(kind, values.shape[1], 1000.0, 2000, stride, 4, 32, "0" * 16, frame_rule=frame_rule)
+        writer = FeatureWriter(file, recipe, duration, len(values))
         writer.append(values)
         writer.finish()
 
@@ -87,6 +87,9 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         EmbeddingStore(tmp_path)
     write_rows(tmp_path, "a", torch.ones(1, WIDTH), 2.0, kind="dual")
     with pytest.raises(ValueError, match="kind dual and no index"):
+        EmbeddingStore(tmp_path)
+    write_rows(tmp_path, "a", torch.eye(WIDTH)[:2], 2.0, frame_rule="released")
+    with pytest.raises(ValueError, match="frame_rule released, and an index has those of centre"):
         EmbeddingStore(tmp_path)
 
 
