@@ -52,14 +52,15 @@ class HeadTask(MetricTask, Task):
         if stage == "fit":
             self.features_before = {}
         elif self.weights is not None and self.weights.endswith(".ckpt") and not self.features_before:
-            log.warning("%s doesn't contain the recipe of the features it was trained on; older versions cropped the "
-                        "edges of pictures", self.weights)
+            _warn_of_unknown_features(self.weights)
         self.refuse_other_features(self.data, self.features_before, self.weights)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         facts = checkpoint.get("egovlpv2")
         before = facts.get("features") if isinstance(facts, dict) else None
+        if not before:
+            _warn_of_unknown_features(self.trainer.ckpt_path)
         self.refuse_other_features(self.data, before if isinstance(before, dict) else {}, self.trainer.ckpt_path)
 
     def refuse_other_features(self, data: Any, before: dict[str, Any], source: object) -> None:
@@ -93,3 +94,8 @@ class HeadTask(MetricTask, Task):
         if width != expected:
             raise ValueError(f"The features are {width} wide and the head takes {expected}: set model.init_args."
                              f"{option}={width}, or give the features of the model that the head was trained on.")
+
+
+def _warn_of_unknown_features(source: object) -> None:
+    log.warning("%s doesn't contain the recipe of the features it was trained on; older versions cropped the edges of "
+                "pictures", source)

@@ -143,6 +143,22 @@ def read_head(head: nn.Module, kind: str, path: Path) -> dict[str, Any]:
     except (ValueError, IndexError, RuntimeError) as error:  # torch's, about dimensions
         raise ValueError(f"{path} does not fit the head ({describe(state)}): {error}") from error
     _load_state(head, ours, f"{path} does not fit the head; are its sizes in your config those it was trained with?")
+    return _features_of(content, path)
+
+
+def read_head_features(path: Path) -> dict[str, Any]:
+    """Read the recipe of the features that a checkpoint's head was trained on.
+
+    Returns:
+        The settings by name; empty if the file doesn't store them.
+
+    Raises:
+        ValueError: The file is missing or unreadable, or stores them in another form.
+    """
+    return _features_of(read_torch_file(path), path)
+
+
+def _features_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
     return check(_facts(content, "features"), dict[str, str | int | float], f"{path}, egovlpv2.features")
 
 

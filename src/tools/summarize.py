@@ -18,12 +18,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from egovlpv2.checkpoints.head_weights import read_summary_head
+from egovlpv2.checkpoints.head_weights import read_head_features, read_summary_head
 from egovlpv2.checkpoints.inference import fingerprint, open_backbone
 from egovlpv2.command.options import require_text
 from egovlpv2.command.parser import check_arguments
 from egovlpv2.device import autocast
 from egovlpv2.features.blocks import Block, Blocks, Read
+from egovlpv2.features.header import Recipe
 from egovlpv2.features.query_encoding import encode_queries, mean_patch_tokens, warn_if_truncated
 from egovlpv2.heads.kts import segments
 from egovlpv2.heads.summary import (
@@ -134,7 +135,7 @@ def summarize(video: str | Path, query: str, weights: str, out: str | Path = "su
     backbone = open_backbone(weights, _SHOT_FRAMES, device)
     text_tokenizer = load_fitting_tokenizer(tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
     warn_if_truncated(text_tokenizer, "query", query, max_tokens)
-    opened = _open_head(head, weights)
+    opened = _open_head(head, weights, backbone.video_tower.patch_embed.img_size[0])
     duration = source.duration(chunk_seconds)
     windows = Windows(1.0, SHOT_SECONDS, SHOT_SECONDS, _SHOT_FRAMES, backbone.video_tower.patch_embed.img_size[0],
                       chunk_seconds)
@@ -147,8 +148,7 @@ def summarize(video: str | Path, query: str, weights: str, out: str | Path = "su
     scores = score(opened.head, shots, bounds)
     chosen = spans(select(scores, share).tolist(), duration)
     parts = [Part(a, b, float(scores[int(a) // SHOT_SECONDS : ceil(b / SHOT_SECONDS)].max())) for a, b in chosen]
-    note = "" if head else "no --head: shots are chosen by how well the query matches them (zero-shot)"
-    summary = Summary(parts, duration, len(bounds) - 1, Path(out), Path(out).with_suffix(".png"), note)
+    summary = Summary(parts, duration, len(bounds) - 1, Path(out), Path(out).with_suffix(".png"), opened.note)
     _write(summary, source, query, scores, bounds, chunk_seconds, fps, short_side)
     return summary
 
@@ -162,6 +162,7 @@ class _OpenedHead(NamedTuple):
     max_segments: int = MAX_SEGMENTS
     max_segment_shots: int = MAX_SEGMENT_SHOTS
     vmax: float = SEGMENT_PENALTY
+    note: str = ""
 
 
 def read_shots(windows: Windows, source: VideoSource, duration: float, size: int, num_workers: int) -> Iterator[Read]:
@@ -252,12 +253,22 @@ def _check_out(out: Path, source: VideoSource) -> None:
     make_folder_of(out)
 
 
-def _open_head(path: str | None, weights: str) -> _OpenedHead:
+def _open_head(path: str | None, weights: str, size: int) -> _OpenedHead:
     if path is None:
-        return _OpenedHead(None, False, "patches")
+        return _OpenedHead(None, False, "patches",
+                           note="no --head: shots are chosen by how well the query matches them (zero-shot)")
     head, facts = read_summary_head(Path(path))
     if facts["checkpoint"] != (here := fingerprint(weights)):
         raise ValueError(f"{path} was trained on features of the weights {facts['checkpoint']}, and "
                          f"{weights} is {here}: give those weights")
+    recipe = Recipe(facts["kind"], facts["dim"], 1.0, SHOT_SECONDS, SHOT_SECONDS, _SHOT_FRAMES, size, here)
+    before = read_head_features(Path(path))
+    if different := [f"{name} {before[name]} and {getattr(recipe, name)}"
+                     for name in ("frames", "size", "crop", "frame_rule")
+                     if before.get(name, getattr(recipe, name)) != getattr(recipe, name)]:
+        raise ValueError(f"{path} was trained on other features than are computed here ({'; '.join(different)}): train "
+                         "a head on those")
+    note = "" if before else (f"{path} doesn't contain the recipe of the features it was trained on; older versions "
+                              "cropped the edges of pictures")
     return _OpenedHead(head.eval(), facts["kind"] == "transformed", facts["cut_by"], facts["max_segments"],
-                       facts["max_segment_shots"], facts["vmax"])
+                       facts["max_segment_shots"], facts["vmax"], note)

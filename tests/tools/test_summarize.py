@@ -205,16 +205,31 @@ def test_the_shots_that_a_trained_head_takes(weights: Path, video: Path, tmp_pat
         assert score == pytest.approx(max(scores[round(start / SHOT):round(end / SHOT)]), abs=2e-3)
 
 
+def test_a_head_of_unknown_features_is_taken_with_a_note(weights: Path, video: Path, tmp_path: Path,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    trained_head(tmp_path / "old.ckpt", weights, "fused")
+    content = torch.load(tmp_path / "old.ckpt", weights_only=True)
+    del content["egovlpv2"]["features"]
+    torch.save(content, tmp_path / "old.ckpt")
+    cli(command(video, weights, "--out", tmp_path / "a.mp4", "--head", tmp_path / "old.ckpt"))
+    assert "old.ckpt doesn't contain the recipe of the features" in capsys.readouterr().out
+
+
 def test_heads_that_do_not_fit_are_named(weights: Path, video: Path, tmp_path: Path,
                                          make_backbone: Callable[..., Backbone]) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     save_backbone(make_backbone(fusion_cls="own"), tmp_path / "other.safetensors")
     trained_head(tmp_path / "theirs.ckpt", tmp_path / "other.safetensors", "fused")
+    trained_head(tmp_path / "frames.ckpt", weights, "fused")
+    content = torch.load(tmp_path / "frames.ckpt", weights_only=True)
+    content["egovlpv2"]["features"]["frames"] = 4
+    torch.save(content, tmp_path / "frames.ckpt")
     torch.save({"state_dict": {"head.encoder.weight": torch.zeros(1)}}, tmp_path / "nlq.ckpt")
     torch.save({"state_dict": {}, "egovlpv2": {"backbone": {}, "taskqa": {"answers": []}}}, tmp_path / "taskqa.ckpt")
     (tmp_path / "broken.ckpt").write_bytes(b"no weights")
     for name, problem in (("theirs", r"theirs.ckpt was trained on features of the weights \w{16}, and .*weights.safe"),
+                          ("frames", r"frames.ckpt was trained on other features .*\(frames 4 and 5\)"),
                           ("nlq", "nlq.ckpt is not a checkpoint of QFVS .*: `make finetune-qfvs` leaves some"),
                           ("taskqa", "taskqa.ckpt is not a checkpoint of QFVS"),
                           ("broken", "broken.ckpt: not a readable weights file"),
