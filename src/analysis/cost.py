@@ -88,7 +88,7 @@ def read_bench(path: Path, gpu: str) -> dict[str, Input]:
     """The inputs that a JSON of `egovlpv2 bench` has measured; the share of the peak only if it was this `gpu`'s.
 
     Raises:
-        ValueError: It is no such file, or measured nothing of use.
+        ValueError: The file is not one of these, or measured nothing of use.
     """
     try:
         content = read_json(path, _Bench)

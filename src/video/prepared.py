@@ -156,7 +156,7 @@ def hold(folder: Path, pause: Callable[[], None] | None = None) -> Iterator[None
 
 
 def _take(folder: Path, pause: Callable[[], None] | None) -> BinaryIO:
-    # Not `filelock`: the lock's file is removed with the empty folder, and a file system without locks is no error.
+    # Not `filelock`: the lock's file is removed with the empty folder, and a file system without locks is allowed.
     path = folder / _LOCK
     while True:
         folder.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ def test_metrics_are_picked_and_written(runs: list[str], tmp_path: Path, capsys:
     cli(["collect", *runs, "--metrics", "loss|recall", "--out", str(out)])
     printed = capsys.readouterr().out
     assert "f1" not in printed and f"written: {out}" in printed
-    content = json.loads(out.read_text(), parse_constant=pytest.fail)  # NaN is no JSON
+    content = json.loads(out.read_text(), parse_constant=pytest.fail)  # NaN is not JSON
     assert content == {"runs": {runs[0]: {"test/qfvs/recall": 10.126, "val/loss": 1.0},
                                 runs[1]: {"test/qfvs/recall": 20.0, "val/loss": 2.0},
                                 runs[2]: {"test/qfvs/recall": None, "val/loss": 3.0}},
