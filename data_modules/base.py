@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from egovlpv2.data_modules.clips import ClipReader, Failure
-from egovlpv2.data_modules.loaders import COUNTED_IN_TRAINING, SET_ROOT, LoaderDataModule
+from egovlpv2.data_modules.loaders import (
+    COUNTED_IN_TRAINING,
+    SET_ROOT,
+    SHORTEST_CHUNK,
+    LoaderDataModule,
+    require_at_least,
+)
 from egovlpv2.tokenization import load_tokenizer
 from egovlpv2.types import FrameRuleName
 from egovlpv2.video.frame_rules import FrameRule, find_rule
@@ -72,10 +78,11 @@ class VideoDataModule(LoaderDataModule):
         self.tokenizer_name, self.max_tokens, self.eval_max_tokens = tokenizer, max_tokens, eval_max_tokens
         self.num_frames = num_frames
         self.eval_num_frames = num_frames if eval_num_frames is None else eval_num_frames
-        for name, least in (("num_frames", 1), ("eval_num_frames", 1), ("max_tokens", _LEAST_TOKENS),
-                            ("eval_max_tokens", _LEAST_TOKENS)):
-            if getattr(self, name) < least:
-                raise ValueError(f"data.init_args.{name}={getattr(self, name)}: give {least} or more")
+        require_at_least(1, num_frames=num_frames, eval_num_frames=self.eval_num_frames, size=size)
+        require_at_least(_LEAST_TOKENS, max_tokens=max_tokens, eval_max_tokens=eval_max_tokens)
+        require_at_least(0, max_failed_share=max_failed_share)
+        if self.chunk_seconds is not None:
+            require_at_least(SHORTEST_CHUNK, chunk_seconds=self.chunk_seconds)
         self.size, self.frame_rule, self.max_failed_share = size, frame_rule, max_failed_share
         find_rule(frame_rule, self.released_rule())  # raises where there is no such rule
         self._logged: dict[str, str] = {}  # the reason by video

@@ -41,6 +41,12 @@ class FeatureRecipe:
     frames: int = 16
     frame_rule: FrameRuleName = "centre"
 
+    def __post_init__(self) -> None:
+        for name, value in (("fps", self.fps), ("window", self.window), ("stride", self.stride),
+                            ("frames", self.frames)):
+            if not value > 0:
+                raise ValueError(f"data.init_args.recipe.{name}={value}: give a number above 0")
+
     def check(self, folder: FeatureFolder) -> None:
         """Refuse features of another recipe.
 

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -13,9 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from egovlpv2.data_modules.extraction import ExtractionSource, FeatureRecipe
-from egovlpv2.data_modules.loaders import PAD_INDEX, SET_ROOT, LoaderDataModule, Rows
+from egovlpv2.data_modules.loaders import (
+    PAD_INDEX,
+    SET_ROOT,
+    SHORTEST_CHUNK,
+    LoaderDataModule,
+    Rows,
+    require_at_least,
+)
 from egovlpv2.features import FeatureFolder, Features
 from egovlpv2.io.schema import LONGEST
+from egovlpv2.types import FeatureKind
 from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
@@ -80,14 +88,19 @@ class FeatureDataModule(LoaderDataModule):
         **kwargs: Arguments of every data module, see `LoaderDataModule`.
     """
 
+    kinds: ClassVar[tuple[FeatureKind, ...]]  # of the features that it takes, the usual one first
+
     def __init__(self, root: str, features: str, train: str, val: str, test: str | None = None,
                  shuffled: bool = False, videos: str | None = None, chunk_seconds: float = 600.0,
                  weights: str | None = None, recipe: FeatureRecipe | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        require_at_least(SHORTEST_CHUNK, chunk_seconds=chunk_seconds)
         self.root, self.features = Path(root), features
         self.train, self.val, self.test, self.shuffled = train, val, test, shuffled
         self.videos, self.chunk_seconds = videos, chunk_seconds
         self.weights, self.recipe = weights, recipe
+        if recipe is not None:
+            self._check_kind(recipe.kind, "data.init_args.recipe")
         self._spans: dict[str, Sequence[ClipSpan]] = {}  # of each split, for pictures
 
     @cached_property
@@ -95,12 +108,18 @@ class FeatureDataModule(LoaderDataModule):
         """The features, opened at their first use.
 
         Raises:
-            ValueError: They are of another recipe than expected.
+            ValueError: They are of another recipe than expected, or of a kind that the data set can't use.
         """
         folder = FeatureFolder(self.features)
         if self.recipe is not None:
             self.recipe.check(folder)
+        self._check_kind(folder.recipe.kind, self.features)
         return folder
+
+    def _check_kind(self, kind: FeatureKind, source: str) -> None:
+        if kind not in self.kinds:
+            raise ValueError(f"{source}: features of kind {kind}, and {type(self).__name__} takes those of kind "
+                             f"{', '.join(self.kinds)}: extract others with `egovlpv2 extract --kind {self.kinds[0]}`")
 
     def prepare_data(self) -> None:
         """Extract the features that are missing; Lightning calls it on one process of each node."""

@@ -24,10 +24,23 @@ SET_ROOT = "set data.init_args.root (or the environment variable that the config
 COUNTED_IN_TRAINING = ("train_clips", "replaced_clips")
 """Counts that each process makes of its own share."""
 
+SHORTEST_CHUNK = 0.001  # seconds
+
 PAD_INDEX = -1  # the key that makes the shorter shares of an evaluation as long as the longest
 
 Sample = TypeVar("Sample", covariant=True)
 Collate = Callable[[list[Any]], object]
+
+
+def require_at_least(least: float, **settings: float) -> None:
+    """Refuse settings of a data module that are below `least`.
+
+    Raises:
+        ValueError: One is; the message names it.
+    """
+    for name, value in settings.items():
+        if not value >= least:  # not a number isn't either
+            raise ValueError(f"data.init_args.{name}={value}: give {least} or more")
 
 
 class Rows(Dataset[Sample]):
@@ -179,6 +192,8 @@ class LoaderDataModule(LightningDataModule):
     def __init__(self, batch_size: int = 8, eval_batch_size: int = 8, num_workers: int = 4, seed: int = 0,
                  drop_last: bool = True) -> None:
         super().__init__()
+        require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        require_at_least(0, num_workers=num_workers, seed=seed)
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed, self.drop_last = seed, drop_last
         self.counts: dict[str, int] = {}

@@ -11,10 +11,9 @@ from torch.utils.data import DataLoader
 
 from egovlpv2.batch import MomentBatch
 from egovlpv2.data_modules.grounding import ClipSpan, FeatureDataModule, FeatureRows
-from egovlpv2.data_modules.loaders import ResumableDataLoader
+from egovlpv2.data_modules.loaders import ResumableDataLoader, require_at_least
 from egovlpv2.data_modules.moments import Moments, read_classes, read_moments
 from egovlpv2.features import Features
-from egovlpv2.features.header import PER_QUERY
 from egovlpv2.io.schema import plain, shown
 
 _MAX_INSTANCES = 50  # of a clip, in training
@@ -79,11 +78,13 @@ class MQDataModule(FeatureDataModule):
     """
 
     evaluated = "clips"
+    kinds = ("projected", "dual", "unit")
 
     def __init__(self, root: str, features: str, train: str = "moments_train.json", val: str = "moments_val.json",
                  test: str | None = None, classes: str = "moment_classes_idx.json", num_steps: int = 928,
                  **kwargs: Any) -> None:
         super().__init__(root, features, train, val, test, **kwargs)
+        require_at_least(1, num_steps=num_steps)
         self.classes_file, self.num_steps = classes, num_steps
 
     @property
@@ -156,11 +157,6 @@ class MQDataModule(FeatureDataModule):
         return [clip.span for clip in self.clips(split)]
 
     def _dataset(self, split: str, training: bool = False) -> MQClips:
-        kind = self.folder.recipe.kind
-        if kind in PER_QUERY or kind == "trunk":
-            raise ValueError(f"{self.features} holds features of {'tokens' if kind == 'trunk' else 'queries'} (kind "
-                             f"{kind}), and moments need one of each window: extract others with `egovlpv2 extract "
-                             "--kind projected`")
         return MQClips(self.clips(split), self.read, self.classes, self.num_steps, training)
 
     def _collate(self, samples: list[MQSample | None]) -> MomentBatch:

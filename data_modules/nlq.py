@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from egovlpv2.batch import QueryBatch
 from egovlpv2.data_modules.grounding import ClipSpan, FeatureDataModule, FeatureRows, averaged, check_span, pad
-from egovlpv2.data_modules.loaders import ResumableDataLoader
+from egovlpv2.data_modules.loaders import ResumableDataLoader, require_at_least
 from egovlpv2.features import Features
 from egovlpv2.io.annotations import check_times
 from egovlpv2.io.nlq_files import AskedClip, AskedQuery, read_nlq
@@ -85,11 +85,14 @@ class NLQDataModule(FeatureDataModule):
     """
 
     evaluated = "queries"
+    kinds = ("fused", "transformed", "projected", "dual", "unit")
 
     def __init__(self, root: str, features: str, train: str = "nlq_train.json", val: str = "nlq_val.json",
                  test: str | None = None, max_positions: int = 256, highlight_margin: float = 0.1,
                  **kwargs: Any) -> None:
         super().__init__(root, features, train, val, test, **kwargs)
+        require_at_least(1, max_positions=max_positions)
+        require_at_least(0, highlight_margin=highlight_margin)
         self.max_positions, self.highlight_margin = max_positions, highlight_margin
 
     @property

@@ -17,7 +17,14 @@ from torch.utils.data import DataLoader
 from egovlpv2.batch import SummaryBatch
 from egovlpv2.data_modules.extraction import ExtractionSource, FeatureRecipe
 from egovlpv2.data_modules.grounding import feature_protocol
-from egovlpv2.data_modules.loaders import PAD_INDEX, LoaderDataModule, ResumableDataLoader, Rows
+from egovlpv2.data_modules.loaders import (
+    PAD_INDEX,
+    SHORTEST_CHUNK,
+    LoaderDataModule,
+    ResumableDataLoader,
+    Rows,
+    require_at_least,
+)
 from egovlpv2.data_modules.qfvs_files import (
     ShotFeatures,
     SummaryQuery,
@@ -117,6 +124,7 @@ class QFVSDataModule(LoaderDataModule):
         super().__init__(**kwargs)
         self.root, self.features, self.validate_on = Path(root), features, validate_on
         self.video_folder, self.weights = video_folder, weights
+        require_at_least(SHORTEST_CHUNK, chunk_seconds=chunk_seconds)
         self.chunk_seconds, self.image_fps = chunk_seconds, image_fps
         self.splits = split_videos(list(videos), test_video, validate_on)
         self.templates: list[Template] = [(single, double) for single, double in templates]

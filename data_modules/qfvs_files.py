@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from egovlpv2.data_modules.loaders import SET_ROOT
+from egovlpv2.data_modules.loaders import SET_ROOT, require_at_least
 from egovlpv2.data_modules.mat_file import read_variable
 from egovlpv2.features import FeatureFolder
 from egovlpv2.features.files import SUFFIX, read_plain
@@ -208,9 +208,8 @@ class ShotFeatures:
 
     def __init__(self, folder: str, max_segments: int, max_segment_shots: int, vmax: float,
                  cut_by: CutBy = "patches") -> None:
-        if max_segments < 1 or max_segment_shots < 1:
-            raise ValueError(f"data.init_args.max_segments={max_segments} and max_segment_shots={max_segment_shots}: "
-                             "give 1 or more")
+        require_at_least(1, max_segments=max_segments, max_segment_shots=max_segment_shots)
+        require_at_least(0, vmax=vmax)
         self.path, self.limits, self.cut_by = folder, (max_segments, max_segment_shots, vmax), cut_by
         self.settings = {"cut_by": cut_by, "max_segments": max_segments, "max_segment_shots": max_segment_shots,
                          "vmax": vmax}

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from egovlpv2.batch import Text, multi_hot
 from egovlpv2.data_modules.base import VideoDataModule
 from egovlpv2.data_modules.clips import ClipError, ClipReader, Failure, read_or_replace
-from egovlpv2.data_modules.loaders import PAD_INDEX, SET_ROOT, ResumableDataLoader, Rows
+from egovlpv2.data_modules.loaders import PAD_INDEX, SET_ROOT, ResumableDataLoader, Rows, require_at_least
 from egovlpv2.data_modules.questions import TaskQAQuestion, kind_names, most_frequent, read_questions
 from egovlpv2.heads.answers import read_answers
 from egovlpv2.tokenization import tokenize
@@ -170,8 +170,7 @@ class TaskQADataModule(VideoDataModule):
                  reasoning_types: str = "all_reasoning_types.txt", questions_per_video: int = 1, augment: bool = True,
                  **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if questions_per_video < 1:
-            raise ValueError(f"data.init_args.questions_per_video={questions_per_video}: give 1 or more")
+        require_at_least(1, questions_per_video=questions_per_video)
         self.root, self.split, self.videos = Path(root), split, Path(root) / videos
         self.train, self.val, self.test = train, val, test
         self.answer_file, self.kind_file = answers, reasoning_types

@@ -74,10 +74,7 @@ class HeadTask(MetricTask, Task):
         Raises:
             ValueError: The recipes differ; the message names the differences.
         """
-        recipe = asdict(data.folder.recipe)
-        different = [f"{name} {value} and {recipe[name]}" for name, value in before.items()
-                     if name in recipe and recipe[name] != value]
-        if different:
+        if different := data.folder.recipe.differences(before):
             raise ValueError(f"{source} was trained on other features than {data.features} ({'; '.join(different)}): "
                              "extract those of its recipe, or train a head on these")
 

@@ -230,7 +230,7 @@ class FeatureFolder:
         self.names = {path.stem for path in paths}
         self.recipe = read_recipe(paths[0])
         for path in paths[1:]:
-            if different := self.recipe.differences(read_recipe(path)):
+            if different := read_recipe(path).differences(asdict(self.recipe)):
                 raise ValueError(f"{paths[0]} and {path.name} don't go together ({'; '.join(different)}): keep the "
                                  "features of each model and each recipe in a folder of their own")
 
@@ -269,7 +269,7 @@ def check_same_recipe(out: Path, recipe: Recipe, queries: Mapping[str, Sequence[
     """
     for path in sorted(out.glob(f"*{SUFFIX}")):
         there, known = read_plain(path)
-        if different := there.differences(recipe):
+        if different := recipe.differences(asdict(there)):
             raise ValueError(f"{path} is of another recipe (there and here: {'; '.join(different)}): write to another "
                              "folder with --out, or delete those files")
         if new := set(queries.get(path.stem, [])).difference(known):

@@ -61,10 +61,10 @@ class Recipe:
         """Make the sliding windows of a video, which may be a folder of chunks of `chunk_seconds` each."""
         return Windows(self.fps, self.window, self.stride, self.frames, self.size, chunk_seconds, self.frame_rule)
 
-    def differences(self, other: "Recipe") -> list[str]:
-        """Describe the differences from another recipe."""
-        mine, others = asdict(self), asdict(other)
-        return [f"{key} {mine[key]} and {others[key]}" for key in mine if mine[key] != others[key]]
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """Describe where other settings, by name, differ from this recipe, theirs first; absent ones don't count."""
+        return [f"{key} {other[key]} and {value}" for key, value in asdict(self).items()
+                if key in other and other[key] != value]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def _checked(plain: dict[str, Any], source: str) -> Header:
     recipe = plain.get("recipe")
     if isinstance(recipe, dict) and "checkpoint" in recipe and "crop" not in recipe:
         raise ValueError(f"{source}: the features are of an earlier version, which left the edges of each picture's "
-                         "largest square out: delete the file, or choose another folder, and extract it anew")
+                         "largest square out: delete the files of this folder, or choose another one, and run "
+                         "`egovlpv2 extract` (or `index`) again")
     header = check(plain, Header, source, forbid_unknown=True)
     for name, number in (("fps", header.recipe.fps), ("duration", header.duration)):
         if not isfinite(number):

@@ -146,7 +146,7 @@ def add(folder: Path, made_with: IndexManifest, sources: Sequence[VideoSource], 
 
 
 def _refuse_another(name: str, there: VideoEntry, new: VideoEntry) -> None:
-    """Two videos of one name don't share their embeddings; one that has moved, or got more chunks, is the same video."""
+    """Two videos of one name don't share their embeddings; one that has moved, or got more chunks, is the same one."""
     if there.files[0] != new.files[0] and Path(there.files[0]).exists():
         raise ValueError(f"the index has a video {name!r} already, {there.files[0]}, and {new.files[0]} is another: "
                          "rename one of them, or index it into another folder with --out")

@@ -263,9 +263,8 @@ def _open_head(path: str | None, weights: str, size: int) -> _OpenedHead:
                          f"{weights} is {here}: give those weights")
     recipe = Recipe(facts["kind"], facts["dim"], 1.0, SHOT_SECONDS, SHOT_SECONDS, _SHOT_FRAMES, size, here)
     before = read_head_features(Path(path))
-    if different := [f"{name} {before[name]} and {getattr(recipe, name)}"
-                     for name in ("frames", "size", "crop", "frame_rule")
-                     if before.get(name, getattr(recipe, name)) != getattr(recipe, name)]:
+    looks = {name: value for name, value in before.items() if name in ("frames", "size", "crop", "frame_rule")}
+    if different := recipe.differences(looks):
         raise ValueError(f"{path} was trained on other features than are computed here ({'; '.join(different)}): train "
                          "a head on those")
     note = "" if before else (f"{path} doesn't contain the recipe of the features it was trained on; older versions "

@@ -243,8 +243,9 @@ def test_overfit_batches_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "value", "least"), [
     ("num_frames", 0, 1), ("eval_num_frames", 0, 1), ("eval_num_frames", -1, 1), ("max_tokens", 2, 3),
-    ("eval_max_tokens", 0, 3),
+    ("eval_max_tokens", 0, 3), ("size", 0, 1), ("batch_size", 0, 1), ("eval_batch_size", -3, 1),
+    ("num_workers", -1, 0), ("seed", -1, 0), ("max_failed_share", float("nan"), 0),
 ])
-def test_too_few_frames_or_tokens_are_refused_by_name(name: str, value: int, least: int) -> None:
+def test_settings_below_their_bounds_are_refused_by_name(name: str, value: int, least: int) -> None:
     with pytest.raises(ValueError, match=f"data.init_args.{name}={value}: give {least} or more"):
         VideoDataModule(**{name: value})

@@ -14,6 +14,7 @@ from egovlpv2.data_modules.mq import MQDataModule
 from egovlpv2.data_modules.nlq import NLQDataModule
 from egovlpv2.features import read_features
 from egovlpv2.model.backbone import Backbone
+from egovlpv2.types import FeatureKind
 
 RECIPES = {"nlq": FeatureRecipe("fused", fps=1.0, window=4, stride=4, frames=2),
            "mq": FeatureRecipe("projected", fps=1.0, window=4, stride=4, frames=2)}
@@ -73,3 +74,22 @@ def test_features_of_another_recipe_are_refused(make: Callable[..., FeatureDataM
 def test_without_videos_nothing_is_extracted(make: Callable[..., FeatureDataModule], tmp_path: Path) -> None:
     make("mq", videos=None).prepare_data()
     assert not (tmp_path / "features").exists()
+
+
+@pytest.mark.parametrize(("task", "kind"), [("nlq", "trunk"), ("mq", "trunk"), ("mq", "fused"), ("mq", "transformed")])
+def test_a_recipe_of_a_kind_that_the_data_set_does_not_take(task: str, kind: FeatureKind,
+                                                            make: Callable[..., FeatureDataModule]) -> None:
+    with pytest.raises(ValueError, match=f"data.init_args.recipe: features of kind {kind}, and .*extract --kind "):
+        make(task, recipe=FeatureRecipe(kind))
+
+
+@pytest.mark.parametrize("name", ["fps", "window", "stride", "frames"])
+def test_a_recipe_of_nothing(name: str) -> None:
+    with pytest.raises(ValueError, match=f"data.init_args.recipe.{name}=0: give a number above 0"):
+        FeatureRecipe("projected", **{name: 0})
+
+
+@pytest.mark.parametrize(("task", "name"), [("nlq", "max_positions"), ("mq", "num_steps"), ("mq", "chunk_seconds")])
+def test_settings_below_their_bounds_are_named(task: str, name: str, make: Callable[..., FeatureDataModule]) -> None:
+    with pytest.raises(ValueError, match=f"data.init_args.{name}=0: give "):
+        make(task, **{name: 0})

@@ -306,7 +306,7 @@ def test_bad_files_are_named(make: Callable[..., MQDataModule], tmp_path: Path) 
 @pytest.mark.parametrize("kind", ["fused", "transformed"])
 def test_features_of_queries_are_refused(make: Callable[..., MQDataModule], tmp_path: Path, kind: str) -> None:
     write_features(tmp_path / "features", "a", 10.0, kind)
-    with pytest.raises(ValueError, match=rf"features of queries \(kind {kind}\).*--kind projected"):
+    with pytest.raises(ValueError, match=rf"features: features of kind {kind}, and MQDataModule .*--kind projected"):
         make(clip("a", [row("wash", 1, 2)])).val_dataloader()
 
 

@@ -364,8 +364,8 @@ def test_missing_oracles_are_named(root: Path) -> None:
     ({"templates": [("{} {}", "{} and {}")]}, "should be a text with one {} and a text with two"),
     ({"templates": [("{} {0}", "{} and {}")]}, "without other braces"),
     ({"templates": [("{} ", "{} and {}")]}, "or spaces at their ends"),
-    ({"max_segments": 0}, "data.init_args.max_segments=0 and max_segment_shots=200: give 1 or more"),
-    ({"max_segment_shots": 0}, "max_segment_shots=0: give 1 or more"),
+    ({"max_segments": 0}, "data.init_args.max_segments=0: give 1 or more"),
+    ({"max_segment_shots": 0}, "data.init_args.max_segment_shots=0: give 1 or more"),
 ])
 def test_bad_options_are_named(root: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -261,8 +261,8 @@ def test_features_of_the_former_crop_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     write(path)
     rewrite(path, lambda _, plain: [plain["recipe"].pop(name) for name in ("crop", "frame_rule")])
-    with pytest.raises(ValueError, match="a.safetensors, header: the features are of an earlier version, .* extract it "
-                                         "anew"):
+    with pytest.raises(ValueError, match="a.safetensors, header: the features are of an earlier version, .* run "
+                                         "`egovlpv2 extract` .or `index`. again"):
         read_features(path)
 
 
