@@ -78,41 +78,37 @@ class ChoiceAccuracies(WrapperMetric):
         return {name: module for name, module in self.accuracies.items() if isinstance(module, EgoMCQAccuracy)}
 
 
-class EgoMCQEvaluation:
-    """An evaluation of any backbone on EgoMCQ.
+class EgoMCQTask(MetricTask, BackboneTask):
+    """Base class of the tasks whose backbone is evaluated on EgoMCQ."""
 
-    Args:
-        scores: Names of the scores to evaluate, see `choice_scores`.
-        monitor: The accuracy that ranks checkpoints, see `EgoMCQ`.
-    """
+    name = "egomcq"
+    monitor: Monitor
+    scores: tuple[str, ...]
 
-    def __init__(self, scores: Sequence[str] = SCORES, monitor: Monitor = "intra") -> None:
-        self.scores, self.monitor = tuple(scores), monitor
+    def make_choice_metrics(self, monitor: Monitor, scores: Sequence[str] = SCORES) -> None:
+        """Make the accuracies of some scores, see `choice_scores`; `monitor` ranks checkpoints, see `EgoMCQ`."""
+        self.monitor, self.scores = monitor, tuple(scores)
+        self.make_metrics(lambda: ChoiceAccuracies(self.scores))
 
-    def make_metric(self) -> ChoiceAccuracies:
-        """The accuracies of the scores."""
-        return ChoiceAccuracies(self.scores)
-
-    def update(self, metric: ChoiceAccuracies, backbone: Backbone, batch: ChoiceBatch) -> None:
-        """Update a metric with a batch; one without questions changes nothing."""
+    def update_metric(self, metric: ChoiceAccuracies, batch: ChoiceBatch) -> None:
         if len(batch["answer"]):
-            metric.update(choice_scores(backbone, batch, self.scores), batch["answer"], batch["kind"])
+            metric.update(choice_scores(self.backbone, batch, self.scores), batch["answer"], batch["kind"])
 
-    def score(self, values: dict[str, Tensor]) -> Tensor:
+    def score(self, split: Split, values: dict[str, Tensor]) -> Tensor:
         """The monitored accuracy of the last score (`ensemble`); of the other questions if it is missing."""
         kinds = {name.rpartition("/")[2]: value for name, value in values.items()
                  if name.startswith(f"{self.scores[-1]}/")}
         return kinds.get(self.monitor, torch.stack(list(kinds.values())).mean())
 
-    def predict(self, backbone: Backbone, batch: ChoiceBatch) -> list[dict[str, Any]]:
+    def predict_step(self, batch: ChoiceBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Key, scores, answer and kind of each question that could be read, in the order of the file."""
-        scores = choice_scores(backbone, batch, self.scores) if len(batch["answer"]) else {}
+        scores = choice_scores(self.backbone, batch, self.scores) if len(batch["answer"]) else {}
         rows = [{name: values[i].tolist() for name, values in scores.items()} for i in range(len(batch["answer"]))]
         return [{"question": key} | row | {"answer": int(answer), "types": int(kind)}
                 for key, row, answer, kind in zip(batch["key"], rows, batch["answer"], batch["kind"], strict=True)]
 
 
-class EgoMCQ(MetricTask, BackboneTask):
+class EgoMCQ(EgoMCQTask):
     """Zero-shot EgoMCQ: `egovlpv2 validate` and `egovlpv2 test`.
 
     Args:
@@ -122,19 +118,6 @@ class EgoMCQ(MetricTask, BackboneTask):
             Where a file has no questions of that kind, it is that of the others.
     """
 
-    name = "egomcq"
-
     def __init__(self, backbone: BackboneConfig, weights: str | None = None, monitor: Monitor = "intra") -> None:
         super().__init__(backbone, None, weights)
-        self.monitor, self.evaluation = monitor, EgoMCQEvaluation(monitor=monitor)
-        self.make_metrics(self.evaluation.make_metric)
-
-    def update_metric(self, metric: ChoiceAccuracies, batch: ChoiceBatch) -> None:
-        self.evaluation.update(metric, self.backbone, batch)
-
-    def score(self, split: Split, values: dict[str, Any]) -> Tensor:
-        return self.evaluation.score(values)
-
-    def predict_step(self, batch: ChoiceBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """A row for each question, see `EgoMCQEvaluation.predict`."""
-        return self.evaluation.predict(self.backbone, batch)
+        self.make_choice_metrics(monitor)

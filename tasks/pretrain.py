@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from egovlpv2.batch import ChoiceBatch, ClipBatch
+from egovlpv2.batch import ClipBatch
 from egovlpv2.distributed import broadcast_from_rank0, exchange_rows, gather, local_shard, world_size
 from egovlpv2.losses import (
     NegativesBy,
@@ -23,13 +23,11 @@ from egovlpv2.model.backbone import Trunk
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.released_init import init_as_released
 from egovlpv2.optim import OptimizerConfig
-from egovlpv2.tasks.base import BackboneTask
-from egovlpv2.tasks.egomcq import SCORES, ChoiceAccuracies, EgoMCQEvaluation, Monitor
-from egovlpv2.tasks.metric_task import MetricTask, Split
+from egovlpv2.tasks.egomcq import SCORES, EgoMCQTask, Monitor
 from egovlpv2.tokenization import load_fitting_tokenizer
 
 
-class Pretrain(MetricTask, BackboneTask):
+class Pretrain(EgoMCQTask):
     """Pre-train a backbone on EgoClip and evaluate it on EgoMCQ.
 
     The weight of EgoNCE is 1 - `mlm_weight` - `vtm_weight` (paper: 0.25, with 0.25 and 0.5).
@@ -50,7 +48,6 @@ class Pretrain(MetricTask, BackboneTask):
         monitor: See `EgoMCQ`.
     """
 
-    name = "egomcq"
     special_ids: Tensor
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None,
@@ -67,9 +64,7 @@ class Pretrain(MetricTask, BackboneTask):
         self.positives, self.masked_share, self.negatives_by = positives, masked_share, negatives_by
         self.temperature, self.negative_temperature = temperature, negative_temperature
         self.loss_weights = {"ego_nce": 1 - mlm_weight - vtm_weight, "mlm": mlm_weight, "vtm": vtm_weight}
-        self.scores = ("dual",) if vtm_weight == 0 else SCORES  # without VTM, the match head is untrained
-        self.monitor, self.evaluation = monitor, EgoMCQEvaluation(self.scores, monitor)
-        self.make_metrics(self.evaluation.make_metric)
+        self.make_choice_metrics(monitor, ("dual",) if vtm_weight == 0 else SCORES)  # the match head is untrained then
         if mlm_weight == vtm_weight == 0:
             self.backbone.freeze_fusion()
         tokenizer = load_fitting_tokenizer(backbone.text.tokenizer, self.backbone.text_tower)
@@ -141,16 +136,6 @@ class Pretrain(MetricTask, BackboneTask):
         logits = self.backbone.mlm_logits_from(states[chosen])  # (tokens, V)
         loss = F.cross_entropy(logits.float(), batch["text"]["input_ids"][chosen], reduction="sum")
         return loss * world_size() / masked.chosen.sum().clamp(min=1)
-
-    def update_metric(self, metric: ChoiceAccuracies, batch: ChoiceBatch) -> None:
-        self.evaluation.update(metric, self.backbone, batch)
-
-    def score(self, split: Split, values: dict[str, Any]) -> Tensor:
-        return self.evaluation.score(values)
-
-    def predict_step(self, batch: ChoiceBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """A row for each question of EgoMCQ, see `EgoMCQEvaluation.predict`."""
-        return self.evaluation.predict(self.backbone, batch)
 
     def on_train_epoch_end(self) -> None:
         for tower in ("video", "text"):
