@@ -2,10 +2,15 @@
 
 import hashlib
 import os
+from typing import TYPE_CHECKING
 
 from egovlpv2.checkpoints.weights import load_backbone
 from egovlpv2.device import pick_device
 from egovlpv2.model.backbone import Backbone
+from egovlpv2.tokenization import load_fitting_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def open_backbone(weights: str | os.PathLike[str], num_frames: int, device: str | None = None) -> Backbone:
@@ -21,6 +26,15 @@ def open_backbone(weights: str | os.PathLike[str], num_frames: int, device: str 
     """
     picked = pick_device(device)
     return load_backbone(weights, num_frames=num_frames).to(picked)
+
+
+def open_tokenizer(backbone: Backbone, name_or_path: str | None = None) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer of a backbone, or another one that fits its text tower.
+
+    Raises:
+        ValueError: As `load_fitting_tokenizer`.
+    """
+    return load_fitting_tokenizer(name_or_path or backbone.config.text.tokenizer, backbone.text_tower)
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:

@@ -12,7 +12,7 @@ from typing import get_args
 
 from torch.utils.data import DataLoader
 
-from egovlpv2.checkpoints.inference import fingerprint, open_backbone
+from egovlpv2.checkpoints.inference import fingerprint, open_backbone, open_tokenizer
 from egovlpv2.command.parser import check_arguments
 from egovlpv2.device import autocast
 from egovlpv2.features.blocks import Blocks, Read
@@ -25,7 +25,6 @@ from egovlpv2.features.query_encoding import EncodedQueries
 from egovlpv2.features.work_queue import VideoQueue
 from egovlpv2.io.files import make_folder
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.tokenization import load_fitting_tokenizer
 from egovlpv2.types import Count, FeatureKind, FrameRuleName, NumTokens, NumWorkers, Precision, Rate, Seconds
 from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.container import VideoError
@@ -111,9 +110,7 @@ def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, ki
     backbone = open_backbone(weights, frames, device)
     recipe = make_recipe(backbone, weights, kind, fps=fps, window=window, stride=stride, frames=frames,
                          frame_rule=frame_rule)
-    text_tokenizer = None
-    if asked:
-        text_tokenizer = load_fitting_tokenizer(tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
+    text_tokenizer = open_tokenizer(backbone, tokenizer) if asked else None
     prepare_folder(Path(out), recipe, asked)
     encoder = FeatureEncoder(backbone, recipe, text_tokenizer, max_tokens, autocast(precision, backbone.device))
     queue = VideoQueue(sources, Path(out), recipe.windows(chunk_seconds), batch_size)

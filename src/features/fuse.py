@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from egovlpv2.checkpoints.inference import fingerprint, open_backbone
+from egovlpv2.checkpoints.inference import fingerprint, open_backbone, open_tokenizer
 from egovlpv2.command.parser import check_arguments
 from egovlpv2.device import autocast
 from egovlpv2.features.extract import ExtractionReport, prepare_folder
@@ -23,7 +23,6 @@ from egovlpv2.features.locks import Claim, claim
 from egovlpv2.features.queries import read_queries
 from egovlpv2.features.query_encoding import encode_queries, fuse_with_queries, mean_patch_tokens
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.tokenization import load_fitting_tokenizer
 from egovlpv2.types import Count, NumTokens, PerQueryKind, Precision
 
 
@@ -57,7 +56,7 @@ def fuse_features(trunks: str | Path, weights: str, out: str | Path, queries: Se
         raise ValueError(f"no query is of any of the {len(folder.names)} videos in {trunks}: the queries are of "
                          f"{next(iter(asked), None)!r} and others, the videos are {min(folder.names)!r} and others")
     backbone = open_backbone(weights, folder.recipe.frames, device)
-    text_tokenizer = load_fitting_tokenizer(tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
+    text_tokenizer = open_tokenizer(backbone, tokenizer)
     recipe = replace(folder.recipe, kind=kind)
     prepare_folder(Path(out), recipe, asked)
     fuser = _Fuser(backbone, text_tokenizer, max_tokens, folder, recipe, batch_size,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from egovlpv2.batch import text_to
 from egovlpv2.checkpoints.head_weights import read_answer_head
-from egovlpv2.checkpoints.inference import open_backbone
+from egovlpv2.checkpoints.inference import open_backbone, open_tokenizer
 from egovlpv2.checkpoints.weights import num_frames_of
 from egovlpv2.command.options import require_text
 from egovlpv2.command.parser import check_arguments
@@ -18,7 +18,7 @@ from egovlpv2.device import autocast
 from egovlpv2.features.query_encoding import warn_if_truncated
 from egovlpv2.heads.answers import AnswerHead, read_answers
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.tokenization import load_fitting_tokenizer, tokenize
+from egovlpv2.tokenization import tokenize
 from egovlpv2.types import Count, NumTokens, Precision
 from egovlpv2.video.decode import read_frames, video_info
 from egovlpv2.video.sampling import uniform_times
@@ -80,7 +80,7 @@ def ask(video: str | Path, question: str, weights: str, *, start: float = 0.0, e
     require_text("--question", question, "ask something")
     model = open_answer_model(weights, answers, max_tokens, device)
     backbone = model.backbone
-    text_tokenizer = load_fitting_tokenizer(tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
+    text_tokenizer = open_tokenizer(backbone, tokenizer)
     warn_if_truncated(text_tokenizer, "question", question, model.max_tokens)
     text = tokenize(text_tokenizer, [question], model.max_tokens)
     frames = _read(Path(video), start, inf if end is None else end, model)[None]  # (1, T, 3, H, W)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from egovlpv2.checkpoints.inference import open_backbone
+from egovlpv2.checkpoints.inference import open_backbone, open_tokenizer
 from egovlpv2.checkpoints.weights import resize_frames
 from egovlpv2.command.options import require_text
 from egovlpv2.command.parser import check_arguments
@@ -22,7 +22,6 @@ from egovlpv2.io.files import atomic_write, make_folder_of
 from egovlpv2.model.attention_maps import Attention, Words, attend_words, read_words, text_layers
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.fusion import CrossAttention
-from egovlpv2.tokenization import load_fitting_tokenizer
 from egovlpv2.types import Count, NumTokens, Precision
 from egovlpv2.video.decode import Clip, VideoInfo, read_frames, video_info
 from egovlpv2.video.sampling import uniform_times
@@ -111,7 +110,7 @@ def attend(video: str | Path, text: str, weights: str, out: str | Path = "attent
     info = video_info(path)
     backbone = open_backbone(weights, frames, device)
     maps = _pick_maps(backbone, weights, layers, heads)
-    tokens = load_fitting_tokenizer(tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
+    tokens = open_tokenizer(backbone, tokenizer)
     warn_if_truncated(tokens, "text", text, max_tokens)
     read = read_words(tokens, text, max_tokens)
     if not read.labels:

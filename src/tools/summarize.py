@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from egovlpv2.checkpoints.head_weights import read_head_features, read_summary_head
-from egovlpv2.checkpoints.inference import fingerprint, open_backbone
+from egovlpv2.checkpoints.inference import fingerprint, open_backbone, open_tokenizer
 from egovlpv2.command.options import require_text
 from egovlpv2.command.parser import check_arguments
 from egovlpv2.device import autocast
@@ -38,7 +38,6 @@ from egovlpv2.heads.summary import (
 from egovlpv2.io.files import atomic_write, make_folder_of
 from egovlpv2.metrics.summary import select
 from egovlpv2.model.backbone import Backbone, Trunk
-from egovlpv2.tokenization import load_fitting_tokenizer
 from egovlpv2.types import Count, Fraction, NumTokens, NumWorkers, Precision, Rate, Seconds
 from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.container import VideoError
@@ -133,7 +132,7 @@ def summarize(video: str | Path, query: str, weights: str, out: str | Path = "su
     source = _only(find_videos([video], image_fps))
     _check_out(Path(out), source)
     backbone = open_backbone(weights, _SHOT_FRAMES, device)
-    text_tokenizer = load_fitting_tokenizer(tokenizer or backbone.config.text.tokenizer, backbone.text_tower)
+    text_tokenizer = open_tokenizer(backbone, tokenizer)
     warn_if_truncated(text_tokenizer, "query", query, max_tokens)
     opened = _open_head(head, weights, backbone.video_tower.patch_embed.img_size[0])
     duration = source.duration(chunk_seconds)
