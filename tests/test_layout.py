@@ -28,7 +28,7 @@ ARROWS = {
     "model": ("batch", "io"),
     "heads": ("io", "metrics"),
     "video": ("command", "io", "types"),
-    "checkpoints": ("command", "device", "heads", "io", "model", "types"),
+    "checkpoints": ("command", "device", "heads", "io", "model", "tokenization", "types"),
     "viz": ("batch", "io", "model"),
     "training": ("checkpoints", "command", "io"),
     "features": ("batch", "checkpoints", "command", "device", "io", "model", "tokenization", "types", "video"),
