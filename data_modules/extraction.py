@@ -102,9 +102,11 @@ class ExtractionSource:
             _log.warning("some clips have no features in %s, and %s is not there to extract them", out, gone[0])
         elif missing:
             sources = [source for source in find_videos([self.videos], self.image_fps) if source.name in missing]
+            settings = asdict(recipe)
+            settings["num_frames"] = settings.pop("frames")
             places = [str(source.place) for source in sources]
             self._repeat(out, [source.name for source in sources], lambda: extract_features(
-                places, self.weights, out, **asdict(recipe), queries=list(queries) or None,
+                places, self.weights, out, **settings, queries=list(queries) or None,
                 chunk_seconds=self.chunk_seconds, image_fps=self.image_fps, num_workers=max(self.num_workers, 1),
                 device=self.device, precision=self.precision))
 

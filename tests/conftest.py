@@ -42,7 +42,7 @@ def usual_signals() -> None:
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy world of a few short videos."""
     root = tmp_path_factory.mktemp("toy")
-    generate(root, workers=1, train_videos=6, val_videos=5, test_videos=5, val_questions=6, test_questions=6,
+    generate(root, num_workers=1, train_videos=6, val_videos=5, test_videos=5, val_questions=6, test_questions=6,
              shortest_video=18.0, longest_video=20.0, chunk_seconds=8, fps=8)
     return root
 

@@ -145,7 +145,7 @@ class ToyWorld:
         return f"The toy world is in {self.root}; see {self.root / 'contact_sheet.png'}"
 
 
-def write_toy_world(out: str | Path = "data/toy", *, workers: Count | None = None, train_videos: Count = 260,
+def write_toy_world(out: str | Path = "data/toy", *, num_workers: Count | None = None, train_videos: Count = 260,
                     val_videos: FiveOrMore = 20, test_videos: FiveOrMore = 32, val_questions: Count = 120,
                     test_questions: Count = 240, shortest_video: LongSeconds = 32.0, longest_video: LongSeconds = 44.0,
                     chunk_seconds: Count = 20, fps: Count = 10, seed: NonNegativeInt = 0) -> ToyWorld:
@@ -153,7 +153,7 @@ def write_toy_world(out: str | Path = "data/toy", *, workers: Count | None = Non
 
     Args:
         out: the folder to write to
-        workers: processes; as many as there are cores if not given
+        num_workers: processes; as many as there are cores if not given
         train_videos: videos to train on
         val_videos: videos of rooms and event pairs that are not trained on
         test_videos: the same, of yet other rooms
@@ -176,12 +176,12 @@ def write_toy_world(out: str | Path = "data/toy", *, workers: Count | None = Non
     return generate(arguments.pop("out"), **arguments)
 
 
-def generate(root: str | Path, *, workers: int | None = None, **parameters: float) -> ToyWorld:
+def generate(root: str | Path, *, num_workers: int | None = None, **parameters: float) -> ToyWorld:
     """Write a world into a folder, unless the same one lies there already.
 
     Args:
         root: The folder.
-        workers: Processes; as many as there are cores if not given.
+        num_workers: Processes; as many as there are cores if not given.
         **parameters: Those of `World`.
     """
     root, world = Path(root), World(**parameters)  # type: ignore[arg-type]  # mypy doesn't match names of a dict
@@ -195,7 +195,7 @@ def generate(root: str | Path, *, workers: int | None = None, **parameters: floa
             old.unlink()
         videos = world.script()
         _write_annotations(videos, root, world)
-        _write_videos(videos, root, world, min(workers or usable_cores(), len(videos)))
+        _write_videos(videos, root, world, min(num_workers or usable_cores(), len(videos)))
         write_ek100(videos, root / "ek100", root, world.chunk_seconds, write_text)  # these link to the videos
         write_charades_ego(videos, root / "charades_ego", root, world.chunk_seconds, write_text)
         write_grounding(videos, root, world.chunk_seconds, write_text)

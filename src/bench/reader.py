@@ -30,9 +30,9 @@ from tqdm import tqdm
 from egovlpv2.bench.measure import BenchOptions, Figure
 from egovlpv2.video.decode import read_chunks, read_frames, video_info
 from egovlpv2.video.encode import Settings
-from egovlpv2.video.open_files import drop_file, open_file
 from egovlpv2.video.prepare import find_raw_videos
 from egovlpv2.video.prepared import prepare_video
+from egovlpv2.video.reader import drop_file, open_file
 from egovlpv2.video.sampling import jittered_times
 from egovlpv2.video.transforms import TrainTransform
 

@@ -16,8 +16,8 @@ _HINTS = {
 }
 _NO_MEMORY = ("the memory doesn't suffice: give a smaller --batch-size, fewer --num-workers, or smaller pictures, or "
               "stop other programs")
-_KILLED = ("a helper process was killed, mostly because memory doesn't suffice: give fewer processes (--num-workers or "
-           "--workers) or a smaller --batch-size")
+_KILLED = ("a helper process was killed, mostly because memory doesn't suffice: give fewer processes (--num-workers) "
+           "or a smaller --batch-size")
 _RUNTIME = ((re.compile("can't allocate memory|out of memory|bad_alloc|(calculation|multiplication) overflow",
                         re.IGNORECASE), _NO_MEMORY),
             (re.compile(r"DataLoader worker|process pool was terminated abruptly"), _KILLED))

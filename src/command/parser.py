@@ -17,7 +17,7 @@ from egovlpv2.command.signature import REQUIRED, Parameter, Signature
 
 # Options of earlier versions, of all commands or of one.
 _RENAMED = {"--max-words": "--max-tokens", "--max_words": "--max-tokens", "egovlpv2 complexity --words": "--num-tokens",
-            "egovlpv2 cost --words": "--num-tokens"}
+            "egovlpv2 cost --words": "--num-tokens", "--frames": "--num-frames", "--workers": "--num-workers"}
 
 
 class _HelpFormatter(DefaultHelpFormatter):

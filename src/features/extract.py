@@ -62,7 +62,7 @@ class ExtractionReport:
 
 def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, kind: FeatureKind = "dual",
                      queries: Sequence[str] | None = None, fps: Rate = 30.0, window: Count = 16, stride: Count = 16,
-                     frames: Count = 4, frame_rule: FrameRuleName = "centre", chunk_seconds: Seconds = 600.0,
+                     num_frames: Count = 4, frame_rule: FrameRuleName = "centre", chunk_seconds: Seconds = 600.0,
                      image_fps: Rate | None = None, batch_size: Count = 32, num_workers: NumWorkers = 2,
                      max_tokens: NumTokens = 30, tokenizer: str | None = None, device: str | None = None,
                      precision: Precision | None = None) -> ExtractionReport:
@@ -81,7 +81,7 @@ def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, ki
         fps: frames a second in which window and stride count
         window: length of a window in such frames
         stride: from one window's start to the next
-        frames: frames of a window that the model sees
+        num_frames: frames of a window that the model sees
         frame_rule: frames at the centres of equal segments of a window, or the windows and frames of the released
             code, 1.87 a second
         chunk_seconds: length of the files of a chunked video
@@ -107,8 +107,8 @@ def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, ki
     sources = find_videos(videos, image_fps)
     if asked:
         sources = _with_queries(sources, asked)
-    backbone = open_backbone(weights, frames, device)
-    recipe = make_recipe(backbone, weights, kind, fps=fps, window=window, stride=stride, frames=frames,
+    backbone = open_backbone(weights, num_frames, device)
+    recipe = make_recipe(backbone, weights, kind, fps=fps, window=window, stride=stride, num_frames=num_frames,
                          frame_rule=frame_rule)
     text_tokenizer = open_tokenizer(backbone, tokenizer) if asked else None
     prepare_folder(Path(out), recipe, asked)
@@ -118,11 +118,11 @@ def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, ki
 
 
 def make_recipe(backbone: Backbone, weights: str, kind: FeatureKind, *, fps: float, window: int, stride: int,
-                frames: int, frame_rule: FrameRuleName = "centre") -> Recipe:
+                num_frames: int, frame_rule: FrameRuleName = "centre") -> Recipe:
     """Make the recipe of features of a backbone."""
     assert kind in get_args(FeatureKind)
     width = backbone.config.projector[-1] if kind in ("projected", "unit") else backbone.video_tower.dim
-    return Recipe(kind, width, fps, window, stride, frames, backbone.video_tower.patch_embed.img_size[0],
+    return Recipe(kind, width, fps, window, stride, num_frames, backbone.video_tower.patch_embed.img_size[0],
                   fingerprint(weights), frame_rule=frame_rule)
 
 

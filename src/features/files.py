@@ -270,8 +270,8 @@ def check_same_recipe(out: Path, recipe: Recipe, queries: Mapping[str, Sequence[
     for path in sorted(out.glob(f"*{SUFFIX}")):
         there, known = read_plain(path)
         if different := recipe.differences(asdict(there)):
-            raise ValueError(f"{path} is of another recipe (there and here: {'; '.join(different)}): write to another "
-                             "folder with --out, or delete those files")
+            raise ValueError(f"{path} is of another recipe (there and here: {'; '.join(different)}): give "
+                             "another folder (--out, or data.init_args.features of a fit), or delete those files")
         if new := set(queries.get(path.stem, [])).difference(known):
-            raise ValueError(f"{path} lacks {len(new)} queries of its video, {min(new)!r} for one: write to another "
-                             "folder with --out, or delete it")
+            raise ValueError(f"{path} lacks {len(new)} queries of its video, {min(new)!r} for one: give another folder "
+                             "(--out, or data.init_args.features of a fit), or delete it")

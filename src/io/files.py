@@ -86,9 +86,9 @@ def make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"--out {out} can't be made ({error.strerror}): give another folder") from error
+        raise ValueError(f"the folder {out} can't be made ({error.strerror}): give another one") from error
     if not os.access(out, os.W_OK):
-        raise ValueError(f"--out {out} can't be written to: give another folder, or change its permissions")
+        raise ValueError(f"the folder {out} can't be written to: give another one, or change its permissions")
 
 
 def make_folder_of(file: Path) -> None:

@@ -47,10 +47,10 @@ class IndexReport(ExtractionReport):
 
 
 def build_index(videos: Sequence[str], weights: str, out: str | Path = "index", *, seconds: Seconds = 2.0,
-                every: Seconds = 1.0, frames: Count = 4, chunk_seconds: Seconds = 600.0, image_fps: Rate | None = None,
-                batch_size: Count = 32, num_workers: NumWorkers = 2, max_tokens: NumTokens = 30,
-                tokenizer: str | None = None, device: str | None = None, precision: Precision | None = None
-                ) -> IndexReport:
+                every: Seconds = 1.0, num_frames: Count = 4, chunk_seconds: Seconds = 600.0,
+                image_fps: Rate | None = None, batch_size: Count = 32, num_workers: NumWorkers = 2,
+                max_tokens: NumTokens = 30, tokenizer: str | None = None, device: str | None = None,
+                precision: Precision | None = None) -> IndexReport:
     """Make videos searchable by text: embed their windows into an index.
 
     What is in the index stays; only new and changed videos are embedded.
@@ -61,7 +61,7 @@ def build_index(videos: Sequence[str], weights: str, out: str | Path = "index", 
         out: the index's folder; what is in it stays
         seconds: length of a window
         every: seconds from one window's start to the next
-        frames: frames of a window that the model sees
+        num_frames: frames of a window that the model sees
         chunk_seconds: length of the files of a chunked video
         image_fps: pictures a second, where a video is a folder of pictures
         batch_size: windows at a time
@@ -79,8 +79,9 @@ def build_index(videos: Sequence[str], weights: str, out: str | Path = "index", 
     check_arguments(build_index, locals())
     window, stride = _milliseconds("seconds", seconds), _milliseconds("every", every)
     sources = find_videos(videos, image_fps)
-    backbone = open_backbone(weights, frames, device)
-    recipe = make_recipe(backbone, weights, "unit", fps=float(_FPS), window=window, stride=stride, frames=frames)
+    backbone = open_backbone(weights, num_frames, device)
+    recipe = make_recipe(backbone, weights, "unit", fps=float(_FPS), window=window, stride=stride,
+                         num_frames=num_frames)
     out = Path(out)
     prepare_folder(out, recipe, {})
     name = tokenizer or backbone.config.text.tokenizer

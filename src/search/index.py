@@ -15,12 +15,13 @@ from tqdm import tqdm
 
 from egovlpv2.batch import Text, text_to
 from egovlpv2.checkpoints.inference import fingerprint, open_backbone
+from egovlpv2.command.parser import check_arguments
 from egovlpv2.device import autocast
 from egovlpv2.search.manifest import VideoEntry, read_manifest
 from egovlpv2.search.moments import Moment
 from egovlpv2.search.store import EmbeddingStore
 from egovlpv2.tokenization import load_fitting_tokenizer, tokenize
-from egovlpv2.types import Precision
+from egovlpv2.types import NumTokens, Precision
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import WholePicture
@@ -38,16 +39,19 @@ class Index:
         precision: `bf16` or `32`; `bf16` on a GPU if not given.
 
     Raises:
-        ValueError: It is not an index, it is empty, its weights are missing, or other ones are given.
+        ValueError: An argument is out of bounds, the folder isn't an index or is empty, or its weights are missing or
+            are not those given.
     """
 
     def __init__(self, folder: str | os.PathLike[str], weights: str | None = None, tokenizer: str | None = None,
-                 max_tokens: int | None = None, device: str | None = None, precision: Precision | None = None) -> None:
+                 max_tokens: NumTokens | None = None, device: str | None = None, precision: Precision | None = None
+                 ) -> None:
+        check_arguments(Index.__init__, locals())
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         self.store = EmbeddingStore(self.folder)
         path = self._weights(weights)
-        self.max_tokens = max_tokens or self.manifest.max_tokens
+        self.max_tokens = self.manifest.max_tokens if max_tokens is None else max_tokens
         self.backbone = open_backbone(path, self.store.recipe.frames, device)
         self.tokenizer = load_fitting_tokenizer(tokenizer or self.manifest.tokenizer, self.backbone.text_tower)
         self._precision = autocast(precision, self.backbone.device)

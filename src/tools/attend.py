@@ -73,7 +73,7 @@ class AttentionReport:
 
 
 def attend(video: str | Path, text: str, weights: str, out: str | Path = "attention.png", *, start: float = 0.0,
-           end: float | None = None, frames: Count = 4, words: Sequence[str] = ("all",),
+           end: float | None = None, num_frames: Count = 4, words: Sequence[str] = ("all",),
            layers: Sequence[str] | None = None, heads: Sequence[str] = ("mean",), size: Count | None = None,
            whole: bool = False, max_tokens: NumTokens = 30, tokenizer: str | None = None, device: str | None = None,
            precision: Precision | None = None) -> AttentionReport:
@@ -86,7 +86,7 @@ def attend(video: str | Path, text: str, weights: str, out: str | Path = "attent
         out: the picture, a .png
         start: seconds; the beginning of the part to consider
         end: seconds; its end, that of the video if not given
-        frames: frames to look at, spread evenly
+        num_frames: frames to look at, spread evenly
         words: some words of the text, `pooled` for their mean, or `all` for each and pooled
         layers: fused layers by number, or `all`; the last one if not given
         heads: heads by number, `all` for each, or the `mean`
@@ -108,7 +108,7 @@ def attend(video: str | Path, text: str, weights: str, out: str | Path = "attent
         raise ValueError(f"--out {out}: the picture is a .png, so give it such a name")
     make_folder_of(picture)
     info = video_info(path)
-    backbone = open_backbone(weights, frames, device)
+    backbone = open_backbone(weights, num_frames, device)
     maps = _pick_maps(backbone, weights, layers, heads)
     tokens = open_tokenizer(backbone, tokenizer)
     warn_if_truncated(tokens, "text", text, max_tokens)
@@ -117,8 +117,8 @@ def attend(video: str | Path, text: str, weights: str, out: str | Path = "attent
         raise ValueError(f"--max-tokens {max_tokens} leaves no word of {text!r} beside the special tokens: "
                          "give more, or another --text")
     rows = pick_rows(read.labels, words)
-    _refuse_too_many(len(rows) * len(maps.names) * frames)
-    clip, view = _read(path, info, backbone, (start, inf if end is None else end), frames, size, whole)
+    _refuse_too_many(len(rows) * len(maps.names) * num_frames)
+    clip, view = _read(path, info, backbone, (start, inf if end is None else end), num_frames, size, whole)
     with autocast(precision, backbone.device):
         seen = attend_words(backbone, clip.frames, read, maps.layers, maps.heads)
     strips = [strip._replace(label=strip.label + name)
@@ -131,7 +131,7 @@ def attend(video: str | Path, text: str, weights: str, out: str | Path = "attent
 def _refuse_too_many(count: int) -> None:
     if count > _MOST:
         raise ValueError(f"{count} pictures are too many to look at: choose fewer --words, --layers, --heads or "
-                         f"--frames ({_MOST} at most)")
+                         f"--num-frames ({_MOST} at most)")
 
 
 def pick_rows(labels: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
@@ -195,8 +195,8 @@ def _pick(option: str, wanted: Sequence[str], there: Sequence[int], what: str) -
     return [known[value] for value in dict.fromkeys(wanted)]
 
 
-def _read(video: Path, info: VideoInfo, backbone: Backbone, span: tuple[float, float], frames: int, size: int | None,
-          whole: bool) -> tuple[Clip, str]:
+def _read(video: Path, info: VideoInfo, backbone: Backbone, span: tuple[float, float], num_frames: int,
+          size: int | None, whole: bool) -> tuple[Clip, str]:
     """Read the frames of a span at a size that the backbone is made to take; also says which part, in words."""
     start, end = span[0], min(span[1], info.duration)
     if not 0 <= start < end:
@@ -208,10 +208,10 @@ def _read(video: Path, info: VideoInfo, backbone: Backbone, span: tuple[float, f
     if (height, width) != tuple(patches.img_size):
         resize_frames(backbone, (height, width))
     crop = CropBox(0, 0, info.height, info.width, height, width) if whole else EvalTransform(side)
-    clip = read_frames(video, uniform_times(start, end, frames), crop)
+    clip = read_frames(video, uniform_times(start, end, num_frames), crop)
     enlarged = f", enlarged from {min(info[:2])} px" if min(info[:2]) < side else ""
     part = "the whole picture" if whole else "the middle square"
-    return clip, f"looking at {frames} frame{'s' * (frames > 1)} of {height} x {width} px, {part}{enlarged}"
+    return clip, f"looking at {num_frames} frame{'s' * (num_frames > 1)} of {height} x {width} px, {part}{enlarged}"
 
 
 def _whole_size(info: VideoInfo, short: int, patch: tuple[int, int]) -> tuple[int, int]:

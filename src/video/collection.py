@@ -11,9 +11,16 @@ from numpy.typing import NDArray
 
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.decode import Clip, Crop, read_chunks, read_frames, video_info
-from egovlpv2.video.find import Listing, kind_of, numbers_of, refuse_first_seconds, search_folder, video_name
+from egovlpv2.video.find import (
+    VIDEO_SUFFIXES,
+    Listing,
+    kind_of,
+    numbers_of,
+    refuse_first_seconds,
+    search_folder,
+    video_name,
+)
 from egovlpv2.video.images import find_images, read_images
-from egovlpv2.video.open_files import VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)

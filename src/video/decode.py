@@ -18,8 +18,7 @@ from torch import Tensor
 
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.convert import FrameConverter
-from egovlpv2.video.open_files import drop_file, open_file
-from egovlpv2.video.reader import TAIL_SECONDS, VideoFile
+from egovlpv2.video.reader import TAIL_SECONDS, VideoFile, drop_file, open_file
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import CropBox, EvalTransform
 

@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 
 from egovlpv2.io.files import atomic_write
 from egovlpv2.video.container import as_fraction
-from egovlpv2.video.filters import FrameFilter, Step
+from egovlpv2.video.convert import FrameFilter, Step
 from egovlpv2.video.orientation import swaps_sides
 from egovlpv2.video.sequential import ROUNDING, TICK, FullDecoder, TimedFrame, cut
 

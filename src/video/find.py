@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from egovlpv2.video.open_files import VIDEO_SUFFIXES
-
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in (
+    "mp4 m4v mov mkv webm avi mpg mpeg mts m2ts ts wmv flv 3gp ogv".split()))
 _SHORTEST = 3  # seconds of a chunk; numbers without a common factor of at least this are not first seconds
 
 

@@ -26,8 +26,7 @@ from egovlpv2.io.files import write_json
 from egovlpv2.types import Count
 from egovlpv2.video.container import VideoError, open_container
 from egovlpv2.video.encode import Settings
-from egovlpv2.video.find import Listing, kind_of, refuse_first_seconds, search_folder
-from egovlpv2.video.open_files import VIDEO_SUFFIXES
+from egovlpv2.video.find import VIDEO_SUFFIXES, Listing, kind_of, refuse_first_seconds, search_folder
 from egovlpv2.video.pool import as_reason, prepare_all
 from egovlpv2.video.prepared import (
     as_text,
@@ -161,7 +160,7 @@ class PrepareReport:
         return _table(self.videos)
 
 
-def prepare_videos(inputs: Sequence[str], out: str | Path, *, workers: Count | None = None,
+def prepare_videos(inputs: Sequence[str], out: str | Path, *, num_workers: Count | None = None,
                    chunk_seconds: float = 600.0, short_side: int = 256, keyframe_seconds: float = 0.5,
                    fps: float = 0.0, crf: int = 23) -> PrepareReport:
     """Re-encode raw videos into files that are fast to train on: OUT/<video_uid>/<k>.mp4.
@@ -171,7 +170,7 @@ def prepare_videos(inputs: Sequence[str], out: str | Path, *, workers: Count | N
     Args:
         inputs: videos, and folders to search for them
         out: the folder to write to
-        workers: processes; as many as there are cores if not given
+        num_workers: processes; as many as there are cores if not given
         chunk_seconds: length of a file; training needs the same value
         short_side: short side of the pictures, pixels, even; smaller pictures are not enlarged
         keyframe_seconds: time between keyframes; shorter makes random access faster and files larger
@@ -185,19 +184,19 @@ def prepare_videos(inputs: Sequence[str], out: str | Path, *, workers: Count | N
     """
     check_arguments(prepare_videos, locals())
     settings = Settings(chunk_seconds, short_side, keyframe_seconds, fps, crf)
-    report = prepare([Path(path) for path in inputs], Path(out), settings, workers)
+    report = prepare([Path(path) for path in inputs], Path(out), settings, num_workers)
     write_json(report.out / "report.json", report.to_dict())
     return report
 
 
-def prepare(inputs: Sequence[Path], out: Path, settings: Settings, workers: int | None = None) -> PrepareReport:
+def prepare(inputs: Sequence[Path], out: Path, settings: Settings, num_workers: int | None = None) -> PrepareReport:
     """Prepare the videos among files and folders that aren't prepared yet.
 
     Args:
         inputs: Files and folders.
         out: The folder to write to.
         settings: Of the prepared files.
-        workers: Number of processes; as many as there are cores if not given.
+        num_workers: Number of processes; as many as there are cores if not given.
 
     Raises:
         ValueError: An input can't be read, there is no video, or two have one name.
@@ -207,7 +206,7 @@ def prepare(inputs: Sequence[Path], out: Path, settings: Settings, workers: int 
     _check_names(videos, out)
     out.mkdir(parents=True, exist_ok=True)
     outcomes = {path: known for path in videos if (known := _known(path, out / path.stem, settings))}
-    outcomes |= _work([path for path in videos if path not in outcomes], out, settings, workers or usable_cores())
+    outcomes |= _work([path for path in videos if path not in outcomes], out, settings, num_workers or usable_cores())
     rows = [{"video": as_text(path.stem), "file": as_text(path.name), "file_bytes": _size(path),
              **{name: outcomes[path][name] for name in _REPORTED if name in outcomes[path]}} for path in videos]
     rows += [{"video": as_text(folder.name), "file": as_text(folder.name), "file_bytes": 0, "status": "failed",

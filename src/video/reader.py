@@ -1,4 +1,4 @@
-"""An open video file that finds and decodes the frame shown at a given time.
+"""Open video files that find and decode the frame shown at a given time.
 
 Times are counted from the beginning of the stream, which is its first frame unless that is damaged or missing. The
 reference is a decode of the whole file from its beginning; seeking is a fast way to the same frames. Where a file gives
@@ -7,24 +7,27 @@ reason to doubt that, decoding starts from further back, and finally from the be
 
 import math
 import os
+import threading
+from collections import OrderedDict
 from pathlib import Path
 
 from av.video.frame import VideoFrame
 
-from egovlpv2.video.container import VideoError, as_fraction, presented_at
+from egovlpv2.video.container import VideoError, as_fraction, presented_at, stat_file
 from egovlpv2.video.joined import check_single
 from egovlpv2.video.orientation import swaps_sides, upright
 from egovlpv2.video.seeking import Damage, Doubt, SeekingDecoder, Unreliable
 from egovlpv2.video.sequence import Counting, SequentialDecoder, Timed, probe
 from egovlpv2.video.survey import Survey, survey
 
-__all__ = ["TAIL_SECONDS", "VideoError", "VideoFile"]
+__all__ = ["TAIL_SECONDS", "VideoError", "VideoFile", "drop_file", "open_file"]
 
 _EPSILON = 5e-4  # seconds; the tolerance for rounded times is this or half a tick, whichever is less
 TAIL_SECONDS = 1.0  # a time up to so long after the end or before the first frame still shows the last or first frame
 _BACK = (None, 0.0, 2.0, 10.0)  # seconds before the usual keyframe from which to decode, tried in this order
 _FARTHEST = 2**62  # ticks
 _USUAL_RATE = 30  # frames a second, for a file without a rate
+_MAX_OPEN = 6  # files kept open by each thread
 
 
 class VideoFile:
@@ -220,3 +223,41 @@ class VideoFile:
             wanted, end = ((x - self.origin) * self._tick for x in (tick, last))
             raise VideoError(f"{self.path} ends at {end:.3f} s, before {wanted:.3f} s: cut the clip, fetch it "
                              "again, or set data.init_args.chunk_seconds to the length of your files")
+
+
+class _OpenFiles(threading.local):
+    """Files by path, modification time and size, the last used last; each thread and process has its own.
+
+    Opening a file costs about as much as decoding a short clip.
+    """
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.files: OrderedDict[tuple[str, int, int], VideoFile] = OrderedDict()
+
+
+_kept = _OpenFiles()
+
+
+def open_file(path: Path) -> VideoFile:
+    """Return the open file of a path from the cache, or open it. A changed file is opened anew.
+
+    Raises:
+        VideoError: The file is missing, empty, damaged or holds no picture.
+    """
+    if _kept.owner != os.getpid():  # a forked process shares the file positions of its parent
+        _kept.owner, _kept.files = os.getpid(), OrderedDict()
+    state = stat_file(path)
+    key = (str(path), state.st_mtime_ns, state.st_size)
+    if key not in _kept.files:
+        _kept.files[key] = VideoFile(path)
+        while len(_kept.files) > _MAX_OPEN:
+            _kept.files.popitem(last=False)[1].close()
+    _kept.files.move_to_end(key)
+    return _kept.files[key]
+
+
+def drop_file(video: VideoFile) -> None:
+    """Close a file whose decoder has failed, so that the next use opens it anew."""
+    _kept.files = OrderedDict((key, kept) for key, kept in _kept.files.items() if kept is not video)
+    video.close()

@@ -11,8 +11,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from egovlpv2.video.container import VideoError, as_fraction, open_video
-from egovlpv2.video.open_files import open_file
-from egovlpv2.video.reader import TAIL_SECONDS
+from egovlpv2.video.reader import TAIL_SECONDS, open_file
 from egovlpv2.video.sequence import timed
 
 ROUNDING = Fraction(1, 1000)  # seconds to which Matroska rounds its times

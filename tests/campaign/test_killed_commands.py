@@ -20,7 +20,7 @@ from egovlpv2.cli import main as cli
 pytestmark = pytest.mark.slow
 KILLS = 20
 WINDOWS = ("--fps", "10", "--window", "8", "--stride", "2", "--batch-size", "2")
-WORLD = ("--workers", "1", "--train-videos", "1", "--val-videos", "5", "--test-videos", "5", "--val-questions", "2",
+WORLD = ("--num-workers", "1", "--train-videos", "1", "--val-videos", "5", "--test-videos", "5", "--val-questions", "2",
          "--test-questions", "2", "--shortest-video", "18", "--longest-video", "20", "--chunk-seconds", "8",
          "--fps", "1")
 

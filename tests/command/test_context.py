@@ -226,6 +226,8 @@ def test_the_command_line_gives_an_argument_for_each_parameter() -> None:
     (["--count", "x"], "^--count x: give a whole number"), (["--sizes", "4", "0"], "^--sizes 0: give a whole number"),
     (["--kind", "c"], "^--kind: invalid choice: 'c' .choose from 'a', 'b'"), (["--out", ""], "^--out is empty"),
     (["--out="], "^--out is empty"), (["--cuont", "1"], "unrecognized arguments: --cuont 1, did you mean --count[?]"),
+    (["--frames", "4"], "^--frames is called --num-frames now"),
+    (["--workers=2"], "^--workers is called --num-workers"),
     (["--max-words", "3"], "^--max-words is called --max-tokens now .`egovlpv2 x --help` lists the options"),
     ([], "^give --out .`egovlpv2 x --help` lists the options")])
 def test_options_are_checked_where_they_are_given(given: list[str], message: str) -> None:

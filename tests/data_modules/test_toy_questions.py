@@ -173,7 +173,7 @@ def drawn(pools: Pools) -> dict[str, dict[str, list[Row]]]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("toy")
-    write.generate(root, workers=2, **SMALL)
+    write.generate(root, num_workers=2, **SMALL)
     return root
 
 

@@ -34,7 +34,7 @@ SPLITS = {"val": 5, "test": 10}
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("toy")
-    write.generate(root, workers=2, **SMALL)
+    write.generate(root, num_workers=2, **SMALL)
     return root
 
 
@@ -64,7 +64,7 @@ def _files(root: Path, *suffixes: str) -> dict[str, bytes]:
 
 
 def test_the_same_seed_gives_the_same_world(world: Path, tmp_path: Path) -> None:
-    write.generate(tmp_path, workers=1, **SMALL)
+    write.generate(tmp_path, num_workers=1, **SMALL)
     kinds = (".csv", ".json", ".txt", ".mat")
     assert _files(tmp_path, *kinds) == _files(world, *kinds)
     chunk = "videos/toy-test-0000/1.mp4"
@@ -231,13 +231,13 @@ def test_an_interrupted_run_leaves_no_half_file_and_can_be_repeated(
     with monkeypatch.context() as patch:
         patch.setattr(write, "encode", break_off)
         with pytest.raises(KeyboardInterrupt):
-            write.generate(tmp_path, workers=1, **SMALL)
+            write.generate(tmp_path, num_workers=1, **SMALL)
     assert calls and not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("*.mp4"))
     assert not (tmp_path / "world.json").exists()
     # A killed process may leave a draft, and an earlier world its longer videos.
     calls[0].write_bytes(b"half a file")
     calls[0].with_name("9.mp4").write_bytes(b"of another world")
-    write.generate(tmp_path, workers=1, **SMALL)
+    write.generate(tmp_path, num_workers=1, **SMALL)
     assert not list(tmp_path.rglob("*.tmp")) and len(list((tmp_path / "videos").rglob("*.mp4"))) == 2 * 12
 
 

@@ -124,7 +124,7 @@ def test_other_numbers_of_frames_interpolate_time(weights: Path, tmp_path: Path)
     from egovlpv2.checkpoints.weights import load_backbone
 
     path = write(tmp_path / "a.mp4")
-    cli(["extract", str(path), *options(weights, tmp_path / "out", "--frames", 2)])
+    cli(["extract", str(path), *options(weights, tmp_path / "out", "--num-frames", 2)])
     with torch.no_grad():
         same(read_features(tmp_path / "out" / "a.safetensors").values,
              load_backbone(weights, 2).video_features(clips(path, 6, frames=2)))
@@ -482,8 +482,8 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, tmp_path: Path) -> No
     out = tmp_path / "out"
     refused([video, *options(tmp_path / "none.safetensors", out)], "none.safetensors: there is no such weights file")
     refused([str(tmp_path / "none"), *options(weights, out)], "there is no such file or folder")
-    refused([video, *options(weights, tmp_path / "file")], "--out .*file can't be made")
-    refused([video, *options(weights, tmp_path / "file" / "out")], "--out .*out can't be made")
+    refused([video, *options(weights, tmp_path / "file")], "the folder .*file can't be made")
+    refused([video, *options(weights, tmp_path / "file" / "out")], "the folder .*out can't be made")
     refused([video, *options(weights, out, "--kind", "fused")], "--kind fused needs --queries")
     refused([video, *options(weights, out, "--queries", tmp_path / "empty.json")],
             "a list of texts for each video; those of 'a': .*not blank")

@@ -254,7 +254,7 @@ def test_finished_files_that_lack_a_query_are_refused(made: Made, tmp_path: Path
     cli(command(made, out))
     before = contents(out)
     made.queries.write_text(json.dumps(TEXTS | {"b": ["w9 w9", *TEXTS["b"]]}))
-    refused(command(made, out), "b.safetensors lacks 1 queries of its video, 'w9 w9' for one: write to another folder")
+    refused(command(made, out), "b.safetensors lacks 1 queries of its video, 'w9 w9' for one: give another folder")
     refused(command(made, out, "--kind", "fused"), r"another recipe \(there and here: kind transformed and fused\)")
     assert contents(out) == before
     made.queries.write_text(json.dumps({"a": TEXTS["a"][:1]}))  # fewer are all there

@@ -246,6 +246,8 @@ def test_what_a_user_gets_wrong_is_one_line(made: Path, tmp_path: Path) -> None:
     refused("--rerank -1: give a whole number, 0 or more", made, "--rerank", -1)
     refused("--out .*empty is a folder: give the name of a file", made, "--out", tmp_path / "empty")
     refused("there is no tokenizer|no such", made, "--tokenizer", tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="^max_tokens=0: give a whole number, 1 or more"):
+        Index(made, max_tokens=0)
     with pytest.raises(ValueError, match="top 0"):
         Index(made, device="cpu").search(QUERY, top=0)
     (made / "index.json").write_text("{")

@@ -76,7 +76,7 @@ def seen(weights: Path, frames: torch.Tensor, layer: int = 2, heads: list[int] |
 def test_a_row_a_word_and_one_of_all(weights: Path, video: Path, tmp_path: Path,
                                      capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "a.png"
-    cli(command(video, weights, "--out", out, "--start", 1, "--end", 3, "--frames", 3))
+    cli(command(video, weights, "--out", out, "--start", 1, "--end", 3, "--num-frames", 3))
     printed = capsys.readouterr().out
     expected = seen(weights, read_clip(video, 1, 3, 3, 32).frames)
     alpha = load_backbone(weights).text_tower.blocks[2].fusion.alpha.item()
@@ -107,7 +107,7 @@ def test_the_picture_depends_on_the_text(weights: Path, video: Path, tmp_path: P
 def test_layers_and_heads_of_ones_own_choice(weights: Path, video: Path, tmp_path: Path,
                                              capsys: pytest.CaptureFixture[str]) -> None:
     frame = read_clip(video, 0, 4, 1, 32).frames
-    cli(command(video, weights, "--out", tmp_path / "a.png", "--frames", 1, "--heads", "all", "--words", "W20",
+    cli(command(video, weights, "--out", tmp_path / "a.png", "--num-frames", 1, "--heads", "all", "--words", "W20",
                 "--layers", 1))
     rows = table(capsys.readouterr().out)
     assert list(rows) == [f"w20, head {head}" for head in range(4)]
@@ -144,7 +144,7 @@ def test_a_closed_gate_is_told(make_backbone: Callable[..., Backbone], tokenizer
 
 
 def test_larger_frames(weights: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli(command(video, weights, "--out", tmp_path / "a.png", "--size", 64, "--frames", 1))
+    cli(command(video, weights, "--out", tmp_path / "a.png", "--size", 64, "--num-frames", 1))
     printed = capsys.readouterr().out
     assert "1 frame of 64 x 64 px, the middle square, enlarged from 48 px" in printed
     expected = seen(weights, read_clip(video, 0, 4, 1, 64).frames)
@@ -176,8 +176,9 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, video: Path, tmp_path
             (["--start", "nan"], "--start nan"), (["--start", -1], "--start -1.0"),
             (["--size", 40], r"frames of 40 x 40 px: patches of 16 px don't fill 40 px; .* such as 32 or 48"),
             (["--size", 9], "patches of 16 px don't fill 9 px; give a multiple, such as 16"),
-            (["--size", 0], "--size 0: give a whole number"), (["--frames", 0], "--frames 0: give a whole number"),
-            (["--frames", 200], "800 pictures are too many to look at: choose fewer --words, .* .500 at most"),
+            (["--size", 0], "--size 0: give a whole number"),
+            (["--num-frames", 0], "--num-frames 0: give a whole number"),
+            (["--num-frames", 200], "800 pictures are too many to look at: choose fewer --words, .* .500 at most"),
             (["--out", out / "a.jpg"], "--out .*a.jpg: the picture is a .png"),
             (["--out", tmp_path / "folder.png"], "--out .*folder.png is a folder: give the name of a file"),
             (["--weights", tmp_path / "plain.safetensors"], "plain.safetensors has no fused layer"),

@@ -298,7 +298,7 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, video: Path, tmp_path
     refused(command(video, tmp_path / "none.safetensors", "--out", out / "a.mp4"), "there is no such weights file", out)
     refused(command(video, weights, "--out", out / "a.png"), "--out .*a.png: the summary is an .mp4", out)
     (tmp_path / "file").write_text("")
-    refused(command(video, weights, "--out", tmp_path / "file" / "a.mp4"), "--out .*file can't be made", tmp_path)
+    refused(command(video, weights, "--out", tmp_path / "file" / "a.mp4"), "the folder .*file can't be made", tmp_path)
 
 
 def test_the_video_itself_is_not_overwritten(weights: Path, video: Path, tmp_path: Path,

@@ -13,7 +13,7 @@ from numbered_videos import HEIGHT, WIDTH, numbers, picture, write_video
 
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.decode import read_chunks, read_clip, read_frames
-from egovlpv2.video.open_files import open_file
+from egovlpv2.video.reader import open_file
 from egovlpv2.video.seeking import SeekingDecoder
 from egovlpv2.video.transforms import CropBox
 

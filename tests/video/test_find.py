@@ -94,7 +94,7 @@ def test_a_folder_that_cant_be_searched_is_named(tmp_path: Path) -> None:
         write_video(raw / name, count=2)
     (raw / "shut").chmod(0)
     (raw / "half").chmod(0o600)  # can be listed, but what is in it can't be reached
-    done = as_a_user("prepare", raw, "--out", tmp_path / "out", "--workers", "1")
+    done = as_a_user("prepare", raw, "--out", tmp_path / "out", "--num-workers", "1")
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     rows = {row["video"]: row for row in json.loads((tmp_path / "out" / "report.json").read_text())["videos"]}
     assert {name: row["status"] for name, row in rows.items()} == {"good": "done", "shut": "failed", "c": "failed"}
@@ -163,7 +163,7 @@ def test_any_name_is_prepared_or_fails_by_name(tmp_path: Path, monkeypatch: pyte
     for name in NAMES:
         Path("raw", os.fsdecode(name + b".mp4")).write_bytes(video)
     for status in ("done", "skipped"):
-        main(["prepare", "raw", "--out", "out:1", "--workers", "2"])
+        main(["prepare", "raw", "--out", "out:1", "--num-workers", "2"])
         rows = json.loads(Path("out:1/report.json").read_text(encoding="utf-8"))["videos"]
         assert {row["status"] for row in rows} == {status} and len(rows) == len(NAMES)
         assert "caf\\xe9" in [row["video"] for row in rows]

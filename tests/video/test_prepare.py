@@ -193,7 +193,7 @@ def test_what_is_prepared_is_skipped_and_what_changed_is_done_again(
     out, settings = tmp_path / "out", Settings()
 
     def statuses(settings: Settings) -> list[str]:
-        return [row["status"] for row in prepare([tmp_path], out, settings, workers=1).videos]
+        return [row["status"] for row in prepare([tmp_path], out, settings, num_workers=1).videos]
 
     assert statuses(settings) == ["done", "done"]
     stamp = (out / "a" / "0.mp4").stat().st_mtime_ns
@@ -221,7 +221,7 @@ def test_a_video_that_breaks_when_done_again_leaves_nothing(tmp_path: Path) -> N
 def test_a_killed_run_goes_on_to_the_same_files(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     path = write_video(tmp_path / "raw" / "a.mp4", pictures=moving(40, 360, 480) * 8)
-    args = [tmp_path / "raw", "--chunk-seconds", "1", "--workers", "1"]
+    args = [tmp_path / "raw", "--chunk-seconds", "1", "--num-workers", "1"]
     out = tmp_path / "out"
     process = subprocess.Popen(command(*args, "--out", out), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     limit = time.monotonic() + 60
@@ -279,14 +279,14 @@ def test_files_of_others_are_neither_overwritten_nor_read_twice(tmp_path: Path) 
     theirs = write_video(tmp_path / "a" / "0.mp4", count=2)
     path = write_video(tmp_path / "a.mp4", count=2)
     other = write_video(tmp_path / "c.mp4", count=2)
-    rows = prepare([path, other], tmp_path, Settings(), workers=1).videos
+    rows = prepare([path, other], tmp_path, Settings(), num_workers=1).videos
     assert [row["status"] for row in rows] == ["failed", "done"]
     assert "holds videos that this command did not write: choose another --out" in rows[0]["reason"]
     shutil.rmtree(tmp_path / "c")
     other.unlink()
     theirs.rename(tmp_path / "b.mp4")
     for status in ("done", "skipped"):  # what is prepared lies among the originals, and is none of them
-        rows = prepare([tmp_path, path], tmp_path, Settings(), workers=1).videos
+        rows = prepare([tmp_path, path], tmp_path, Settings(), num_workers=1).videos
         assert [(row["video"], row["status"]) for row in rows] == [("a", status), ("b", status)]
 
 

@@ -49,7 +49,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def start(raw: Path, out: Path, *args: str) -> subprocess.Popen[str]:
     """Start the command in a session of its own, so that its processes can be counted and stopped."""
     command = [sys.executable, "-m", "egovlpv2.cli", "prepare", str(raw), "--out", str(out), "--chunk-seconds", "1",
-               "--workers", "2", *args]
+               "--num-workers", "2", *args]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 

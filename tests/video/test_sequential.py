@@ -14,7 +14,8 @@ from numbered_videos import numbers, picture
 
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.decode import read_clip, read_frames, video_info
-from egovlpv2.video.open_files import VIDEO_SUFFIXES, open_file
+from egovlpv2.video.find import VIDEO_SUFFIXES
+from egovlpv2.video.reader import open_file
 
 OPEN = {"x264-params": "open-gop=1:keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0"}
 REFRESH = {"x264-params": "intra-refresh=1:keyint=20"}
