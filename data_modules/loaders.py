@@ -224,11 +224,21 @@ class LoaderDataModule(LightningDataModule):
         self.counts |= {"train_rows": len(dataset)}
         replicas, rank = self._processes()
         self._train_loader = ResumableDataLoader(
-            dataset, self.batch_size, replicas, rank, self.seed, self.drop_last, collate_fn=collate, **self._workers()
+            dataset, self._rows_of_a_step(), replicas, rank, self.seed, self.drop_last, collate_fn=collate,
+            **self._workers()
         )
         if self._place is not None:
             self._train_loader.load_state_dict(self._place)
         return self._train_loader
+
+    def _rows_of_a_step(self) -> int:
+        """Rows of a training step on one device: the model's `contrastive_batch`, or else `batch_size`."""
+        model = self.trainer.lightning_module if self.trainer else None
+        rows = getattr(model, "contrastive_batch", None) or self.batch_size
+        if rows % self.batch_size:
+            raise ValueError(f"model.init_args.contrastive_batch={rows} is not a multiple of data.init_args.batch_size="
+                             f"{self.batch_size}, the rows that are computed at a time: change one of them")
+        return rows
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the run, and the counts up to there, summed over all processes.

@@ -1,6 +1,6 @@
 """Pre-training: EgoNCE, masked language modelling and video-text matching over one shared trunk."""
 
-from functools import reduce
+from functools import partial, reduce
 from math import isfinite
 from typing import Any, Literal
 
@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from egovlpv2.batch import ClipBatch
+from egovlpv2.batch import ClipBatch, Text
 from egovlpv2.distributed import broadcast_from_rank0, exchange_rows, gather, local_shard, world_size
+from egovlpv2.gradients import Cut, in_parts
 from egovlpv2.losses import (
     NegativesBy,
     Positives,
@@ -46,6 +47,8 @@ class Pretrain(EgoMCQTask):
         masked_share: Share of the tokens to predict.
         negatives_by: The similarity that draws negatives for video-text matching, see `sample_vtm_pairs`.
         monitor: See `EgoMCQ`.
+        contrastive_batch: Rows in the losses of a step on one device, a multiple of `data.batch_size`, the rows whose
+            activations are in memory at a time. A third more is computed. None: `data.batch_size`.
     """
 
     special_ids: Tensor
@@ -54,13 +57,16 @@ class Pretrain(EgoMCQTask):
                  positives: Positives = "verb_or_noun", temperature: float = 0.05, negative_temperature: float = 0.05,
                  mlm_weight: float = 0.25, vtm_weight: float = 0.5, masked_share: float = 0.15,
                  init: Literal["default", "released"] = "default", negatives_by: NegativesBy = "own",
-                 monitor: Monitor = "intra") -> None:
+                 monitor: Monitor = "intra", contrastive_batch: int | None = None) -> None:
         super().__init__(backbone, optimizer, weights)
         if init == "released" and weights is None:
             init_as_released(self.backbone)
         if min(mlm_weight, vtm_weight) < 0 or mlm_weight + vtm_weight > 1:
             raise ValueError(f"mlm_weight={mlm_weight} and vtm_weight={vtm_weight}: EgoNCE's weight is 1 minus both, "
                              "so they must be at least 0 and their sum at most 1")
+        if contrastive_batch is not None and contrastive_batch < 1:
+            raise ValueError(f"contrastive_batch={contrastive_batch}: give null, or a multiple of data.batch_size")
+        self.contrastive_batch = contrastive_batch
         self.positives, self.masked_share, self.negatives_by = positives, masked_share, negatives_by
         self.temperature, self.negative_temperature = temperature, negative_temperature
         self.loss_weights = {"ego_nce": 1 - mlm_weight - vtm_weight, "mlm": mlm_weight, "vtm": vtm_weight}
@@ -76,66 +82,89 @@ class Pretrain(EgoMCQTask):
         negatives = self.negative_temperature if isfinite(self.negative_temperature) else "any"  # no infinity in JSON
         return super().protocol | {"positives": self.positives, "loss_weights": self.loss_weights,
                                    "negative_temperature": negatives, "negatives_by": self.negatives_by,
-                                   "monitor": self.monitor}
+                                   "monitor": self.monitor, "contrastive_batch": self.contrastive_batch}
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         # The generator is the same on every process: all draw the pairs and masks of the whole batch.
-        losses = self.objectives(batch, torch.Generator().manual_seed(self.step_seed(batch_idx)))
+        at_a_time = None if self.contrastive_batch is None else 2 * self.data.batch_size  # a row and its negative
+        losses = self.objectives(batch, torch.Generator().manual_seed(self.step_seed(batch_idx)), at_a_time)
         total = reduce(torch.add, (self.loss_weights[name] * loss for name, loss in losses.items()))
         size = len(batch["video"])
         self.log("train/loss", total, prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, batch_size=size)
         return total
 
-    def objectives(self, batch: ClipBatch, generator: torch.Generator) -> dict[str, Tensor]:
+    def objectives(self, batch: ClipBatch, generator: torch.Generator, at_a_time: int | None = None
+                   ) -> dict[str, Tensor]:
         """Losses of this process; their mean over all processes is the loss of the whole batch.
+
+        Each loss has been differentiated down to the trunk's outputs already, see `Cut`.
 
         Args:
             batch: Clips of this process.
             generator: In the same state on every process.
+            at_a_time: Clips whose activations are in memory at a time; None for all.
         """
-        backbone, num_frames = self.backbone, batch["video"].shape[1]
-        trunk = backbone.trunk(batch["video"], batch["text"], gate=False)
-        dual = backbone.top(trunk, num_frames, gate=False, video_output="cls")
-        assert dual.video is not None and dual.text is not None
-        video_embeds = gather(F.normalize(backbone.project_video(dual.video[:, 0]).float(), dim=-1))  # (n, P)
-        text_embeds = gather(F.normalize(backbone.project_text(dual.text[:, 0]).float(), dim=-1))  # (n, P)
+        backbone, cut = self.backbone, Cut(self.backbone.parameters())
+        num_frames = batch["video"].shape[1]
+        ids, mask = batch["text"]["input_ids"], batch["text"]["attention_mask"]
+        trunk = Trunk(cut.share(in_parts(backbone.trunk_video, at_a_time, batch["video"])),
+                      cut.share(in_parts(self._trunk_text, at_a_time, ids, mask)), mask.bool())
+        embed = partial(self._embed, num_frames)
+        video_embeds, text_embeds = map(gather, in_parts(embed, at_a_time, *trunk))  # (n, P)
         with torch.autocast(self.device.type, enabled=False):  # in bfloat16 a logit is a tenth off
             similarity = text_embeds @ video_embeds.T  # (n, n)
         positives = ego_positives(gather(batch["verbs"]), gather(batch["nouns"]), self.positives)
-        losses = {"ego_nce": multi_positive_nce(similarity, positives, self.temperature)}
+        losses = {"ego_nce": cut.backward(multi_positive_nce(similarity, positives, self.temperature))}
         if self.loss_weights["mlm"] == self.loss_weights["vtm"] == 0:
             return losses
         # Compute both even if one has no weight: DDP waits for a gradient of each parameter.
         if not backbone.shares_trunk:
-            trunk = trunk._replace(video=backbone.trunk_video(batch["video"], gate=True))
-        losses["vtm"] = self._matching(trunk, num_frames, similarity.detach(), positives, generator)
-        losses["mlm"] = self._masked_tokens(trunk, num_frames, batch, generator)
+            fused = in_parts(partial(backbone.trunk_video, gate=True), at_a_time, batch["video"])
+            trunk = trunk._replace(video=cut.share(fused))
+        # Rank 0 draws for all: a similarity that differs in its last bit could draw another pair on another process.
+        drawn = sample_vtm_pairs(similarity.detach(), positives, self.negative_temperature, generator,
+                                 self.negatives_by)
+        pairs = VTMPairs(*map(broadcast_from_rank0, drawn))
+        losses["vtm"] = cut.backward(self._matching(trunk, num_frames, pairs, at_a_time))
+        losses["mlm"] = cut.backward(self._masked_tokens(trunk, num_frames, ids, generator, at_a_time))
         return losses
 
-    def _matching(self, trunk: Trunk, num_frames: int, similarity: Tensor, positives: Tensor,
-                  generator: torch.Generator) -> Tensor:
+    def _trunk_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.backbone.trunk_text(Text(input_ids=ids, attention_mask=mask))[0]  # (B, L, D)
+
+    def _embed(self, num_frames: int, *trunk: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings of length 1 of clips and texts, gate closed: (B, P) each."""
+        dual = self.backbone.top(Trunk(*trunk), num_frames, gate=False, video_output="cls")
+        return (F.normalize(self.backbone.project_video(dual.video_cls).float(), dim=-1),
+                F.normalize(self.backbone.project_text(dual.text_cls).float(), dim=-1))
+
+    def _matching(self, trunk: Trunk, num_frames: int, pairs: VTMPairs, at_a_time: int | None) -> Tensor:
         """Loss of video-text matching; hard negatives of other processes come as trunk states, not as pixels."""
-        # Rank 0 draws for all: a similarity that differs in its last bit could draw another pair on another process.
-        drawn = sample_vtm_pairs(similarity, positives, self.negative_temperature, generator, self.negatives_by)
-        pairs = VTMPairs(*map(broadcast_from_rank0, drawn))
+        def match(*matched: Tensor) -> Tensor:
+            return self.backbone.vtm_logits_from(self.backbone.top(Trunk(*matched), num_frames, True, "cls"))
+
         mask = local_shard(gather(trunk.mask.long())[pairs.text]).bool()
         matched = Trunk(exchange_rows(trunk.video, pairs.video), exchange_rows(trunk.text, pairs.text), mask)
-        logits = self.backbone.vtm_logits_from(self.backbone.top(matched, num_frames, True, "cls"))
+        logits = in_parts(match, at_a_time, *matched)  # (B, 2)
         return F.cross_entropy(logits.float(), local_shard(pairs.is_match))
 
-    def _masked_tokens(self, trunk: Trunk, num_frames: int, batch: ClipBatch, generator: torch.Generator) -> Tensor:
+    def _masked_tokens(self, trunk: Trunk, num_frames: int, own_ids: Tensor, generator: torch.Generator,
+                       at_a_time: int | None) -> Tensor:
         """Loss of masked language modelling, over the masked tokens of all processes."""
-        input_ids = gather(batch["text"]["input_ids"])
+        def loss(video: Tensor, mask: Tensor, ids: Tensor, chosen: Tensor, target: Tensor) -> Tensor:
+            trunk = Trunk(video, self._trunk_text(ids, mask), mask)
+            states = self.backbone.top(trunk, num_frames, True, "none").text  # (B, L, D)
+            assert states is not None
+            logits = self.backbone.mlm_logits_from(states[chosen])  # (tokens, V)
+            return F.cross_entropy(logits.float(), target[chosen], reduction="sum")[None]
+
+        input_ids = gather(own_ids)
         maskable = ~torch.isin(input_ids, self.special_ids)
         masked = mask_tokens(input_ids, maskable, self.mask_id, self.vocab_size, self.masked_share, generator)
         ids, chosen = local_shard(masked.input_ids), local_shard(masked.chosen)
-        text, mask = self.backbone.trunk_text({**batch["text"], "input_ids": ids})
-        states = self.backbone.top(Trunk(trunk.video, text, mask), num_frames, True, "none").text  # (B, L, D)
-        assert states is not None
-        logits = self.backbone.mlm_logits_from(states[chosen])  # (tokens, V)
-        loss = F.cross_entropy(logits.float(), batch["text"]["input_ids"][chosen], reduction="sum")
-        return loss * world_size() / masked.chosen.sum().clamp(min=1)
+        summed = in_parts(loss, at_a_time, trunk.video, trunk.mask, ids, chosen, own_ids).sum()
+        return summed * world_size() / masked.chosen.sum().clamp(min=1)
 
     def on_train_epoch_end(self) -> None:
         for tower in ("video", "text"):

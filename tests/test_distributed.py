@@ -70,26 +70,27 @@ def share_of(batch: dict, rank: int) -> dict:
     return {k: v[rows] if torch.is_tensor(v) else {n: t[rows] for n, t in v.items()} for k, v in batch.items()}
 
 
-def loss_of(task: Pretrain, batch: ClipBatch) -> torch.Tensor:
-    losses = task.objectives(batch, torch.Generator().manual_seed(7))
+def loss_of(task: Pretrain, batch: ClipBatch, at_a_time: int | None = None) -> torch.Tensor:
+    losses = task.objectives(batch, torch.Generator().manual_seed(7), at_a_time)
     return sum(task.loss_weights[name] * loss for name, loss in losses.items())
 
 
 class Wrapped(torch.nn.Module):
     """DDP hooks into `forward`; Lightning redirects it to `training_step` likewise."""
 
-    def __init__(self, task: Pretrain) -> None:
+    def __init__(self, task: Pretrain, at_a_time: int | None) -> None:
         super().__init__()
-        self.task = task
+        self.task, self.at_a_time = task, at_a_time
 
     def forward(self, batch: ClipBatch) -> torch.Tensor:
-        return loss_of(self.task, batch)
+        return loss_of(self.task, batch, self.at_a_time)
 
 
-def _check_gradients(rank: int, folder: Path, tokenizer: str, changes: dict[str, str]) -> None:
+def _check_gradients(rank: int, folder: Path, tokenizer: str, changes: dict[str, str], at_a_time: int | None) -> None:
     task, batch = make_task(tokenizer, **changes), make_batch()
     share = share_of(batch, rank)
-    wrapped = DistributedDataParallel(Wrapped(task))  # must outlive the backward pass, where it averages gradients
+    # It must outlive the backward pass, where it averages gradients.
+    wrapped = DistributedDataParallel(Wrapped(task, at_a_time))
     loss = wrapped(share)
     loss.backward()
     dist.all_reduce(loss)
@@ -136,10 +137,12 @@ def test_two_processes_give_the_gradients_of_one_in_retrieval(tmp_path: Path) ->
                                    msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.parametrize("at_a_time", [None, 2])
 @pytest.mark.parametrize("changes", [{}, {"fusion_cls": "own", "text_attends_to": "previous"}, {"fusion": "stacked"}])
-def test_two_processes_give_the_gradients_of_one(tmp_path: Path, changes: dict[str, str]) -> None:
+def test_two_processes_give_the_gradients_of_one(tmp_path: Path, changes: dict[str, str], at_a_time: int | None
+                                                 ) -> None:
     tokenizer = made_up_tokenizer(tmp_path / "tokenizer", WORDS)
-    spawn(_check_gradients, tmp_path, tokenizer, changes)
+    spawn(_check_gradients, tmp_path, tokenizer, changes, at_a_time)
     two = torch.load(tmp_path / "two.pt", weights_only=True)
     task = make_task(tokenizer, **changes)
     loss = loss_of(task, make_batch())

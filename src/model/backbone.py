@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from egovlpv2.batch import Text
+from egovlpv2.model.compilation import compile_layers
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.fusion import GatedCrossAttention, StackedFusionEncoder
 from egovlpv2.model.heads import MLMHead, VTMHead, init_linear, projector
@@ -95,6 +96,8 @@ class Backbone(LightningModule):
         for module in fusions:
             if isinstance(module, GatedCrossAttention) and config.alpha is not None:
                 nn.init.constant_(module.alpha.requires_grad_(False), config.alpha)
+        if config.compile:
+            compile_layers([*self.video_tower.blocks, *self.text_tower.blocks, *([self.stack] if self.stack else [])])
 
     def _make_stack(self) -> StackedFusionEncoder:
         video, text = self.video_tower, self.text_tower
@@ -124,7 +127,7 @@ class Backbone(LightningModule):
         cls_token = self.fused_cls_token if gate and not self.shares_trunk else tower.cls_token
         x = tower.embed(video, cls_token)
         for block in tower.blocks[: len(tower.blocks) - tower.num_fused]:
-            x = self._run(block, x, video.shape[1])
+            x = self._run(block, x, video.shape[1], in_trunk=True)
         return x
 
     def trunk_text(self, text: Text) -> tuple[Tensor, Tensor]:
@@ -132,7 +135,7 @@ class Backbone(LightningModule):
         tower, mask = self.text_tower, text["attention_mask"].bool()
         y = tower.embed(text["input_ids"])
         for block in tower.blocks[: len(tower.blocks) - tower.num_fused]:
-            y = self._run(block, y, mask)
+            y = self._run(block, y, mask, in_trunk=True)
         return y, mask
 
     def trunk(self, video: Tensor, text: Text, gate: bool) -> Trunk:
@@ -218,8 +221,9 @@ class Backbone(LightningModule):
     def _fused(self, tower: VideoTower | TextTower) -> nn.ModuleList:
         return tower.blocks[len(tower.blocks) - tower.num_fused:]
 
-    def _run(self, block: Callable[..., Any], *args: Any) -> Any:
-        if self.config.gradient_checkpointing and self.training and torch.is_grad_enabled():
+    def _run(self, block: Callable[..., Any], *args: Any, in_trunk: bool = False) -> Any:
+        again = self.config.gradient_checkpointing in ((True, "trunk") if in_trunk else (True,))
+        if again and self.training and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
 

@@ -27,7 +27,9 @@ class BackboneConfig:
         fusion_cls: CLS token and final norm of the video with the gate open: `own` ones (released code), or `shared`
             with the closed gate (paper; all objectives then share one trunk).
         projector: Widths of the projectors: `[4096, 4096, 4096]` in the paper, `[256]` for its retrieval checkpoints.
-        gradient_checkpointing: Recompute each block in the backward pass: less memory, about a third more time.
+        gradient_checkpointing: Compute blocks anew in the backward pass, those of `trunk` or all (`true`): less memory,
+            and up to a third more time.
+        compile: Compile the layers with `torch.compile`, which takes a minute or so at the first step.
     """
 
     video: VideoTowerConfig = field(default_factory=VideoTowerConfig)
@@ -38,7 +40,8 @@ class BackboneConfig:
     text_attends_to: Literal["current", "previous"] = "current"
     fusion_cls: Literal["shared", "own"] = "shared"
     projector: list[int] = field(default_factory=lambda: [4096, 4096, 4096])
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["trunk"] = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         require(self.num_fused_layers >= 0, "num_fused_layers", self.num_fused_layers, "0 or more")
@@ -50,8 +53,10 @@ class BackboneConfig:
                              "fusion_cls at shared")
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to plain values for a checkpoint; the sources of initial weights are left out."""
+        """Convert to plain values for a checkpoint; sources of initial weights and ways of computing are left out."""
         plain = asdict(self)
+        plain["gradient_checkpointing"] = False
+        del plain["compile"]
         plain["video"]["init"] = plain["text"]["init"] = None
         return plain
 

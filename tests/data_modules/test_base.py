@@ -58,6 +58,8 @@ class KeysDataModule(VideoDataModule):
 class Recorder(LightningModule):
     """Records the batches that it is trained on."""
 
+    contrastive_batch: int | None = None
+
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(1, 1)
@@ -104,6 +106,19 @@ def resumed(folder: Path, save: ModelCheckpoint, workers: int, **options: Any) -
         again = train(folder, KeysDataModule(num_workers=workers), resume=path, **options).seen
         found[step] = (whole[step:], again)
     return found
+
+
+def test_a_step_has_the_rows_of_the_contrastive_batch(tmp_path: Path) -> None:
+    plain = train(tmp_path / "plain", KeysDataModule(num_workers=0), max_epochs=1).seen
+    Recorder.contrastive_batch = 2 * BATCH
+    try:
+        seen = train(tmp_path / "large", KeysDataModule(num_workers=0), max_epochs=1).seen
+        assert seen == [plain[i] + plain[i + 1] for i in range(0, len(plain) - 1, 2)]
+        Recorder.contrastive_batch = BATCH + 1
+        with pytest.raises(ValueError, match=f"contrastive_batch={BATCH + 1} is not a multiple of .*batch_size"):
+            train(tmp_path / "odd", KeysDataModule(num_workers=0), max_epochs=1)
+    finally:
+        Recorder.contrastive_batch = None
 
 
 @pytest.mark.parametrize(("workers", "every", "loops"), [(0, 1, True), (0, 1, False), (1, 4, True)])
