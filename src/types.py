@@ -10,6 +10,7 @@ FrameRuleName = Literal["centre", "released"]
 FeatureKind = Literal["dual", "projected", "unit", "fused", "transformed", "trunk"]
 PerQueryKind = Literal["fused", "transformed"]
 Split = Literal["val", "test"]
+StepVariant = Literal["unshared", "one_graph", "compiled", "trunk_anew", "all_anew"]
 BenchPart = Literal["reader", "forward", "step", "moments", "summary", "retrieval", "search"]
 
 NonNegativeInt = Annotated[int, Meta(ge=0, le=2**31)]

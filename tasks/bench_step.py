@@ -8,10 +8,11 @@ and no recomputation.
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,12 +38,13 @@ from egovlpv2.bench.measure import (
     training_flops,
 )
 from egovlpv2.device import autocast
+from egovlpv2.gradients import Cut
 from egovlpv2.losses import ego_positives, mask_tokens, multi_positive_nce, sample_vtm_pairs
 from egovlpv2.model.backbone import Top
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig, parameter_groups
 from egovlpv2.tasks.pretrain import Pretrain
-from egovlpv2.types import Precision
+from egovlpv2.types import Precision, StepVariant
 
 TOKENS = 15  # of a text
 _VERBS, _NOUNS = 118, 582
@@ -51,7 +53,8 @@ _VERBS, _NOUNS = 118, 582
 class UnsharedPretrain(Pretrain):
     """The same losses as each objective computes them alone: a whole pass, every output, nothing shared."""
 
-    def objectives(self, batch: ClipBatch, generator: torch.Generator) -> dict[str, Tensor]:
+    def objectives(self, batch: ClipBatch, generator: torch.Generator, at_a_time: int | None = None
+                   ) -> dict[str, Tensor]:
         backbone = self.backbone
         dual = self._pass(batch["video"], batch["text"], gate=False)
         assert dual.video is not None and dual.text is not None
@@ -74,6 +77,44 @@ class UnsharedPretrain(Pretrain):
 
     def _pass(self, video: Tensor, text: Text, gate: bool) -> Top:
         return self.backbone.top(self.backbone.trunk(video, text, gate), video.shape[1], gate)
+
+
+class OneGraph(Cut):
+    """No cut: the caller differentiates all objectives together at the end."""
+
+    def share(self, x: Tensor) -> Tensor:
+        return x
+
+    def backward(self, loss: Tensor) -> Tensor:
+        return loss
+
+
+class OneGraphPretrain(Pretrain):
+    """The same computation with the activations of all objectives in memory together."""
+
+    cut = OneGraph
+
+
+class Variant(NamedTuple):
+    """A way of computing a step."""
+
+    kind: type[Pretrain] = Pretrain
+    changes: tuple[tuple[str, Any], ...] = ()  # of the backbone's configuration
+    at_a_time: int | None = None  # see `Pretrain.objectives`
+
+
+OURS = Variant()
+VARIANTS: dict[StepVariant, Variant] = {
+    "unshared": Variant(UnsharedPretrain), "one_graph": Variant(OneGraphPretrain),
+    "compiled": Variant(changes=(("compile", True),)),
+    "trunk_anew": Variant(changes=(("gradient_checkpointing", "trunk"),)),
+    "all_anew": Variant(changes=(("gradient_checkpointing", True),)),
+}
+_NAMES: dict[StepVariant, str] = {
+    "unshared": "sharing nothing", "one_graph": "all objectives' activations together",
+    "compiled": "one that is compiled",
+    "trunk_anew": "the trunk's blocks computed anew", "all_anew": "all blocks computed anew",
+}
 
 
 def made_up_tokenizer(folder: str | Path, vocab_size: int) -> str:
@@ -105,14 +146,14 @@ def make_videos(count: int, model: BackboneConfig, side: int, device: torch.devi
     return torch.randint(0, 256, (count, model.video.num_frames, 3, side, side), dtype=torch.uint8, device=device)
 
 
-def training_step(kind: type[Pretrain], config: Path, clips: int, device: torch.device | None = None,
+def training_step(variant: Variant, config: Path, clips: int, device: torch.device | None = None,
                   precision: Precision = "32") -> Callable[[], None]:
     """A function that runs one step of pre-training on random clips: forward, backward, AdamW."""
-    model, device = read_model(config), device or torch.device("cpu")
+    model, device = replace(read_model(config), **dict(variant.changes)), device or torch.device("cpu")
     torch.manual_seed(0)
     with TemporaryDirectory() as folder:
         model.text.tokenizer = made_up_tokenizer(folder, model.text.resolve().vocab_size)
-        task = kind(model, OptimizerConfig()).train().to(device)
+        task = variant.kind(model, OptimizerConfig()).train().to(device)
     optimizer = torch.optim.AdamW(parameter_groups(task, OptimizerConfig()), fused=True)  # as `make_optimizer` has it
     side, rows = task.backbone.video_tower.patch_embed.img_size[0], torch.arange(clips)
     batch = ClipBatch(video=make_videos(clips, model, side, device), text=make_texts(clips, device),
@@ -123,7 +164,7 @@ def training_step(kind: type[Pretrain], config: Path, clips: int, device: torch.
     def step() -> None:
         optimizer.zero_grad()
         with context:
-            losses = task.objectives(batch, torch.Generator().manual_seed(0))
+            losses = task.objectives(batch, torch.Generator().manual_seed(0), variant.at_a_time)
             total = reduce(torch.add, (task.loss_weights[name] * loss for name, loss in losses.items()))
         total.backward()
         optimizer.step()
@@ -139,23 +180,23 @@ class Cost(NamedTuple):
     matmul: float  # FLOP/s of one large product, in the same process
 
 
-def _measure(kind: type[Pretrain], options: BenchOptions, clips: int) -> Cost:
+def _measure(variant: Variant, options: BenchOptions, clips: int) -> Cost:
     device = torch.device(options.device)
     rounds, repeats = (options.repeats, 5) if device.type == "cuda" else (1, 1)
-    step = training_step(kind, options.config, clips, device, options.precision)
+    step = training_step(variant, options.config, clips, device, options.precision)
     in_turn([step], 1, repeats, device)  # warms up
     seconds, memory = in_turn([step], rounds, repeats, device)[0], peak_gb(device)
     return Cost(seconds, memory, matmul_speed(device, options.precision))
 
 
-def step_cost(kind: type[Pretrain], options: BenchOptions, clips: int) -> Cost:
+def step_cost(variant: Variant, options: BenchOptions, clips: int) -> Cost:
     """Measure a step in a process of its own.
 
     Raises:
         ValueError: The clips don't fit the memory.
     """
     try:
-        return alone(_measure, kind, options, clips)
+        return alone(_measure, variant, options, clips)
     except (BrokenProcessPool, torch.OutOfMemoryError) as error:
         raise ValueError(f"the step of {options.config} did not end; are {clips} clips too many for the memory? Give a "
                          "smaller --batch-size") from error
@@ -168,7 +209,7 @@ def best_batch(options: BenchOptions) -> tuple[int, list[Figure]]:
     rates: dict[int, float] = {}
     for clips in tqdm(options.batch_size, "batch sizes", leave=False):
         try:
-            rates[clips] = clips / step_cost(Pretrain, options, clips).seconds
+            rates[clips] = clips / step_cost(OURS, options, clips).seconds
         except ValueError as error:
             if clips == min(options.batch_size):
                 raise
@@ -177,18 +218,20 @@ def best_batch(options: BenchOptions) -> tuple[int, list[Figure]]:
     return max(rates, key=rates.__getitem__), figures
 
 
-def _in_turn(options: BenchOptions, clips: int) -> tuple[Cost, Cost | None]:
-    """Ours, and sharing nothing, each time in a new process; the latter needs more memory and may not fit."""
+def _in_turn(options: BenchOptions, clips: int) -> tuple[Cost, dict[StepVariant, Cost]]:
+    """Ours and the variants, each time in a new process; a variant that needs more memory may not fit."""
     rounds = 1 if options.device.startswith("cuda") else options.repeats  # on a GPU the process has rounds of its own
-    ours, unshared = [], []
+    ours: list[Cost] = []
+    others: dict[StepVariant, list[Cost]] = {name: [] for name in options.variants}
     for _ in tqdm(range(rounds), "rounds", leave=False):
-        ours.append(step_cost(Pretrain, options, clips))
-        try:
-            unshared.append(step_cost(UnsharedPretrain, options, clips))
-        except ValueError as error:
-            tqdm.write(f"sharing nothing is left out: {error}", file=sys.stderr)
-            return _best(ours), None
-    return _best(ours), _best(unshared)
+        ours.append(step_cost(OURS, options, clips))
+        for name in list(others):
+            try:
+                others[name].append(step_cost(VARIANTS[name], options, clips))
+            except ValueError as error:
+                tqdm.write(f"{_NAMES[name]} is left out: {error}", file=sys.stderr)
+                del others[name]
+    return _best(ours), {name: _best(costs) for name, costs in others.items()}
 
 
 def _best(costs: Sequence[Cost]) -> Cost:
@@ -196,9 +239,9 @@ def _best(costs: Sequence[Cost]) -> Cost:
 
 
 def measure(options: BenchOptions) -> list[Figure]:
-    """Measure a pre-training step against its bounds and against one that shares nothing."""
+    """Measure a pre-training step against its bounds and against other ways of computing it."""
     clips, figures = best_batch(options)
-    ours, unshared = _in_turn(options, clips)
+    ours, others = _in_turn(options, clips)
     model = read_model(options.config)
     name = f"a step, {options.config.stem}, {clips} clips, {precision_name(options.precision)}"
     flops = training_flops(complexity(model, model.video.num_frames, TOKENS)["gmacs"]["ours"]) * clips
@@ -207,12 +250,26 @@ def measure(options: BenchOptions) -> list[Figure]:
                        f"{floor:.3g} s", ours.seconds / floor),
                 Figure("step", "rate of a step", clips / ours.seconds, "clips/s"),
                 Figure("step", "peak memory of a step", ours.gb, "GB")]
-    if unshared is not None:
-        figures += [Figure("step", "a step against sharing nothing", ours.seconds, "s",
-                           f"matmul: {unshared.seconds:.3g} s", ours.seconds / unshared.seconds),
-                    Figure("step", "its memory against sharing nothing", ours.gb, "GB",
-                           f"memory: {unshared.gb:.3g} GB", ours.gb / unshared.gb)]
+    for variant, other in others.items():
+        figures += [Figure("step", f"a step against {_NAMES[variant]}", ours.seconds, "s", f"{other.seconds:.3g} s",
+                           ours.seconds / other.seconds),
+                    Figure("step", f"its memory against {_NAMES[variant]}", ours.gb, "GB", f"{other.gb:.3g} GB",
+                           ours.gb / other.gb)]
+    if options.contrastive_batch is not None:
+        figures += _large_batch(options, clips, ours)
     return figures + _share_of_peak(options, flops / ours.seconds / 1e12)
+
+
+def _large_batch(options: BenchOptions, clips: int, small: Cost) -> list[Figure]:
+    """A step of many clips, some at a time, against a step of as many as these."""
+    assert options.contrastive_batch is not None
+    cost = step_cost(Variant(at_a_time=clips), options, options.contrastive_batch)
+    name = f"{options.contrastive_batch} clips, {clips} at a time"
+    return [Figure("step", f"memory of a step of {name}", cost.gb, "GB", f"{clips} clips: {small.gb:.3g} GB",
+                   cost.gb / small.gb),
+            Figure("step", f"rate of a step of {name}", options.contrastive_batch / cost.seconds, "clips/s",
+                   f"{clips} clips: {clips / small.seconds:.3g} clips/s",
+                   options.contrastive_batch / cost.seconds * small.seconds / clips)]
 
 
 def _share_of_peak(options: BenchOptions, tflops: float) -> list[Figure]:

@@ -2,7 +2,7 @@
 
 from functools import partial, reduce
 from math import isfinite
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,7 @@ class Pretrain(EgoMCQTask):
     """
 
     special_ids: Tensor
+    cut: ClassVar[type[Cut]] = Cut
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None,
                  positives: Positives = "verb_or_noun", temperature: float = 0.05, negative_temperature: float = 0.05,
@@ -105,7 +106,7 @@ class Pretrain(EgoMCQTask):
             generator: In the same state on every process.
             at_a_time: Clips whose activations are in memory at a time; None for all.
         """
-        backbone, cut = self.backbone, Cut(self.backbone.parameters())
+        backbone, cut = self.backbone, self.cut(self.backbone.parameters())
         num_frames = batch["video"].shape[1]
         ids, mask = batch["text"]["input_ids"], batch["text"]["attention_mask"]
         trunk = Trunk(cut.share(in_parts(backbone.trunk_video, at_a_time, batch["video"])),

@@ -12,22 +12,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from egovlpv2 import gradients
 from egovlpv2.optim import OptimizerConfig
-from egovlpv2.tasks import pretrain
+from egovlpv2.tasks.bench_step import OneGraph
 from egovlpv2.tasks.pretrain import Pretrain
 
 CLIPS = 12
-
-
-class WholeGraph:
-    """In place of `Cut`: one graph, which the caller differentiates at the end."""
-
-    def __init__(self, parameters: object) -> None: ...
-
-    def share(self, x: Tensor) -> Tensor:
-        return x
-
-    def backward(self, loss: Tensor) -> Tensor:
-        return loss
 
 
 @pytest.fixture
@@ -68,7 +56,7 @@ def test_one_objective_at_a_time_gives_the_gradients_of_the_whole_graph(
         make_task: Callable[..., Pretrain], monkeypatch: pytest.MonkeyPatch, changes: dict[str, str],
         again: bool | str) -> None:
     losses, found = run(make_task(0.1, **changes, gradient_checkpointing=again))
-    monkeypatch.setattr(pretrain, "Cut", WholeGraph)
+    monkeypatch.setattr(Pretrain, "cut", OneGraph)
     plain, expected = run(make_task(0.1, **changes))
     assert losses == plain
     same(found, expected)
@@ -153,7 +141,7 @@ def test_two_objectives_activations_are_never_kept_together(make_task: Callable[
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"depth": 6, "num_fused_layers": 4}
     ours = most_kept(make_task(**changes))
-    monkeypatch.setattr(pretrain, "Cut", WholeGraph)
+    monkeypatch.setattr(Pretrain, "cut", OneGraph)
     assert ours < 0.6 * most_kept(make_task(**changes))
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import torch
 
 from egovlpv2.command.cores import usable_cores
-from egovlpv2.types import Precision
+from egovlpv2.types import Precision, StepVariant
 
 # TFLOP/s of dense bfloat16, by a part of the device's name; the first that fits counts.
 PEAK_TFLOPS = {"H100 NVL": 835.0, "H200 NVL": 835.0, "H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0, "A100": 312.0}
@@ -30,7 +30,9 @@ class BenchOptions:
     device: str = "cpu"
     precision: Precision = "32"
     batch_size: Sequence[int] = (2,)
+    contrastive_batch: int | None = None
     repeats: int = 2
+    variants: Sequence[StepVariant] = ("unshared",)
     peak_tflops: float | None = None
     file: Path | None = None
     videos: Path | None = None

@@ -4,8 +4,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from tqdm import tqdm
@@ -14,7 +15,7 @@ from egovlpv2.bench.measure import BenchOptions, Figure, device_name
 from egovlpv2.command.parser import check_arguments
 from egovlpv2.device import pick_device
 from egovlpv2.io.files import finite, write_json
-from egovlpv2.types import BenchPart, Count, Milliseconds, Positive, Precision
+from egovlpv2.types import BenchPart, Count, Milliseconds, Positive, Precision, StepVariant
 
 # `measure(options)` of each module gives its figures. Modules are imported when they run: their memory is measured.
 PARTS = {
@@ -39,19 +40,28 @@ class BenchReport:
         facts: Device, precision, version of torch, threads and date.
         failures: The reason by part.
         out: The JSON file.
+        as_json: Whether it prints as JSON instead of a table.
     """
 
     figures: list[Figure]
     facts: dict[str, Any]
     failures: dict[str, str]
     out: Path
+    as_json: bool = False
 
     @property
     def failed(self) -> str:
         """Description of the parts that have failed; empty if none has."""
         return f"{self.out} lacks what failed: {'; '.join(self.failures.values())}" if self.failures else ""
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """Content of the JSON file."""
+        return finite(self.facts | {"figures": [figure._asdict() for figure in self.figures]})
+
     def __str__(self) -> str:
+        if self.as_json:
+            return dumps(self.content, indent=2)
         facts = ", ".join(f"{name} {value}" for name, value in self.facts.items() if value)
         return (f"\n{table(self.figures)}\n\nratio: the figure over what it is set against\n{facts}\n"
                 f"written: {self.out}")
@@ -59,12 +69,13 @@ class BenchReport:
 
 def run_benchmarks(part: BenchPart | None = None, *, out: str | Path | None = None,
                    config: str | Path = "conf/model/base.yaml", device: str | None = None,
-                   precision: Precision | None = None,
-                   batch_size: Sequence[Count] | None = None, repeats: Count | None = None,
-                   peak_tflops: Positive | None = None, file: str | Path | None = None,
-                   videos: str | Path | None = None, hours: Positive = 100.0, every: Milliseconds = 1.0,
-                   widths: Sequence[Count] = (256,), index_files: Count = 200, folder: str | Path | None = None
-                   ) -> BenchReport:
+                   precision: Precision | None = None, batch_size: Sequence[Count] | None = None,
+                   contrastive_batch: Count | None = None, repeats: Count | None = None,
+                   variants: Sequence[StepVariant] | None = None, peak_tflops: Positive | None = None,
+                   file: str | Path | None = None, videos: str | Path | None = None,
+                   hours: Positive = 100.0, every: Milliseconds = 1.0,
+                   widths: Sequence[Count] = (256,), index_files: Count = 200, folder: str | Path | None = None,
+                   json: bool = False) -> BenchReport:
     """Time the hot paths against their bounds, as ratios: all parts, or one.
 
     Args:
@@ -74,7 +85,11 @@ def run_benchmarks(part: BenchPart | None = None, *, out: str | Path | None = No
         device: cuda or cpu; cuda where there is one (forward, step)
         precision: bf16 on a GPU if not given, else 32 (forward, step)
         batch_size: clips of a step; the best of several is reported; 2 if not given, on a GPU 16 32 48 (forward, step)
+        contrastive_batch: clips of a larger step that are computed --batch-size at a time, to compare its memory (step)
         repeats: rounds to take the fastest of; 2 if not given, on a GPU 5 (forward, step)
+        variants: ways of computing a step to compare: nothing shared by the objectives (unshared), all objectives'
+            activations in memory together (one_graph), compiled, the trunk's blocks or all blocks computed anew in the
+            backward pass (trunk_anew, all_anew); unshared if not given, on a GPU all (step)
         peak_tflops: of the device at --precision, to give the share of it that a step makes use of
         file: a JSON with MQ's `predictions` and `ground_truth` to score instead of made-up ones (moments)
         videos: a folder of videos to prepare; two are drawn if not given (reader)
@@ -84,6 +99,7 @@ def run_benchmarks(part: BenchPart | None = None, *, out: str | Path | None = No
         index_files: that they lie in (search)
         folder: where they lie for the while, on a disk: in a folder that lies in memory (tmpfs) none of them is read
             from a disk (search)
+        json: print the JSON instead of the table
 
     Raises:
         ValueError: An argument doesn't allow it, or the only part has failed.
@@ -94,16 +110,18 @@ def run_benchmarks(part: BenchPart | None = None, *, out: str | Path | None = No
     if target.is_dir():
         raise ValueError(f"--out {target} is a folder: give the name of a file")
     options = BenchOptions(file=_path(file), videos=_path(videos), hours=hours, every=every, widths=widths,
-                           index_files=index_files, folder=_path(folder), peak_tflops=peak_tflops)
+                           index_files=index_files, folder=_path(folder), peak_tflops=peak_tflops,
+                           contrastive_batch=contrastive_batch)
     with_model = bool(_WITH_MODEL.intersection(names))
     if with_model:
-        options = _with_model(options, Path(config), device, precision, batch_size, repeats)
+        options = _with_model(options, Path(config), device, precision, batch_size, repeats, variants)
     figures, failures = _measure(names, options)
     facts = {"device": device_name(torch.device(options.device)),
              "precision": options.precision if with_model else None, "torch": torch.__version__,
              "threads": torch.get_num_threads(), "date": time.strftime("%Y-%m-%d %H:%M")}
-    write_json(target, finite(facts | {"figures": [figure._asdict() for figure in figures]}))
-    return BenchReport(figures, facts, failures, target)
+    report = BenchReport(figures, facts, failures, target, json)
+    write_json(target, report.content)
+    return report
 
 
 def _path(given: str | Path | None) -> Path | None:
@@ -111,7 +129,8 @@ def _path(given: str | Path | None) -> Path | None:
 
 
 def _with_model(options: BenchOptions, config: Path, device: str | None, precision: Precision | None,
-                batch_size: Sequence[int] | None, repeats: int | None) -> BenchOptions:
+                batch_size: Sequence[int] | None, repeats: int | None, variants: Sequence[StepVariant] | None
+                ) -> BenchOptions:
     """Fill in what a user left open, for the device that there is.
 
     Raises:
@@ -123,7 +142,8 @@ def _with_model(options: BenchOptions, config: Path, device: str | None, precisi
         raise ValueError(f"--config {config} is missing: give a conf/model/*.yaml")
     filled = {"config": config, "device": str(picked), "precision": precision or ("bf16" if on_gpu else "32"),
               "batch_size": tuple(batch_size or ((16, 32, 48) if on_gpu else (2,))),
-              "repeats": repeats or (5 if on_gpu else 2)}
+              "repeats": repeats or (5 if on_gpu else 2),
+              "variants": variants or (get_args(StepVariant) if on_gpu else ("unshared",))}
     return BenchOptions(**(asdict(options) | filled))
 
 

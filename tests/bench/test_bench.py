@@ -23,8 +23,7 @@ from egovlpv2.cli import main as cli
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks import bench_step as step_bench
 from egovlpv2.tasks.bench_forward import answers, egomcq, passes
-from egovlpv2.tasks.bench_step import Cost, best_batch, make_texts
-from egovlpv2.tasks.pretrain import Pretrain
+from egovlpv2.tasks.bench_step import Cost, Variant, best_batch, make_texts
 from egovlpv2.tasks.taskqa import TaskQA
 
 TINY = ["--config", str(ROOT / "conf" / "model" / "tiny.yaml"), "--device", "cpu"]
@@ -108,7 +107,7 @@ def test_calls_take_turns_and_the_fastest_counts(monkeypatch: pytest.MonkeyPatch
 def test_model_flops_are_three_times_the_forward_pass(tokenizer: str) -> None:
     """Against every product of a real step; attention as products, since torch does not count its own on a CPU."""
     config = make_config(tokenizer, depth=4)
-    task = Pretrain(config, OptimizerConfig()).train()
+    task = step_bench.OneGraphPretrain(config, OptimizerConfig()).train()  # the counter takes no part of a graph
     batch = make_clips(8)
     batch["text"] = make_texts(8, torch.device("cpu"))
     counter = FlopCounterMode(display=False)
@@ -119,8 +118,8 @@ def test_model_flops_are_three_times_the_forward_pass(tokenizer: str) -> None:
 
 
 def test_the_share_of_the_peak_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    costs = {Pretrain: Cost(0.5, 10.0, 2e12), step_bench.UnsharedPretrain: Cost(0.75, 15.0, 2e12)}
-    monkeypatch.setattr(step_bench, "step_cost", lambda kind, args, clips: costs[kind])
+    costs = {step_bench.OURS: Cost(0.5, 10.0, 2e12), step_bench.VARIANTS["unshared"]: Cost(0.75, 15.0, 2e12)}
+    monkeypatch.setattr(step_bench, "step_cost", lambda variant, args, clips: costs[variant])
     monkeypatch.setattr(step_bench, "complexity", lambda *_: {"gmacs": {"ours": 100.0}})
     figures = step_bench.measure(options(batch_size=[4], peak_tflops=8.0))
     rows = {figure.what: figure for figure in figures}
@@ -137,7 +136,7 @@ def test_the_share_of_the_peak_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_best_batch_size_is_reported_and_one_too_large_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {2: 1.0, 4: 1.6, 8: 4.0}
 
-    def step_cost(kind: type[Pretrain], given: BenchOptions, clips: int) -> Cost:
+    def step_cost(variant: Variant, given: BenchOptions, clips: int) -> Cost:
         if clips not in seconds:
             raise ValueError("too many for the memory")
         return Cost(seconds[clips], 1.0, 1e12)
@@ -150,8 +149,8 @@ def test_the_best_batch_size_is_reported_and_one_too_large_left_out(monkeypatch:
 
 
 def test_what_shares_nothing_may_not_fit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def step_cost(kind: type[Pretrain], given: BenchOptions, clips: int) -> Cost:
-        if kind is not Pretrain:
+    def step_cost(variant: Variant, given: BenchOptions, clips: int) -> Cost:
+        if variant is not step_bench.OURS:
             raise ValueError("too many for the memory")
         return Cost(1.0, 1.0, 1e12)
 
