@@ -17,62 +17,88 @@ from torch.utils.checkpoint import checkpoint
 
 
 class _Known(Function):
-    """A loss with known gradients of other tensors, which its backward pass hands on."""
+    """A value with known gradients of other tensors, which its backward pass hands on."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *tensors: Tensor) -> Tensor:
         ctx.gradients = gradients
-        return loss.clone()
+        return value.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        assert ctx.gradients is not None, "the gradients of an objective are handed on once"
+        assert ctx.gradients is not None, "the gradients are handed on once"
         gradients, ctx.gradients = ctx.gradients, None
-        for i, gradient in enumerate(gradients):
-            gradients[i] = gradient * grad
+        if grad.device.type != "cpu" or grad != 1:  # to look at the value would stop a GPU
+            for gradient in gradients:
+                gradient.mul_(grad)
         return None, None, *gradients
 
 
 class Cut:
     """A cut through the graph, behind which each objective has a backward pass of its own.
 
-    To whoever differentiates the sum of the losses, there is one backward pass, in which each parameter gets its
-    gradient once: gradient accumulation, clipping and DDP need no special case. DDP reduces all gradients in that
-    pass; collectives with gradients run in the objectives' own, in the same order on every process.
+    To whoever differentiates `total`, there is one backward pass, in which each parameter gets its gradient once:
+    gradient accumulation, clipping and DDP need no special case. DDP reduces all gradients in that pass; collectives
+    with gradients run in the objectives' own, in the same order on every process.
 
     Args:
         parameters: Parameters that an objective may use behind the cut; frozen ones are skipped.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self._shared: list[tuple[Tensor, Tensor]] = []
+        self._receivers: list[Tensor] = [parameter for parameter in parameters if parameter.requires_grad]
+        self._targets = list(self._receivers)  # parameters, and what objectives see of the shared tensors
+        self._gradients: dict[int, Tensor] = {}  # by position in the above
+        self._value: Tensor | float = 0.0
 
     def share(self, x: Tensor) -> Tensor:
         """Return a tensor for the objectives to use in place of `x`."""
         if not (torch.is_grad_enabled() and x.requires_grad):
             return x
         leaf = x.detach().requires_grad_()
-        self._shared.append((x, leaf))
+        self._receivers.append(x)
+        self._targets.append(leaf)
         return leaf
 
-    def backward(self, loss: Tensor) -> Tensor:
+    def backward(self, loss: Tensor, weight: float) -> Tensor:
         """Differentiate an objective and free its activations.
 
         Args:
             loss: Scalar.
+            weight: Its factor in `total`.
 
         Returns:
-            The same value, whose backward pass hands the gradients on.
+            The loss, without a graph.
         """
-        if not (torch.is_grad_enabled() and loss.requires_grad):
-            return loss
-        targets = [*(leaf for _, leaf in self._shared), *self._parameters]
-        receivers = [*(x for x, _ in self._shared), *self._parameters]
-        with torch.autocast(loss.device.type, enabled=False):
-            gradients = torch.autograd.grad(loss, targets, allow_unused=True)
-        used = [(gradient, x) for gradient, x in zip(gradients, receivers, strict=True) if gradient is not None]
-        return _Known.apply(loss.detach(), [gradient for gradient, _ in used], *(x for _, x in used))
+        weighted = loss * weight
+        if torch.is_grad_enabled() and loss.requires_grad:
+            with torch.autocast(loss.device.type, enabled=False):
+                found = torch.autograd.grad(weighted, self._targets, allow_unused=True)
+            new = {i: gradient for i, gradient in enumerate(found) if gradient is not None}
+            del found
+            self._add(new)
+        self._value = self._value + weighted.detach()
+        return loss.detach()
+
+    def _add(self, gradients: dict[int, Tensor]) -> None:
+        taken = {gradient.data_ptr() for gradient in self._gradients.values()}
+        while gradients:  # each is freed when it is added
+            i, gradient = gradients.popitem()
+            if i in self._gradients:
+                self._gradients[i].add_(gradient)
+                continue
+            # Others are added to it: its memory must be its own. Autograd may give one tensor, or one number, to many.
+            own = gradient.data_ptr() not in taken and gradient.untyped_storage().nbytes() == gradient.nbytes
+            self._gradients[i] = gradient if own else gradient.clone(memory_format=torch.contiguous_format)
+            taken.add(gradient.data_ptr())
+
+    def total(self) -> Tensor:
+        """The weighted sum of the losses, whose backward pass hands all gradients on."""
+        value = torch.as_tensor(self._value)
+        if not self._gradients:
+            return value
+        gradients, self._gradients = self._gradients, {}
+        return _Known.apply(value, [*gradients.values()], *(self._receivers[i] for i in gradients))
 
 
 def in_parts(function: Callable[..., Any], size: int | None, *inputs: Tensor) -> Any:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -43,7 +42,7 @@ from egovlpv2.losses import ego_positives, mask_tokens, multi_positive_nce, samp
 from egovlpv2.model.backbone import Top
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig, parameter_groups
-from egovlpv2.tasks.pretrain import Pretrain
+from egovlpv2.tasks.pretrain import Objectives, Pretrain
 from egovlpv2.types import Precision, StepVariant
 
 TOKENS = 15  # of a text
@@ -54,7 +53,7 @@ class UnsharedPretrain(Pretrain):
     """The same losses as each objective computes them alone: a whole pass, every output, nothing shared."""
 
     def objectives(self, batch: ClipBatch, generator: torch.Generator, at_a_time: int | None = None
-                   ) -> dict[str, Tensor]:
+                   ) -> Objectives:
         backbone = self.backbone
         dual = self._pass(batch["video"], batch["text"], gate=False)
         assert dual.video is not None and dual.text is not None
@@ -71,9 +70,10 @@ class UnsharedPretrain(Pretrain):
         states = self._pass(batch["video"], Text(input_ids=masked.input_ids, attention_mask=mask), gate=True).text
         assert states is not None
         target = torch.where(masked.chosen, ids, -100)
-        return {"ego_nce": multi_positive_nce(similarity, positives, self.temperature),
-                "vtm": F.cross_entropy(logits.float(), pairs.is_match),
-                "mlm": F.cross_entropy(backbone.mlm_logits_from(states).flatten(0, 1).float(), target.flatten())}
+        losses = {"ego_nce": multi_positive_nce(similarity, positives, self.temperature),
+                  "vtm": F.cross_entropy(logits.float(), pairs.is_match),
+                  "mlm": F.cross_entropy(backbone.mlm_logits_from(states).flatten(0, 1).float(), target.flatten())}
+        return Objectives(torch.stack([self.loss_weights[name] * losses[name] for name in losses]).sum(), losses)
 
     def _pass(self, video: Tensor, text: Text, gate: bool) -> Top:
         return self.backbone.top(self.backbone.trunk(video, text, gate), video.shape[1], gate)
@@ -85,8 +85,9 @@ class OneGraph(Cut):
     def share(self, x: Tensor) -> Tensor:
         return x
 
-    def backward(self, loss: Tensor) -> Tensor:
-        return loss
+    def backward(self, loss: Tensor, weight: float) -> Tensor:
+        self._value = self._value + weight * loss
+        return loss.detach()
 
 
 class OneGraphPretrain(Pretrain):
@@ -164,8 +165,7 @@ def training_step(variant: Variant, config: Path, clips: int, device: torch.devi
     def step() -> None:
         optimizer.zero_grad()
         with context:
-            losses = task.objectives(batch, torch.Generator().manual_seed(0), variant.at_a_time)
-            total = reduce(torch.add, (task.loss_weights[name] * loss for name, loss in losses.items()))
+            total = task.objectives(batch, torch.Generator().manual_seed(0), variant.at_a_time).total
         total.backward()
         optimizer.step()
 

@@ -1,8 +1,8 @@
 """Pre-training: EgoNCE, masked language modelling and video-text matching over one shared trunk."""
 
-from functools import partial, reduce
+from functools import partial
 from math import isfinite
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,13 @@ from egovlpv2.model.released_init import init_as_released
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.egomcq import SCORES, EgoMCQTask, Monitor
 from egovlpv2.tokenization import load_fitting_tokenizer
+
+
+class Objectives(NamedTuple):
+    """Losses of a step."""
+
+    total: Tensor  # weighted sum, to be differentiated
+    losses: dict[str, Tensor]  # by name, without a graph
 
 
 class Pretrain(EgoMCQTask):
@@ -88,25 +95,22 @@ class Pretrain(EgoMCQTask):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         # The generator is the same on every process: all draw the pairs and masks of the whole batch.
         at_a_time = None if self.contrastive_batch is None else 2 * self.data.batch_size  # a row and its negative
-        losses = self.objectives(batch, torch.Generator().manual_seed(self.step_seed(batch_idx)), at_a_time)
-        total = reduce(torch.add, (self.loss_weights[name] * loss for name, loss in losses.items()))
+        total, losses = self.objectives(batch, torch.Generator().manual_seed(self.step_seed(batch_idx)), at_a_time)
         size = len(batch["video"])
         self.log("train/loss", total, prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, batch_size=size)
         return total
 
     def objectives(self, batch: ClipBatch, generator: torch.Generator, at_a_time: int | None = None
-                   ) -> dict[str, Tensor]:
+                   ) -> Objectives:
         """Losses of this process; their mean over all processes is the loss of the whole batch.
-
-        Each loss has been differentiated down to the trunk's outputs already, see `Cut`.
 
         Args:
             batch: Clips of this process.
             generator: In the same state on every process.
             at_a_time: Clips whose activations are in memory at a time; None for all.
         """
-        backbone, cut = self.backbone, self.cut(self.backbone.parameters())
+        backbone, cut, weights = self.backbone, self.cut(self.backbone.parameters()), self.loss_weights
         num_frames = batch["video"].shape[1]
         ids, mask = batch["text"]["input_ids"], batch["text"]["attention_mask"]
         trunk = Trunk(cut.share(in_parts(backbone.trunk_video, at_a_time, batch["video"])),
@@ -116,9 +120,10 @@ class Pretrain(EgoMCQTask):
         with torch.autocast(self.device.type, enabled=False):  # in bfloat16 a logit is a tenth off
             similarity = text_embeds @ video_embeds.T  # (n, n)
         positives = ego_positives(gather(batch["verbs"]), gather(batch["nouns"]), self.positives)
-        losses = {"ego_nce": cut.backward(multi_positive_nce(similarity, positives, self.temperature))}
-        if self.loss_weights["mlm"] == self.loss_weights["vtm"] == 0:
-            return losses
+        ego_nce = multi_positive_nce(similarity, positives, self.temperature)
+        losses = {"ego_nce": cut.backward(ego_nce, weights["ego_nce"])}
+        if weights["mlm"] == weights["vtm"] == 0:
+            return Objectives(cut.total(), losses)
         # Compute both even if one has no weight: DDP waits for a gradient of each parameter.
         if not backbone.shares_trunk:
             fused = in_parts(partial(backbone.trunk_video, gate=True), at_a_time, batch["video"])
@@ -127,9 +132,9 @@ class Pretrain(EgoMCQTask):
         drawn = sample_vtm_pairs(similarity.detach(), positives, self.negative_temperature, generator,
                                  self.negatives_by)
         pairs = VTMPairs(*map(broadcast_from_rank0, drawn))
-        losses["vtm"] = cut.backward(self._matching(trunk, num_frames, pairs, at_a_time))
-        losses["mlm"] = cut.backward(self._masked_tokens(trunk, num_frames, ids, generator, at_a_time))
-        return losses
+        losses["vtm"] = cut.backward(self._matching(trunk, num_frames, pairs, at_a_time), weights["vtm"])
+        losses["mlm"] = cut.backward(self._masked_tokens(trunk, num_frames, ids, generator, at_a_time), weights["mlm"])
+        return Objectives(cut.total(), losses)
 
     def _trunk_text(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self.backbone.trunk_text(Text(input_ids=ids, attention_mask=mask))[0]  # (B, L, D)

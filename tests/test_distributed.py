@@ -71,8 +71,7 @@ def share_of(batch: dict, rank: int) -> dict:
 
 
 def loss_of(task: Pretrain, batch: ClipBatch, at_a_time: int | None = None) -> torch.Tensor:
-    losses = task.objectives(batch, torch.Generator().manual_seed(7), at_a_time)
-    return sum(task.loss_weights[name] * loss for name, loss in losses.items())
+    return task.objectives(batch, torch.Generator().manual_seed(7), at_a_time).total
 
 
 class Wrapped(torch.nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from egovlpv2 import gradients
+from egovlpv2.gradients import Cut
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.bench_step import OneGraph
 from egovlpv2.tasks.pretrain import Pretrain
@@ -36,8 +37,8 @@ def run(task: Pretrain, at_a_time: int | None = None) -> tuple[dict[str, float],
     """Losses and gradients of a step."""
     torch.manual_seed(1)
     batch = make_clips(CLIPS)
-    losses = task.objectives(batch, torch.Generator().manual_seed(2), at_a_time)
-    sum(task.loss_weights[name] * loss for name, loss in losses.items()).backward()
+    total, losses = task.objectives(batch, torch.Generator().manual_seed(2), at_a_time)
+    total.backward()
     found = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
     return {name: loss.item() for name, loss in losses.items()}, found
 
@@ -89,6 +90,20 @@ def test_gradients_of_several_batches_add_up(make_task: Callable[..., Pretrain])
     same(found, {name: 2 * grad for name, grad in expected.items()})
 
 
+def test_gradients_that_share_memory_are_not_added_to_each_other() -> None:
+    a, b, x = (torch.nn.Parameter(torch.full((3,), value)) for value in (1.0, 2.0, 3.0))
+    cut = Cut([a, b, x])
+    y = cut.share(2 * x)
+    for weight in (1.0, 0.5):
+        cut.backward((a + b + y).sum(), weight)  # autograd gives all three one tensor
+    cut.backward((a * a).sum() + y.sum(), 1.0)
+    total = cut.total()
+    total.backward(torch.tensor(2.0))
+    assert total.item() == 1.5 * 27 + 3 + 18
+    for parameter, expected in ((a, 7.0), (b, 3.0), (x, 10.0)):
+        assert torch.equal(parameter.grad, torch.full((3,), expected))
+
+
 def test_frozen_parameters_get_no_gradient(make_task: Callable[..., Pretrain]) -> None:
     task = make_task()
     for name, parameter in task.named_parameters():
@@ -100,8 +115,8 @@ def test_frozen_parameters_get_no_gradient(make_task: Callable[..., Pretrain]) -
 def test_losses_without_gradients(make_task: Callable[..., Pretrain]) -> None:
     task = make_task()
     with torch.no_grad():
-        losses = task.objectives(make_clips(4), torch.Generator().manual_seed(2), 2)
-    assert not any(loss.requires_grad for loss in losses.values())
+        total, losses = task.objectives(make_clips(4), torch.Generator().manual_seed(2), 2)
+    assert not total.requires_grad and all(loss.isfinite() for loss in losses.values())
 
 
 class Watch:

@@ -32,8 +32,8 @@ def step(task: Pretrain, clips: int = 4, length: int = 7) -> tuple[dict[str, flo
     torch.manual_seed(1)
     batch = make_clips(clips)
     batch["text"] = {name: value[:, :length] for name, value in batch["text"].items()}
-    losses = task.objectives(batch, torch.Generator().manual_seed(2))
-    sum(losses.values()).backward()
+    total, losses = task.objectives(batch, torch.Generator().manual_seed(2))
+    total.backward()
     return ({name: loss.item() for name, loss in losses.items()},
             {name: p.grad for name, p in task.named_parameters() if p.grad is not None})
 

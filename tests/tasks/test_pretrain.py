@@ -29,7 +29,7 @@ def test_sharing_changes_no_objective(small_config, tokenizer: str, changes: dic
         task = kind(config, OptimizerConfig(), masked_share=0.4).eval()
         draw_parameters(task)
         torch.manual_seed(1)
-        losses.append(task.objectives(make_clips(8), torch.Generator().manual_seed(2)))
+        losses.append(task.objectives(make_clips(8), torch.Generator().manual_seed(2)).losses)
     assert losses[0].keys() == losses[1].keys() == {"ego_nce", "vtm", "mlm"}
     for name in losses[0]:
         torch.testing.assert_close(losses[0][name], losses[1][name])
@@ -41,10 +41,10 @@ def test_a_batch_can_be_learned(small_config, tokenizer: str, fusion: str) -> No
     task = Pretrain(config, OptimizerConfig(), positives="none").eval()
     optimizer, first = torch.optim.AdamW(task.parameters(), lr=3e-3), None
     for _ in range(100):
-        losses = task.objectives(batch, torch.Generator().manual_seed(0))
+        total, losses = task.objectives(batch, torch.Generator().manual_seed(0))
         first = first or {k: v.item() for k, v in losses.items()}
         optimizer.zero_grad()
-        sum(losses.values()).backward()
+        total.backward()
         optimizer.step()
     assert all(losses[k] < 0.5 * first[k] for k in losses), (first, losses)
 
@@ -52,9 +52,9 @@ def test_a_batch_can_be_learned(small_config, tokenizer: str, fusion: str) -> No
 def test_objectives_without_weight_train_nothing(small_config, tokenizer: str) -> None:
     config, batch = small_config(tokenizer), make_clips(8)
     alone = Pretrain(config, OptimizerConfig(), mlm_weight=0.0, vtm_weight=0.0).eval()
-    losses = alone.objectives(batch, torch.Generator().manual_seed(0))
+    total, losses = alone.objectives(batch, torch.Generator().manual_seed(0))
     assert set(losses) == {"ego_nce"} and alone.scores == ("dual",)
-    losses["ego_nce"].backward()
+    total.backward()
     assert all(p.grad is not None for p in alone.parameters() if p.requires_grad)  # DDP would wait for them
     words = Pretrain(config, OptimizerConfig(), mlm_weight=0.25, vtm_weight=0.0)
     assert words.scores == ("dual",) and words.backbone.masked_word_head.decoder.weight.requires_grad
@@ -68,8 +68,8 @@ def test_a_small_last_batch_gives_finite_gradients(small_config, tokenizer: str,
     task, batch = Pretrain(small_config(tokenizer), OptimizerConfig(), masked_share=0.0).eval(), make_clips(3)
     batch = {name: {key: ids[:clips] for key, ids in value.items()} if name == "text" else value[:clips]
              for name, value in batch.items()}
-    losses = task.objectives(batch, torch.Generator().manual_seed(0))
-    sum(losses.values()).backward()
+    total, losses = task.objectives(batch, torch.Generator().manual_seed(0))
+    total.backward()
     assert all(loss.isfinite() for loss in losses.values()) and losses["mlm"] == 0
     assert clips > 1 or losses["ego_nce"] == 0
     assert all(p.grad.isfinite().all() for p in task.parameters() if p.grad is not None)
@@ -82,7 +82,7 @@ def test_negatives_are_drawn_as_asked(small_config, tokenizer: str) -> None:
         task = Pretrain(small_config(tokenizer), OptimizerConfig(), negatives_by=by).eval()
         draw_parameters(task)
         torch.manual_seed(1)
-        losses[by] = task.objectives(make_clips(12), torch.Generator().manual_seed(2))
+        losses[by] = task.objectives(make_clips(12), torch.Generator().manual_seed(2)).losses
     assert losses["own"]["vtm"] != losses["swapped"]["vtm"]
     assert all(losses["own"][name] == losses["swapped"][name] for name in ("ego_nce", "mlm"))
 
