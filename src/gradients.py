@@ -8,6 +8,7 @@ Letters: `B` clips.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,25 +73,30 @@ class Cut:
         """
         weighted = loss * weight
         if torch.is_grad_enabled() and loss.requires_grad:
-            with torch.autocast(loss.device.type, enabled=False):
-                found = torch.autograd.grad(weighted, self._targets, allow_unused=True)
-            new = {i: gradient for i, gradient in enumerate(found) if gradient is not None}
-            del found
-            self._add(new)
+            self._differentiate(weighted)
         self._value = self._value + weighted.detach()
         return loss.detach()
 
-    def _add(self, gradients: dict[int, Tensor]) -> None:
+    def _differentiate(self, loss: Tensor) -> None:
+        adding = [self._targets[i].register_hook(partial(self._add, i)) for i in self._gradients]
+        try:
+            with torch.autocast(loss.device.type, enabled=False):
+                found = torch.autograd.grad(loss, self._targets, allow_unused=True)
+        finally:
+            for hook in adding:
+                hook.remove()
         taken = {gradient.data_ptr() for gradient in self._gradients.values()}
-        while gradients:  # each is freed when it is added
-            i, gradient = gradients.popitem()
-            if i in self._gradients:
-                self._gradients[i].add_(gradient)
-                continue
-            # Others are added to it: its memory must be its own. Autograd may give one tensor, or one number, to many.
-            own = gradient.data_ptr() not in taken and gradient.untyped_storage().nbytes() == gradient.nbytes
-            self._gradients[i] = gradient if own else gradient.clone(memory_format=torch.contiguous_format)
-            taken.add(gradient.data_ptr())
+        for i, gradient in enumerate(found):
+            if gradient is not None and i not in self._gradients:
+                # Others are added to it: its memory must be its own. Autograd may give one tensor to several.
+                own = gradient.data_ptr() not in taken and gradient.untyped_storage().nbytes() == gradient.nbytes
+                self._gradients[i] = gradient if own else gradient.clone(memory_format=torch.contiguous_format)
+                taken.add(gradient.data_ptr())
+
+    def _add(self, i: int, gradient: Tensor) -> Tensor:
+        """Add a gradient as soon as it is there, so that its memory is free for the next."""
+        self._gradients[i].add_(gradient)
+        return gradient.new_zeros(()).expand_as(gradient)
 
     def total(self) -> Tensor:
         """The weighted sum of the losses, whose backward pass hands all gradients on."""

@@ -3,11 +3,12 @@
 Letters: `B` clips, `T` frames, `N` patches of a frame, `S = 1 + T * N` video tokens, `h` heads, `D` width.
 """
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
 
 Axis = Literal["time", "space"]
 
@@ -71,17 +72,60 @@ def attention_weights(query: Tensor, key: Tensor, num_heads: int, mask: Tensor |
     return (logits if mask is None else logits.masked_fill(~mask[:, None, None], -torch.inf)).softmax(-1)
 
 
-def _groups(x: Tensor, num_frames: int, axis: Axis) -> Tensor:
-    """Group patches that attend to each other: (B, h, T*N, d) -> (B*N, h, T, d) or (B*T, h, N, d)."""
-    x = x.unflatten(2, (num_frames, -1))  # (B, h, T, N, d)
-    x = x.permute(0, 3, 1, 2, 4) if axis == "time" else x.permute(0, 2, 1, 3, 4)  # (B, groups, h, members, d)
-    return x.flatten(0, 1)
+def _grouped(x: Tensor, num_frames: int, axis: Axis) -> Tensor:
+    """View patches by groups that attend to each other: (B, T*N, h, d) -> (B, N, h, T, d) or (B, T, h, N, d)."""
+    x = x.unflatten(1, (num_frames, -1))  # (B, T, N, h, d)
+    return x.permute(0, 2, 3, 1, 4) if axis == "time" else x.permute(0, 1, 3, 2, 4)  # (B, groups, h, members, d)
 
 
-def _ungroup(x: Tensor, batch: int, axis: Axis) -> Tensor:
-    x = x.unflatten(0, (batch, -1))  # (B, groups, h, members, d)
-    x = x.permute(0, 3, 1, 2, 4) if axis == "time" else x.permute(0, 1, 3, 2, 4)  # (B, T, N, h, d)
-    return x.flatten(3).flatten(1, 2)  # (B, T*N, D)
+class _Split(Function):
+    """Queries, keys and values of the CLS token's attention and of the groups of patches, each in one copy.
+
+    Autograd's own backward pass of these slices would fill and add up tensors of full size five times.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, num_frames: int, axis: Axis) -> tuple[Tensor, ...]:
+        """Split (B, S, 3, h, d) into (B, h, 1, d), 2 of (B, h, S, d), (B*groups, h, members, d), 2 of members + 1."""
+        ctx.shape, ctx.num_frames, ctx.axis = qkv.shape, num_frames, axis
+        q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, h, S, d)
+        query, *context = (_grouped(y, num_frames, axis) for y in qkv[:, 1:].unbind(2))  # (B, groups, h, members, d)
+        cls = (y.unsqueeze(1).expand(-1, query.shape[1], -1, -1, -1) for y in (k[:, :, :1], v[:, :, :1]))
+        with_cls = (torch.cat(pair, dim=3).flatten(0, 1) for pair in zip(cls, context, strict=True))
+        return q[:, :, :1], k, v, query.flatten(0, 1), *with_cls
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        q, k, v, query, *context = grads
+        out = q.new_empty(ctx.shape)  # (B, S, 3, h, d)
+        out[:, :1, 0] = q.transpose(1, 2)
+        patches = [_grouped(y, ctx.num_frames, ctx.axis) for y in out[:, 1:].unbind(2)]
+        patches[0].copy_(query.unflatten(0, (len(q), -1)))
+        for i, (whole, group) in enumerate(zip((k, v), context, strict=True), start=1):
+            out[:, :, i] = whole.transpose(1, 2)
+            group = group.unflatten(0, (len(q), -1))  # (B, groups, h, 1 + members, d)
+            patches[i].add_(group[:, :, :, 1:])
+            out[:, 0, i].add_(group[:, :, :, 0].sum(1))
+        return out, None, None
+
+
+class _Join(Function):
+    """Outputs of the CLS token and of the groups of patches, back in the order of the tokens, in one copy."""
+
+    @staticmethod
+    def forward(ctx: Any, cls: Tensor, patches: Tensor, num_frames: int, axis: Axis) -> Tensor:
+        """Join (B, h, 1, d) and (B*groups, h, members, d) to (B, S, D)."""
+        ctx.num_frames, ctx.axis, ctx.num_heads = num_frames, axis, cls.shape[1]
+        (batch, heads, _, dim), members = cls.shape, patches.numel() // cls.numel()
+        out = cls.new_empty(batch, 1 + members, heads, dim)
+        out[:, :1] = cls.transpose(1, 2)
+        _grouped(out[:, 1:], num_frames, axis).copy_(patches.unflatten(0, (batch, -1)))
+        return out.flatten(2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        heads = grad.unflatten(-1, (ctx.num_heads, -1))  # (B, S, h, d)
+        return heads[:, :1].transpose(1, 2), _grouped(heads[:, 1:], ctx.num_frames, ctx.axis).flatten(0, 1), None, None
 
 
 def divided_attention(attn: QKVAttention, x: Tensor, num_frames: int, axis: Axis) -> Tensor:
@@ -99,18 +143,13 @@ def divided_attention(attn: QKVAttention, x: Tensor, num_frames: int, axis: Axis
     Returns:
         (B, S, D).
     """
-    qkv = split_heads(attn.qkv(x), 3 * attn.num_heads)  # (B, 3h, S, d)
-    q, k, v = qkv.chunk(3, dim=1)  # (B, h, S, d)
-    q, k = attn.q_norm(q), attn.k_norm(k)
-    cls = scaled_dot_product(q[:, :, :1], k, v)  # (B, h, 1, d)
-    grouped = [_groups(y[:, :, 1:], num_frames, axis) for y in (q, k, v)]
-    num_groups = grouped[0].shape[0] // len(x)
-    k, v = (
-        torch.cat([y[:, :, :1].repeat_interleave(num_groups, dim=0), group], dim=2)  # (B*groups, h, 1 + members, d)
-        for y, group in zip((k, v), grouped[1:], strict=True)
-    )
-    patches = scaled_dot_product(grouped[0], k, v)  # (B*groups, h, members, d)
-    return torch.cat([merge_heads(cls), _ungroup(patches, len(x), axis)], dim=1)  # (B, S, D)
+    qkv = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1))  # (B, S, 3, h, d)
+    if not (isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)):
+        q, k, v = qkv.unbind(2)
+        qkv = torch.stack([attn.q_norm(q), attn.k_norm(k), v], dim=2)
+    q, k, v, *groups = _Split.apply(qkv, num_frames, axis)
+    cls = scaled_dot_product(q, k, v)  # (B, h, 1, d)
+    return _Join.apply(cls, scaled_dot_product(*groups), num_frames, axis)
 
 
 def cls_attention(attn: QKVAttention, x: Tensor) -> Tensor:
