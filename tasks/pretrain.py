@@ -82,9 +82,7 @@ class Pretrain(EgoMCQTask):
         # The generator is the same on every process: all draw the pairs and masks of the whole batch.
         losses = self.objectives(batch, torch.Generator().manual_seed(self.step_seed(batch_idx)))
         total = reduce(torch.add, (self.loss_weights[name] * loss for name, loss in losses.items()))
-        size = len(batch["video"])
-        self.log("train/loss", total, prog_bar=True, batch_size=size)
-        self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, batch_size=size)
+        self.log_losses({"loss": total} | losses, len(batch["video"]))
         return total
 
     def objectives(self, batch: ClipBatch, generator: torch.Generator) -> dict[str, Tensor]:

@@ -1,0 +1,62 @@
+"""Runs in a SLURM job that queues itself again before its time limit, and goes on after every restart."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from lightning import Trainer
+from lightning.fabric.plugins.environments import SLURMEnvironment
+
+from egovlpv2.command.signals import report_signal
+
+# Numbers of restarts, in the environment of a job that SLURM has queued again or of a process of torchrun.
+_RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
+
+
+def was_restarted() -> bool:
+    """Return True if SLURM has queued this job again, or torchrun has restarted its processes."""
+    return any(os.environ.get(name, "0") != "0" for name in _RESTARTS)
+
+
+def requeue_signals(trainer: Trainer) -> tuple[int, ...]:
+    """Get SLURM's requeue signal, if automatic requeueing is enabled."""
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
+        return (environment.requeue_signal,)
+    return ()
+
+
+def requeue() -> str:
+    """Queue this SLURM job again, and return a message about the result."""
+    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ["SLURM_JOB_ID"]
+    name = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
+    try:
+        done = subprocess.run(["scontrol", "requeue", name], check=False).returncode == 0
+    except FileNotFoundError:
+        done = False
+    return f"SLURM has queued job {name} again" if done else f"`scontrol requeue {name}` failed: queue it again"
+
+
+@contextmanager
+def requeueing_on_signal(trainer: Trainer) -> Iterator[None]:
+    """Queue the job again when its signal comes outside of training, where no checkpoint is due.
+
+    The first process does it, and SLURM ends all of them. During training, `LastCheckpoint` handles the signal.
+    Lightning would write a checkpoint at any moment; it leaves a signal alone that has a handler.
+    """
+    process = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        # SLURM signals the workers of a loader too.
+        if os.getpid() == process and trainer.is_global_zero:
+            report_signal(number, f"{requeue()}; the run was not training, so it has saved nothing")
+
+    before = {number: signal.signal(number, handle) for number in requeue_signals(trainer)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
