@@ -27,7 +27,7 @@ class StopRequest:
     def __init__(self, *signals: int) -> None:
         self.signals = signals
         self.number: int | None = None  # of the signal received
-        self.saving = False  # True while a checkpoint is written and after the last one: no signal aborts that
+        self.saving = False  # True while a checkpoint is written, which no signal aborts
         self._since = 0.0
         self._before: dict[int, Handler] = {}
         self._process = os.getpid()
@@ -43,6 +43,12 @@ class StopRequest:
         """Restore the handlers from before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._before = {}
+
+    def ignore_more(self) -> None:
+        """Ignore signals, and the ends of workers, until the process ends, if something outside is about to end it."""
+        for number in {*self._before, signal.SIGCHLD}:
+            signal.signal(number, _nothing)
         self._before = {}
 
     def adopt(self, number: int) -> None:

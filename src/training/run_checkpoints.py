@@ -112,12 +112,12 @@ class LastCheckpoint(Checkpoint):
 
     def _save_and_stop(self, trainer: Trainer) -> NoReturn:
         self._save(trainer)
-        self.stop.saving = True  # what follows is short, and a signal must not abort the requeueing either
         assert self.stop.number is not None
         place = find_place(trainer)
         text = (f"stopped after {trainer.global_step} steps, in epoch {place.epoch}; --ckpt_path last continues from "
                 f"{self.path}")
         if self.stop.number in requeue_signals(trainer):
+            self.stop.ignore_more()  # such as those with which SLURM ends this job once it is queued again
             text += f"; {requeue()}" if trainer.is_global_zero else ""
             trainer.strategy.barrier()  # `srun --kill-on-bad-exit` ends all processes when the first of them has ended
         end(self.stop.number, text)
