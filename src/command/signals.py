@@ -88,17 +88,12 @@ def end(number: int, text: str) -> NoReturn:
     Raises:
         SystemExit: 128 and the signal's number: 130 for Ctrl-C, 143 for SIGTERM.
     """
-    report_signal(number, text)
-    raise SystemExit(128 + number)
-
-
-def report_signal(number: int, text: str) -> None:
-    """Print a line about a signal, on the first process of a run."""
     name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
     # Set by torchrun, by Lightning for the processes that it starts, and by SLURM.
     ranks = [os.environ[variable] for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if variable in os.environ]
     if not ranks or int(ranks[0]) == 0:
         print(f"egovlpv2: {name}: {text}", file=sys.stderr, flush=True)
+    raise SystemExit(128 + number)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from types import FrameType
 from lightning import Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment
 
-from egovlpv2.command.signals import report_signal
+from egovlpv2.command.signals import end
 
 # Numbers of restarts, in the environment of a job that SLURM has queued again or of a process of torchrun.
 _RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
@@ -33,18 +33,22 @@ def requeue() -> str:
     """Queue this SLURM job again, and return a message about the result."""
     array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ["SLURM_JOB_ID"]
     name = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
+    # SLURM ends the processes of a job that it queues again; `scontrol` inherits this, and would else seem to fail.
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         done = subprocess.run(["scontrol", "requeue", name], check=False).returncode == 0
     except FileNotFoundError:
         done = False
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return f"SLURM has queued job {name} again" if done else f"`scontrol requeue {name}` failed: queue it again"
 
 
 @contextmanager
 def requeueing_on_signal(trainer: Trainer) -> Iterator[None]:
-    """Queue the job again when its signal comes outside of training, where no checkpoint is due.
+    """Queue the job again and end when its signal comes outside of training, where no checkpoint is due.
 
-    The first process does it, and SLURM ends all of them. During training, `LastCheckpoint` handles the signal.
+    The first process does it, and SLURM ends the others. During training, `LastCheckpoint` handles the signal.
     Lightning would write a checkpoint at any moment; it leaves a signal alone that has a handler.
     """
     process = os.getpid()
@@ -52,7 +56,7 @@ def requeueing_on_signal(trainer: Trainer) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         # SLURM signals the workers of a loader too.
         if os.getpid() == process and trainer.is_global_zero:
-            report_signal(number, f"{requeue()}; the run was not training, so it has saved nothing")
+            end(number, f"stopped outside of training, without another checkpoint; {requeue()}")
 
     before = {number: signal.signal(number, handle) for number in requeue_signals(trainer)}
     try:

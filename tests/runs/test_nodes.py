@@ -101,11 +101,11 @@ def assert_equal(one: dict[str, Any], two: dict[str, Any]) -> None:
 
 def test_a_slurm_job_that_is_interrupted_once_is_the_run_of_one_process(cluster: Cluster, folder: Path, toy: Path
                                                                         ) -> None:
+    expected = train_in_one_process(folder, toy)
     # A minute is the shortest limit; SLURM looks every 30 s whether a signal is due, and may send it up to 60 s early.
     job = cluster.call("sbatch", "--parsable", "--time=1", "--signal=SIGUSR1@1", "conf/trainer/cpu_nodes.slurm",
                        *options(toy, PAIRS // 2), *waiting(rank=1), cwd=folder,
                        env=environment(RUN="two", MASTER_ADDR="127.0.0.1")).strip()
-    expected = train_in_one_process(folder, toy)
     log = folder / f"slurm-{job}.out"
     try:
         wait_until(lambda: cluster.show(job)["Restarts"] == "1", 180, "the job is queued again")
