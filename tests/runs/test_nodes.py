@@ -21,13 +21,23 @@ PAIRS = 4  # rows of a step
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder to start runs in, as a clone of the repository with its environment is."""
-    (tmp_path / "conf").symlink_to(ROOT / "conf")
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "egovlpv2").symlink_to(Path(sys.executable).with_name("egovlpv2"))
-    return tmp_path
+    folder = tmp_path_factory.mktemp("clone")
+    (folder / "conf").symlink_to(ROOT / "conf")
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "egovlpv2").symlink_to(Path(sys.executable).with_name("egovlpv2"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(folder: Path, toy: Path) -> dict[str, Any]:
+    """The run of one process, whose batches are those of two."""
+    subprocess.run([".venv/bin/egovlpv2", "fit", *configs("cpu"), "--data=runs.two_nodes.OrderOfTwo",
+                    *options(toy, PAIRS), "--trainer.logger.init_args.name=one"], cwd=folder, env=environment(),
+                   check=True)
+    return results(folder / "runs" / "one")
 
 
 @pytest.fixture
@@ -36,6 +46,12 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         pytest.skip(f"SLURM is not installed: there is no {', '.join(missing)} (Debian's package is slurm-wlm)")
     with start_cluster(tmp_path / "slurm") as cluster:
         yield cluster
+
+
+def configs(trainer: str) -> list[str]:
+    """The configuration of cpu_nodes.slurm, with a trainer."""
+    names = ("pretrain", "model/tiny", "data/toy", f"trainer/{trainer}", "toy/pretrain")
+    return [f"--config=conf/{name}.yaml" for name in names]
 
 
 def options(toy: Path, rows: int) -> list[str]:
@@ -56,15 +72,6 @@ def environment(**more: str) -> dict[str, str]:
     """Variables of a run whose nodes are all this machine."""
     found = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "MASTER_", "RANK"))}
     return found | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests"), "GLOO_SOCKET_IFNAME": "lo"} | more
-
-
-def train_in_one_process(folder: Path, toy: Path) -> dict[str, Any]:
-    """The run of one process, whose batch is that of two."""
-    configs = [f"--config=conf/{name}.yaml" for name in ("pretrain", "model/tiny", "data/toy", "trainer/cpu",
-                                                         "toy/pretrain")]
-    subprocess.run([".venv/bin/egovlpv2", "fit", *configs, "--data=runs.two_nodes.OrderOfTwo", *options(toy, PAIRS),
-                    "--trainer.logger.init_args.name=one"], cwd=folder, env=environment(), check=True)
-    return results(folder / "runs" / "one")
 
 
 def results(run: Path) -> dict[str, Any]:
@@ -99,13 +106,12 @@ def assert_equal(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert largest < 1e-5, name
 
 
-def test_a_slurm_job_that_is_interrupted_once_is_the_run_of_one_process(cluster: Cluster, folder: Path, toy: Path
-                                                                        ) -> None:
-    expected = train_in_one_process(folder, toy)
+def test_a_slurm_job_that_is_interrupted_once_is_the_run_of_one_process(cluster: Cluster, folder: Path, toy: Path,
+                                                                        one: dict[str, Any]) -> None:
     # A minute is the shortest limit; SLURM looks every 30 s whether a signal is due, and may send it up to 60 s early.
     job = cluster.call("sbatch", "--parsable", "--time=1", "--signal=SIGUSR1@1", "conf/trainer/cpu_nodes.slurm",
                        *options(toy, PAIRS // 2), *waiting(rank=1), cwd=folder,
-                       env=environment(RUN="two", MASTER_ADDR="127.0.0.1")).strip()
+                       env=environment(RUN="slurm", MASTER_ADDR="127.0.0.1")).strip()
     log = folder / f"slurm-{job}.out"
     try:
         wait_until(lambda: cluster.show(job)["Restarts"] == "1", 180, "the job is queued again")
@@ -116,21 +122,19 @@ def test_a_slurm_job_that_is_interrupted_once_is_the_run_of_one_process(cluster:
         raise TimeoutError(f"{error}\n{cluster.show(job)}\n{log.read_text()[-5000:]}\n{cluster.logs()}") from error
     assert cluster.show(job)["JobState"] == "COMPLETED", log.read_text()
     assert (f"SIGUSR1: stopped after {STOPPED_AFTER} steps, in epoch 1; --ckpt_path last continues from "
-            f"runs/two/checkpoints/last.ckpt; SLURM has queued job {job} again") in log.read_text()
-    assert log.read_text().count("Restored all states from the checkpoint at runs/two/checkpoints/last.ckpt") == 1
-    assert_equal(expected, results(folder / "runs" / "two"))
+            f"runs/slurm/checkpoints/last.ckpt; SLURM has queued job {job} again") in log.read_text()
+    assert log.read_text().count("Restored all states from the checkpoint at runs/slurm/checkpoints/last.ckpt") == 1
+    assert_equal(one, results(folder / "runs" / "slurm"))
 
 
-def test_torchrun_that_is_interrupted_once_is_the_run_of_one_process(folder: Path, toy: Path) -> None:
-    configs = [f"--config=conf/{name}.yaml" for name in ("pretrain", "model/tiny", "data/toy", "trainer/cpu_nodes",
-                                                         "toy/pretrain")]
-
+def test_torchrun_that_is_interrupted_once_is_the_run_of_one_process(folder: Path, toy: Path, one: dict[str, Any]
+                                                                     ) -> None:
     def start(*more: str) -> list[subprocess.Popen[str]]:
         (port,) = free_ports(1)
         return [subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", f"--node-rank={rank}",
-             "--master-addr=127.0.0.1", f"--master-port={port}", ".venv/bin/egovlpv2", "fit", *configs,
-             *options(toy, PAIRS // 2), "--trainer.logger.init_args.name=two", *more],
+             "--master-addr=127.0.0.1", f"--master-port={port}", ".venv/bin/egovlpv2", "fit",
+             *configs("cpu_nodes"), *options(toy, PAIRS // 2), "--trainer.logger.init_args.name=torchrun", *more],
             cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             for rank in range(2)]
 
@@ -146,4 +150,4 @@ def test_torchrun_that_is_interrupted_once_is_the_run_of_one_process(folder: Pat
     nodes = start("--ckpt_path=last")
     printed = [node.communicate(timeout=300)[0] for node in nodes]
     assert not any(node.returncode for node in nodes), printed
-    assert_equal(train_in_one_process(folder, toy), results(folder / "runs" / "two"))
+    assert_equal(one, results(folder / "runs" / "torchrun"))
