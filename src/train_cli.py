@@ -30,7 +30,7 @@ from egovlpv2.training.resume import use_resumable_loops
 from egovlpv2.training.run_checkpoints import LAST, BestCheckpoint, LastCheckpoint
 from egovlpv2.training.run_folder import take_folder
 from egovlpv2.training.settings import changed_settings
-from egovlpv2.training.slurm import requeueing_on_signal, was_restarted
+from egovlpv2.training.slurm import requeueing_on_signal, was_requeued
 from egovlpv2.types import PrecisionChoice
 
 CONFIG = ("--config", "-c")
@@ -123,7 +123,7 @@ class EgoCLI(LightningCLI):
 
     def before_fit(self) -> None:
         last, path = self._folder / LAST, self.config.fit.ckpt_path
-        if was_restarted() and last.is_file():
+        if was_requeued() and last.is_file():
             path = last  # of this run, whichever checkpoint the command has begun with
         if path == "last":
             if not last.is_file():

@@ -1,5 +1,6 @@
 """Every YAML in conf/ is parsed against the code."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from egovlpv2.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
-TRAINERS, MODELS, DATA = ("cpu", "gpu", "a100x8", "a100x32"), ("tiny", "small", "base"), ("toy", "egoclip")
+TRAINERS = ("cpu", "cpu_nodes", "gpu", "a100x8", "a100x32")
+MODELS, DATA = ("tiny", "small", "base"), ("toy", "egoclip")
 TUNED = ("ek100", "charades_ego", "taskqa")
 HEADS = ("nlq", "mq", "qfvs")
 ABLATIONS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("ablation/*/*.yaml"))
@@ -163,11 +165,34 @@ def test_released_overlay_is_the_released_model() -> None:
     assert (config.data.init_args.eval_num_frames, config.data.init_args.frame_rule) == (16, "released")
 
 
-def test_slurm_script_ends_in_fit() -> None:
-    script = (CONF / "trainer" / "a100x32.slurm").read_text()
-    assert "--nodes=4" in script and "--ntasks-per-node=8" in script and "--signal=SIGUSR1@90" in script
-    last = script.replace("\\\n", " ").strip().splitlines()[-1]
-    assert "egovlpv2 fit" in last
-    for word in last.split():
-        if word.startswith("conf/"):
-            assert (ROOT / word).is_file()
+@pytest.mark.parametrize("script, nodes, tasks, lines", [
+    ("a100x32", 4, 8, ("accelerator: gpu", "precision: bf16-mixed", "batch_size: 8", "max_epochs: 20",
+                       "name: pretrain-base-egoclip", "default_root_dir: runs/pretrain-base-egoclip", "seed: 7")),
+    ("cpu_nodes", 2, 1, ("accelerator: cpu", "precision: 32-true", "process_group_backend: gloo", "batch_size: 8",
+                         "max_epochs: 5", "name: pretrain-cpu-nodes", "seed: 7")),
+])
+def test_slurm_scripts_start_a_fit(script: str, nodes: int, tasks: int, lines: tuple[str, ...], tmp_path: Path,
+                                   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    path = CONF / "trainer" / f"{script}.slurm"
+    for option in (f"nodes={nodes}", f"ntasks-per-node={tasks}", "signal=SIGUSR1@90", "requeue", "open-mode=append"):
+        assert f"#SBATCH --{option}\n" in path.read_text()
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_NNODES": str(nodes), "SLURM_CPUS_PER_TASK": "12",
+                   "SLURM_NTASKS_PER_NODE": str(tasks)}
+
+    def submit(**more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["bash", path, "--data.init_args.seed=7"], cwd=ROOT, env=environment | more,
+                              capture_output=True, text=True)
+
+    if script == "a100x32":
+        assert "set EGO_ROOT to the folder of egoclip.csv" in submit().stderr
+    words = submit(EGO_ROOT="/data").stdout.splitlines()
+    assert words[:4] == ["--kill-on-bad-exit=1", "--cpus-per-task=12", ".venv/bin/egovlpv2", "fit"]
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit):
+        cli([*words[3:], "--print_config"])
+    out = capsys.readouterr().out
+    for line in (*lines, f"num_nodes: {nodes}", f"devices: '{tasks}'"):
+        assert f" {line}\n" in out, line

@@ -1,4 +1,4 @@
-"""Runs in a SLURM job that queues itself again before its time limit, and goes on after every restart."""
+"""SLURM jobs that queue themselves again before their time limit."""
 
 import os
 import signal
@@ -12,13 +12,13 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from egovlpv2.command.signals import end
 
-# Numbers of restarts, in the environment of a job that SLURM has queued again or of a process of torchrun.
-_RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 
+def was_requeued() -> bool:
+    """Return True, on all processes, if SLURM has queued this job again for whatever reason.
 
-def was_restarted() -> bool:
-    """Return True if SLURM has queued this job again, or torchrun has restarted its processes."""
-    return any(os.environ.get(name, "0") != "0" for name in _RESTARTS)
+    The count of torchrun's restarts would not do: it differs between the nodes.
+    """
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def requeue_signals(trainer: Trainer) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from training.test_stops import Send, stop
 
 from egovlpv2.command.signals import STOPS
 from egovlpv2.training.checkpoint_io import read_checkpoint
-from egovlpv2.training.slurm import requeueing_on_signal, was_restarted
+from egovlpv2.training.slurm import requeueing_on_signal
 
 
 @pytest.fixture(autouse=True)
@@ -112,16 +112,8 @@ def test_outside_of_training_the_first_process_queues_the_job_again(
     assert signal.getsignal(signal.SIGUSR1) is before
 
 
-@pytest.mark.parametrize("name", ["SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"])
-def test_a_restart_is_known_by_its_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not was_restarted()
-    for number in range(3):
-        monkeypatch.setenv(name, str(number))
-        assert was_restarted() == (number > 0)
-
-
-def test_a_restarted_run_goes_on_from_its_own_checkpoint(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-                                                         ) -> None:
+def test_a_run_that_was_queued_again_goes_on_from_its_own_checkpoint(toy: Path, tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     first, then = tmp_path / "first", tmp_path / "then"
     short = ("--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1")
     fit_command(toy, first, *short)
