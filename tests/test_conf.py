@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from slurm_scripts import command_of
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from egovlpv2.analysis.complexity import read_model_config
@@ -171,28 +172,23 @@ def test_released_overlay_is_the_released_model() -> None:
     ("cpu_nodes", 2, 1, ("accelerator: cpu", "precision: 32-true", "process_group_backend: gloo", "batch_size: 8",
                          "max_epochs: 5", "name: pretrain-cpu-nodes", "seed: 7")),
 ])
-def test_slurm_scripts_start_a_fit(script: str, nodes: int, tasks: int, lines: tuple[str, ...], tmp_path: Path,
+def test_slurm_scripts_start_a_fit(script: str, nodes: int, tasks: int, lines: tuple[str, ...],
                                    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    path = CONF / "trainer" / f"{script}.slurm"
+    path = f"conf/trainer/{script}.slurm"
     for option in (f"nodes={nodes}", f"ntasks-per-node={tasks}", "signal=SIGUSR1@90", "requeue", "open-mode=append"):
-        assert f"#SBATCH --{option}\n" in path.read_text()
-    srun = tmp_path / "srun"
-    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    srun.chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_NNODES": str(nodes), "SLURM_CPUS_PER_TASK": "12",
-                   "SLURM_NTASKS_PER_NODE": str(tasks)}
-
-    def submit(**more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["bash", path, "--data.init_args.seed=7"], cwd=ROOT, env=environment | more,
-                              capture_output=True, text=True)
-
-    if script == "a100x32":
-        assert "set EGO_ROOT to the folder of egoclip.csv" in submit().stderr
-    words = submit(EGO_ROOT="/data").stdout.splitlines()
-    assert words[:4] == ["--kill-on-bad-exit=1", "--cpus-per-task=12", ".venv/bin/egovlpv2", "fit"]
+        assert f"#SBATCH --{option}\n" in (ROOT / path).read_text()
+    words = command_of(path, "--data.init_args.seed=7", EGO_ROOT="/data")
+    assert words[0] == "--kill-on-bad-exit=1" and words[1].startswith("--cpus-per-task=")
+    assert words[2:4] == [".venv/bin/egovlpv2", "fit"]
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit):
         cli([*words[3:], "--print_config"])
     out = capsys.readouterr().out
     for line in (*lines, f"num_nodes: {nodes}", f"devices: '{tasks}'"):
         assert f" {line}\n" in out, line
+
+
+def test_the_script_of_egoclip_asks_for_its_folder() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        command_of("conf/trainer/a100x32.slurm")
+    assert "set EGO_ROOT to the folder of egoclip.csv" in caught.value.stderr
