@@ -106,20 +106,30 @@ def assert_equal(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert largest < 1e-5, name
 
 
+def bring_time_limit_near(cluster: Cluster, job: str) -> None:
+    """Leave a running job one to two minutes, so that SLURM sends its signal (90 s before, or up to 60 s earlier) soon.
+
+    A limit is a whole number of minutes, and SLURM looks every 30 s whether a signal is due.
+    """
+    hours, minutes, _ = map(int, cluster.show(job)["RunTime"].split(":"))
+    cluster.call("scontrol", "update", f"JobId={job}", f"TimeLimit={60 * hours + minutes + 2}")
+
+
 def test_a_slurm_job_that_is_interrupted_once_is_the_run_of_one_process(cluster: Cluster, folder: Path, toy: Path,
                                                                         one: dict[str, Any]) -> None:
-    # A minute is the shortest limit; SLURM looks every 30 s whether a signal is due, and may send it up to 60 s early.
-    job = cluster.call("sbatch", "--parsable", "--time=1", "--signal=SIGUSR1@1", "conf/trainer/cpu_nodes.slurm",
-                       *options(toy, PAIRS // 2), *waiting(rank=1), cwd=folder,
-                       env=environment(RUN="slurm", MASTER_ADDR="127.0.0.1")).strip()
+    job = cluster.call("sbatch", "--parsable", "conf/trainer/cpu_nodes.slurm", *options(toy, PAIRS // 2),
+                       *waiting(rank=1), cwd=folder, env=environment(RUN="slurm", MASTER_ADDR="127.0.0.1")).strip()
     log = folder / f"slurm-{job}.out"
     try:
-        wait_until(lambda: cluster.show(job)["Restarts"] == "1", 180, "the job is queued again")
+        wait_until(lambda: log.exists() and "waits for a signal" in log.read_text(), 300, "the job trains")
+        bring_time_limit_near(cluster, job)
+        wait_until(lambda: cluster.show(job)["Restarts"] == "1", 180, "it is queued again")
         wait_until(lambda: cluster.show(job)["JobState"] == "PENDING", 60, "it is pending")
-        cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=10")  # or two minutes from now
+        cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=60")  # or two minutes from now
         wait_until(lambda: cluster.show(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"), 300, "it ends")
     except TimeoutError as error:
-        raise TimeoutError(f"{error}\n{cluster.show(job)}\n{log.read_text()[-5000:]}\n{cluster.logs()}") from error
+        printed = log.read_text()[-5000:] if log.exists() else ""
+        raise TimeoutError(f"{error}\n{cluster.show(job)}\n{printed}\n{cluster.logs()}") from error
     assert cluster.show(job)["JobState"] == "COMPLETED", log.read_text()
     assert (f"SIGUSR1: stopped after {STOPPED_AFTER} steps, in epoch 1; --ckpt_path last continues from "
             f"runs/slurm/checkpoints/last.ckpt; SLURM has queued job {job} again") in log.read_text()
