@@ -73,6 +73,14 @@ def all_reduce_sum(number: int, device: torch.device) -> int:
     return int(summed)
 
 
+def mean_over_processes(x: Tensor) -> Tensor:
+    """Average a tensor over all processes, without gradients. Collective."""
+    mean = x.detach() / world_size()
+    if world_size() > 1:
+        dist.all_reduce(mean)
+    return mean
+
+
 def gather(x: Tensor) -> Tensor:
     """Gather the rows of all processes in the order of their ranks, with gradients: (b, ...) -> (n, ...)."""
     return x if world_size() == 1 else _Gather.apply(x)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -104,7 +105,8 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig, name_of_rest: s
         group["params"].append(parameter)
     for key, group in groups.items():
         count = sum(p.numel() for p in group["params"])
-        log.info("%s: %d tensors, %.2f M parameters, lr %g", key, len(group["params"]), count / 1e6, group["lr"])
+        rank_zero_only(log.info)("%s: %d tensors, %.2f M parameters, lr %g", key, len(group["params"]), count / 1e6,
+                                 group["lr"])
     return list(groups.values())
 
 

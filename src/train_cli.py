@@ -30,6 +30,7 @@ from egovlpv2.training.resume import use_resumable_loops
 from egovlpv2.training.run_checkpoints import LAST, BestCheckpoint, LastCheckpoint
 from egovlpv2.training.run_folder import take_folder
 from egovlpv2.training.settings import changed_settings
+from egovlpv2.training.slurm import requeueing_on_signal, was_requeued
 from egovlpv2.types import PrecisionChoice
 
 CONFIG = ("--config", "-c")
@@ -116,10 +117,14 @@ class EgoCLI(LightningCLI):
         rank_zero_only(log.info)("precision: %s (%s)", precision, choice)
         return precision
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        with requeueing_on_signal(self.trainer):
+            super()._run_subcommand(subcommand)
+
     def before_fit(self) -> None:
         last, path = self._folder / LAST, self.config.fit.ckpt_path
-        if path is None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and last.is_file():
-            path = last  # SLURM has queued the job again
+        if was_requeued() and last.is_file():
+            path = last  # of this run, whichever checkpoint the command has begun with
         if path == "last":
             if not last.is_file():
                 raise ValueError(f"--ckpt_path last: there is no {last} to go on from; leave the option out to start "

@@ -10,10 +10,10 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import nn
+from torch import Tensor, nn
 
 from egovlpv2.checkpoints.weights import check_traits, load_strictly, read_weights
-from egovlpv2.distributed import rank
+from egovlpv2.distributed import mean_over_processes, rank
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig, make_optimizer
@@ -56,6 +56,18 @@ class Task(LightningModule):
         """A seed that depends on the run's seed and the step alone, so that a resumed run draws the same numbers."""
         entropy = (global_seed(), self.current_epoch, batch_idx, *more)
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+    def log_losses(self, losses: dict[str, Tensor], rows: int) -> None:
+        """Log the losses of a training step, `train/<name>`; the progress bar shows `loss`.
+
+        Args:
+            losses: Scalars of this process; their means over all processes are logged, the numbers of one process with
+                the whole batch.
+            rows: Number of rows of this process.
+        """
+        means = mean_over_processes(torch.stack([loss.float() for loss in losses.values()]))
+        for name, mean in zip(losses, means.unbind(), strict=True):
+            self.log(f"train/{name}", mean, prog_bar=name == "loss", batch_size=rows)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["egovlpv2"] = {"task": type(self).__name__}

@@ -67,7 +67,7 @@ class MQ(HeadTask):
 
     def training_step(self, batch: MomentBatch, batch_idx: int) -> Tensor:
         losses = self._losses(self(batch), batch)
-        self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(batch["key"]))
+        self.log_losses(losses, len(batch["key"]))
         return losses["loss"]
 
     def validation_step(self, batch: MomentBatch, batch_idx: int, dataloader_idx: int = 0) -> None:

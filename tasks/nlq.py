@@ -59,8 +59,7 @@ class NLQ(HeadTask):
         highlight = highlight_loss(out.highlight, batch["highlight"], batch["video_mask"])
         span = span_loss(out.start_logits, out.end_logits, batch["start"], batch["end"])
         loss = span + self.highlight_weight * highlight
-        self.log_dict({"train/loss": loss, "train/span": span, "train/highlight": highlight}, prog_bar=True,
-                      batch_size=len(batch["start"]))
+        self.log_losses({"loss": loss, "span": span, "highlight": highlight}, len(batch["start"]))
         return loss
 
     def predict_step(self, batch: QueryBatch, batch_idx: int) -> list[dict[str, Any]]:

@@ -96,9 +96,7 @@ class Pretrain(EgoMCQTask):
         # The generator is the same on every process: all draw the pairs and masks of the whole batch.
         at_a_time = None if self.contrastive_batch is None else 2 * self.data.batch_size  # a row and its negative
         total, losses = self.objectives(batch, torch.Generator().manual_seed(self.step_seed(batch_idx)), at_a_time)
-        size = len(batch["video"])
-        self.log("train/loss", total, prog_bar=True, batch_size=size)
-        self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, batch_size=size)
+        self.log_losses({"loss": total} | losses, len(batch["video"]))
         return total
 
     def objectives(self, batch: ClipBatch, generator: torch.Generator, at_a_time: int | None = None

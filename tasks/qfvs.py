@@ -78,8 +78,7 @@ class QFVS(HeadTask):
         losses = {name: F.binary_cross_entropy_with_logits(logits[mask].float(), truth[mask])
                   for name, (logits, truth) in targets.items()}
         loss = reduce(torch.add, losses.values())
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(mask))
-        self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(mask))
+        self.log_losses({"loss": loss} | losses, len(mask))
         return loss
 
     def forward(self, batch: SummaryBatch) -> ShotScores:

@@ -87,7 +87,7 @@ class Retrieval(MetricTask, BackboneTask):
             raise ValueError("A batch of one clip has nothing to compare it with: raise data.init_args.batch_size.")
         with torch.autocast(self.device.type, enabled=False):  # in bfloat16 a cosine is a hundredth off
             loss = self.loss(video_embeds @ text_embeds.T, relevancy)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["video"]))
+        self.log_losses({"loss": loss}, len(batch["video"]))
         return loss
 
     def on_validation_epoch_start(self) -> None:

@@ -96,7 +96,7 @@ class TaskQA(MetricTask, BackboneTask):
         loss = F.cross_entropy(logits.float(), batch["answer"], reduction="sum")
         # Videos may have different numbers of questions.
         loss = loss * world_size() / all_reduce_sum(len(logits), self.device)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
+        self.log_losses({"loss": loss}, len(logits))
         return loss
 
     def update_metric(self, metric: AnswerAccuracy, batch: AnswerBatch) -> None:

@@ -1,9 +1,11 @@
 """Every YAML in conf/ is parsed against the code."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from slurm_scripts import command_of
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from egovlpv2.analysis.complexity import read_model_config
@@ -11,7 +13,8 @@ from egovlpv2.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
-TRAINERS, MODELS, DATA = ("cpu", "gpu", "a100x8", "a100x32"), ("tiny", "small", "base"), ("toy", "egoclip")
+TRAINERS = ("cpu", "cpu_nodes", "gpu", "a100x8", "a100x32")
+MODELS, DATA = ("tiny", "small", "base"), ("toy", "egoclip")
 TUNED = ("ek100", "charades_ego", "taskqa")
 HEADS = ("nlq", "mq", "qfvs")
 ABLATIONS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("ablation/*/*.yaml"))
@@ -163,11 +166,29 @@ def test_released_overlay_is_the_released_model() -> None:
     assert (config.data.init_args.eval_num_frames, config.data.init_args.frame_rule) == (16, "released")
 
 
-def test_slurm_script_ends_in_fit() -> None:
-    script = (CONF / "trainer" / "a100x32.slurm").read_text()
-    assert "--nodes=4" in script and "--ntasks-per-node=8" in script and "--signal=SIGUSR1@90" in script
-    last = script.replace("\\\n", " ").strip().splitlines()[-1]
-    assert "egovlpv2 fit" in last
-    for word in last.split():
-        if word.startswith("conf/"):
-            assert (ROOT / word).is_file()
+@pytest.mark.parametrize("script, nodes, tasks, lines", [
+    ("a100x32", 4, 8, ("accelerator: gpu", "precision: bf16-mixed", "batch_size: 8", "max_epochs: 20",
+                       "name: pretrain-base-egoclip", "default_root_dir: runs/pretrain-base-egoclip", "seed: 7")),
+    ("cpu_nodes", 2, 1, ("accelerator: cpu", "precision: 32-true", "process_group_backend: gloo", "batch_size: 8",
+                         "max_epochs: 5", "name: pretrain-cpu-nodes", "seed: 7")),
+])
+def test_slurm_scripts_start_a_fit(script: str, nodes: int, tasks: int, lines: tuple[str, ...],
+                                   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    path = f"conf/trainer/{script}.slurm"
+    for option in (f"nodes={nodes}", f"ntasks-per-node={tasks}", "signal=SIGUSR1@90", "requeue", "open-mode=append"):
+        assert f"#SBATCH --{option}\n" in (ROOT / path).read_text()
+    words = command_of(path, "--data.init_args.seed=7", EGO_ROOT="/data")
+    assert words[0] == "--kill-on-bad-exit=1" and words[1].startswith("--cpus-per-task=")
+    assert words[2:4] == [".venv/bin/egovlpv2", "fit"]
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit):
+        cli([*words[3:], "--print_config"])
+    out = capsys.readouterr().out
+    for line in (*lines, f"num_nodes: {nodes}", f"devices: '{tasks}'"):
+        assert f" {line}\n" in out, line
+
+
+def test_the_script_of_egoclip_asks_for_its_folder() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        command_of("conf/trainer/a100x32.slurm")
+    assert "set EGO_ROOT to the folder of egoclip.csv" in caught.value.stderr

@@ -19,6 +19,7 @@ from egovlpv2.distributed import (
     exchange_rows,
     gather,
     local_shard,
+    mean_over_processes,
     rank,
     world_size,
 )
@@ -103,7 +104,7 @@ def test_one_process_alone_shares_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     x = torch.arange(6.0).view(3, 2).requires_grad_()
     assert (rank(), world_size()) == (0, 1)
     assert gather(x) is x and torch.equal(local_shard(x), x) and broadcast_from_rank0(x) is x
-    assert all_reduce_sum(4, x.device) == 4
+    assert all_reduce_sum(4, x.device) == 4 and torch.equal(mean_over_processes(x), x)
     assert torch.equal(exchange_rows(x, torch.tensor([2, 0, 2])), x[[2, 0, 2]])
     for missing in ("is_available", "is_initialized"):
         monkeypatch.setattr(torch.distributed, missing, lambda: False)
@@ -140,6 +141,16 @@ def test_a_sum_is_made_on_the_device_that_is_named() -> None:
 def test_sums_and_the_first_processes_values(on_all) -> None:
     assert on_all(lambda r: all_reduce_sum(10**r, torch.device("cpu"))) == [111] * 3
     assert [x.tolist() for x in on_all(lambda r: broadcast_from_rank0(torch.tensor([r + 5, r])))] == [[5, 0]] * 3
+
+
+def test_a_mean_over_processes_leaves_its_argument_and_takes_no_gradients(on_all) -> None:
+    def job(r: int) -> tuple[list[float], list[float], bool]:
+        mine = torch.tensor([r + 1.0, 10.0 * r], requires_grad=True)
+        mean = mean_over_processes(mine)
+        return mean.tolist(), mine.tolist(), mean.requires_grad
+
+    for r, (mean, mine, has_gradient) in enumerate(on_all(job)):
+        assert mean == pytest.approx([2.0, 10.0]) and mine == [r + 1, 10 * r] and not has_gradient
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -45,11 +45,22 @@ class StopRequest:
             signal.signal(number, handler)
         self._before = {}
 
+    def ignore_more(self) -> None:
+        """Ignore signals, and the ends of workers, until the process ends, if something outside is about to end it."""
+        for number in {*self._before, signal.SIGCHLD}:
+            signal.signal(number, _nothing)
+        self._before = {}
+
+    def adopt(self, number: int) -> None:
+        """Act on a signal that has reached another process of the run, and take the same one as a repetition."""
+        if number != self.number:
+            self.number, self._since = number, time.monotonic()
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             leave_in_child(number)
         elif self.number is None:
-            self.number, self._since = number, time.monotonic()
+            self.adopt(number)
             # The same signal may have ended a worker of the loader, for which torch would raise an error during a step.
             self._before.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, _nothing))
         elif not self.saving and time.monotonic() - self._since > SAME_STOP:
@@ -61,8 +72,12 @@ def _nothing(number: int, frame: FrameType | None) -> None:
 
 
 def leave_in_child(number: int) -> None:
-    """Handle a signal in a forked process: leave Ctrl-C to the parent, and end for others."""
-    if number != signal.SIGINT:
+    """Handle a signal in a forked process: end for SIGTERM and SIGHUP, and leave others to the parent.
+
+    A terminal sends Ctrl-C, and SLURM its requeue signal, to the workers of a loader too. Without them the processes of
+    a run could not finish the step after which they stop together.
+    """
+    if number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
@@ -74,7 +89,9 @@ def end(number: int, text: str) -> NoReturn:
         SystemExit: 128 and the signal's number: 130 for Ctrl-C, 143 for SIGTERM.
     """
     name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-    if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
+    # Set by torchrun, by Lightning for the processes that it starts, and by SLURM.
+    ranks = [os.environ[variable] for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if variable in os.environ]
+    if not ranks or int(ranks[0]) == 0:
         print(f"egovlpv2: {name}: {text}", file=sys.stderr, flush=True)
     raise SystemExit(128 + number)
 

@@ -1,19 +1,18 @@
 """Checkpoints of a run: the last, to resume from, and the best, to test."""
 
 import os
-import signal
-import subprocess
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from lightning import LightningModule, Trainer
-from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from egovlpv2.command.signals import STOPS, StopRequest, end
 from egovlpv2.training.resume import Place, find_place
+from egovlpv2.training.slurm import requeue, requeue_signals
 
 LAST = Path("checkpoints", "last.ckpt")  # in the folder of a run
 
@@ -45,7 +44,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved = (trainer.global_step, find_place(trainer))  # start of the run, or its resumed position
-        self.stop = StopRequest(*STOPS, *_requeue_signals(trainer))
+        self.stop = StopRequest(*STOPS, *requeue_signals(trainer))
         self.stop.listen()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -64,6 +63,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
+        if self._must_stop(trainer):
+            self._save_and_stop(trainer)
         self.stop.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -87,11 +88,17 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def _must_stop(self, trainer: Trainer) -> bool:
-        """Return True, on all processes, if a signal has reached any process of the run."""
-        signalled = self.stop.number is not None
+        """Return True, on all processes, if a signal has reached any process of the run; all then act on the same one.
+
+        A signal reaches them at different times: the first process must know which one has stopped the run.
+        """
+        number = self.stop.number or 0
         if trainer.world_size > 1:
-            signalled = trainer.strategy.reduce_boolean_decision(signalled, all=False)
-        return signalled
+            numbers = torch.tensor(number, device=trainer.strategy.root_device)
+            number = int(trainer.strategy.reduce(numbers, reduce_op="max"))
+        if number:
+            self.stop.adopt(number)
+        return number > 0
 
     def _save(self, trainer: Trainer) -> None:
         state = (trainer.global_step, find_place(trainer))
@@ -105,13 +112,15 @@ class LastCheckpoint(Checkpoint):
 
     def _save_and_stop(self, trainer: Trainer) -> NoReturn:
         self._save(trainer)
-        number = self.stop.number or signal.SIGTERM  # None if only another process was signalled
+        assert self.stop.number is not None
         place = find_place(trainer)
         text = (f"stopped after {trainer.global_step} steps, in epoch {place.epoch}; --ckpt_path last continues from "
                 f"{self.path}")
-        if number in _requeue_signals(trainer):
-            text += requeue() if trainer.is_global_zero else ""
-        end(number, text)
+        if self.stop.number in requeue_signals(trainer):
+            self.stop.ignore_more()  # such as those with which SLURM ends this job once it is queued again
+            text += f"; {requeue()}" if trainer.is_global_zero else ""
+            trainer.strategy.barrier()  # `srun --kill-on-bad-exit` ends all processes when the first of them has ended
+        end(self.stop.number, text)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -136,22 +145,3 @@ class BestCheckpoint(ModelCheckpoint):
             rank_zero_warn(f"{gone[0]} is missing: the next checkpoint that is validated counts as the best")
         else:
             super().load_state_dict(moved)
-
-
-def requeue() -> str:
-    """Requeue this SLURM job, and return a message about the result."""
-    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ["SLURM_JOB_ID"]
-    name = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
-    try:
-        done = subprocess.run(["scontrol", "requeue", name], check=False).returncode == 0
-    except FileNotFoundError:
-        done = False
-    return f"; SLURM has queued job {name} again" if done else f"; `scontrol requeue {name}` failed: queue it again"
-
-
-def _requeue_signals(trainer: Trainer) -> tuple[int, ...]:
-    """Get SLURM's requeue signal, if automatic requeueing is enabled."""
-    environment = trainer._accelerator_connector.cluster_environment
-    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
-        return (environment.requeue_signal,)
-    return ()

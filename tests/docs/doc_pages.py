@@ -25,7 +25,7 @@ class Line(NamedTuple):
     """A command of the project, as a page gives it."""
 
     page: str
-    words: tuple[str, ...]  # `egovlpv2` or `make` first
+    words: tuple[str, ...]  # `egovlpv2`, `make` or `sbatch` first
     in_block: bool  # or else in a sentence
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ def spans(page: Path) -> list[str]:
 
 
 def commands() -> list[Line]:
-    """Find every `egovlpv2` and `make` command that has arguments, each once."""
+    """Find every `egovlpv2`, `make` and `sbatch` command that has arguments, each once."""
     found: dict[tuple[str, ...], Line] = {}
     for page in PAGES:
         shell = [line for block in blocks(page) if block.language in ("bash", "console") for line in _lines(block)]
@@ -69,9 +69,9 @@ def _lines(block: Block) -> Iterator[str]:
 
 def _words(text: str) -> tuple[str, ...]:
     """The words of a command of the project, without what stands before it; none for other texts."""
-    if not re.match(r"([A-Z_]+=\S+ )*(\S*/)?(egovlpv2|make)\b", text):
+    if not re.match(r"([A-Z_]+=\S+ )*(\S*/)?(egovlpv2|make|sbatch|torchrun .*/egovlpv2)\b", text):
         return ()
-    words = shlex.split(text, comments=True)
+    words = shlex.split(re.sub(r"^\S*torchrun .*?(?=\S*/egovlpv2 )", "", text), comments=True)
     while _VARIABLE.match(words[0]):
         words = words[1:]
     return (words[0].rpartition("/")[2], *words[1:])

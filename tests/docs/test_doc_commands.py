@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 from doc_pages import ROOT, Line, commands
+from slurm_scripts import command_of
 
 from egovlpv2.cli import COMMANDS, TRAINER_COMMANDS
 from egovlpv2.cli import main as cli
@@ -62,6 +63,16 @@ def test_make_runs_commands_that_are_parsed(line: Line, capsys: pytest.CaptureFi
             check_trainer([name, *options], capsys)
         else:
             parse(name, COMMANDS[name], options)
+
+
+@pytest.mark.parametrize("line", of("sbatch"), ids=str)
+def test_jobs_run_commands_that_are_parsed(line: Line, capsys: pytest.CaptureFixture[str],
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    number = next(i for i, word in enumerate(line.words) if word.endswith(".slurm"))
+    assert all(word.startswith("--") for word in line.words[1:number])
+    words = command_of(*line.words[number:], EGO_ROOT="/data")
+    check_trainer(words[words.index("fit"):], capsys)
 
 
 def check_trainer(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
-from lightning.fabric.plugins.environments import SLURMEnvironment
-from training.small_run import STEPS, fit, outcome
+from training.small_run import EPOCHS, STEPS, fit, outcome
 from training.test_resume import whole  # noqa: F401 (a fixture)
 
-from egovlpv2.command.signals import STOPS, ending_on_signals
+from egovlpv2.command.signals import STOPS, ending_on_signals, leave_in_child
 from egovlpv2.training.checkpoint_io import WholeCheckpointIO, read_checkpoint
 
 
@@ -54,6 +53,7 @@ def test_a_signal_ends_a_run_after_its_step(number: int, code: int, whole: dict,
 @pytest.mark.parametrize("hook, at, steps", [
     ("on_validation_batch_start", 1, STEPS), ("on_validation_end", 1, STEPS), ("on_train_batch_end", STEPS, STEPS),
     ("on_train_epoch_end", 2, 2 * STEPS), ("on_train_epoch_start", 2, STEPS), ("on_train_batch_end", 8, 8),
+    ("on_train_end", 1, EPOCHS * STEPS),
 ])
 def test_a_signal_at_any_time_leaves_a_run_that_goes_on(hook: str, at: int, steps: int, whole: dict,  # noqa: F811
                                                         tmp_path: Path) -> None:
@@ -97,24 +97,13 @@ def test_an_error_that_the_signal_has_caused_does_not_hide_it(tmp_path: Path) ->
     signal.signal(signal.SIGTERM, before)  # the process ends at once: Lightning's own handler stays
 
 
-@pytest.mark.parametrize("found", [True, False])
-def test_slurms_signal_saves_and_queues_the_job_again(found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                      capsys: pytest.CaptureFixture[str]) -> None:
-    for name, value in (("JOB_ID", "17"), ("NTASKS", "1"), ("PROCID", "0"), ("LOCALID", "0"), ("NODEID", "0"),
-                        ("JOB_NAME", "train")):
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    if found:
-        scontrol = tmp_path / "scontrol"
-        scontrol.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/asked\n")
-        scontrol.chmod(0o755)
-    handler = signal.getsignal(signal.SIGUSR1)
-    send = Send("on_train_batch_start", 3, signal.SIGUSR1)
-    assert stop(tmp_path / "run", send, plugins=[SLURMEnvironment()]) == (128 + signal.SIGUSR1, 3)
-    assert signal.getsignal(signal.SIGUSR1) == handler
-    if found:
-        assert (tmp_path / "asked").read_text() == "requeue 17\n"
-    assert ("SLURM has queued job 17 again" if found else "`scontrol requeue 17` failed") in capsys.readouterr().err
+def test_a_loaders_workers_outlive_all_but_the_signals_that_end_them() -> None:
+    for number, status in ((signal.SIGINT, 3), (signal.SIGUSR1, 3), (signal.SIGTERM, -signal.SIGTERM)):
+        worker = os.fork()
+        if not worker:
+            leave_in_child(number)
+            os._exit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == status
 
 
 def test_outside_of_training_a_signal_ends_the_program_at_once(capsys: pytest.CaptureFixture[str]) -> None:
