@@ -54,13 +54,19 @@ class Size(NamedTuple):
     seconds: int  # of a video
     videos: int
     workers: int  # processes that decode
-    world: tuple[int, ...]  # videos to train, validate and test on, and questions to validate and test
-    epochs: int
+    world: tuple[str, ...]  # options of `egovlpv2 toy-data`
+    run: tuple[str, ...]  # options of `egovlpv2 fit` on it
 
 
 SIZES = {
-    "full": Size("base", (32, 64), tuple(WAYS), 60, 60, max(usable_cores() - 2, 1), (80, 10, 10, 60, 60), 2),
-    "small": Size("tiny", (2,), ("one_graph",), 2, 2, 0, (6, 5, 5, 6, 6), 1),
+    "full": Size("base", (32, 64), tuple(WAYS), 60, 60, max(usable_cores() - 2, 1),
+                 ("--train-videos=80", "--val-videos=10", "--test-videos=10", "--val-questions=60",
+                  "--test-questions=60"), ("--trainer.max_epochs=2", "--data.init_args.num_workers=8")),
+    "small": Size("tiny", (2,), ("one_graph",), 2, 2, 0,
+                  ("--train-videos=5", "--val-videos=5", "--test-videos=5", "--val-questions=4", "--test-questions=4",
+                   "--shortest-video=14", "--longest-video=15", "--fps=5", "--num-workers=1"),
+                  ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--data.init_args.batch_size=2",
+                   "--data.init_args.num_workers=0")),
 }
 
 
@@ -192,22 +198,18 @@ def _embedding_rate(folder: Path, kind: FeatureKind, device: torch.device, size:
 
 def toy(report: Report, device: torch.device, size: Size) -> None:
     """The toy world and a run on it."""
-    names = ("train-videos", "val-videos", "test-videos", "val-questions", "test-questions")
-    small = size.model == "tiny"
-    world = [f"--{name}={value}" for name, value in zip(names, size.world, strict=True)]
     with TemporaryDirectory() as name:
         root, runs = Path(name, "toy"), Path(name, "runs")
         begin = time.perf_counter()
-        cli(["toy-data", "--out", str(root), *world, *(["--shortest-video=18", "--longest-video=20"] if small else [])])
+        cli(["toy-data", "--out", str(root), *size.world])
         report.add("rendering a toy world", time.perf_counter() - begin, "s")
         os.environ["EGO_TOY"] = str(root)
         files = ("pretrain", "model/tiny", "data/toy", f"trainer/{'gpu' if device.type == 'cuda' else 'cpu'}",
                  "toy/pretrain")
         begin = time.perf_counter()
-        cli(["fit", *(f"--config={CONF / file}.yaml" for file in files), f"--trainer.max_epochs={size.epochs}",
-             f"--data.init_args.num_workers={min(size.workers, 8)}", f"--trainer.logger.init_args.save_dir={runs}",
-             *(["--trainer.limit_train_batches=2"] if small else [])])
-        report.add(f"a run of {size.epochs} epochs, from start to EgoMCQ", time.perf_counter() - begin, "s")
+        cli(["fit", *(f"--config={CONF / file}.yaml" for file in files), *size.run,
+             f"--trainer.logger.init_args.save_dir={runs}", "--trainer.enable_progress_bar=false"])
+        report.add("a run of the tiny model on it, from start to EgoMCQ", time.perf_counter() - begin, "s")
         metrics = json.loads((runs / "pretrain" / "metrics.json").read_text())["metrics"]
         for kind in ("inter", "intra"):
             report.add(f"EgoMCQ after it, {kind}-video", metrics[f"test/egomcq/ensemble/{kind}"], "%")
