@@ -14,3 +14,9 @@ def device() -> torch.device:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions multiply in float32, not in TF32 as they do by default."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from gpu import check
 from helpers import ROOT
 
@@ -63,6 +62,11 @@ def test_a_part_that_fails_or_does_not_end_leaves_the_others(tmp_path: Path) -> 
 
 def test_the_whole_ends_within_eight_minutes() -> None:
     assert sum(part.limit for part in check.PARTS.values()) <= 8 * 60 - 20  # some seconds are needed to begin
+
+
+def test_all_tests_that_need_a_gpu_are_in_its_folder() -> None:
+    marked = {path for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark.gpu" in path.read_text()}
+    assert {path.parent for path in marked - {Path(__file__)}} == {CHECK.parent}
 
 
 def test_the_package_is_placed_by_links(tmp_path: Path) -> None:
