@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from egovlpv2.batch import ClipBatch, Text
-from egovlpv2.distributed import broadcast_from_rank0, exchange_rows, gather, local_shard, world_size
+from egovlpv2.distributed import broadcast_from_rank0, exchange_rows, gather, local_shard, rank, world_size
 from egovlpv2.gradients import Cut, in_parts
 from egovlpv2.losses import (
     NegativesBy,
@@ -147,12 +147,14 @@ class Pretrain(EgoMCQTask):
 
     def _matching(self, trunk: Trunk, num_frames: int, pairs: VTMPairs, at_a_time: int | None) -> Tensor:
         """Loss of video-text matching; hard negatives of other processes come as trunk states, not as pixels."""
-        def match(*matched: Tensor) -> Tensor:
-            return self.backbone.vtm_logits_from(self.backbone.top(Trunk(*matched), num_frames, True, "cls"))
+        def match(videos: Tensor, texts: Tensor) -> Tensor:
+            matched = Trunk(exchange_rows(trunk.video, videos.T.flatten()),
+                            exchange_rows(trunk.text, texts.T.flatten()), masks[texts[:, rank()]])
+            return self.backbone.vtm_logits_from(self.backbone.top(matched, num_frames, True, "cls"))
 
-        mask = local_shard(gather(trunk.mask.long())[pairs.text]).bool()
-        matched = Trunk(exchange_rows(trunk.video, pairs.video), exchange_rows(trunk.text, pairs.text), mask)
-        logits = in_parts(match, at_a_time, *matched)  # (B, 2)
+        masks = gather(trunk.mask.long()).bool()  # (n, L)
+        videos, texts = (rows.view(world_size(), -1).T for rows in (pairs.video, pairs.text))  # (B, processes)
+        logits = in_parts(match, at_a_time, videos, texts)  # (B, 2)
         return F.cross_entropy(logits.float(), local_shard(pairs.is_match))
 
     def _masked_tokens(self, trunk: Trunk, num_frames: int, own_ids: Tensor, generator: torch.Generator,

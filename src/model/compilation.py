@@ -17,8 +17,12 @@ from torch import nn
 _MOST_VARIANTS = 64  # gate, tokens that are computed, clip lengths, gradients on and off; torch's default is 8
 
 
-def compile_layers(layers: Iterable[nn.Module]) -> None:
+def compile_layers(layers: Iterable[nn.Module], backend: str = "inductor") -> None:
     """Compile layers in place, without changes of their parameters' names.
+
+    Args:
+        layers: The layers.
+        backend: See `torch.compile`.
 
     Raises:
         ValueError: This machine lacks the compiler that torch needs.
@@ -27,7 +31,7 @@ def compile_layers(layers: Iterable[nn.Module]) -> None:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_VARIANTS)
     torch._dynamo.config.optimize_ddp = False  # splits what is compiled where DDP's buckets end, and a layer is short
     for layer in layers:
-        layer.compile(fullgraph=True)
+        layer.compile(fullgraph=True, backend=backend)
 
 
 def check_compiler() -> None:

@@ -48,9 +48,14 @@ def test_a_compiled_step_gives_the_losses_and_gradients_of_a_plain_one(tokenizer
         torch.testing.assert_close(found[name], grad, atol=1e-4 * float(grad.norm()) + 1e-6, rtol=1e-4)
 
 
-def test_layers_compile_whole_and_once_for_each_shape(tokenizer: str) -> None:
-    task = make_task(tokenizer, True)
-    step(task)
+@pytest.mark.parametrize("changes", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
+def test_layers_compile_whole_and_once_for_each_shape(tokenizer: str, changes: dict[str, str]) -> None:
+    task = make_task(tokenizer, False, **changes)
+    backbone = task.backbone
+    stack = [backbone.stack] if backbone.stack else []
+    compilation.compile_layers([*backbone.video_tower.blocks, *backbone.text_tower.blocks, *stack], "aot_eager")
+    losses, _ = step(task)
+    assert losses == pytest.approx(step(make_task(tokenizer, False, **changes))[0], rel=1e-5)
     compiled = counters["stats"]["unique_graphs"]
     assert compiled and not counters["graph_break"]
     step(task)
