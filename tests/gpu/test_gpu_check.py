@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpu import check
+import pytest
+import torch
+from gpu import check, parts
 from helpers import ROOT
 
 from egovlpv2.bench.measure import UTILISATION
@@ -45,6 +47,17 @@ def test_every_part_of_the_check_runs_on_a_cpu_too(tmp_path: Path) -> None:
     assert report["device"] and report["torch"] and report["date"] and report["size"] == "small"
     for part, what in figures:
         assert re.search(rf"^{part} +{re.escape(what)} ", printed, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_every_way_of_computing_a_step_is_measured(tmp_path: Path) -> None:
+    """One of them is compiled, which takes a CPU long."""
+    out = tmp_path / "step.json"
+    parts.step(parts.Report("step", out), torch.device("cpu"), parts.SIZES["small"]._replace(ways=tuple(parts.WAYS)))
+    figures = {row["what"]: row for row in json.loads(out.read_text())["figures"]}
+    for way in parts.SIZES["full"].ways:
+        for kind in ("rate", "peak memory", "speed", "share of the device's peak"):
+            assert figures[f"{kind}, 2 clips, {parts.WAYS[way]}"]["ratio"] > 0
 
 
 def test_a_part_that_fails_or_does_not_end_leaves_the_others(tmp_path: Path) -> None:
