@@ -30,20 +30,18 @@ $(BIN)/.ready: setup.cfg pyproject.toml build/files
 TOY = $(if $(filter toy,$(DATA))$(filter tiny,$(MODEL)),toy-data)  # the tiny model has its tokenizer from there
 toy-data: setup  ## render the toy world into data/toy, with a contact sheet to look at
 	$(BIN)/egovlpv2 toy-data --out $(or $(EGO_TOY),data/toy)
-PRETRAIN = --config conf/pretrain.yaml --config conf/model/$(MODEL).yaml --config conf/data/$(DATA).yaml --config conf/trainer/$(TRAINER).yaml \
-	$(if $(filter tiny,$(MODEL)),$(call overlay,pretrain))
+clips = --config conf/$(1).yaml --config conf/model/$(MODEL).yaml --config conf/data/$(DATA).yaml --config conf/trainer/$(TRAINER).yaml
+PRETRAIN = $(call clips,pretrain) $(if $(filter tiny,$(MODEL)),$(call overlay,pretrain))
 pretrain: setup $(TOY)  ## pre-train, by default the tiny model on the toy world: about 10 minutes on 2 cores
 	$(BIN)/egovlpv2 fit $(PRETRAIN) --trainer.logger.init_args.name=$(RUN) $(ARGS)
 evaluate-egomcq: setup $(TOY)  ## EgoMCQ with the weights of RUN, or with WEIGHTS=path
-	$(BIN)/egovlpv2 test --config conf/egomcq.yaml --config conf/model/$(MODEL).yaml --config conf/data/$(DATA).yaml \
-		--config conf/trainer/$(TRAINER).yaml --trainer.logger.init_args.name=egomcq-$(RUN) $(ARGS)
+	$(BIN)/egovlpv2 test $(call clips,egomcq) --trainer.logger.init_args.name=egomcq-$(RUN) $(ARGS)
 evaluate-ek100 evaluate-charades-ego: evaluate-%: setup $(TOY)  ## zero-shot retrieval with those weights
 	$(BIN)/egovlpv2 test $(call task,$(subst -,_,$*)) --trainer.logger.init_args.name=$*-$(RUN) $(ARGS)
 finetune-ek100 finetune-charades-ego: finetune-%: setup $(TOY)  ## fine-tune them on retrieval: minutes on the toy world
 	$(BIN)/egovlpv2 fit $(call task,$(subst -,_,$*)) --trainer.logger.init_args.name=finetune-$*-$(RUN) $(ARGS)
 finetune-nlq finetune-mq: finetune-%: setup $(TOY)  ## train a head on frozen features, which are extracted if they are missing
 	$(BIN)/egovlpv2 fit $(call head,$*) --trainer.logger.init_args.name=finetune-$*-$(RUN) $(ARGS)
-features-nlq features-mq features-qfvs: ; $(error make $(@:features-%=finetune-%) extracts what is missing; its recipe is in conf/)
 HEAD = $(or $(HEAD_WEIGHTS),runs/finetune-$*-$(RUN)/checkpoints/best.ckpt)
 evaluate-nlq evaluate-mq: evaluate-%: setup $(TOY)  ## test what that left, or HEAD_WEIGHTS=path
 	$(BIN)/egovlpv2 test $(call head,$*) --model.init_args.weights=$(HEAD) --trainer.logger.init_args.name=$*-$(RUN) $(ARGS)
@@ -84,6 +82,8 @@ docs: setup  ## build the documentation into build/site; a broken link or an und
 # glibc would hand each large tensor's memory back and fetch it anew, page by page: a tenth of a base-size step.
 bench: setup  ## the hot paths against their bounds
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 $(BIN)/egovlpv2 bench $(ARGS)
+gpu-check:  ## the project on a GPU, in at most 8 minutes and without a network; ARGS="--wheels FOLDER" brings what is missing
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) tests/gpu/check.py $(ARGS)
 tensorboard: setup  ## the curves of all runs
 	$(BIN)/tensorboard --logdir runs
-.PHONY: help setup toy-data pretrain finetune-qfvs evaluate-qfvs finetune-taskqa evaluate-taskqa test test-full test-matrix lint docs bench tensorboard
+.PHONY: help setup toy-data pretrain finetune-qfvs evaluate-qfvs finetune-taskqa evaluate-taskqa test test-full test-matrix lint docs bench gpu-check tensorboard

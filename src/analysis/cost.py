@@ -19,7 +19,7 @@ from egovlpv2.io.schema import read_json
 from egovlpv2.types import Count, Mfu, Positive
 
 PAPER_GPU_HOURS = 3840.0  # 5 days on 32 A100 (paper, D.1)
-_GPUS = {"a100": PEAK_TFLOPS["A100"], "h100": PEAK_TFLOPS["H100"]}
+_GPUS = {name.lower(): PEAK_TFLOPS[name] for name in ("A100", "H100", "H200")}
 _MEASURED = "measured on an AMD EPYC (Zen 5): docs/cost.md"
 _GRADIENT_BYTES = 4  # of a parameter: DDP sums gradients in float32, under bf16-mixed too
 
@@ -77,7 +77,7 @@ class _Figure:
 
 @dataclass
 class _Bench:
-    """The content of a JSON of `egovlpv2 bench`."""
+    """The content of a JSON of `egovlpv2 bench` or of `make gpu-check`."""
 
     figures: list[_Figure]
     date: str
@@ -85,7 +85,9 @@ class _Bench:
 
 
 def read_bench(path: Path, gpu: str) -> dict[str, Input]:
-    """The inputs that a JSON of `egovlpv2 bench` has measured; the share of the peak only if it was this `gpu`'s.
+    """Read the inputs that a JSON of `egovlpv2 bench` or of `make gpu-check` has measured.
+
+    The share of the peak is taken only if it is that of this `gpu`; else its source says of which it is.
 
     Raises:
         ValueError: The file is not one of these, or measured nothing of use.
@@ -93,20 +95,22 @@ def read_bench(path: Path, gpu: str) -> dict[str, Input]:
     try:
         content = read_json(path, _Bench)
     except ValueError as error:
-        raise ValueError(f"--bench: {error} (give a JSON of `egovlpv2 bench`)") from error
+        raise ValueError(f"--bench: {error} (give a JSON of `egovlpv2 bench` or of `make gpu-check`)") from error
     once = Once(f"--bench {path}", "what")
     for i, row in enumerate(content.figures):
         if row.what in _MEASURES:
             once.add(row.what, f"figures[{i}]")
     figures = {row.what: row.value for row in content.figures}
-    source = f"measured: {path} of {content.date}, {content.device}"
-    if gpu.upper() not in content.device:
-        figures.pop(UTILISATION, None)
+    source = f"measured on {content.device}, {content.date}: {path}"
     found = {name: DEFAULTS[name]._replace(value=figures[what] * factor, source=source)
              for name, (what, factor) in _FROM_BENCH.items() if what in figures}
     if not found:
-        raise ValueError(f"--bench {path} has none of the figures that count: give the JSON of `egovlpv2 bench`, or of "
-                         "its part reader")
+        raise ValueError(f"--bench {path} has none of the figures that count: give the JSON of `egovlpv2 bench`, of "
+                         "its part reader, or of `make gpu-check` on a GPU")
+    if "mfu" in found and gpu.upper() not in content.device:
+        found["mfu"] = DEFAULTS["mfu"]._replace(
+            source=f"ASSUMED: {path} is of {content.device}, not of --gpu {gpu}, so its {figures[UTILISATION]:.3g} % "
+                   "are left out")
     return found
 
 
@@ -154,7 +158,7 @@ def cost(inputs: Mapping[str, Input], model: Mapping[str, Any], gpus: Sequence[i
         inputs: `DEFAULTS`, or others of these names.
         model: What `complexity` says of it.
         gpus: Numbers of GPUs.
-        gpu: `a100` or `h100`.
+        gpu: `a100`, `h100` or `h200`.
     """
     macs, clips = model["gmacs"], 2 * inputs["clips"].value * inputs["epochs"].value
     shared = {"clips_read": clips, "gpu": gpu, "peak_tflops": _GPUS[gpu], "parameters": model["parameters"],
@@ -220,7 +224,7 @@ class CostReport:
 
 
 def estimate_cost(*, config: str | Path = "conf/model/base.yaml", gpus: Sequence[Count] = (8, 32),
-                  gpu: Literal["a100", "h100"] = "a100", num_frames: Count = 4, num_tokens: Count = 30,
+                  gpu: Literal["a100", "h100", "h200"] = "a100", num_frames: Count = 4, num_tokens: Count = 30,
                   bench: str | Path | None = None, clips: Positive | None = None, epochs: Positive | None = None,
                   rows: Positive | None = None, video_hours: Positive | None = None,
                   clips_per_core: Positive | None = None, kb_per_clip: Positive | None = None,
@@ -237,7 +241,7 @@ def estimate_cost(*, config: str | Path = "conf/model/base.yaml", gpus: Sequence
         gpu: kind of GPU
         num_frames: frames of a clip
         num_tokens: tokens of a text, as conf/pretrain.yaml has them
-        bench: take what this JSON of `egovlpv2 bench` has measured
+        bench: take what this JSON of `egovlpv2 bench` or of `make gpu-check` has measured
         clips: rows of the training data
         epochs: of the run
         rows: of a step, on all GPUs

@@ -114,11 +114,29 @@ def test_a_bench_is_taken_and_options_win(tmp_path: Path, capsys: pytest.Capture
     assert found["kb_per_clip"]["source"] == "given"
 
 
-def test_the_share_of_the_peak_of_another_gpu_is_not_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli(["cost", *TINY, "--bench", bench_file(tmp_path / "bench.json"), "--gpu", "h100", "--json"])
+def test_the_share_of_the_peak_of_another_gpu_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]
+                                                                   ) -> None:
+    path = bench_file(tmp_path / "bench.json")
+    cli(["cost", *TINY, "--bench", path, "--gpu", "h100", "--json"])
     found = json.loads(capsys.readouterr().out)["inputs"]
-    assert found["mfu"]["value"] == 0.35 and found["mfu"]["source"].startswith("ASSUMED")
+    assert found["mfu"]["value"] == 0.35 and found["mfu"]["unit"] == DEFAULTS["mfu"].unit
+    assert found["mfu"]["source"] == f"ASSUMED: {path} is of one A100, not of --gpu h100, so its 30 % are left out"
     assert found["clips_per_core"]["value"] == 250
+
+
+def test_a_check_of_a_gpu_is_taken_with_its_device_and_date(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The JSON of `make gpu-check` has more fields, and the share of the peak may be its only figure that counts."""
+    rows = [{"part": "step", "what": "rate, 64 clips", "value": 300.0, "unit": "clips/s", "bound": "", "ratio": None},
+            {"part": "step", "what": UTILISATION, "value": 41.0, "unit": "%", "bound": "", "ratio": 0.41}]
+    path = bench_file(tmp_path / "gpu-check.json", figures=rows, device="NVIDIA H200", driver="580", size="full",
+                      parts=[{"name": "step", "seconds": 100.0, "outcome": "ok"}])
+    cli(["cost", *TINY, "--bench", path, "--gpu", "h200"])
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if "--mfu" in line)
+    assert "0.41" in line and line.endswith(f"measured on NVIDIA H200, 2026-11-23 12:00: {path}")
+    assert "8 H200" in out and "ASSUMED" not in out
+    cli(["cost", *TINY, "--bench", path])
+    assert "is of NVIDIA H200, not of --gpu a100, so its 41 % are left out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments, problem", [

@@ -208,15 +208,6 @@ def test_forward_of_the_tiny_model(tmp_path: Path) -> None:
     assert all(math.isfinite(row["ratio"]) and row["bound"].startswith("matmul: ") for row in figures)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_adds_its_own_figures(tmp_path: Path) -> None:
-    cli(["bench", "step", "--config", TINY[1], "--batch-size", "8", "16", "--peak-tflops", "100", "--out",
-         str(tmp_path / "s.json")])
-    content = json.loads((tmp_path / "s.json").read_text())
-    assert content["precision"] == "bf16" and measure.UTILISATION in {row["what"] for row in content["figures"]}
-
-
 def test_a_prepared_file_is_opened_and_read_again(toy: Path, tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()

@@ -11,6 +11,7 @@ from golden.fill_state import fill_layout
 from helpers import ROOT, run_on_two_processes
 from lightning import LightningModule
 from PIL import Image
+from small_tasks import head_batch, small_head
 
 from egovlpv2.cli import main as cli
 from egovlpv2.features.files import FeatureWriter, read_features
@@ -213,35 +214,14 @@ def test_detections_in_bfloat16_and_of_a_class_with_one_candidate() -> None:
     assert retrievals(segments, scores, torch.tensor([2])).segments.tolist() == [[4, 6]]
 
 
-def batch_of(task: str) -> dict[str, Any]:
-    """Two clips."""
-    if task == "mq":
-        return {"key": ["a", "b"], "index": torch.arange(2), "features": torch.randn(2, 12, 32),
-                "labels": ["", "x", "y"], "num_frames": torch.tensor([32, 20]), "duration": torch.tensor([64.0, 40.0]),
-                "segments": torch.tensor([[[2.0, 7], [9, 32]], [[1, 3], [0, 0]]]),
-                "classes": torch.tensor([[1, 2], [2, 0]])}
-    mask = torch.arange(16) < torch.tensor([[16], [9]])
-    return {"key": [("a", "b", 0)] * 2, "index": torch.arange(2), "video": torch.randn(2, 16, 12), "video_mask": mask,
-            "query": torch.randn(2, 4, 12), "query_mask": mask[:, 5:9], "start": torch.tensor([2, 3]),
-            "end": torch.tensor([7, 8]), "highlight": mask.float(), "duration": torch.tensor([16.0, 9.0]),
-            "window": torch.tensor([[2.0, 8], [3, 9]])}
-
-
-def small_task(task: str, **options: Any) -> NLQ | MQ:
-    torch.manual_seed(0)
-    if task == "mq":
-        return MQ(OptimizerConfig(), in_dim=12, num_classes=3, num_steps=32, num_levels=3, dim=32, **options)
-    return NLQ(OptimizerConfig(), 12, 12, dim=16, dropout=0.0, **options)
-
-
 @pytest.mark.parametrize("task, variant", [("mq", ""), ("nlq", "vslnet"), ("nlq", "small")])
 def test_heads_learn_in_float32_whatever_the_trainers_precision(task: str, variant: str,
                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LightningModule, "log", lambda *_, **__: None)
     monkeypatch.setattr(LightningModule, "log_dict", lambda *_, **__: None)
-    batch, found = batch_of(task), []
+    batch, found = head_batch(task), []
     for mixed in (False, True):
-        head = small_task(task, **({"variant": variant} if variant else {}))
+        head = small_head(task, **({"variant": variant} if variant else {}))
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):  # as Lightning's bf16-mixed
             loss = head.training_step(batch, 0)
         loss.backward()
@@ -255,11 +235,11 @@ def test_the_loss_of_moments_is_a_weighted_sum_and_validation_logs_it(monkeypatc
     logged: dict[str, Any] = {}
     monkeypatch.setattr(LightningModule, "log", lambda _, name, value, **__: logged.update({name: value}))
     monkeypatch.setattr(LightningModule, "log_dict", lambda _, values, **__: logged.update(values))
-    batch, curves = batch_of("mq"), ("actionness", "startness", "endness")
+    batch, curves = head_batch("mq"), ("actionness", "startness", "endness")
     for options, weights in (({}, (1, 1, 1, 0.2)),
                              ({"class_weight": 2.0, "segment_weight": 3.0, "boundary_weight": 0.0, "curve_weight": 1.0},
                               (2, 3, 0, 1))):
-        head = small_task("mq", **options)
+        head = small_head("mq", **options)
         head.training_step(batch, 0)
         parts = [logged[f"train/{name}"] for name in ("class", "segment", "boundary")]
         parts.append(sum(logged[f"train/{name}"] for name in curves))
@@ -276,7 +256,7 @@ def test_the_loss_of_a_validation_is_the_mean_over_clips_and_may_pick(monkeypatc
     logged: dict[str, Any] = {}
     monkeypatch.setattr(LightningModule, "log", lambda _, name, value, **__: logged.update({name: value}))
     monkeypatch.setattr(LightningModule, "log_dict", lambda *_, **__: None)
-    head, both = small_task("mq", picked_by="loss").eval(), batch_of("mq")
+    head, both = small_head("mq", picked_by="loss").eval(), head_batch("mq")
     one = {name: value[:1] if name != "labels" else value for name, value in both.items()}
     for batch in (both, one | {"index": torch.tensor([2])}, both | {"key": []}):
         head.validation_step(batch, 0)
@@ -288,7 +268,7 @@ def test_the_loss_of_a_validation_is_the_mean_over_clips_and_may_pick(monkeypatc
 
 @torch.no_grad()
 def test_labels_end_in_a_clips_last_step() -> None:
-    head, batch = small_task("mq"), batch_of("mq")
+    head, batch = small_head("mq"), head_batch("mq")
     later = batch | {"segments": batch["segments"] + torch.tensor([[[0.0, 0], [0, 5]], [[0, 0], [0, 0]]])}
     ended = batch | {"segments": batch["segments"].clamp(max=31)}
     losses = [head._losses(head(one), one)["loss"] for one in (batch, later, ended)]

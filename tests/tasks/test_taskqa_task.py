@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import KINDS, ROOT, draw_parameters, make_clips, make_text, run_on_two_processes
+from helpers import KINDS, ROOT, draw_parameters, run_on_two_processes
+from small_tasks import answer_batch
 
 from egovlpv2.checkpoints.head_weights import read_answer_head
 from egovlpv2.checkpoints.weights import save_backbone
@@ -138,19 +139,11 @@ def make_task(config: BackboneConfig, **options: Any) -> TaskQA:
     return task
 
 
-def make_batch() -> dict[str, Any]:
-    torch.manual_seed(1)
-    return {"key": [str(i) for i in range(5)], "index": torch.arange(5), "video": make_clips(2)["video"],
-            "of_video": torch.tensor([0, 0, 0, 1, 1]), "text": make_text(5), "answer": torch.tensor([0, 1, 2, 3, 4]),
-            "guess": torch.zeros(5, dtype=torch.int64), "kinds": torch.ones(5, 1, dtype=torch.bool),
-            "kind_names": ["all"], "answers": list("abcde")}
-
-
 @pytest.mark.parametrize("changes", KINDS)
 @pytest.mark.parametrize("fused", [1, 2, 3])
 def test_questions_that_share_a_trunk_get_the_answers_of_each_alone(
         small_config: Callable[..., BackboneConfig], changes: dict[str, str], fused: int) -> None:
-    task, batch = make_task(small_config(num_fused_layers=fused, **changes)).eval(), make_batch()
+    task, batch = make_task(small_config(num_fused_layers=fused, **changes)).eval(), answer_batch()
     with torch.no_grad():
         together = task(batch)
         for i, video in enumerate(batch["of_video"].tolist()):
@@ -166,7 +159,7 @@ def test_questions_that_share_a_trunk_get_the_answers_of_each_alone(
 def test_all_that_is_trainable_gets_a_gradient(small_config: Callable[..., BackboneConfig], changes: dict[str, str],
                                                fused: int) -> None:
     task = make_task(small_config(num_fused_layers=fused, **changes)).train()
-    task(make_batch()).square().sum().backward()
+    task(answer_batch()).square().sum().backward()
     trainable = {name for name, parameter in task.named_parameters() if parameter.requires_grad}
     without = {name for name, parameter in task.named_parameters() if parameter.requires_grad
                and parameter.grad is None}
@@ -179,7 +172,7 @@ def test_a_frozen_backbone_has_no_dropout_and_no_gradient(small_config: Callable
     config = small_config()
     config.text.arch["hidden_dropout_prob"] = 0.5
     task = make_task(config, tune="head", dropout=0.0).train()
-    first, second = task(make_batch()), task(make_batch())
+    first, second = task(answer_batch()), task(answer_batch())
     assert torch.equal(first, second) and task.answer_head.training
     first.sum().backward()
     assert all(parameter.grad is None for parameter in task.backbone.parameters())

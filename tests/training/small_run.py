@@ -79,9 +79,9 @@ def make_trainer(folder: Path, every: int, *callbacks: Callback, save_last: Call
     best = BestCheckpoint(monitor="val/score", mode="max", filename="best", auto_insert_metric_name=False,
                           enable_version_counter=False)
     trainer = Trainer(
-        accelerator="cpu", logger=TensorBoardLogger(folder.parent, folder.name, ""), log_every_n_steps=1,
+        logger=TensorBoardLogger(folder.parent, folder.name, ""), log_every_n_steps=1,
         callbacks=[*callbacks, best, save_last or LastCheckpoint(every)], enable_progress_bar=False,
-        enable_model_summary=False, **{"max_epochs": EPOCHS, "num_sanity_val_steps": 0} | options,
+        enable_model_summary=False, **{"accelerator": "cpu", "max_epochs": EPOCHS, "num_sanity_val_steps": 0} | options,
     )
     trainer.strategy.checkpoint_io = WholeCheckpointIO()
     use_resumable_loops(trainer)
