@@ -21,6 +21,7 @@ ARROWS = {
     "batch": (),
     "distributed": (),
     "losses": (),
+    "gradients": (),
     "optim": (),
     "device": ("types",),
     "tokenization": ("batch", "io"),
@@ -42,8 +43,8 @@ ARROWS = {
     "cli": ("command",),  # it names all others in its table of commands
     "data_modules": ("batch", "checkpoints", "command", "device", "distributed", "features", "heads", "io", "metrics",
                      "search", "tokenization", "training", "types", "video"),
-    "tasks": ("analysis", "batch", "bench", "checkpoints", "device", "distributed", "heads", "losses", "metrics",
-              "model", "optim", "tokenization", "types", "viz"),
+    "tasks": ("analysis", "batch", "bench", "checkpoints", "device", "distributed", "gradients", "heads", "losses",
+              "metrics", "model", "optim", "tokenization", "types", "viz"),
 }
 # Modules that load others by name: the command line, the parts of the benchmark, and the public names.
 LOADS_BY_NAME = {"src/__init__.py", "src/cli.py", "src/command/run.py", "src/bench/run.py"}
