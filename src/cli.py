@@ -75,7 +75,7 @@ def usage() -> str:
     return "\n".join([
         "usage: egovlpv2 COMMAND [OPTIONS]   (egovlpv2 COMMAND --help lists the options)\n",
         *(f"  {name:<{width}}{text.rstrip('.')}" for name, text in rows),
-        "\nfirst run: make pretrain (it prints the command that it runs)",
+        "\nfirst run: `make pretrain` in a clone; after pip alone, begin with `egovlpv2 configs --out conf`",
     ])
 
 

@@ -90,6 +90,10 @@ class EgoMCQTask(MetricTask, BackboneTask):
         self.monitor, self.scores = monitor, tuple(scores)
         self.make_metrics(lambda: ChoiceAccuracies(self.scores))
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return super().protocol | {"monitor": self.monitor}  # what `score` is
+
     def update_metric(self, metric: ChoiceAccuracies, batch: ChoiceBatch) -> None:
         if len(batch["answer"]):
             metric.update(choice_scores(self.backbone, batch, self.scores), batch["answer"], batch["kind"])

@@ -90,7 +90,7 @@ class Pretrain(EgoMCQTask):
         negatives = self.negative_temperature if isfinite(self.negative_temperature) else "any"  # no infinity in JSON
         return super().protocol | {"positives": self.positives, "loss_weights": self.loss_weights,
                                    "negative_temperature": negatives, "negatives_by": self.negatives_by,
-                                   "monitor": self.monitor, "contrastive_batch": self.contrastive_batch}
+                                   "contrastive_batch": self.contrastive_batch}
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         # The generator is the same on every process: all draw the pairs and masks of the whole batch.

@@ -39,7 +39,8 @@ def read_model_config(path: str | Path) -> BackboneConfig:
         ValueError: The file is missing or is not a model's.
     """
     if not Path(path).is_file():
-        raise ValueError(f"--config {path} is missing: give a conf/model/*.yaml")
+        raise ValueError(f"--config {path} is missing: give a conf/model/*.yaml (`egovlpv2 configs --out conf` copies "
+                         "them)")
     parser = ArgumentParser(parser_mode="omegaconf+", exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(BackboneConfig, "model.init_args.backbone", as_group=False)

@@ -139,7 +139,8 @@ def _with_model(options: BenchOptions, config: Path, device: str | None, precisi
     picked = pick_device(device)
     on_gpu = picked.type == "cuda"
     if not config.is_file():
-        raise ValueError(f"--config {config} is missing: give a conf/model/*.yaml")
+        raise ValueError(f"--config {config} is missing: give a conf/model/*.yaml (`egovlpv2 configs --out conf` "
+                         "copies them)")
     filled = {"config": config, "device": str(picked), "precision": precision or ("bf16" if on_gpu else "32"),
               "batch_size": tuple(batch_size or ((16, 32, 48) if on_gpu else (2,))),
               "repeats": repeats or (5 if on_gpu else 2),

@@ -34,7 +34,7 @@ def read_torch_file(path: Path, stubs: bool = False) -> dict[str, Any]:
         ValueError: The file is missing, damaged or of another kind.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such weights file (`make pretrain` leaves some in runs/)")
+        raise ValueError(f"{path}: there is no such weights file (training leaves them in runs/NAME/checkpoints)")
     content = load(path, f"{path}: not a readable weights file", stubs, mmap=True)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no EgoVLPv2 weights: it is a {type(content).__name__}, not a dict of tensors")

@@ -162,7 +162,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give a weights file")
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such weights file (`make pretrain` leaves some in runs/)")
+        raise ValueError(f"{path}: there is no such weights file (training leaves them in runs/NAME/checkpoints)")
     readers = {".safetensors": _read_safetensors, ".ckpt": _read_own, ".pth": _read_released, ".pt": _read_released}
     if path.suffix not in readers:
         raise ValueError(f"{path}: weights are read from {', '.join(readers)} files")

@@ -86,10 +86,15 @@ def _numbers(trainer: Trainer) -> dict[str, float]:
             if not name.endswith(("_step", "_epoch"))}
 
 
+def _digits(value: float) -> int:
+    return 4 if value == 0 or abs(value) >= 1e-3 else 8  # learning rates are small
+
+
 @rank_zero_only
 def write_metrics(path: Path, metrics: dict[str, float], protocol: dict[str, Any]) -> None:
     """Write and print the metrics and the protocol of a run."""
     width = max((len(name) for name in metrics), default=0)
-    print("\n" + "\n".join(f"  {name:<{width}}  {value:10.4f}" for name, value in sorted(metrics.items())) + "\n")
+    rows = (f"  {name:<{width}}  {value:10.{_digits(value)}f}" for name, value in sorted(metrics.items()))
+    print("\n" + "\n".join(rows) + "\n")
     print("  " + ", ".join(f"{name} {value}" for name, value in protocol.items()) + "\n")
     write_report(path, {"metrics": metrics, "protocol": protocol})

@@ -59,7 +59,7 @@ def stat_file(path: Path) -> os.stat_result:
     try:
         state = os.stat(path)
     except FileNotFoundError as error:
-        raise VideoError(f"{path} is missing: check the data root, or fetch the video") from error
+        raise VideoError(f"{path} is missing: check its path") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise VideoError(f"{path} can't be opened ({reason_of(error)}): check its name and permissions") from error
     if not S_ISREG(state.st_mode):
