@@ -30,11 +30,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         path: The file. Its folder is created. The temporary file must not be replaced, as its lock would be lost.
 
     Raises:
-        ValueError: There is a folder of that name.
+        ValueError: There is a folder or a device of that name, which would be replaced.
         OSError: The file can't be written; names it. An existing file stays unchanged.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the name of a file")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a device or a pipe, which would be replaced: give the name of a file")
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_drafts(path.parent, _DRAFT)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "sinfo")
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol", "sinfo", "squeue")
 # Nothing needs root, cgroups or munge; a node has as many CPUs as the configuration says.
 _CONFIG = """\
 ClusterName=two
@@ -108,8 +108,8 @@ def start_cluster(folder: Path) -> Iterator[Cluster]:
         except TimeoutError as error:
             raise TimeoutError(f"{error}\n{cluster.logs()}") from error
         yield cluster
-        subprocess.run(["env", f"SLURM_CONF={config}", "scancel", "--user", getpass.getuser()], check=False)
     finally:
+        _end_jobs(cluster)
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in daemons:
@@ -119,6 +119,18 @@ def start_cluster(folder: Path) -> Iterator[Cluster]:
 def _find(program: str) -> str | None:
     """Find a program, also where only the administrator's path has it."""
     return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+
+
+def _end_jobs(cluster: Cluster) -> None:
+    """End all jobs, and wait for the end of their processes, which outlive the daemons."""
+    command = ["env", f"SLURM_CONF={cluster.config}"]
+    for more in ([], ["--signal=KILL"]):
+        subprocess.run([*command, "scancel", "--user", getpass.getuser(), *more], check=False)
+        for _ in range(40):
+            left = subprocess.run([*command, "squeue", "--noheader"], capture_output=True, text=True)
+            if not left.stdout.strip():
+                return
+            time.sleep(0.5)
 
 
 def _idle_nodes(cluster: Cluster) -> int:
