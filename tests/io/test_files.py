@@ -120,3 +120,12 @@ def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"file'"), atomic_write(tmp_path / "file" / "a.bin"):
         pass
+
+
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(ValueError, match="is a device or a pipe, which would be replaced"), atomic_write(path):
+            pass
+        assert path.exists() and not path.is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
