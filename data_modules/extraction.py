@@ -102,6 +102,9 @@ class ExtractionSource:
             _log.warning("some clips have no features in %s, and %s is not there to extract them", out, gone[0])
         elif missing:
             sources = [source for source in find_videos([self.videos], self.image_fps) if source.name in missing]
+            for source in [source for source in sources if not source.place.exists()]:
+                _log.warning("%s links to a file that is missing: no features of %s", source.place, source.name)
+                sources.remove(source)
             settings = asdict(recipe)
             settings["num_frames"] = settings.pop("frames")
             places = [str(source.place) for source in sources]

@@ -1,6 +1,7 @@
 """EgoVLPv2: a video-language model for head-camera video, with cross-modal fusion behind a learned gate."""
 
 from importlib import import_module
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,12 +43,14 @@ _MODULES = {
     "read_clip": "egovlpv2.video.decode",
     "summarize": "egovlpv2.tools.summarize",
 }
+_LOCK = RLock()
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'egovlpv2' has no attribute '{name}'")
-    return getattr(import_module(_MODULES[name]), name)
+    with _LOCK:  # transformers' own lazy imports fail in two threads at once
+        return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,10 +1,10 @@
 """The configurations that ship with the package: `egovlpv2 configs`."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from egovlpv2.command.signature import source_of
+from egovlpv2.io.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ def list_configs(*, out: str | Path | None = None) -> Configs:
         raise ValueError(f"{target / changed[0]} is there and differs from the config that ships: give another --out, "
                          "or move it")
     for path in files:
-        (target / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(shipped / path, target / path)
+        if not (target / path).exists():
+            with atomic_write(target / path) as draft:
+                draft.write_bytes((shipped / path).read_bytes())
     return Configs(target, files)
 
 

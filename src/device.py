@@ -24,6 +24,8 @@ def pick_device(name: str | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    if device.type not in ("cuda", "cpu"):
+        raise ValueError(f"--device {name}: give cuda, cuda:0 and the like, or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here; leave the option "
                          "out for the first, or for the CPU where there is none")

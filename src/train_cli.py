@@ -171,7 +171,9 @@ class EgoCLI(LightningCLI):
 
     def _take_folder(self, keep: bool = False) -> None:
         logger, folder = self.trainer.logger, self._folder
-        if isinstance(logger, TensorBoardLogger) and logger.name:
+        if isinstance(logger, TensorBoardLogger):
+            if not logger.name:
+                raise ValueError("trainer.logger.init_args.name is empty: name the run")
             rank_zero_only(take_folder)(folder, keep)
 
     def after_fit(self) -> None:

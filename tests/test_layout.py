@@ -38,7 +38,7 @@ ARROWS = {
               "tokenization", "types", "video", "viz"),
     "bench": ("command", "device", "features", "heads", "io", "metrics", "search", "types", "video"),
     "analysis": ("batch", "bench", "command", "io", "model", "training", "types", "viz"),
-    "configs": ("command",),
+    "configs": ("command", "io"),
     "train_cli": ("command", "device", "io", "training", "types"),
     "cli": ("command",),  # it names all others in its table of commands
     "data_modules": ("batch", "checkpoints", "command", "device", "distributed", "features", "heads", "io", "metrics",

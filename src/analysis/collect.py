@@ -81,6 +81,8 @@ def collect(runs: Sequence[str], *, metrics: str = "^test/", no_mean: bool = Fal
     Raises:
         ValueError: A run has not ended, its report is damaged, or it has no such metric.
     """
+    if out is not None and Path(out).name == "metrics.json":
+        raise ValueError(f"--out {out}: that is the name of a run's own report: give another one")
     table = collect_table([Path(run) for run in runs], metrics)
     mean = None if no_mean else table.mean(skipna=False)
     written = [Path(path) for path in (out, plot) if path is not None]

@@ -3,6 +3,7 @@
 Ablations and leave-one-out evaluations are such folders: each YAML file in it is a row.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,12 @@ import yaml
 from tqdm import tqdm
 
 from egovlpv2.analysis.collect import RunTable, collect
+from egovlpv2.io.files import write_json
 from egovlpv2.io.schema import read_json
 from egovlpv2.training.settings import changed_settings
+
+_DONE = "sweep.json"  # in a row's folder once its command has ended well
+_MORE = ("best_checkpoint", "last_checkpoint", "ckpt_path")
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ def sweep(folder: str | Path, base: Sequence[str], name: str, *, command: Litera
         raise ValueError(f"{folder} holds no overlays (*.yaml): give a folder such as conf/ablation/gate")
     plan = [] if full is None else [_Row("full", full, None)]
     plan += [_Row(row, f"{name}/{row}", path) for row, path in rows.items()]
+    if full in [row.run for row in plan[1:]]:
+        raise ValueError(f"--full {full} is the run of a row of {folder}: give it another name")
     kept, done = [], []
     bar = tqdm(plan, unit="row")
     for row in bar:
@@ -76,6 +83,7 @@ def sweep(folder: str | Path, base: Sequence[str], name: str, *, command: Litera
             kept.append(row.name)
             continue
         _call(row, arguments)
+        write_json(Path(runs, row.run, _DONE), {"command": command})
         done.append(row.name)
     folders = [str(Path(runs, row.run)) for row in plan]
     return SweepReport(kept, done, collect(folders, metrics=metrics, no_mean=no_mean, out=out, plot=plot))
@@ -98,20 +106,28 @@ def _arguments(row: _Row, base: Sequence[str], command: str, runs: Path, options
 
 def _is_finished(folder: Path, arguments: Sequence[str]) -> bool:
     """Tell if a run has finished with the settings of a command line; says what differs if not."""
-    if not (folder / "metrics.json").is_file():
-        return False
+    if not ((folder / "metrics.json").is_file() and (folder / _DONE).is_file()):
+        return False  # a killed run may have numbers of its validation
     read_json(folder / "metrics.json", dict[str, Any])
+    if (before := read_json(folder / _DONE, dict[str, Any]).get("command")) != arguments[0]:
+        tqdm.write(f"{folder} is run again: its command was {before}", file=sys.stderr)
+        return False
     now = subprocess.run([sys.executable, "-m", "egovlpv2.cli", *arguments, "--print_config"], capture_output=True,
-                         text=True)
+                         text=True, env=_environment())
     if now.returncode:
         lines = [line for line in now.stderr.splitlines() if "error" in line.lower()] or ["the command failed"]
         raise ValueError(f"the settings of {folder} can't be read: {lines[0]}")
     settings = yaml.safe_load(now.stdout)
-    changed = list(changed_settings(folder / "config.yaml", yaml.safe_dump(settings)))
+    changed = list(changed_settings(folder / "config.yaml", yaml.safe_dump(settings), _MORE))
     changed += _newer_files(settings, (folder / "metrics.json").stat().st_mtime)
     for line in changed:
         tqdm.write(f"{folder} is run again: {line}", file=sys.stderr)
     return not changed and (folder / "config.yaml").is_file()
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment; Python files of the current folder don't take the place of modules (Python 3.11)."""
+    return {**os.environ, "PYTHONSAFEPATH": "1"}
 
 
 def _newer_files(settings: Any, when: float) -> Iterator[str]:
@@ -126,6 +142,6 @@ def _newer_files(settings: Any, when: float) -> Iterator[str]:
 
 def _call(row: _Row, arguments: Sequence[str]) -> None:
     tqdm.write(f"$ egovlpv2 {' '.join(arguments)}", file=sys.stderr)
-    if code := subprocess.run([sys.executable, "-m", "egovlpv2.cli", *arguments]).returncode:
+    if code := subprocess.run([sys.executable, "-m", "egovlpv2.cli", *arguments], env=_environment()).returncode:
         raise ValueError(f"row {row.name} has failed with exit code {code}; rows before it are finished and stay: give "
                          "the same command to go on")

@@ -93,6 +93,16 @@ def make_folder(out: Path) -> None:
         raise ValueError(f"the folder {out} can't be written to: give another one, or change its permissions")
 
 
+def require_suffix(out: Path, suffix: str, what: str) -> None:
+    """Refuse the name of another kind of file, such as of an input that would be overwritten.
+
+    Raises:
+        ValueError: The name has another suffix.
+    """
+    if out.suffix.lower() != suffix:
+        raise ValueError(f"--out {out}: {what} is a {suffix}, so give it such a name")
+
+
 def make_folder_of(file: Path) -> None:
     """Make the folder of a file to write.
 

@@ -21,6 +21,7 @@ from egovlpv2.tokenization import load_fitting_tokenizer
 from egovlpv2.types import Count, NumTokens, NumWorkers, Precision, Rate, Seconds
 from egovlpv2.video.collection import find_videos
 
+_LONGEST = 1e6  # seconds of a window
 _FPS = 1000  # windows and strides count milliseconds: any length of theirs is a whole number
 
 
@@ -99,8 +100,8 @@ def build_index(videos: Sequence[str], weights: str, out: str | Path = "index", 
 
 
 def _milliseconds(option: str, seconds: float) -> int:
-    if seconds < 1 / _FPS:
-        raise ValueError(f"--{option} {seconds:g}: give a number of seconds, {1 / _FPS} at least")
+    if not 1 / _FPS <= seconds <= _LONGEST:
+        raise ValueError(f"--{option} {seconds:g}: give a number of seconds, from {1 / _FPS} to {_LONGEST:,}")
     return round(seconds * _FPS)
 
 

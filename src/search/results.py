@@ -8,9 +8,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from egovlpv2.command.errors import one_line
+from egovlpv2.command.options import require_text
 from egovlpv2.command.parser import check_arguments
 from egovlpv2.features.query_encoding import warn_if_truncated
-from egovlpv2.io.files import make_folder_of
+from egovlpv2.io.files import make_folder_of, require_suffix
 from egovlpv2.search.index import Index
 from egovlpv2.search.moments import Moment, clock
 from egovlpv2.search.page import Card, jpegs, write_page
@@ -61,8 +62,10 @@ def search(query: str, index: str | Path = "index", *, top: Count = 10, rerank: 
         ValueError: An argument or a file doesn't allow it.
     """
     check_arguments(search, locals())
+    require_text("the query", query, "say what happens, such as '#C C opens the jar'")
     page = Path(out)
     make_folder_of(page)
+    require_suffix(page, ".html", "the page")
     opened = Index(index, weights, tokenizer, max_tokens, device, precision)
     warn_if_truncated(opened.tokenizer, "query", query, opened.max_tokens)
     before = time.perf_counter()

@@ -18,7 +18,7 @@ from egovlpv2.command.options import require_text
 from egovlpv2.command.parser import check_arguments
 from egovlpv2.device import autocast
 from egovlpv2.features.query_encoding import warn_if_truncated
-from egovlpv2.io.files import atomic_write, make_folder_of
+from egovlpv2.io.files import atomic_write, make_folder_of, require_suffix
 from egovlpv2.model.attention_maps import Attention, Words, attend_words, read_words, text_layers
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.fusion import CrossAttention
@@ -104,8 +104,7 @@ def attend(video: str | Path, text: str, weights: str, out: str | Path = "attent
     check_arguments(attend, locals())
     require_text("--text", text, "say what is seen")
     picture, path = Path(out), Path(video)
-    if picture.suffix.lower() != ".png":
-        raise ValueError(f"--out {out}: the picture is a .png, so give it such a name")
+    require_suffix(picture, ".png", "the picture")
     make_folder_of(picture)
     info = video_info(path)
     backbone = open_backbone(weights, num_frames, device)

@@ -11,7 +11,7 @@ from lightning import LightningDataModule, LightningModule
 from omegaconf import OmegaConf
 
 from egovlpv2.command.parser import check_arguments
-from egovlpv2.io.files import atomic_write, make_folder_of
+from egovlpv2.io.files import atomic_write, make_folder_of, require_suffix
 from egovlpv2.io.schema import Words, check
 from egovlpv2.io.yaml_files import read_yaml
 from egovlpv2.types import NonNegativeInt, Seconds, Split
@@ -68,6 +68,7 @@ def show_predictions(run: str | Path, out: str | Path = "picture.png", *, row: N
     """
     check_arguments(show_predictions, locals())
     out = Path(out)
+    require_suffix(out, ".png", "the picture")
     make_folder_of(out)
     config, weights = Path(run) / "config.yaml", Path(run) / "checkpoints" / "best.ckpt"
     for path in (config, weights):

@@ -35,7 +35,7 @@ from egovlpv2.heads.summary import (
     CutBy,
     SummaryHead,
 )
-from egovlpv2.io.files import atomic_write, make_folder_of
+from egovlpv2.io.files import atomic_write, make_folder_of, require_suffix
 from egovlpv2.metrics.summary import select
 from egovlpv2.model.backbone import Backbone, Trunk
 from egovlpv2.types import Count, Fraction, NumTokens, NumWorkers, Precision, Rate, Seconds
@@ -244,8 +244,7 @@ def _only(sources: list[VideoSource]) -> VideoSource:
 
 def _check_out(out: Path, source: VideoSource) -> None:
     """Refuse a name that can't be written to, or would overwrite the video, before hours of work."""
-    if out.suffix.lower() != ".mp4":
-        raise ValueError(f"--out {out}: the summary is an .mp4, so give it such a name")
+    require_suffix(out, ".mp4", "the summary")
     theirs = {file.resolve() for file in source.files}
     if theirs & {out.resolve(), out.parent.resolve()}:
         raise ValueError(f"--out {out} is the video itself, or lies among its pictures: give another name")

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
-from egovlpv2.io.files import write_report
+from egovlpv2.io.files import finite, write_json, write_report
 from egovlpv2.io.schema import check
 
 
@@ -92,9 +92,10 @@ def _digits(value: float) -> int:
 
 @rank_zero_only
 def write_metrics(path: Path, metrics: dict[str, float], protocol: dict[str, Any]) -> None:
-    """Write and print the metrics and the protocol of a run."""
+    """Write and print the metrics and the protocol of a run; written first, since the terminal may be gone."""
+    write_json(path, finite({"metrics": metrics, "protocol": protocol}))
     width = max((len(name) for name in metrics), default=0)
     rows = (f"  {name:<{width}}  {value:10.{_digits(value)}f}" for name, value in sorted(metrics.items()))
     print("\n" + "\n".join(rows) + "\n")
     print("  " + ", ".join(f"{name} {value}" for name, value in protocol.items()) + "\n")
-    write_report(path, {"metrics": metrics, "protocol": protocol})
+    print(f"written: {path}")

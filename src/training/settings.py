@@ -1,6 +1,6 @@
 """Changes of settings between a run and its resumption."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ _NEUTRAL = ("trainer.logger", "trainer.enable_", "trainer.profiler", "trainer.de
             "data.init_args.num_workers")
 
 
-def changed_settings(path: Path, now: str) -> Iterator[str]:
+def changed_settings(path: Path, now: str, more: Sequence[str] = ()) -> Iterator[str]:
     """Describe each setting that has changed since a run was started, in a line.
 
     Args:
         path: The `config.yaml` of the run; if it is missing, no changes are reported.
         now: The current settings, as YAML.
+        more: Settings to compare beside those of model, data and trainer.
 
     Raises:
         ValueError: The file is not valid YAML; names it.
@@ -28,7 +29,7 @@ def changed_settings(path: Path, now: str) -> Iterator[str]:
         return
     before, current = _read(read_text(path), str(path)), _read(now, "the settings")
     for key in dict.fromkeys([*before, *current]):
-        if key.startswith(_COMPARED) and not key.startswith(_NEUTRAL) and before.get(key) != current.get(key):
+        if key.startswith((*_COMPARED, *more)) and not key.startswith(_NEUTRAL) and before.get(key) != current.get(key):
             yield f"{key} is {current.get(key)} from here on; it was {before.get(key)} in {path}"
 
 

@@ -46,7 +46,8 @@ class VideoSource:
     def place(self) -> Path:
         """The file, or the folder of the chunks or pictures."""
         first = self.files[0]
-        return first if self.image_fps is not None or first.stem == self.name else first.parent
+        one_file = self.image_fps is not None or (first.stem == self.name and not self.chunked)
+        return first if one_file else first.parent
 
     @property
     def num_bytes(self) -> int:

@@ -104,3 +104,24 @@ def test_settings_that_cannot_be_read_are_named(folder: Path, calls: list[list[s
     monkeypatch.setattr(module, "subprocess", subprocess)
     with pytest.raises(ValueError, match="the settings of .*gate/a can't be read: egovlpv2 fit: error: "):
         start(folder, "no.such.key=1")
+
+
+def test_a_row_that_was_killed_or_ran_another_command_is_run_again(folder: Path, calls: list[list[str]]) -> None:
+    start(folder)
+    (folder.parent / "runs" / "gate" / "a" / "sweep.json").unlink()  # killed after the numbers of its validation
+    assert start(folder).done == ["a"]
+    assert start(folder, command="test").done == ["a", "b", "c"]
+
+
+def test_a_row_with_another_checkpoint_or_other_monitoring_is_run_again(folder: Path, calls: list[list[str]]) -> None:
+    start(folder)
+    for row, more in (("a", "best_checkpoint: {monitor: val/loss}"), ("b", "ckpt_path: last.ckpt")):
+        with (folder / f"{row}.yaml").open("a") as file:
+            file.write(f"\n{more}\n")
+    assert start(folder).done == ["a", "b"]
+
+
+def test_the_base_does_not_share_the_run_of_a_row(folder: Path, calls: list[list[str]]) -> None:
+    with pytest.raises(ValueError, match="--full gate/a is the run of a row"):
+        start(folder, full="gate/a")
+    assert not calls

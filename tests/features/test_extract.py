@@ -490,7 +490,7 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, tmp_path: Path) -> No
     refused([video, *options(weights, out, "--frame-rule", "released")], "leave --fps, --window and --stride out")
     refused([video, *options(weights, out, "--queries", tmp_path / "other.json")],
             "no query is of any of the 1 videos")
-    for name in ("fps", "window", "stride", "frames", "batch-size", "max-tokens", "chunk-seconds"):
+    for name in ("fps", "window", "stride", "num-frames", "batch-size", "max-tokens", "chunk-seconds"):
         refused([video, *options(weights, out, f"--{name}", 0)], f"--{name} 0.*: give a (whole|finite) number")
     assert not out.exists()
 

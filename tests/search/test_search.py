@@ -242,6 +242,7 @@ def test_what_a_user_gets_wrong_is_one_line(made: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     refused("empty is not an index", tmp_path / "empty")
     refused("the query is empty", made, query="  ")
+    refused("--out .*index.json: the page is a .html", made, "--out", made / "index.json")
     refused("--top 0: give a (whole|finite) number", made, "--top", 0)
     refused("--rerank -1: give a whole number, 0 or more", made, "--rerank", -1)
     refused("--out .*empty is a folder: give the name of a file", made, "--out", tmp_path / "empty")
@@ -308,11 +309,11 @@ def test_videos_that_others_work_on_are_no_error(videos: Path, weights: Path, tm
 
 
 def test_options_of_zero_and_missing_videos_are_refused(videos: Path, weights: Path, tmp_path: Path) -> None:
-    for name in ("seconds", "every", "frames", "chunk-seconds"):
+    for name in ("seconds", "every", "num-frames", "chunk-seconds"):
         with pytest.raises(SystemExit, match=f"--{name} 0.*: give a (whole|finite) number"):
             index(videos, weights, tmp_path / "index", f"--{name}", 0)
     for name, value, hint in (("seconds", "inf", "finite number"), ("every", "nan", "finite number above 0"),
-                              ("every", "0.0001", "number of seconds, 0.001 at least")):
+                              ("every", "0.0001", "number of seconds, from 0.001"), ("seconds", "1e308", "number of seconds, from 0.001")):
         with pytest.raises(SystemExit, match=f"--{name} {value}: give a?n? ?{hint}"):
             index(videos, weights, tmp_path / "index", f"--{name}", value)
     with pytest.raises(SystemExit, match="--max-tokens 100: the text tower of .* takes [0-9]+ at most"):
