@@ -313,7 +313,8 @@ def test_options_of_zero_and_missing_videos_are_refused(videos: Path, weights: P
         with pytest.raises(SystemExit, match=f"--{name} 0.*: give a (whole|finite) number"):
             index(videos, weights, tmp_path / "index", f"--{name}", 0)
     for name, value, hint in (("seconds", "inf", "finite number"), ("every", "nan", "finite number above 0"),
-                              ("every", "0.0001", "number of seconds, from 0.001"), ("seconds", "1e308", "number of seconds, from 0.001")):
+                              ("every", "0.0001", "number of seconds, from 0.001"),
+                              ("seconds", "1e+308", "number of seconds, from 0.001")):
         with pytest.raises(SystemExit, match=f"--{name} {value}: give a?n? ?{hint}"):
             index(videos, weights, tmp_path / "index", f"--{name}", value)
     with pytest.raises(SystemExit, match="--max-tokens 100: the text tower of .* takes [0-9]+ at most"):
