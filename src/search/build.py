@@ -21,7 +21,7 @@ from egovlpv2.tokenization import load_fitting_tokenizer
 from egovlpv2.types import Count, NumTokens, NumWorkers, Precision, Rate, Seconds
 from egovlpv2.video.collection import find_videos
 
-_LONGEST = 1e6  # seconds of a window
+_LONGEST = 1_000_000  # seconds of a window
 _FPS = 1000  # windows and strides count milliseconds: any length of theirs is a whole number
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as WaitedTooLong  # the built-in one only from Python 3.11 on
@@ -315,7 +316,7 @@ def test_options_of_zero_and_missing_videos_are_refused(videos: Path, weights: P
     for name, value, hint in (("seconds", "inf", "finite number"), ("every", "nan", "finite number above 0"),
                               ("every", "0.0001", "number of seconds, from 0.001"),
                               ("seconds", "1e+308", "number of seconds, from 0.001")):
-        with pytest.raises(SystemExit, match=f"--{name} {value}: give a?n? ?{hint}"):
+        with pytest.raises(SystemExit, match=f"--{name} {re.escape(value)}: give a?n? ?{hint}"):
             index(videos, weights, tmp_path / "index", f"--{name}", value)
     with pytest.raises(SystemExit, match="--max-tokens 100: the text tower of .* takes [0-9]+ at most"):
         index(videos, weights, tmp_path / "other", "--max-tokens", 100)
