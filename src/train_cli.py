@@ -1,10 +1,10 @@
 """LightningCLI as this project uses it: several `--config` files, interpolation between them, one folder a run."""
 
+import argparse
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,16 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import OmegaConf
+from omegaconf.errors import GrammarParseError
 
+from egovlpv2.command.errors import describe
 from egovlpv2.command.signals import ending_on_signals
 from egovlpv2.device import PRECISION_HELP as _PRECISION_HELP
 from egovlpv2.device import choose_precision
 from egovlpv2.io.files import atomic_write
-from egovlpv2.io.renamed import check_names, check_option
-from egovlpv2.io.yaml_files import read_yaml
 from egovlpv2.training.checkpoint_io import WholeCheckpointIO
+from egovlpv2.training.command_line import check_command_line
+from egovlpv2.training.refusals import explain
 from egovlpv2.training.report import FinalReport
 from egovlpv2.training.resume import use_resumable_loops
 from egovlpv2.training.run_checkpoints import LAST, BestCheckpoint, LastCheckpoint
@@ -32,8 +33,6 @@ from egovlpv2.training.run_folder import take_folder
 from egovlpv2.training.settings import changed_settings
 from egovlpv2.training.slurm import requeueing_on_signal, was_requeued
 from egovlpv2.types import PrecisionChoice
-
-CONFIG = ("--config", "-c")
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ class EgoCLI(LightningCLI):
             kwargs["precision"] = precision
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except MisconfigurationException as error:
+        except (MisconfigurationException, TypeError, ModuleNotFoundError) as error:  # in Lightning's words
             asked = self._get(self.config, "trainer.accelerator")
             hint = " (TRAINER=cpu, or --config conf/trainer/cpu.yaml, needs none)" if asked in ("gpu", "cuda") else ""
             raise ValueError(f"{error}{hint}") from error
@@ -205,19 +204,6 @@ class SaveSettings(SaveConfigCallback):
                 draft.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
 
 
-def _check_configs(args: list[str]) -> None:
-    """Refuse a `--config` file that isn't YAML, has a key twice, or names of earlier versions.
-
-    jsonargparse would leave out the name of the file.
-    """
-    for before, value in pairwise(["", *args]):
-        option, equals, given = value.partition("=")
-        path = given if equals and option in CONFIG else value if before in CONFIG else ""
-        check_option(value)
-        if path and os.path.isfile(path):
-            check_names(OmegaConf.to_container(read_yaml(Path(path))), path)
-
-
 def run(args: list[str]) -> None:
     """Run `egovlpv2 fit|validate|test|predict`.
 
@@ -229,7 +215,7 @@ def run(args: list[str]) -> None:
     logging.getLogger("egovlpv2").setLevel(logging.INFO)
     torch.set_float32_matmul_precision("high")
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    _check_configs(args)
+    check_command_line(args)
     with ending_on_signals("stopped; checkpoints that were written stay"):
         EgoCLI.command_line = args
         try:
@@ -242,3 +228,7 @@ def run(args: list[str]) -> None:
             )
         except MisconfigurationException as error:  # Lightning's word for settings that it refuses
             raise ValueError(str(error)) from error
+        except argparse.ArgumentError as error:
+            raise ValueError(explain(describe(error) or str(error), args)) from error
+        except GrammarParseError as error:  # of an interpolation
+            raise ValueError(f"an interpolation ${{...}} can't be read: {error}") from error

@@ -23,44 +23,56 @@ EVERY_RUN_HAS = {
     "lightning.pytorch.callbacks.LearningRateMonitor": "learning_rate",
 }
 """Callbacks that once stood in configurations, and the keys of their options now."""
-_MOVED = {"data.init_args.frames": "data.init_args.recipe.frames"}  # of NLQ and MQ
+MOVED = {"frames": ("num_frames", "recipe.frames"), "frame_rule": ("recipe.frame_rule",)}
+"""Settings of earlier versions by their last name, and their names now; which one depends on the class."""
 
 
-def check_names(content: Any, source: str) -> None:
+def check_names(content: Any, source: str, under: str = "") -> None:
     """Refuse keys and class paths of earlier versions.
 
     Args:
         content: Plain values of a configuration.
         source: The name of the configuration in error messages.
+        under: The dotted name under which the content stands; empty for a whole configuration.
 
     Raises:
         ValueError: There is one; the message gives the new name.
     """
-    for path, key, value in _entries(content, ""):
+    for path, key, value in _entries(content, under):
         if key in KEYS:
             raise ValueError(f"{source}: {path} is called {KEYS[key]} now: rename it")
-        if path in _MOVED:
-            raise ValueError(f"{source}: {path} is called {_MOVED[path]} now: rename it")
-        if key == "class_path" and value in EVERY_RUN_HAS:
-            raise ValueError(f"{source}: {path}: every run has {value} now: remove it (its options are under "
-                             f"{EVERY_RUN_HAS[value]})")
-        for old, new in CLASSES.items():
-            if key == "class_path" and isinstance(value, str) and value.startswith(old):
-                raise ValueError(f"{source}: {path}: {value} is {new}{value.removeprefix(old)} now: rename it")
+        if key == "class_path" and isinstance(value, str):
+            check_class(value, f"{source}: {path}")
+        for i, name in enumerate(value if key.rstrip("+") == "callbacks" and isinstance(value, list) else []):
+            if isinstance(name, str):
+                check_class(name, f"{source}: {path}[{i}]")
+
+
+def check_class(name: str, source: str) -> None:
+    """Refuse the path of a class of earlier versions.
+
+    Raises:
+        ValueError: It is one; the message gives the new path.
+    """
+    if name in EVERY_RUN_HAS:
+        raise ValueError(f"{source}: every run has {name} now: remove it (its options are under {EVERY_RUN_HAS[name]})")
+    for old, new in CLASSES.items():
+        if name.startswith(old):
+            raise ValueError(f"{source}: {name} is {new}{name.removeprefix(old)} now: rename it")
 
 
 def check_option(option: str) -> None:
-    """Refuse a dotted command-line option of an earlier version.
+    """Refuse a dotted command-line option of an earlier version, or with names of one in its value.
 
     Raises:
         ValueError: It is one; the message gives the new name.
     """
-    path, _, _ = option.partition("=")
+    path, _, value = option.partition("=")
     before, dot, key = path.rpartition(".")
-    if path.removeprefix("--") in _MOVED:
-        raise ValueError(f"{path} is called --{_MOVED[path.removeprefix('--')]} now")
     if dot and key in KEYS:
         raise ValueError(f"{path} is called {before}.{KEYS[key]} now")
+    if path.startswith("--"):
+        check_class(value, path)
 
 
 def _entries(content: Any, path: str) -> Iterator[tuple[str, str, Any]]:
