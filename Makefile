@@ -17,7 +17,7 @@ evaluate-% finetune-%: export EGO_WEIGHTS = $(or $(WEIGHTS),runs/$(RUN)/checkpoi
 ifdef VIDEOS
 export EGO_VIDEOS = $(VIDEOS)
 endif
-
+$(foreach v,FEATURES:features FRAMES:recipe.frames FRAME_RULE:recipe.frame_rule NLQ_FILES:root QFVS_TESTS:test_video,$(if $(filter command%,$(origin $(firstword $(subst :, ,$v)))),$(error $(firstword $(subst :, ,$v)) was removed: give ARGS="--data.init_args.$(lastword $(subst :, ,$v))=..." instead)))
 setup: $(BIN)/.ready  ## make .venv with this package and all it needs
 # The installation links to each file, so that editors and type checkers follow it: new files ask for another one.
 $(shell mkdir -p build; find src conf data_modules tasks -name '*.py' | sort > build/new; cmp -s build/new build/files || mv build/new build/files)

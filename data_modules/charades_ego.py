@@ -40,6 +40,7 @@ class CharadesEgoDataModule(RetrievalDataModule):
         ValueError: A file is missing or malformed; the message names line and column.
     """
 
+    tasks = ("egovlpv2.tasks.charades_ego.CharadesEgo",)
     evaluated = "videos"
 
     def __init__(self, root: str, videos: str = "CharadesEgo_v1_480", classes: str = "Charades_v1_classes.txt",

@@ -152,6 +152,7 @@ class EgoClipDataModule(VideoDataModule):
         **kwargs: Arguments of every data module of videos, see `VideoDataModule`.
     """
 
+    tasks = ("egovlpv2.tasks.pretrain.Pretrain", "egovlpv2.tasks.egomcq.EgoMCQ")
     evaluated = "questions"
     chunk_seconds: float
 

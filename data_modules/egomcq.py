@@ -200,6 +200,7 @@ class EgoMCQDataModule(VideoDataModule):
         **kwargs: Arguments of every data module of videos, see `VideoDataModule`.
     """
 
+    tasks = ("egovlpv2.tasks.egomcq.EgoMCQ", "egovlpv2.tasks.pretrain.Pretrain")
     evaluated = "questions"
     chunk_seconds: float
 

@@ -54,6 +54,7 @@ class EK100DataModule(RetrievalDataModule):
         ValueError: A file is missing or malformed; the message names line and column.
     """
 
+    tasks = ("egovlpv2.tasks.ek100.EK100",)
     flip = 0.0  # left and right differ in its narrations; the released code doesn't mirror either
     short_side = None
 

@@ -32,6 +32,9 @@ Sample = TypeVar("Sample", covariant=True)
 Collate = Callable[[list[Any]], object]
 
 
+_MOST_WORKERS = 1000  # as of `egovlpv2.types.NumWorkers`: some 300 MB each
+
+
 def require_at_least(least: float, **settings: float) -> None:
     """Refuse settings of a data module that are below `least`.
 
@@ -188,12 +191,16 @@ class LoaderDataModule(LightningDataModule):
     """
 
     evaluated: ClassVar[str] = "rows"  # the name of an evaluation's rows in `counts`
+    tasks: ClassVar[tuple[str, ...]] = ()  # class paths of the tasks that take its batches; empty if any may
 
     def __init__(self, batch_size: int = 8, eval_batch_size: int = 8, num_workers: int = 4, seed: int = 0,
                  drop_last: bool = True) -> None:
         super().__init__()
         require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         require_at_least(0, num_workers=num_workers, seed=seed)
+        if num_workers > _MOST_WORKERS:
+            raise ValueError(f"data.init_args.num_workers={num_workers}: give {_MOST_WORKERS:,} at most, or as many as "
+                             "there are cores")
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed, self.drop_last = seed, drop_last
         self.counts: dict[str, int] = {}

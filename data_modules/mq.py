@@ -77,6 +77,7 @@ class MQDataModule(FeatureDataModule):
         **kwargs: Arguments of all data sets with features, see `FeatureDataModule`.
     """
 
+    tasks = ("egovlpv2.tasks.mq.MQ",)
     evaluated = "clips"
     kinds = ("projected", "dual", "unit")
 

@@ -84,6 +84,7 @@ class NLQDataModule(FeatureDataModule):
         **kwargs: Arguments of all data sets with features, see `FeatureDataModule`.
     """
 
+    tasks = ("egovlpv2.tasks.nlq.NLQ",)
     evaluated = "queries"
     kinds = ("fused", "transformed", "projected", "dual", "unit")
 

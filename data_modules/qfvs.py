@@ -112,6 +112,7 @@ class QFVSDataModule(LoaderDataModule):
         **kwargs: Arguments of every data module, see `LoaderDataModule`.
     """
 
+    tasks = ("egovlpv2.tasks.qfvs.QFVS",)
     evaluated = "queries"
 
     def __init__(self, root: str, features: str, test_video: str = "P01",

@@ -162,6 +162,7 @@ class TaskQADataModule(VideoDataModule):
         ValueError: A file is missing or malformed; the message names file and question.
     """
 
+    tasks = ("egovlpv2.tasks.taskqa.TaskQA",)
     evaluated = "videos"
 
     def __init__(self, root: str, split: Literal["direct", "indirect"] = "direct", videos: str = "qa_videos",

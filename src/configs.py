@@ -1,10 +1,18 @@
 """The configurations that ship with the package: `egovlpv2 configs`."""
 
+import re
+import shutil
+import sys
+import textwrap
 from dataclasses import dataclass
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 from egovlpv2.command.signature import source_of
 from egovlpv2.io.files import atomic_write
+
+_PROSE = re.compile("# \\S")  # commands in comments are indented
+_LONG = 10_000  # columns of a file or a pipe
 
 
 @dataclass(frozen=True)
@@ -20,8 +28,11 @@ class Configs:
     files: list[Path]
 
     def __str__(self) -> str:
-        width = max(len(path.as_posix()) for path in self.files) + 2
-        lines = [f"  {path.as_posix():<{width}}{_headline(self.folder / path)}" for path in self.files]
+        width = max(len(path.as_posix()) for path in self.files) + 4
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else _LONG
+        fill = textwrap.TextWrapper(max(columns, 2 * width), subsequent_indent=" " * width, break_long_words=False,
+                                    break_on_hyphens=False).fill
+        lines = [fill("  " + path.as_posix().ljust(width - 2) + _headline(self.folder / path)) for path in self.files]
         return "\n".join([f"{self.folder}:", *lines])
 
 
@@ -52,6 +63,7 @@ def list_configs(*, out: str | Path | None = None) -> Configs:
 
 
 def _headline(path: Path) -> str:
-    """The first comment of a config."""
-    line = next((line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")), "")
-    return line.removeprefix("# ")
+    """The first sentence of a config's first comment."""
+    lines = dropwhile(lambda line: not _PROSE.match(line), path.read_text(encoding="utf-8").splitlines())
+    text = " ".join(line.removeprefix("# ") for line in takewhile(_PROSE.match, lines))
+    return re.split(r"(?:(?<=\.)(?<!Sec\.)|(?<=\.slurm)) (?=[A-Z`])", text)[0]

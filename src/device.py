@@ -1,5 +1,6 @@
 """Device and precision: the one place that chooses them."""
 
+import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -20,12 +21,9 @@ def pick_device(name: str | None) -> torch.device:
     Raises:
         ValueError: There is no such device.
     """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    if device.type not in ("cuda", "cpu"):
-        raise ValueError(f"--device {name}: give cuda, cuda:0 and the like, or cpu")
+    if name is not None and not re.fullmatch(r"cuda(:[0-9]{1,3})?|cpu", name):
+        raise ValueError(f"--device {name}: give cuda, cuda:0 and the like, or cpu, in small letters")
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here; leave the option "
                          "out for the first, or for the CPU where there is none")

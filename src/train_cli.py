@@ -16,20 +16,19 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf.errors import GrammarParseError
+from omegaconf.errors import OmegaConfBaseException
 
-from egovlpv2.command.errors import describe
 from egovlpv2.command.signals import ending_on_signals
 from egovlpv2.device import PRECISION_HELP as _PRECISION_HELP
 from egovlpv2.device import choose_precision
 from egovlpv2.io.files import atomic_write
 from egovlpv2.training.checkpoint_io import WholeCheckpointIO
 from egovlpv2.training.command_line import check_command_line
-from egovlpv2.training.refusals import explain
+from egovlpv2.training.refusals import explain, explain_interpolation
 from egovlpv2.training.report import FinalReport
 from egovlpv2.training.resume import use_resumable_loops
 from egovlpv2.training.run_checkpoints import LAST, BestCheckpoint, LastCheckpoint
-from egovlpv2.training.run_folder import take_folder
+from egovlpv2.training.run_folder import give_back, take_folder
 from egovlpv2.training.settings import changed_settings
 from egovlpv2.training.slurm import requeueing_on_signal, was_requeued
 from egovlpv2.types import PrecisionChoice
@@ -56,6 +55,7 @@ class EgoCLI(LightningCLI):
     """Tests the best checkpoint after a fit, and never writes one run over another."""
 
     command_line: Sequence[str] = ()
+    _aside: Path | None = None  # where the earlier run of the folder is, if it was moved
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options and callbacks that every run has."""
@@ -83,8 +83,10 @@ class EgoCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, TypeError, ModuleNotFoundError) as error:  # in Lightning's words
             asked = self._get(self.config, "trainer.accelerator")
-            hint = " (TRAINER=cpu, or --config conf/trainer/cpu.yaml, needs none)" if asked in ("gpu", "cuda") else ""
-            raise ValueError(f"{error}{hint}") from error
+            hint = " (TRAINER=cpu, or --config conf/trainer/cpu.yaml, needs none)"
+            where = f"trainer.accelerator={asked}, trainer.devices={self._get(self.config, 'trainer.devices')}: "
+            raise ValueError((f"{where}{error}" if not isinstance(error, MisconfigurationException) else str(error))
+                             + (hint if asked not in ("auto", "cpu") else "")) from error
         except (RuntimeError, ValueError) as error:
             if "SLURM" not in str(error):
                 raise
@@ -117,8 +119,14 @@ class EgoCLI(LightningCLI):
         return precision
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with requeueing_on_signal(self.trainer):
-            super()._run_subcommand(subcommand)
+        _check_pair(self.model, self.datamodule)
+        try:
+            with requeueing_on_signal(self.trainer):
+                super()._run_subcommand(subcommand)
+        except BaseException:
+            if self._aside is not None and (subcommand != "fit" or self.trainer.global_step == 0):
+                give_back(self._folder, self._aside)
+            raise
 
     def before_fit(self) -> None:
         last, path = self._folder / LAST, self.config.fit.ckpt_path
@@ -173,7 +181,7 @@ class EgoCLI(LightningCLI):
         if isinstance(logger, TensorBoardLogger):
             if not logger.name:
                 raise ValueError("trainer.logger.init_args.name is empty: name the run")
-            rank_zero_only(take_folder)(folder, keep)
+            self._aside = rank_zero_only(take_folder)(folder, keep)
 
     def after_fit(self) -> None:
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
@@ -204,6 +212,18 @@ class SaveSettings(SaveConfigCallback):
                 draft.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
 
 
+def _check_pair(model: LightningModule, data: LightningDataModule) -> None:
+    """Refuse the data module of another task, whose batches have other keys.
+
+    Raises:
+        ValueError: It is one; says which tasks take its batches.
+    """
+    tasks = getattr(data, "tasks", ())  # data modules of others may lack it
+    if tasks and not {f"{kind.__module__}.{kind.__name__}" for kind in type(model).__mro__} & set(tasks):
+        raise ValueError(f"{type(model).__name__} can't use the batches of {type(data).__name__}: set model.class_path "
+                         f"to {' or '.join(tasks)}, or data.class_path to the data module of {type(model).__name__}")
+
+
 def run(args: list[str]) -> None:
     """Run `egovlpv2 fit|validate|test|predict`.
 
@@ -229,6 +249,6 @@ def run(args: list[str]) -> None:
         except MisconfigurationException as error:  # Lightning's word for settings that it refuses
             raise ValueError(str(error)) from error
         except argparse.ArgumentError as error:
-            raise ValueError(explain(describe(error) or str(error), args)) from error
-        except GrammarParseError as error:  # of an interpolation
-            raise ValueError(f"an interpolation ${{...}} can't be read: {error}") from error
+            raise ValueError(explain(error, args)) from error
+        except OmegaConfBaseException as error:
+            raise ValueError(explain_interpolation(error, args)) from error

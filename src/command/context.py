@@ -89,7 +89,7 @@ class CommandContext:
             name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
             self._exit(128 + number, f"stopped by {name}; what is finished stays", error)
         gone = _reader_is_gone(sys.stdout) or _reader_is_gone(sys.stderr)
-        if isinstance(error, BrokenPipeError) and gone:
+        if (isinstance(error, BrokenPipeError) and gone) or _is_richs_end(error):
             self._exit(128 + signal.SIGPIPE, "", error)
         if isinstance(error, SystemExit) or os.environ.get("EGOVLPV2_DEBUG"):
             return
@@ -163,6 +163,11 @@ def _reader_is_gone(stream: TextIO) -> bool:
     except (ValueError, OSError):  # not an operating system's file
         return False
     return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _is_richs_end(error: BaseException) -> bool:
+    """Tell if rich, which draws Lightning's progress, has ended the program as the reader of its output is gone."""
+    return isinstance(error, SystemExit) and error.code == 1 and isinstance(error.__context__, BrokenPipeError)
 
 
 def _silence_if_stuck(stream: TextIO) -> None:

@@ -25,8 +25,8 @@ class _HelpFormatter(DefaultHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        shown = action.option_strings and action.default not in (None, argparse.SUPPRESS, False)
         default = action.default
+        shown = action.option_strings and default not in (None, argparse.SUPPRESS) and default is not False
         plain = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else default
         return f"{text} (default: {plain})".replace("%", "%%") if shown else text.replace("%", "%%")
 

@@ -39,7 +39,7 @@ class ExtractionReport:
     Args:
         out: The folder of the feature files.
         written: Videos whose features were written.
-        total: Videos in all; those neither written nor failed were there, or are another process's.
+        total: Videos in all; those neither written nor failed were there already, or another process writes them.
         failures: The reason by video.
     """
 
@@ -56,8 +56,8 @@ class ExtractionReport:
 
     def __str__(self) -> str:
         others = self.total - self.written - len(self.failures)
-        return (f"{self.written} of {self.total} videos written to {self.out}, {others} were there or are another "
-                "process's")
+        return (f"{self.written} of {self.total} videos written to {self.out}, {others} already there or being "
+                "written by another process")
 
 
 def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, kind: FeatureKind = "dual",

@@ -1,5 +1,6 @@
 """Explanations of settings that jsonargparse refuses: the file, the place, and the name that may have been meant."""
 
+import argparse
 import inspect
 import re
 import sys
@@ -11,7 +12,9 @@ from typing import Any, NamedTuple, get_args
 
 from lightning import Trainer
 from omegaconf import OmegaConf
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
+from egovlpv2.command.errors import describe
 from egovlpv2.io.renamed import MOVED
 from egovlpv2.io.yaml_files import read_yaml
 from egovlpv2.training.command_line import config_files, split_options
@@ -20,6 +23,7 @@ _TOP = ("config", "seed_everything", "trainer", "model", "data", "ckpt_path", "p
         "best_checkpoint", "last_checkpoint")
 _CLASS = re.compile(r"given class_path '([\w.]+)': (.*)")
 _KEY = re.compile(r'Parser key "([\w.]+)"')
+_VALUE = re.compile(r"(?:Given|Got) value: ?(.*)")
 _UNKNOWN = (re.compile(r"Option '(?P<name>[\w.]+)' is not accepted"),
             re.compile(r"Group '(?P<group>[\w.]+)' does not accept option '(?P<name>[\w.]+)'"),
             re.compile(r"^Subcommand '\w+' does not accept option '(?P<name>[\w.]+)'"),
@@ -38,26 +42,38 @@ class _Place(NamedTuple):
         return ".".join(filter(None, (self.part, "init_args" if self.kind else "", self.name)))
 
 
-def explain(message: str, args: Sequence[str]) -> str:
+def explain(error: argparse.ArgumentError, args: Sequence[str]) -> str:
     """Explain why a command line was refused.
 
     Args:
-        message: jsonargparse's, in one line.
+        error: jsonargparse's.
         args: The command line, from the subcommand on.
 
     Returns:
         One line with the file that the setting is in, unless the command line has it, and with the setting that may
         have been meant or the command that lists them.
     """
-    place = _find_place(message)
-    source, help_ = _source(str(place), args), f"`egovlpv2 {args[0]} --help` lists the options"
+    message, found = describe(error) or str(error), _VALUE.search(str(error))
+    place, value = _find_place(message), found[1] if found else None
+    source, help_ = _source(str(place), args, value), f"`egovlpv2 {args[0]} --help` lists the options"
     if place.kind is not None:
         kind = place.kind
         help_ = f"`egovlpv2 {args[0]} --{place.part}.help {kind.__module__}.{kind.__name__}` lists its settings"
     if place.unknown:
         owner = f"not a setting of {place.kind.__name__}" if place.kind else "not an option"
         message = f"{place} is {owner}{_hint(place)}"
+    elif value and "Got value" not in message:
+        message += f". Got value: {value:.60}"
     return f"{source}{message} ({help_})"
+
+
+def explain_interpolation(error: OmegaConfBaseException, args: Sequence[str]) -> str:
+    """Explain why a `${...}` can't be resolved, in one line with its place and file."""
+    reason, *_ = str(error).splitlines()
+    place = (error.full_key or "").partition(".")[2]  # behind the subcommand
+    if isinstance(error, GrammarParseError):
+        reason = "its ${...} refers to itself, or is not written like ${model.init_args.dim}"
+    return f"{_source(place, args, None)}{place}: {reason}"
 
 
 def _find_place(message: str) -> _Place:
@@ -82,7 +98,7 @@ def _hint(place: _Place) -> str:
         known = _settings(place.kind, above)
         for new in MOVED.get(last, ()):
             if new.partition(".")[0] in known:
-                return f": it is called {new} now"
+                return f": it is called {_replaced(place, last, new)} now"
     else:
         known = _settings(Trainer, above[1:]) if above[:1] == ["trainer"] else []
         if above and above[0] not in _TOP:
@@ -90,7 +106,13 @@ def _hint(place: _Place) -> str:
         elif not above:
             known = list(_TOP)
     near = get_close_matches(last, known, 1)
-    return f", did you mean {near[0]}?" if near else ""
+    return f", did you mean {_replaced(place, last, near[0])}?" if near else ""
+
+
+def _replaced(place: _Place, old: str, new: str) -> str:
+    """The dotted name of a place with another last name, or another first one."""
+    name = str(place)
+    return name.removesuffix(old) + new if name.endswith(f".{old}") else new + name.removeprefix(old)
 
 
 def _settings(kind: type, inner: Sequence[str]) -> list[str]:
@@ -112,23 +134,28 @@ def _settings(kind: type, inner: Sequence[str]) -> list[str]:
     return []
 
 
-def _source(place: str, args: Sequence[str]) -> str:
-    """The last file of a command line that has a setting, as the beginning of a message; empty if an option has it."""
-    plain = place.replace(".init_args", "")
-    given = [option.removeprefix("--").replace(".init_args", "") for option, _ in split_options(args)]
-    if not place or any(f"{plain}.".startswith(f"{option.rstrip('+')}.") for option in given):
-        return ""
-    for path in reversed(config_files(args)):
-        names = _names(OmegaConf.to_container(read_yaml(Path(path))), "")
-        if any(f"{name}.".startswith(f"{plain}.") for name in names):
-            return f"{path}: "
-    return ""
+def _source(place: str, args: Sequence[str], value: str | None) -> str:
+    """The file that has a setting, as the beginning of a message; empty if the command line has it.
+
+    Of several, the last with the value (None: an interpolation), or else the last.
+    """
+    plain, found = place.replace(".init_args", ""), []
+    for path in config_files(args) if place else ():
+        for name, given in _values(OmegaConf.to_container(read_yaml(Path(path))), ""):
+            if f"{name}.".startswith(f"{plain}."):
+                found.append((f"{path}: ", str(given)))
+    for option, given in split_options(args):
+        name = option.removeprefix("--").replace(".init_args", "").rstrip("+")
+        if f"{plain}.".startswith(f"{name}."):
+            found.append(("", given))
+    chosen = [source for source, given in found if (given == value if value else "${" in given)] or [source for source, _ in found]
+    return chosen[-1] if chosen else ""
 
 
-def _names(content: Any, under: str) -> Iterator[str]:
-    """Dotted names of the values in a configuration, without `init_args`."""
+def _values(content: Any, under: str) -> Iterator[tuple[str, Any]]:
+    """Dotted names, without `init_args`, and the values in a configuration."""
     if not isinstance(content, dict) or not content:
-        yield under
+        yield under, content
         return
     for key, value in content.items():
-        yield from _names(value, under if key == "init_args" else f"{under}.{key}" if under else str(key))
+        yield from _values(value, under if key == "init_args" else f"{under}.{key}" if under else str(key))

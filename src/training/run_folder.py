@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,12 +13,18 @@ _HELD: dict[Path, BinaryIO] = {}  # locks, held until the process ends
 _TRACES = ("checkpoints", "config.yaml", "metrics.json", "predictions.json")  # present once a run has begun
 
 
-def take_folder(folder: Path, keep: bool) -> None:
+_RESULTS = ("checkpoints", "metrics.json", "predictions.json")  # present once a run has led to anything
+
+
+def take_folder(folder: Path, keep: bool) -> Path | None:
     """Lock the folder of a run for this process, and move an earlier run in it aside, to `<folder>.1`, `.2`, ...
 
     Args:
         folder: The folder, which is created.
         keep: True if the earlier run is being resumed, so that it stays.
+
+    Returns:
+        Where the earlier run is now; None if there was none, or if it stays.
 
     Raises:
         ValueError: Another process uses the folder.
@@ -29,11 +37,27 @@ def take_folder(folder: Path, keep: bool) -> None:
             break
     if keep or not any((folder / name).exists() for name in _TRACES):
         _HELD[folder.absolute()] = held
-        return
+        return None
     aside = _move_aside(folder)
     held.close()
     print(f"{folder} held an earlier run: it is now {aside}")
     take_folder(folder, keep=True)
+    return aside
+
+
+def give_back(folder: Path, aside: Path) -> None:
+    """Put an earlier run back into its folder, if the run that took its place was refused before it led to anything.
+
+    Args:
+        folder: The folder, which this process has taken.
+        aside: Where `take_folder` has moved the earlier run.
+    """
+    if any((folder / name).exists() for name in _RESULTS):
+        return
+    shutil.rmtree(folder, ignore_errors=True)  # the log of TensorBoard, and the lock
+    with suppress(OSError):  # another process has the folder by now
+        aside.rename(folder)
+        print(f"nothing was run: the earlier run is in {folder} again")
 
 
 def _lock(folder: Path) -> BinaryIO | None:

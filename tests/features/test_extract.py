@@ -266,7 +266,7 @@ def test_what_is_there_is_kept(weights: Path, tmp_path: Path, capsys: pytest.Cap
     other = claim(tmp_path / "out" / "c.safetensors")  # another process is at it
     capsys.readouterr()
     cli(["extract", *command])
-    assert "1 of 3 videos written" in (out := capsys.readouterr().out) and "2 were there or are another" in out
+    assert "1 of 3 videos written" in (out := capsys.readouterr().out) and "2 already there or being written" in out
     assert sorted(os.listdir(tmp_path / "out")) == ["a.safetensors", "b.safetensors", "c.safetensors.partial"]
     other.release()
     cli(["extract", *command])

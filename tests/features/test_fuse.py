@@ -191,7 +191,7 @@ def test_what_is_finished_stays(made: Made, tmp_path: Path, capsys: pytest.Captu
     other = claim(out / "b.safetensors")  # another process is at it
     capsys.readouterr()
     cli(command(made, out))
-    assert "0 of 2 videos written" in (printed := capsys.readouterr().out) and "2 were there or are anoth" in printed
+    assert "0 of 2 videos written" in (printed := capsys.readouterr().out) and "2 already there or being wr" in printed
     other.release()
     cli(command(made, out))
     assert "1 of 2 videos written" in capsys.readouterr().out
