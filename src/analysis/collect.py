@@ -20,6 +20,31 @@ class Report(TypedDict):
     metrics: dict[str, float | None]
 
 
+def check_pattern(pattern: str) -> None:
+    """Refuse what is not a regular expression.
+
+    Raises:
+        ValueError: It isn't one; says what is wrong.
+    """
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"--metrics {pattern!r} is not a regular expression: {error}") from error
+
+
+def check_targets(out: str | Path | None, plot: str | Path | None) -> None:
+    """Refuse files to write that are folders, or a run's own report.
+
+    Raises:
+        ValueError: One is; names the option.
+    """
+    if out is not None and Path(out).name == "metrics.json":
+        raise ValueError(f"--out {out}: that is the name of a run's own report: give another one")
+    for option, path in (("--out", out), ("--plot", plot)):
+        if path is not None and Path(path).is_dir():
+            raise ValueError(f"{option} {path} is a folder: give the name of a file")
+
+
 def collect_table(runs: Sequence[Path], pattern: str) -> pd.DataFrame:
     """Make a table with a row for each run and a column for each of its metrics.
 
@@ -30,10 +55,7 @@ def collect_table(runs: Sequence[Path], pattern: str) -> pd.DataFrame:
     Raises:
         ValueError: A run has not ended, its report is damaged, or no metric of theirs has such a name.
     """
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"--metrics {pattern!r} is not a regular expression: {error}") from error
+    check_pattern(pattern)
     rows = {}
     for run in runs:
         path = run / "metrics.json"
@@ -81,8 +103,7 @@ def collect(runs: Sequence[str], *, metrics: str = "^test/", no_mean: bool = Fal
     Raises:
         ValueError: A run has not ended, its report is damaged, or it has no such metric.
     """
-    if out is not None and Path(out).name == "metrics.json":
-        raise ValueError(f"--out {out}: that is the name of a run's own report: give another one")
+    check_targets(out, plot)
     table = collect_table([Path(run) for run in runs], metrics)
     mean = None if no_mean else table.mean(skipna=False)
     written = [Path(path) for path in (out, plot) if path is not None]

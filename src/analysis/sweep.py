@@ -14,9 +14,10 @@ from typing import Any, Literal
 import yaml
 from tqdm import tqdm
 
-from egovlpv2.analysis.collect import RunTable, collect
+from egovlpv2.analysis.collect import RunTable, check_pattern, check_targets, collect
 from egovlpv2.io.files import write_json
 from egovlpv2.io.schema import read_json
+from egovlpv2.training.command_line import check_config_exists
 from egovlpv2.training.settings import changed_settings
 
 _DONE = "sweep.json"  # in a row's folder once its command has ended well
@@ -65,11 +66,16 @@ def sweep(folder: str | Path, base: Sequence[str], name: str, *, command: Litera
         plot: draw them as points, a line for each row
 
     Raises:
-        ValueError: The folder holds no overlays, or a row has failed.
+        ValueError: An option can't be used, the folder holds no overlays, or a row has failed.
     """
+    check_pattern(metrics)
+    check_targets(out, plot)
+    for path in base:
+        check_config_exists(path, "--base")
     rows = {path.stem: path for path in sorted(Path(folder).glob("*.yaml"))}
     if not rows:
-        raise ValueError(f"{folder} holds no overlays (*.yaml): give a folder such as conf/ablation/gate")
+        raise ValueError(f"{folder} holds no overlays (*.yaml): give a folder such as conf/ablation/gate (`egovlpv2 "
+                         "configs --out conf` copies those that ship)")
     plan = [] if full is None else [_Row("full", full, None)]
     plan += [_Row(row, f"{name}/{row}", path) for row, path in rows.items()]
     if full in [row.run for row in plan[1:]]:
@@ -112,7 +118,7 @@ def _is_finished(folder: Path, arguments: Sequence[str]) -> bool:
     if (before := read_json(folder / _DONE, dict[str, Any]).get("command")) != arguments[0]:
         tqdm.write(f"{folder} is run again: its command was {before}", file=sys.stderr)
         return False
-    now = subprocess.run([sys.executable, "-m", "egovlpv2.cli", *arguments, "--print_config"], capture_output=True,
+    now = subprocess.run([*_program(), *arguments, "--print_config"], capture_output=True,
                          text=True, env=_environment())
     if now.returncode:
         lines = [line for line in now.stderr.splitlines() if "error" in line.lower()] or ["the command failed"]
@@ -123,6 +129,14 @@ def _is_finished(folder: Path, arguments: Sequence[str]) -> bool:
     for line in changed:
         tqdm.write(f"{folder} is run again: {line}", file=sys.stderr)
     return not changed and (folder / "config.yaml").is_file()
+
+
+def _program(version: tuple[int, ...] = sys.version_info[:2]) -> list[str]:
+    """The beginning of a row's command line; before Python 3.11 the script, as `-m` looks in the current folder."""
+    script = Path(sys.executable).with_name("egovlpv2")
+    if version < (3, 11) and script.is_file():
+        return [sys.executable, str(script)]
+    return [sys.executable, "-m", "egovlpv2.cli"]
 
 
 def _environment() -> dict[str, str]:
@@ -142,6 +156,6 @@ def _newer_files(settings: Any, when: float) -> Iterator[str]:
 
 def _call(row: _Row, arguments: Sequence[str]) -> None:
     tqdm.write(f"$ egovlpv2 {' '.join(arguments)}", file=sys.stderr)
-    if code := subprocess.run([sys.executable, "-m", "egovlpv2.cli", *arguments], env=_environment()).returncode:
+    if code := subprocess.run([*_program(), *arguments], env=_environment()).returncode:
         raise ValueError(f"row {row.name} has failed with exit code {code}; rows before it are finished and stay: give "
                          "the same command to go on")

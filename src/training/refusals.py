@@ -148,8 +148,8 @@ def _source(place: str, args: Sequence[str], value: str | None) -> str:
         name = option.removeprefix("--").replace(".init_args", "").rstrip("+")
         if f"{plain}.".startswith(f"{name}."):
             found.append(("", given))
-    chosen = [source for source, given in found if (given == value if value else "${" in given)] or [source for source, _ in found]
-    return chosen[-1] if chosen else ""
+    chosen = [pair for pair in found if (pair[1] == value if value else "${" in pair[1])] or found
+    return chosen[-1][0] if chosen else ""
 
 
 def _values(content: Any, under: str) -> Iterator[tuple[str, Any]]:

@@ -79,5 +79,5 @@ def test_a_plot_instead_of_a_mean(runs: list[str], tmp_path: Path, capsys: pytes
 
 @pytest.mark.parametrize("option", ["--out", "--plot"])
 def test_a_folder_is_no_file_to_write(runs: list[str], tmp_path: Path, option: str) -> None:
-    with pytest.raises(SystemExit, match=f"collect: error: {tmp_path} is a folder: give the name of a file"):
+    with pytest.raises(SystemExit, match=f"collect: error: {option} {tmp_path} is a folder: give the name of a file"):
         cli(["collect", *runs, option, str(tmp_path)])
