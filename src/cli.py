@@ -18,8 +18,10 @@ COMMANDS = {
     "prepare": Command("egovlpv2.video.prepare", "prepare_videos", ("inputs",)),
     "extract": Command("egovlpv2.features.extract", "extract_features", ("videos",)),
     "fuse": Command("egovlpv2.features.fuse", "fuse_features", ("trunks",)),
-    "show-nlq": Command("egovlpv2.tools.show", "show_predictions", ("run",)),
-    "show-mq": Command("egovlpv2.tools.show", "show_predictions", ("run",)),
+    "show-nlq": Command("egovlpv2.tools.show", "show_predictions", ("run",),
+                        "Draw one query of NLQ with the windows that a trained head finds."),
+    "show-mq": Command("egovlpv2.tools.show", "show_predictions", ("run",),
+                       "Draw one clip of MQ with the activities that a trained head finds."),
     "summarize": Command("egovlpv2.tools.summarize", "summarize", ("video",)),
     "ask": Command("egovlpv2.tools.ask", "ask", ("video",)),
     "index": Command("egovlpv2.search.build", "build_index", ("videos",)),
@@ -68,9 +70,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def usage() -> str:
-    """List all commands with the first line of their docstrings."""
-    rows = [*TRAINER_COMMANDS.items(), *((name, read_signature(command.module, command.function).summary)
-                                         for name, command in COMMANDS.items())]
+    """List all commands with their summaries."""
+    own = ((name, command.summary or read_signature(command.module, command.function).summary)
+           for name, command in COMMANDS.items())
+    rows = [*TRAINER_COMMANDS.items(), *own]
     width = max(len(name) for name, _ in rows) + 2
     return "\n".join([
         "usage: egovlpv2 COMMAND [OPTIONS]   (egovlpv2 COMMAND --help lists the options)\n",

@@ -11,7 +11,7 @@ from typing import Any
 import jsonargparse
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelSummary, RichModelSummary
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -25,7 +25,7 @@ from egovlpv2.io.files import atomic_write
 from egovlpv2.training.checkpoint_io import WholeCheckpointIO
 from egovlpv2.training.command_line import check_command_line
 from egovlpv2.training.refusals import explain, explain_interpolation
-from egovlpv2.training.report import FinalReport
+from egovlpv2.training.report import FinalReport, ParameterSummary
 from egovlpv2.training.resume import use_resumable_loops
 from egovlpv2.training.run_checkpoints import LAST, BestCheckpoint, LastCheckpoint
 from egovlpv2.training.run_folder import give_back, take_folder
@@ -95,6 +95,9 @@ class EgoCLI(LightningCLI):
                              "process on its own, `unset SLURM_NTASKS`") from error
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
         use_resumable_loops(trainer)
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set outside Trainer.__init__
+        callbacks[:] = [ParameterSummary() if type(one) in (ModelSummary, RichModelSummary) else one
+                        for one in callbacks]
         return trainer
 
     def _chosen_precision(self) -> str | None:
@@ -119,7 +122,7 @@ class EgoCLI(LightningCLI):
         return precision
 
     def _run_subcommand(self, subcommand: str) -> None:
-        _check_pair(self.model, self.datamodule)
+        check_pair(self.model, self.datamodule)
         try:
             with requeueing_on_signal(self.trainer):
                 super()._run_subcommand(subcommand)
@@ -212,7 +215,7 @@ class SaveSettings(SaveConfigCallback):
                 draft.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
 
 
-def _check_pair(model: LightningModule, data: LightningDataModule) -> None:
+def check_pair(model: LightningModule, data: LightningDataModule) -> None:
     """Refuse the data module of another task, whose batches have other keys.
 
     Raises:
@@ -233,6 +236,8 @@ def run(args: list[str]) -> None:
     """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("egovlpv2").setLevel(logging.INFO)
+    # Lightning would print the signal too.
+    logging.getLogger("lightning.pytorch.trainer.connectors.signal_connector").setLevel(logging.WARNING)
     torch.set_float32_matmul_precision("high")
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     check_command_line(args)

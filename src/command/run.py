@@ -63,4 +63,5 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> dict[str, Any]:
         ValueError: An option is unknown, wrong, missing, or empty.
     """
     signature = read_signature(command.module, command.function)
+    signature = signature._replace(summary=command.summary or signature.summary)
     return parse_options(f"egovlpv2 {name}", signature, command.positional, argv)

@@ -105,9 +105,11 @@ def ending_on_signals(text: str) -> Iterator[None]:
         if os.getpid() != process:
             leave_in_child(number)
         else:
+            # The same signal may have ended a worker of the loader, for which torch would raise an error instead.
+            before.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, _nothing))
             end(number, text)
 
-    before = {}
+    before: dict[int, Handler] = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, handle) for number in STOPS
                   if signal.getsignal(number) is not signal.SIG_IGN}

@@ -22,6 +22,7 @@ class Command(NamedTuple):
     module: str
     function: str
     positional: tuple[str, ...] = ()  # parameters that are given without `--name`
+    summary: str = ""  # instead of the first line of the docstring, where two commands are one function
 
 
 class Parameter(NamedTuple):

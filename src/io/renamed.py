@@ -41,11 +41,8 @@ def check_names(content: Any, source: str, under: str = "") -> None:
     for path, key, value in _entries(content, under):
         if key in KEYS:
             raise ValueError(f"{source}: {path} is called {KEYS[key]} now: rename it")
-        if key == "class_path" and isinstance(value, str):
+        if isinstance(value, str):
             check_class(value, f"{source}: {path}")
-        for i, name in enumerate(value if key.rstrip("+") == "callbacks" and isinstance(value, list) else []):
-            if isinstance(name, str):
-                check_class(name, f"{source}: {path}[{i}]")
 
 
 def check_class(name: str, source: str) -> None:
@@ -84,4 +81,5 @@ def _entries(content: Any, path: str) -> Iterator[tuple[str, str, Any]]:
             yield from _entries(value, inner)
     elif isinstance(content, list):
         for i, value in enumerate(content):
+            yield f"{path}[{i}]", "", value
             yield from _entries(value, f"{path}[{i}]")

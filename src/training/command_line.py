@@ -45,7 +45,7 @@ def split_options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name, value
         elif word.startswith("-c") and word != "-c":
             yield "--config", word.removeprefix("-c").removeprefix("=")
-        elif before.startswith("-") and "=" not in before and not word.startswith("--"):
+        elif (before == "-c" or before.startswith("--")) and "=" not in before and not word.startswith("--"):
             yield "--config" if before == "-c" else before, word
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelSummary
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -69,6 +70,22 @@ class FinalReport(Callback):
             protocol |= getattr(part, "protocol", {})
         if trainer.log_dir is not None:
             write_metrics(Path(trainer.log_dir) / "metrics.json", self.metrics, protocol)
+
+
+class ParameterSummary(ModelSummary):
+    """Lightning's table of a model's parts, without their FLOPs: it has no example to count them with."""
+
+    @staticmethod
+    def summarize(summary_data: list[tuple[str, list[str]]], total_parameters: int, trainable_parameters: int,
+                  model_size: float, total_training_modes: dict[str, int], total_flops: int,
+                  **summarize_kwargs: Any) -> None:
+        """Print the table."""
+        columns = dict(summary_data)
+        rows = list(zip(columns["Name"], columns["Type"], columns["Params"], strict=True))
+        widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+        for name, kind, count in rows:
+            print(f"  {name:<{widths[0]}}  {kind:<{widths[1]}}  {count:>{widths[2]}}")
+        print(f"  {total_parameters:,} parameters, {trainable_parameters:,} of them trained")
 
 
 class _Report(TypedDict):

@@ -125,3 +125,26 @@ def test_the_base_does_not_share_the_run_of_a_row(folder: Path, calls: list[list
     with pytest.raises(ValueError, match="--full gate/a is the run of a row"):
         start(folder, full="gate/a")
     assert not calls
+
+
+@pytest.mark.parametrize(("more", "problem"), [
+    ({"metrics": "["}, r"--metrics '\[' is not a regular expression"),
+    ({"out": "."}, "--out . is a folder: give the name of a file"),
+    ({"plot": "."}, "--plot . is a folder"), ({"out": "x/metrics.json"}, "the name of a run's own report"),
+])
+def test_options_are_refused_before_the_rows_run(folder: Path, calls: list[list[str]], more: dict[str, str],
+                                                 problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        start(folder, **more)
+    (folder.parent / "base.yaml").unlink()
+    with pytest.raises(ValueError, match=r"--base .*base.yaml is missing: .*`egovlpv2 configs --out conf`"):
+        start(folder)
+    assert not calls
+
+
+def test_rows_do_not_import_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.sys, "executable", str(tmp_path / "python"))
+    assert module._program((3, 10))[1:] == module._program((3, 11))[1:] == ["-m", "egovlpv2.cli"]
+    (tmp_path / "egovlpv2").touch()
+    assert module._program((3, 10))[1:] == [str(tmp_path / "egovlpv2")]  # its folder is searched, not the current one
+    assert module._program((3, 11))[1:] == ["-m", "egovlpv2.cli"] and module._environment()["PYTHONSAFEPATH"] == "1"

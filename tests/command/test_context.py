@@ -193,6 +193,15 @@ def test_streams_that_take_nothing(command: str, code: int, err: bytes) -> None:
     assert (ended.returncode, ended.stderr) == (code, err)
 
 
+def test_richs_end_at_a_closed_pipe_is_that_of_the_signal() -> None:
+    with pytest.raises(SystemExit) as end, CommandContext("egovlpv2 fit"):
+        try:
+            raise BrokenPipeError
+        except BrokenPipeError:
+            raise SystemExit(1)  # noqa: B904 (as rich does)
+    assert end.value.code == 141
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_any_terminal_can_show_any_text(encoding: str) -> None:
     code = ("from egovlpv2.command.context import CommandContext\n"

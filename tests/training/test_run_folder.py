@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from egovlpv2.io.files import write_report
-from egovlpv2.training.run_folder import take_folder
+from egovlpv2.training.run_folder import give_back, take_folder
 from egovlpv2.training.settings import changed_settings
 
 
@@ -35,6 +35,22 @@ def test_an_earlier_run_is_set_aside_under_the_first_free_number(tmp_path: Path)
     assert [(tmp_path / name / "metrics.json").read_text() for name in ("run.1", "run.2", "run")] == ["0", "1", "2"]
     take_folder(folder, keep=True)
     assert (folder / "metrics.json").read_text() == "2" and not (tmp_path / "run.3").exists()
+
+
+def test_an_earlier_run_comes_back_unless_there_are_results(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert take_folder(folder, keep=False) is None
+    (folder / "metrics.json").write_text("earlier")
+    aside = take_folder(folder, keep=False)
+    assert aside == tmp_path / "run.1"
+    (folder / "config.yaml").write_text("of a run that was refused")
+    give_back(folder, aside)
+    assert (folder / "metrics.json").read_text() == "earlier" and not aside.exists()
+    aside = take_folder(folder, keep=False)
+    assert aside is not None
+    (folder / "checkpoints").mkdir()
+    give_back(folder, aside)
+    assert (folder / "checkpoints").exists() and (aside / "metrics.json").read_text() == "earlier"
 
 
 def test_a_folder_in_use_is_refused_to_others(tmp_path: Path) -> None:

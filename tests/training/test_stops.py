@@ -107,9 +107,16 @@ def test_a_loaders_workers_outlive_all_but_the_signals_that_end_them() -> None:
 
 
 def test_outside_of_training_a_signal_ends_the_program_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    def lose_a_worker(*_: Any) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated")
+
+    before, torchs = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGCHLD, lose_a_worker)
     with pytest.raises(SystemExit) as caught, ending_on_signals("stopped"):
-        os.kill(os.getpid(), signal.SIGTERM)
-        torch.zeros(1)
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            torch.zeros(1)
+        finally:
+            os.kill(os.getpid(), signal.SIGCHLD)  # the signal has also reached a worker of the loader
+    assert signal.signal(signal.SIGCHLD, torchs) == lose_a_worker
     assert caught.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
     assert capsys.readouterr().err == "egovlpv2: SIGTERM: stopped\n"
