@@ -9,6 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from egovlpv2.io.renamed import check_names, check_option
+from egovlpv2.io.schema import read_text
 from egovlpv2.io.yaml_files import read_yaml
 
 _PARTS = ("model", "data", "trainer")
@@ -31,8 +32,10 @@ def check_command_line(args: Sequence[str]) -> None:
         is_config = option == "--config"
         if is_config and value.endswith(_SUFFIXES):
             check_config_exists(value, "--config")
-        if (is_config or value.endswith(_SUFFIXES)) and Path(value).is_file():
-            _check_file(value, "" if is_config else option.removeprefix("--"))
+        if is_config and Path(value).is_file():
+            _check_config(value)
+        elif value.endswith(_SUFFIXES) and Path(value).is_file():  # of a part, such as `--data own.yaml`
+            check_names(_plain(read_text(Path(value))), value, option.removeprefix("--"))
         elif value[:1] in ("{", "["):
             check_names(_plain(value), option, option.removeprefix("--"))
 
@@ -65,18 +68,18 @@ def check_config_exists(path: str, option: str) -> None:
                          "configs that ship into conf)")
 
 
-def _check_file(path: str, under: str) -> None:
+def _check_config(path: str) -> None:
     """Refuse a file that isn't YAML, has names of earlier versions, or a part without keys."""
     content = OmegaConf.to_container(read_yaml(Path(path)))
     assert isinstance(content, dict)
-    check_names(content, path, under)
+    check_names(content, path)
     for part in _PARTS:
-        if not under and part in content and not isinstance(content[part], dict | str):
+        if part in content and not isinstance(content[part], dict | str):
             raise ValueError(f"{path}: {part} has no keys: give it some, indented below it, or remove it")
 
 
 def _plain(text: str) -> Any:
-    """The value of an option as YAML; None if it isn't any, which jsonargparse reports."""
+    """The value of an option or a file as YAML; None if it isn't any, which jsonargparse reports."""
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError):

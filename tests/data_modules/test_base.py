@@ -264,3 +264,8 @@ def test_overfit_batches_is_refused(tmp_path: Path) -> None:
 def test_settings_below_their_bounds_are_refused_by_name(name: str, value: int, least: int) -> None:
     with pytest.raises(ValueError, match=f"data.init_args.{name}={value}: give {least} or more"):
         VideoDataModule(**{name: value})
+
+
+def test_more_workers_than_any_machine_has_are_refused() -> None:
+    with pytest.raises(ValueError, match="data.init_args.num_workers=100000: give 1,000 at most"):
+        VideoDataModule(num_workers=100_000)

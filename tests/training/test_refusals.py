@@ -27,8 +27,8 @@ def refusal(*args: str) -> str:
 
 
 @pytest.mark.parametrize(("base", "given", "line"), [
-    (PRETRAIN, "--model.init_args.temprature=3", "model.init_args.temprature is not a setting of Pretrain, did you "
-     "mean model.init_args.temperature? (`egovlpv2 fit --model.help egovlpv2.tasks.pretrain.Pretrain` lists its settings)"),
+    (PRETRAIN, "--model.temprature=3", "model.init_args.temprature is not a setting of Pretrain, did you mean "
+     "model.init_args.temperature? (`egovlpv2 fit --model.help egovlpv2.tasks.pretrain.Pretrain` lists its settings)"),
     (PRETRAIN, "--model.init_args.optimizer.lrr=3", "did you mean model.init_args.optimizer.lr?"),
     (PRETRAIN, "--data.batchsize=3", "did you mean data.init_args.batch_size?"),
     (PRETRAIN, "--trainer.maxepochs=3", "trainer.maxepochs is not an option, did you mean trainer.max_epochs?"),
