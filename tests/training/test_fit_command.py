@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.utilities.model_summary import summarize
+from training.small_run import SmallTask
 from training.test_killed_fits import arguments
 
 from egovlpv2.cli import main as cli
+from egovlpv2.training.report import ParameterSummary
 
 
 def fit(toy: Path, folder: Path, *more: str) -> None:
@@ -76,3 +79,11 @@ def test_hints_are_where_they_belong(toy: Path, tmp_path: Path, monkeypatch: pyt
         monkeypatch.setenv(f"SLURM_{name}", value)
     with pytest.raises(SystemExit, match="`unset SLURM_NTASKS`"):
         fit(toy, tmp_path / "run")
+
+
+def test_the_summary_of_a_model_counts_its_parameters_and_no_flops(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = summarize(SmallTask(), max_depth=1)
+    ParameterSummary.summarize(summary._get_summary_data(), summary.total_parameters, summary.trainable_parameters,
+                               summary.model_size, summary.total_training_modes, 0)
+    printed = capsys.readouterr().out
+    assert "net" in printed and "49 parameters, 49 of them trained" in printed and "FLOP" not in printed.upper()
