@@ -10,7 +10,7 @@ import torch
 from lightning import LightningDataModule, LightningModule
 from omegaconf import OmegaConf
 
-from egovlpv2.command.parser import check_arguments
+from egovlpv2.arguments import check_call
 from egovlpv2.io.files import atomic_write, make_folder_of, require_suffix
 from egovlpv2.io.schema import Words, check
 from egovlpv2.io.yaml_files import read_yaml
@@ -66,7 +66,7 @@ def show_predictions(run: str | Path, out: str | Path = "picture.png", *, row: N
     Raises:
         ValueError: The run, its data or the row can't be read.
     """
-    check_arguments(show_predictions, locals())
+    check_call(show_predictions, locals())
     out = Path(out)
     require_suffix(out, ".png", "the picture")
     make_folder_of(out)
