@@ -19,7 +19,7 @@ NumTokens = Annotated[int, Meta(ge=1, le=1_000_000)]  # no text tower takes more
 NumWorkers = Annotated[int, Meta(ge=0, le=1000)]  # processes, some 300 MB each
 Seconds = Annotated[float, Meta(gt=0)]
 Rate = Annotated[float, Meta(ge=0.001, le=1000)]  # frames a second
-OutputRate = Annotated[float, Meta(ge=0.2, le=1000)]  # of a written video: one frame at least of a shot of 5 s
+OutputRate = Annotated[float, Meta(ge=1, le=1000)]  # of a video to write, which may last seconds
 MaximumRate = Annotated[float, Meta(ge=0, le=1000)]  # 0 for none
 NumFrames = Annotated[int, Meta(ge=1, le=10_000)]  # of a clip, as the video tower takes them
 Side = Annotated[int, Meta(ge=1, le=8192)]  # pixels

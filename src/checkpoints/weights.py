@@ -16,7 +16,7 @@ from egovlpv2.checkpoints.foreign import describe
 from egovlpv2.checkpoints.released import convert, read_released, released_config, strip_prefix
 from egovlpv2.checkpoints.soundness import check_weights
 from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file
-from egovlpv2.io.files import atomic_write
+from egovlpv2.io.files import atomic_write, refuse_unreadable
 from egovlpv2.io.schema import parse_json
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.config import BackboneConfig
@@ -163,8 +163,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
         ValueError: The file is missing, unreadable or of another kind.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: give a weights file")
+    refuse_unreadable(path, "a weights file")
     if not path.is_file():
         raise ValueError(f"{path}: there is no such weights file (training leaves them in runs/NAME/checkpoints)")
     readers = {".safetensors": _read_safetensors, ".ckpt": _read_own, ".pth": _read_released, ".pt": _read_released}

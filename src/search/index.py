@@ -17,6 +17,7 @@ from egovlpv2.arguments import check_call
 from egovlpv2.batch import Text, text_to
 from egovlpv2.checkpoints.inference import fingerprint, open_backbone
 from egovlpv2.device import autocast
+from egovlpv2.io.files import refuse_unreadable
 from egovlpv2.search.manifest import VideoEntry, read_manifest
 from egovlpv2.search.moments import Moment
 from egovlpv2.search.store import EmbeddingStore
@@ -59,6 +60,7 @@ class Index:
     def _weights(self, given: str | None) -> str:
         """Find the weights, which must be those of the index."""
         path, made_with = given or self.manifest.weights, self.store.recipe.checkpoint
+        refuse_unreadable(Path(path), "a weights file")
         if not Path(path).is_file():
             raise ValueError(f"{path}: the weights of {self.folder} are not there (any more): say where with --weights")
         # Gigabytes are hashed only if the file isn't the one that the index remembers.

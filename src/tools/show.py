@@ -11,7 +11,7 @@ from lightning import LightningDataModule, LightningModule
 from omegaconf import OmegaConf
 
 from egovlpv2.arguments import check_call
-from egovlpv2.io.files import atomic_write, make_folder_of, require_suffix
+from egovlpv2.io.files import atomic_write, make_folder_of, refuse_unreadable, require_suffix
 from egovlpv2.io.schema import Words, check
 from egovlpv2.io.yaml_files import read_yaml
 from egovlpv2.types import NonNegativeInt, Seconds, Split
@@ -72,6 +72,7 @@ def show_predictions(run: str | Path, out: str | Path = "picture.png", *, row: N
     make_folder_of(out)
     config, weights = Path(run) / "config.yaml", Path(run) / "checkpoints" / "best.ckpt"
     for path in (config, weights):
+        refuse_unreadable(path, "the folder of a run, with files of these names")
         if not path.is_file():
             raise ValueError(f"{path} is missing: give the folder of a run of `make finetune-nlq` or `finetune-mq`")
     given = {"features": features, "videos": videos, "chunk_seconds": chunk_seconds}

@@ -52,6 +52,5 @@ def _frames(source: VideoSource, chunk_seconds: float, spans: Sequence[tuple[flo
     """Yield the frames of all spans in parts of (n, 3, H, W) uint8."""
     for start, end in spans:
         times = start + (np.arange(max(round((end - start) * fps), 1)) + 0.5) / fps  # centres: safe to round
-        times = np.minimum(times, end)  # of a span shorter than a frame's display
         for part in np.array_split(times, max(round((end - start) / _AT_ONCE), 1)):
             yield source.read(part, crop, chunk_seconds).frames

@@ -250,7 +250,7 @@ def test_what_a_user_gets_wrong_is_one_line(made: Path, tmp_path: Path) -> None:
     refused("there is no tokenizer|no such", made, "--tokenizer", tmp_path / "nowhere")
     with pytest.raises(ValueError, match="^max_tokens=0: give a whole number, 1 or more"):
         Index(made, max_tokens=0)
-    with pytest.raises(ValueError, match="top 0"):
+    with pytest.raises(ValueError, match="^top=0: give a whole number, 1 or more"):
         Index(made, device="cpu").search(QUERY, top=0)
     (made / "index.json").write_text("{")
     refused("index.json is damaged", made)
