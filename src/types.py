@@ -18,7 +18,8 @@ Count = Annotated[int, Meta(ge=1, le=2**31)]
 NumTokens = Annotated[int, Meta(ge=1, le=1_000_000)]  # no text tower takes more, and tokenizers abort at far more
 NumWorkers = Annotated[int, Meta(ge=0, le=1000)]  # processes, some 300 MB each
 Seconds = Annotated[float, Meta(gt=0)]
-Rate = Annotated[float, Meta(ge=0.001, le=1000)]  # frames a second
+Rate = Annotated[float, Meta(gt=0, le=1000)]  # frames a second
+ImageRate = Annotated[float, Meta(ge=0.001, le=1000)]  # pictures a second; slower, a few would last for days
 OutputRate = Annotated[float, Meta(ge=1, le=1000)]  # of a video to write, which may last seconds
 MaximumRate = Annotated[float, Meta(ge=0, le=1000)]  # 0 for none
 NumFrames = Annotated[int, Meta(ge=1, le=10_000)]  # of a clip, as the video tower takes them

@@ -34,6 +34,7 @@ VIDEO, WEIGHTS = "film.mp4", "weights.ckpt"  # not there: arguments are checked 
     ("convert", {"kind": "vsgn", "state_dict": {1: 2}}, "state_dict={1: 2}: give a dict with texts as keys"),
     ("summarize", {"video": VIDEO, "query": None, "weights": WEIGHTS}, "query=None: give a text"),
     ("summarize", {"video": VIDEO, "query": "q", "weights": WEIGHTS, "fps": 0.001}, "fps=0.001: give .* 1 or more"),
+    ("build_index", {"videos": [VIDEO], "weights": WEIGHTS, "image_fps": 1e-300}, "image_fps=1e-300: give .* or more"),
     ("ask", {"video": VIDEO, "question": "q", "weights": WEIGHTS, "device": 3}, "device=3: give a text or None"),
     ("attend", {"video": VIDEO, "text": "t", "weights": WEIGHTS, "words": []}, "words is an empty list"),
     ("attend", {"video": VIDEO, "text": "t", "weights": WEIGHTS, "whole": "no"}, "whole='no': give True or False"),

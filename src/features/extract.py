@@ -25,7 +25,18 @@ from egovlpv2.features.query_encoding import EncodedQueries
 from egovlpv2.features.work_queue import VideoQueue
 from egovlpv2.io.files import make_folder
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.types import Count, FeatureKind, FrameRuleName, NumFrames, NumTokens, NumWorkers, Precision, Rate, Seconds
+from egovlpv2.types import (
+    Count,
+    FeatureKind,
+    FrameRuleName,
+    ImageRate,
+    NumFrames,
+    NumTokens,
+    NumWorkers,
+    Precision,
+    Rate,
+    Seconds,
+)
 from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.container import VideoError
 
@@ -63,7 +74,7 @@ class ExtractionReport:
 def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, kind: FeatureKind = "dual",
                      queries: Sequence[str] | None = None, fps: Rate = 30.0, window: Count = 16, stride: Count = 16,
                      num_frames: NumFrames = 4, frame_rule: FrameRuleName = "centre", chunk_seconds: Seconds = 600.0,
-                     image_fps: Rate | None = None, batch_size: Count = 32, num_workers: NumWorkers = 2,
+                     image_fps: ImageRate | None = None, batch_size: Count = 32, num_workers: NumWorkers = 2,
                      max_tokens: NumTokens = 30, tokenizer: str | None = None, device: str | None = None,
                      precision: Precision | None = None) -> ExtractionReport:
     """Extract features of any videos, one file each.

@@ -77,7 +77,7 @@ def read_json(path: Path, shape: type[T]) -> T:
         ValueError: The file can't be read, is not JSON, or is not of that shape.
     """
     if not (text := read_text(path)).strip():
-        raise ValueError(f"{path} is empty, not JSON: fetch or write it again")
+        raise ValueError(f"{path}, line 1, column 1: not JSON (the file is empty)")
     return parse_json(text, shape, str(path))
 
 

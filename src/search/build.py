@@ -18,7 +18,7 @@ from egovlpv2.features.work_queue import VideoQueue
 from egovlpv2.search.manifest import IndexManifest, add
 from egovlpv2.search.store import EmbeddingStore
 from egovlpv2.tokenization import load_fitting_tokenizer
-from egovlpv2.types import Count, NumFrames, NumTokens, NumWorkers, Precision, Rate, Seconds
+from egovlpv2.types import Count, ImageRate, NumFrames, NumTokens, NumWorkers, Precision, Seconds
 from egovlpv2.video.collection import find_videos
 
 _LONGEST = 1_000_000  # seconds of a window
@@ -49,7 +49,7 @@ class IndexReport(ExtractionReport):
 
 def build_index(videos: Sequence[str], weights: str, out: str | Path = "index", *, seconds: Seconds = 2.0,
                 every: Seconds = 1.0, num_frames: NumFrames = 4, chunk_seconds: Seconds = 600.0,
-                image_fps: Rate | None = None, batch_size: Count = 32, num_workers: NumWorkers = 2,
+                image_fps: ImageRate | None = None, batch_size: Count = 32, num_workers: NumWorkers = 2,
                 max_tokens: NumTokens = 30, tokenizer: str | None = None, device: str | None = None,
                 precision: Precision | None = None) -> IndexReport:
     """Make videos searchable by text: embed their windows into an index.

@@ -10,8 +10,8 @@ from filelock import FileLock
 from msgspec import Meta
 
 from egovlpv2.features.files import SUFFIX
-from egovlpv2.io.files import refuse_unreadable, require_folder, write_json
-from egovlpv2.io.schema import check, read_json
+from egovlpv2.io.files import require_folder, write_json
+from egovlpv2.io.schema import check, parse_json, read_text
 from egovlpv2.video.collection import VideoSource
 
 FILE = "index.json"
@@ -104,16 +104,16 @@ def read_manifest(folder: Path) -> IndexManifest:
     """Read the manifest of an index.
 
     Raises:
-        ValueError: There is no such index, or its `index.json` is damaged.
+        ValueError: There is no such index, or its `index.json` is damaged or can't be read.
     """
     path = folder / FILE
     require_folder(folder)
-    refuse_unreadable(path, f"the folder of an index, whose {FILE} is a file")
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ValueError(f"{folder} is not an index (it has no {FILE}): `egovlpv2 index VIDEOS --weights W --out "
                          f"{folder}` makes one")
+    text = read_text(path)
     try:
-        content = read_json(path, dict[str, Any])
+        content = parse_json(text, dict[str, Any], str(path))
         if "max_words" in content:  # of versions before 0.2
             content = {"max_tokens": content.pop("max_words"), **content}
         return check(content, IndexManifest, str(path))

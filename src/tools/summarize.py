@@ -38,7 +38,7 @@ from egovlpv2.heads.summary import (
 from egovlpv2.io.files import atomic_write, make_folder_of, require_suffix
 from egovlpv2.metrics.summary import select
 from egovlpv2.model.backbone import Backbone, Trunk
-from egovlpv2.types import Count, Fraction, NumTokens, NumWorkers, OutputRate, Precision, Rate, Seconds, ShortSide
+from egovlpv2.types import Count, Fraction, ImageRate, NumTokens, NumWorkers, OutputRate, Precision, Seconds, ShortSide
 from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.excerpt import write_excerpt
@@ -98,7 +98,7 @@ class Summary:
 
 def summarize(video: str | Path, query: str, weights: str, out: str | Path = "summary.mp4", *, head: str | None = None,
               share: Fraction = 0.02, fps: OutputRate = 25.0, short_side: ShortSide = 480,
-              chunk_seconds: Seconds = 600.0, image_fps: Rate | None = None, batch_size: Count = 16,
+              chunk_seconds: Seconds = 600.0, image_fps: ImageRate | None = None, batch_size: Count = 16,
               num_workers: NumWorkers = 1,
               max_tokens: NumTokens = 30, tokenizer: str | None = None, device: str | None = None,
               precision: Precision | None = None) -> Summary:

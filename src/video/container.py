@@ -59,8 +59,8 @@ def stat_file(path: Path) -> os.stat_result:
     try:
         state = os.stat(path)
     except FileNotFoundError as error:
-        target = f": it links to {os.readlink(path)}, which is" if path.is_symlink() else " is"
-        raise VideoError(f"{path}{target} missing: check its path") from error
+        target = f" (it links to {os.readlink(path)})" if path.is_symlink() else ""
+        raise VideoError(f"{path} is missing{target}: check its path") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise VideoError(f"{path} can't be opened ({reason_of(error)}): check its name and permissions") from error
     if not S_ISREG(state.st_mode):
