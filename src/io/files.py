@@ -156,7 +156,7 @@ def try_lock(file: BinaryIO) -> bool:
     return True
 
 
-def refuse_unreadable(path: Path, wanted: str) -> None:
+def refuse_unreadable(path: Path, wanted: str, may_be_empty: bool = False) -> None:
     """Refuse a path at which something other than a readable file with content lies.
 
     A path at which nothing lies is left to the caller, whose message says where such files come from.
@@ -164,6 +164,7 @@ def refuse_unreadable(path: Path, wanted: str) -> None:
     Args:
         path: What was given.
         wanted: What to give, such as "a weights file", for the message.
+        may_be_empty: Accept an empty file, of which the caller's message says more.
 
     Raises:
         ValueError: It is a folder, a device, an empty file or a link to nothing, or can't be read; says which.
@@ -182,7 +183,7 @@ def refuse_unreadable(path: Path, wanted: str) -> None:
     if not stat.S_ISREG(state.st_mode):
         kind = "a folder" if stat.S_ISDIR(state.st_mode) else "a device or a pipe"
         raise ValueError(f"{path} is {kind}: give {wanted}")
-    if not state.st_size:
+    if not state.st_size and not may_be_empty:
         raise ValueError(f"{path} is an empty file (0 bytes): fetch or write it again")
 
 

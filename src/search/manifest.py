@@ -10,8 +10,8 @@ from filelock import FileLock
 from msgspec import Meta
 
 from egovlpv2.features.files import SUFFIX
-from egovlpv2.io.files import require_folder, write_json
-from egovlpv2.io.schema import check, parse_json, read_text
+from egovlpv2.io.files import refuse_unreadable, require_folder, write_json
+from egovlpv2.io.schema import check, read_json
 from egovlpv2.video.collection import VideoSource
 
 FILE = "index.json"
@@ -108,12 +108,12 @@ def read_manifest(folder: Path) -> IndexManifest:
     """
     path = folder / FILE
     require_folder(folder)
-    if not os.path.lexists(path):
+    refuse_unreadable(path, f"the folder of an index, whose {FILE} is a file", may_be_empty=True)
+    if not path.is_file():
         raise ValueError(f"{folder} is not an index (it has no {FILE}): `egovlpv2 index VIDEOS --weights W --out "
                          f"{folder}` makes one")
-    text = read_text(path)
     try:
-        content = parse_json(text, dict[str, Any], str(path))
+        content = read_json(path, dict[str, Any])
         if "max_words" in content:  # of versions before 0.2
             content = {"max_tokens": content.pop("max_words"), **content}
         return check(content, IndexManifest, str(path))
