@@ -2,7 +2,7 @@
 
 After `make pretrain`:
 
-    python examples/search_my_videos.py data/toy/qfvs/videos "#C C pours water into the cup" \\
+    python examples/search_my_videos.py data/toy/qfvs/videos "#C C pours water from the can into a glass" \\
         --weights runs/pretrain-tiny-toy/checkpoints/best.ckpt --chunk-seconds 20
 
 With weights of the authors, which know real video, add `--tokenizer roberta-base`.

@@ -19,6 +19,14 @@ NumTokens = Annotated[int, Meta(ge=1, le=1_000_000)]  # no text tower takes more
 NumWorkers = Annotated[int, Meta(ge=0, le=1000)]  # processes, some 300 MB each
 Seconds = Annotated[float, Meta(gt=0)]
 Rate = Annotated[float, Meta(gt=0, le=1000)]  # frames a second
+ImageRate = Annotated[float, Meta(ge=0.001, le=1000)]  # pictures a second; slower, a few would last for days
+OutputRate = Annotated[float, Meta(ge=1, le=1000)]  # of a video to write, which may last seconds
+MaximumRate = Annotated[float, Meta(ge=0, le=1000)]  # 0 for none
+NumFrames = Annotated[int, Meta(ge=1, le=10_000)]  # of a clip, as the video tower takes them
+Side = Annotated[int, Meta(ge=1, le=8192)]  # pixels
+ShortSide = Annotated[int, Meta(ge=16, le=8192)]  # of a video to write, pixels
+ChunkLength = Annotated[float, Meta(ge=1)]  # seconds
+Crf = Annotated[int, Meta(ge=0, le=51)]  # x264's constant rate factor
 Fraction = Annotated[float, Meta(gt=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
 FiveOrMore = Annotated[int, Meta(ge=5, le=2**31)]

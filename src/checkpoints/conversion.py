@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.head_weights import read_answer_head
 from egovlpv2.checkpoints.weights import load_backbone, num_frames_of, save_backbone
-from egovlpv2.command.parser import check_arguments
-from egovlpv2.types import Count
+from egovlpv2.types import NumFrames
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ConversionReport:
         return text
 
 
-def convert_checkpoint(source: str | Path, target: str | Path, *, num_frames: Count | None = None
+def convert_checkpoint(source: str | Path, target: str | Path, *, num_frames: NumFrames | None = None
                        ) -> ConversionReport:
     """Convert any checkpoint to a .safetensors of this project.
 
@@ -47,7 +47,7 @@ def convert_checkpoint(source: str | Path, target: str | Path, *, num_frames: Co
     Raises:
         ValueError: The source can't be read, or the target is not a .safetensors.
     """
-    check_arguments(convert_checkpoint, locals())
+    check_call(convert_checkpoint, locals())
     if Path(target).suffix != ".safetensors":
         raise ValueError(f"{target}: the target must end in .safetensors")
     frames = num_frames or num_frames_of(source)

@@ -20,6 +20,7 @@ from egovlpv2.heads.summary import (
     Design,
     SummaryHead,
 )
+from egovlpv2.io.files import refuse_unreadable
 from egovlpv2.io.schema import check
 
 _OURS = "head."
@@ -72,9 +73,10 @@ def read_answer_head(path: Path) -> tuple[AnswerHead | None, dict[str, Any]]:
         check(facts, _AnswerFacts, f"{path}, egovlpv2.taskqa")
     elif path.suffix in (".pth", ".pt"):
         state = convert_answer_head(read_released(path))
-    elif not path.is_file():
-        raise ValueError(f"{path}: there is no such weights file")
     else:
+        refuse_unreadable(path, "a weights file")
+        if not path.is_file():
+            raise ValueError(f"{path}: there is no such weights file")
         state = {}
     if "hidden.weight" not in state:
         return None, {}

@@ -13,6 +13,7 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
+from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.foreign import describe
 from egovlpv2.checkpoints.released_heads import convert_answer_head, convert_vsgn, convert_vslnet
 from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file
@@ -77,8 +78,9 @@ def convert(kind: str, state_dict: State) -> State:
         The state dict of the module of this project.
 
     Raises:
-        ValueError: `kind` is unknown, or a key doesn't belong to that kind.
+        ValueError: An argument has another type, `kind` is unknown, or a key doesn't belong to that kind.
     """
+    check_call(convert, locals())
     state = {k.removeprefix("module."): v for k, v in state_dict.items()}
     heads = {"vslnet": convert_vslnet, "vsgn": convert_vsgn}
     if kind in heads:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from egovlpv2.io.files import refuse_unreadable
+
 State = dict[str, Tensor]
 
 _ARCHIVE = "a file of torch.save"
@@ -33,6 +35,7 @@ def read_torch_file(path: Path, stubs: bool = False) -> dict[str, Any]:
     Raises:
         ValueError: The file is missing, damaged or of another kind.
     """
+    refuse_unreadable(path, "a weights file")
     if not path.is_file():
         raise ValueError(f"{path}: there is no such weights file (training leaves them in runs/NAME/checkpoints)")
     content = load(path, f"{path}: not a readable weights file", stubs, mmap=True)

@@ -11,18 +11,20 @@ from safetensors.torch import save
 from timm.layers import resample_abs_pos_embed, to_2tuple
 from torch import nn
 
+from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.foreign import describe
 from egovlpv2.checkpoints.released import convert, read_released, released_config, strip_prefix
 from egovlpv2.checkpoints.soundness import check_weights
 from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file
-from egovlpv2.io.files import atomic_write
+from egovlpv2.io.files import atomic_write, refuse_unreadable
 from egovlpv2.io.schema import parse_json
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.video_tower import interpolate_time
+from egovlpv2.types import NumFrames
 
 
-def load_backbone(path: str | os.PathLike[str], num_frames: int = 4,
+def load_backbone(path: str | os.PathLike[str], num_frames: NumFrames = 4,
                   img_size: int | tuple[int, int] | None = None) -> Backbone:
     """Load a backbone, in eval mode, from a weights file of any supported format.
 
@@ -36,9 +38,11 @@ def load_backbone(path: str | os.PathLike[str], num_frames: int = 4,
         The backbone, on the CPU.
 
     Raises:
-        ValueError: The file is missing, unreadable or of another kind, its keys or shapes don't fit the model, its
-            weights are damaged, or `img_size` is not a multiple of the patch size.
+        ValueError: An argument has another type or is out of bounds, the file is missing, unreadable or of another
+            kind, its keys or shapes don't fit the model, its weights are damaged, or `img_size` is not a
+            multiple of the patch size.
     """
+    check_call(load_backbone, locals())
     plain, state = read_weights(path)
     config = _stored_config(plain, path)
     config.video.num_frames = num_frames
@@ -159,8 +163,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
         ValueError: The file is missing, unreadable or of another kind.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: give a weights file")
+    refuse_unreadable(path, "a weights file")
     if not path.is_file():
         raise ValueError(f"{path}: there is no such weights file (training leaves them in runs/NAME/checkpoints)")
     readers = {".safetensors": _read_safetensors, ".ckpt": _read_own, ".pth": _read_released, ".pt": _read_released}

@@ -12,8 +12,8 @@ from typing import get_args
 
 from torch.utils.data import DataLoader
 
+from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.inference import fingerprint, open_backbone, open_tokenizer
-from egovlpv2.command.parser import check_arguments
 from egovlpv2.device import autocast
 from egovlpv2.features.blocks import Blocks, Read
 from egovlpv2.features.encoder import FeatureEncoder
@@ -25,7 +25,18 @@ from egovlpv2.features.query_encoding import EncodedQueries
 from egovlpv2.features.work_queue import VideoQueue
 from egovlpv2.io.files import make_folder
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.types import Count, FeatureKind, FrameRuleName, NumTokens, NumWorkers, Precision, Rate, Seconds
+from egovlpv2.types import (
+    Count,
+    FeatureKind,
+    FrameRuleName,
+    ImageRate,
+    NumFrames,
+    NumTokens,
+    NumWorkers,
+    Precision,
+    Rate,
+    Seconds,
+)
 from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.container import VideoError
 
@@ -62,8 +73,8 @@ class ExtractionReport:
 
 def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, kind: FeatureKind = "dual",
                      queries: Sequence[str] | None = None, fps: Rate = 30.0, window: Count = 16, stride: Count = 16,
-                     num_frames: Count = 4, frame_rule: FrameRuleName = "centre", chunk_seconds: Seconds = 600.0,
-                     image_fps: Rate | None = None, batch_size: Count = 32, num_workers: NumWorkers = 2,
+                     num_frames: NumFrames = 4, frame_rule: FrameRuleName = "centre", chunk_seconds: Seconds = 600.0,
+                     image_fps: ImageRate | None = None, batch_size: Count = 32, num_workers: NumWorkers = 2,
                      max_tokens: NumTokens = 30, tokenizer: str | None = None, device: str | None = None,
                      precision: Precision | None = None) -> ExtractionReport:
     """Extract features of any videos, one file each.
@@ -98,7 +109,7 @@ def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, ki
             report's `failures`.
         OSError: Nothing more can be written.
     """
-    check_arguments(extract_features, locals())
+    check_call(extract_features, locals())
     if frame_rule == "released" and (fps, window, stride) != (30.0, 16, 16):
         raise ValueError("--frame-rule released has windows of its own: leave --fps, --window and --stride out")
     asked = read_queries(queries or [])

@@ -26,6 +26,7 @@ from egovlpv2.features.header import (
     check_words,
     parse_header,
 )
+from egovlpv2.io.files import refuse_unreadable, require_folder
 
 SUFFIX = ".safetensors"
 _DTYPES = {torch.float16: "F16", torch.bool: "BOOL"}
@@ -196,6 +197,7 @@ def read_plain(path: Path) -> tuple[Recipe, list[str]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Header]]:
     """Open a feature file and yield it with its header, checked against its tensors."""
+    refuse_unreadable(path, "a feature file")
     if not path.is_file():
         raise ValueError(f"{path}: there is no such feature file; `egovlpv2 extract` writes them")
     try:
@@ -223,6 +225,7 @@ class FeatureFolder:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        require_folder(self.folder)
         paths = sorted(self.folder.glob(f"*{SUFFIX}"))
         if not paths:
             raise ValueError(f"{self.folder} holds no feature files: `egovlpv2 extract VIDEOS --out {self.folder}` "

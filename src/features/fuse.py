@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.inference import fingerprint, open_backbone, open_tokenizer
-from egovlpv2.command.parser import check_arguments
 from egovlpv2.device import autocast
 from egovlpv2.features.extract import ExtractionReport, prepare_folder
 from egovlpv2.features.files import SUFFIX, FeatureFolder, FeatureWriter
@@ -48,7 +48,7 @@ def fuse_features(trunks: str | Path, weights: str, out: str | Path, queries: Se
         ValueError: An argument or a file doesn't allow it. Trunks that can't be read are in the report's `failures`.
         OSError: Nothing more can be written.
     """
-    check_arguments(fuse_features, locals())
+    check_call(fuse_features, locals())
     folder, asked = FeatureFolder(trunks), read_queries(queries)
     _check_trunks(folder, weights)
     names = [name for name in sorted(folder.names) if asked.get(name)]

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -153,6 +154,53 @@ def try_lock(file: BinaryIO) -> bool:
     except OSError:  # no locks here
         return True
     return True
+
+
+def refuse_unreadable(path: Path, wanted: str, may_be_empty: bool = False) -> None:
+    """Refuse a path at which something other than a readable file with content lies.
+
+    A path at which nothing lies is left to the caller, whose message says where such files come from.
+
+    Args:
+        path: What was given.
+        wanted: What to give, such as "a weights file", for the message.
+        may_be_empty: Accept an empty file, of which the caller's message says more.
+
+    Raises:
+        ValueError: It is a folder, a device, an empty file or a link to nothing, or can't be read; says which.
+    """
+    try:
+        state = path.stat()
+        if stat.S_ISREG(state.st_mode):
+            path.open("rb").close()  # more than `os.access` knows of, such as a network's permissions
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link to {os.readlink(path)}, which is missing: give {wanted}") from error
+        return
+    except OSError as error:
+        hint = "change its permissions" if isinstance(error, PermissionError) else f"give {wanted}"
+        raise ValueError(f"{path} can't be read ({error.strerror}): {hint}") from error
+    if not stat.S_ISREG(state.st_mode):
+        kind = "a folder" if stat.S_ISDIR(state.st_mode) else "a device or a pipe"
+        raise ValueError(f"{path} is {kind}: give {wanted}")
+    if not state.st_size and not may_be_empty:
+        raise ValueError(f"{path} is an empty file (0 bytes): fetch or write it again")
+
+
+def require_folder(folder: Path) -> None:
+    """Refuse a path at which something other than a readable folder lies; one at which nothing lies is accepted.
+
+    Raises:
+        ValueError: It is a file, a link to nothing, or a folder that can't be read; says which.
+    """
+    try:
+        os.scandir(folder).close()
+    except FileNotFoundError as error:
+        if folder.is_symlink():
+            raise ValueError(f"{folder} is a link to {os.readlink(folder)}, which is missing: give a folder") from error
+    except OSError as error:
+        hint = "change its permissions" if isinstance(error, PermissionError) else "give a folder"
+        raise ValueError(f"{folder} can't be read ({error.strerror}): {hint}") from error
 
 
 def is_at(file: BinaryIO, path: Path) -> bool:

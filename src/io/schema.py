@@ -6,6 +6,7 @@ that names the file, the place in it and the fault.
 """
 
 import json
+import os
 import re
 from dataclasses import fields, is_dataclass
 from math import isfinite
@@ -34,7 +35,9 @@ def read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path} can't be read: {error.strerror}") from error
+        dangling = isinstance(error, FileNotFoundError) and path.is_symlink()
+        link = f", a link to {os.readlink(path)}," if dangling else ""
+        raise ValueError(f"{path}{link} can't be read: {error.strerror}") from error
     return decode_text(raw, str(path))
 
 
@@ -73,7 +76,9 @@ def read_json(path: Path, shape: type[T]) -> T:
     Raises:
         ValueError: The file can't be read, is not JSON, or is not of that shape.
     """
-    return parse_json(read_text(path), shape, str(path))
+    if not (text := read_text(path)).strip():
+        raise ValueError(f"{path}, line 1, column 1: not JSON (the file is empty)")
+    return parse_json(text, shape, str(path))
 
 
 def parse_json(text: str, shape: type[T], source: str) -> T:

@@ -17,8 +17,12 @@ def build_backbone(config: Mapping[str, Any]) -> Backbone:
             get those first weights.
 
     Raises:
-        ValueError: A key is unknown, or a value is of another type or out of bounds; names the key.
+        ValueError: `config` is not a mapping, a key is unknown, or a value is of another type or out of bounds; names
+            the key.
     """
+    if not isinstance(config, Mapping):
+        raise ValueError(f"config={config!r:.100}: give a mapping, such as the content of `backbone:` in a YAML "
+                         "file")
     plain = OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)
     assert isinstance(plain, dict)
     return Backbone(BackboneConfig.from_dict({str(key): value for key, value in plain.items()}))

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.inference import open_backbone
-from egovlpv2.command.parser import check_arguments
 from egovlpv2.device import autocast
 from egovlpv2.features.encoder import FeatureEncoder
 from egovlpv2.features.extract import ExtractionReport, make_recipe, prepare_folder, write_features
@@ -18,7 +18,7 @@ from egovlpv2.features.work_queue import VideoQueue
 from egovlpv2.search.manifest import IndexManifest, add
 from egovlpv2.search.store import EmbeddingStore
 from egovlpv2.tokenization import load_fitting_tokenizer
-from egovlpv2.types import Count, NumTokens, NumWorkers, Precision, Rate, Seconds
+from egovlpv2.types import Count, ImageRate, NumFrames, NumTokens, NumWorkers, Precision, Seconds
 from egovlpv2.video.collection import find_videos
 
 _LONGEST = 1_000_000  # seconds of a window
@@ -48,8 +48,8 @@ class IndexReport(ExtractionReport):
 
 
 def build_index(videos: Sequence[str], weights: str, out: str | Path = "index", *, seconds: Seconds = 2.0,
-                every: Seconds = 1.0, num_frames: Count = 4, chunk_seconds: Seconds = 600.0,
-                image_fps: Rate | None = None, batch_size: Count = 32, num_workers: NumWorkers = 2,
+                every: Seconds = 1.0, num_frames: NumFrames = 4, chunk_seconds: Seconds = 600.0,
+                image_fps: ImageRate | None = None, batch_size: Count = 32, num_workers: NumWorkers = 2,
                 max_tokens: NumTokens = 30, tokenizer: str | None = None, device: str | None = None,
                 precision: Precision | None = None) -> IndexReport:
     """Make videos searchable by text: embed their windows into an index.
@@ -77,7 +77,7 @@ def build_index(videos: Sequence[str], weights: str, out: str | Path = "index", 
             report's `failures`.
         OSError: Nothing more can be written.
     """
-    check_arguments(build_index, locals())
+    check_call(build_index, locals())
     window, stride = _milliseconds("seconds", seconds), _milliseconds("every", every)
     sources = find_videos(videos, image_fps)
     backbone = open_backbone(weights, num_frames, device)

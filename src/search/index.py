@@ -13,15 +13,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from egovlpv2.arguments import check_call
 from egovlpv2.batch import Text, text_to
 from egovlpv2.checkpoints.inference import fingerprint, open_backbone
-from egovlpv2.command.parser import check_arguments
 from egovlpv2.device import autocast
+from egovlpv2.io.files import refuse_unreadable
 from egovlpv2.search.manifest import VideoEntry, read_manifest
 from egovlpv2.search.moments import Moment
 from egovlpv2.search.store import EmbeddingStore
 from egovlpv2.tokenization import load_fitting_tokenizer, tokenize
-from egovlpv2.types import NumTokens, Precision
+from egovlpv2.types import Count, NonNegativeInt, NumFrames, NumTokens, Precision, Side
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import WholePicture
@@ -46,7 +47,7 @@ class Index:
     def __init__(self, folder: str | os.PathLike[str], weights: str | None = None, tokenizer: str | None = None,
                  max_tokens: NumTokens | None = None, device: str | None = None, precision: Precision | None = None
                  ) -> None:
-        check_arguments(Index.__init__, locals())
+        check_call(Index.__init__, locals())
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         self.store = EmbeddingStore(self.folder)
@@ -59,6 +60,7 @@ class Index:
     def _weights(self, given: str | None) -> str:
         """Find the weights, which must be those of the index."""
         path, made_with = given or self.manifest.weights, self.store.recipe.checkpoint
+        refuse_unreadable(Path(path), "a weights file")
         if not Path(path).is_file():
             raise ValueError(f"{path}: the weights of {self.folder} are not there (any more): say where with --weights")
         # Gigabytes are hashed only if the file isn't the one that the index remembers.
@@ -68,7 +70,7 @@ class Index:
         return path
 
     @torch.inference_mode()
-    def search(self, text: str, top: int = 10, rerank: int = 0) -> list[Moment]:
+    def search(self, text: str, top: Count = 10, rerank: NonNegativeInt = 0) -> list[Moment]:
         """Find the moments that fit a text best, the best first; no two of a video overlap.
 
         Args:
@@ -80,10 +82,9 @@ class Index:
         Raises:
             ValueError: The text is empty, `top` is below 1, or `rerank` below 0.
         """
+        check_call(Index.search, locals())
         if not text.strip():
             raise ValueError("the query is empty: say what happens, such as '#C C opens the jar'")
-        if top < 1 or rerank < 0:
-            raise ValueError(f"top {top}, rerank {rerank}: ask for 1 moment at least, and rerank 0 or more")
         tokens = text_to(tokenize(self.tokenizer, [text], self.max_tokens), self.backbone.device)
         with self._precision:
             query = normalize(self.backbone.embed_text(tokens)[0].float(), dim=0).cpu()  # (P,)
@@ -111,12 +112,14 @@ class Index:
         windows = self.store.recipe.windows(entry.chunk_seconds)
         return windows.read(entry.source(moment.video), moment.end, moment.window_index, 1)
 
-    def frames(self, moment: Moment, count: int = 6, short_side: int = 270) -> Tensor:
+    def frames(self, moment: Moment, count: NumFrames = 6, short_side: Side = 270) -> Tensor:
         """Read whole pictures of a moment, at the centres of equal parts: (n, 3, H, W) uint8.
 
         Raises:
+            ValueError: `count` or `short_side` is out of bounds.
             VideoError: The video is not there any more, has changed, or can't be read.
         """
+        check_call(Index.frames, locals())
         entry = self._entry(moment)
         times = uniform_times(moment.start, moment.end, count)
         return entry.source(moment.video).read(times, WholePicture(short_side), entry.chunk_seconds).frames

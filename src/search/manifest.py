@@ -10,7 +10,7 @@ from filelock import FileLock
 from msgspec import Meta
 
 from egovlpv2.features.files import SUFFIX
-from egovlpv2.io.files import write_json
+from egovlpv2.io.files import refuse_unreadable, require_folder, write_json
 from egovlpv2.io.schema import check, read_json
 from egovlpv2.video.collection import VideoSource
 
@@ -104,9 +104,11 @@ def read_manifest(folder: Path) -> IndexManifest:
     """Read the manifest of an index.
 
     Raises:
-        ValueError: There is no such index, or its `index.json` is damaged.
+        ValueError: There is no such index, or its `index.json` is damaged or can't be read.
     """
     path = folder / FILE
+    require_folder(folder)
+    refuse_unreadable(path, f"the folder of an index, whose {FILE} is a file", may_be_empty=True)
     if not path.is_file():
         raise ValueError(f"{folder} is not an index (it has no {FILE}): `egovlpv2 index VIDEOS --weights W --out "
                          f"{folder}` makes one")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from egovlpv2.arguments import check_call
 from egovlpv2.command.errors import one_line
 from egovlpv2.command.options import require_text
-from egovlpv2.command.parser import check_arguments
 from egovlpv2.features.query_encoding import warn_if_truncated
 from egovlpv2.io.files import make_folder_of, require_suffix
 from egovlpv2.search.index import Index
@@ -61,7 +61,7 @@ def search(query: str, index: str | Path = "index", *, top: Count = 10, rerank: 
     Raises:
         ValueError: An argument or a file doesn't allow it.
     """
-    check_arguments(search, locals())
+    check_call(search, locals())
     require_text("the query", query, "say what happens, such as '#C C opens the jar'")
     page = Path(out)
     make_folder_of(page)

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from egovlpv2.arguments import check_call
 from egovlpv2.batch import text_to
 from egovlpv2.checkpoints.head_weights import read_answer_head
 from egovlpv2.checkpoints.inference import open_backbone, open_tokenizer
 from egovlpv2.checkpoints.weights import num_frames_of
 from egovlpv2.command.options import require_text
-from egovlpv2.command.parser import check_arguments
 from egovlpv2.device import autocast
 from egovlpv2.features.query_encoding import warn_if_truncated
 from egovlpv2.heads.answers import AnswerHead, read_answers
@@ -75,7 +75,7 @@ def ask(video: str | Path, question: str, weights: str, *, start: float = 0.0, e
     Raises:
         ValueError: An argument doesn't allow it, or the video or the weights can't be read.
     """
-    check_arguments(ask, locals())
+    check_call(ask, locals())
     question = question.strip().lower()
     require_text("--question", question, "ask something")
     model = open_answer_model(weights, answers, max_tokens, device)

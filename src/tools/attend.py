@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 import torch
 
+from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.inference import open_backbone, open_tokenizer
 from egovlpv2.checkpoints.weights import resize_frames
 from egovlpv2.command.options import require_text
-from egovlpv2.command.parser import check_arguments
 from egovlpv2.device import autocast
 from egovlpv2.features.query_encoding import warn_if_truncated
 from egovlpv2.io.files import atomic_write, make_folder_of, require_suffix
 from egovlpv2.model.attention_maps import Attention, Words, attend_words, read_words, text_layers
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.fusion import CrossAttention
-from egovlpv2.types import Count, NumTokens, Precision
+from egovlpv2.types import NumFrames, NumTokens, Precision, Side
 from egovlpv2.video.decode import Clip, VideoInfo, read_frames, video_info
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import CropBox, EvalTransform
@@ -73,8 +73,8 @@ class AttentionReport:
 
 
 def attend(video: str | Path, text: str, weights: str, out: str | Path = "attention.png", *, start: float = 0.0,
-           end: float | None = None, num_frames: Count = 4, words: Sequence[str] = ("all",),
-           layers: Sequence[str] | None = None, heads: Sequence[str] = ("mean",), size: Count | None = None,
+           end: float | None = None, num_frames: NumFrames = 4, words: Sequence[str] = ("all",),
+           layers: Sequence[str] | None = None, heads: Sequence[str] = ("mean",), size: Side | None = None,
            whole: bool = False, max_tokens: NumTokens = 30, tokenizer: str | None = None, device: str | None = None,
            precision: Precision | None = None) -> AttentionReport:
     """Draw what the words of a text attend to in the frames of a video.
@@ -101,7 +101,7 @@ def attend(video: str | Path, text: str, weights: str, out: str | Path = "attent
     Raises:
         ValueError: An argument doesn't allow it, or the video or the weights can't be read.
     """
-    check_arguments(attend, locals())
+    check_call(attend, locals())
     require_text("--text", text, "say what is seen")
     picture, path = Path(out), Path(video)
     require_suffix(picture, ".png", "the picture")

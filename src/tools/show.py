@@ -10,8 +10,8 @@ import torch
 from lightning import LightningDataModule, LightningModule
 from omegaconf import OmegaConf
 
-from egovlpv2.command.parser import check_arguments
-from egovlpv2.io.files import atomic_write, make_folder_of, require_suffix
+from egovlpv2.arguments import check_call
+from egovlpv2.io.files import atomic_write, make_folder_of, refuse_unreadable, require_suffix
 from egovlpv2.io.schema import Words, check
 from egovlpv2.io.yaml_files import read_yaml
 from egovlpv2.types import NonNegativeInt, Seconds, Split
@@ -66,12 +66,13 @@ def show_predictions(run: str | Path, out: str | Path = "picture.png", *, row: N
     Raises:
         ValueError: The run, its data or the row can't be read.
     """
-    check_arguments(show_predictions, locals())
+    check_call(show_predictions, locals())
     out = Path(out)
     require_suffix(out, ".png", "the picture")
     make_folder_of(out)
     config, weights = Path(run) / "config.yaml", Path(run) / "checkpoints" / "best.ckpt"
     for path in (config, weights):
+        refuse_unreadable(path, "the folder of a run, with files of these names")
         if not path.is_file():
             raise ValueError(f"{path} is missing: give the folder of a run of `make finetune-nlq` or `finetune-mq`")
     given = {"features": features, "videos": videos, "chunk_seconds": chunk_seconds}

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.head_weights import read_head_features, read_summary_head
 from egovlpv2.checkpoints.inference import fingerprint, open_backbone, open_tokenizer
 from egovlpv2.command.options import require_text
-from egovlpv2.command.parser import check_arguments
 from egovlpv2.device import autocast
 from egovlpv2.features.blocks import Block, Blocks, Read
 from egovlpv2.features.header import Recipe
@@ -38,7 +38,7 @@ from egovlpv2.heads.summary import (
 from egovlpv2.io.files import atomic_write, make_folder_of, require_suffix
 from egovlpv2.metrics.summary import select
 from egovlpv2.model.backbone import Backbone, Trunk
-from egovlpv2.types import Count, Fraction, NumTokens, NumWorkers, Precision, Rate, Seconds
+from egovlpv2.types import Count, Fraction, ImageRate, NumTokens, NumWorkers, OutputRate, Precision, Seconds, ShortSide
 from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.excerpt import write_excerpt
@@ -97,8 +97,9 @@ class Summary:
 
 
 def summarize(video: str | Path, query: str, weights: str, out: str | Path = "summary.mp4", *, head: str | None = None,
-              share: Fraction = 0.02, fps: Rate = 25.0, short_side: Count = 480, chunk_seconds: Seconds = 600.0,
-              image_fps: Rate | None = None, batch_size: Count = 16, num_workers: NumWorkers = 1,
+              share: Fraction = 0.02, fps: OutputRate = 25.0, short_side: ShortSide = 480,
+              chunk_seconds: Seconds = 600.0, image_fps: ImageRate | None = None, batch_size: Count = 16,
+              num_workers: NumWorkers = 1,
               max_tokens: NumTokens = 30, tokenizer: str | None = None, device: str | None = None,
               precision: Precision | None = None) -> Summary:
     """Write the shots of a video that fit a query best as a video.
@@ -127,7 +128,7 @@ def summarize(video: str | Path, query: str, weights: str, out: str | Path = "su
     Raises:
         ValueError: An argument doesn't allow it, or the video, the weights or the head can't be read.
     """
-    check_arguments(summarize, locals())
+    check_call(summarize, locals())
     require_text("--query", query, "say what the summary should show")
     source = _only(find_videos([video], image_fps))
     _check_out(Path(out), source)

@@ -115,7 +115,7 @@ def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> 
     """
     found: dict[str, VideoSource] = {}
     for path in map(Path, map(os.path.abspath, paths)):  # `.` and `..` have no name
-        if not os.path.lexists(path):
+        if _is_missing(path):
             raise ValueError(f"{path}: there is no such file or folder")
         sources = [VideoSource(path.stem, (path,), False)] if kind_of(path) == "file" else _in_folder(path, image_fps)
         if not sources:
@@ -126,6 +126,17 @@ def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> 
                 raise ValueError(f"{other.files[0]} and {source.files[0]} would write one feature file: rename one of "
                                  "them")
     return [found[name] for name in sorted(found)]
+
+
+def _is_missing(path: Path) -> bool:
+    """Tell if nothing lies at a path; of one that can't be reached, `kind_of` gives the reason."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _in_folder(root: Path, image_fps: float | None) -> list[VideoSource]:

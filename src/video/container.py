@@ -59,7 +59,8 @@ def stat_file(path: Path) -> os.stat_result:
     try:
         state = os.stat(path)
     except FileNotFoundError as error:
-        raise VideoError(f"{path} is missing: check its path") from error
+        target = f" (it links to {os.readlink(path)})" if path.is_symlink() else ""
+        raise VideoError(f"{path} is missing{target}: check its path") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise VideoError(f"{path} can't be opened ({reason_of(error)}): check its name and permissions") from error
     if not S_ISREG(state.st_mode):
@@ -87,7 +88,8 @@ def open_container(path: Path) -> InputContainer:
     except (av.FFmpegError, OSError) as error:
         if error.errno in NO_HANDLES:
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-        raise VideoError(f"{path} can't be opened ({reason_of(error)}): fetch or encode it again") from error
+        hint = "change its permissions" if isinstance(error, PermissionError) else "fetch or encode it again"
+        raise VideoError(f"{path} can't be opened ({reason_of(error)}): {hint}") from error
 
 
 def open_video(path: Path, threads: int = 1) -> tuple[InputContainer, VideoStream]:

@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from egovlpv2.arguments import check_call
+from egovlpv2.types import NumFrames, Side
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.convert import FrameConverter
 from egovlpv2.video.reader import TAIL_SECONDS, VideoFile, drop_file, open_file
@@ -58,8 +60,8 @@ def video_info(path: str | Path) -> VideoInfo:
     return VideoInfo(video.height, video.width, video.duration, video.num_frames, video.rate)
 
 
-def read_clip(path: str | Path, start: float | None = None, end: float | None = None, num_frames: int = 4,
-              size: int | None = None) -> Clip:
+def read_clip(path: str | Path, start: float | None = None, end: float | None = None, num_frames: NumFrames = 4,
+              size: Side | None = None) -> Clip:
     """Read the frames at the centres of equal segments of a clip.
 
     Args:
@@ -73,8 +75,10 @@ def read_clip(path: str | Path, start: float | None = None, end: float | None = 
         Frames `(T, 3, H, W)`, uint8 RGB, and their times.
 
     Raises:
+        ValueError: An argument has another type or is out of bounds.
         VideoError: The clip ends before it begins or begins after the video's end, or the file can't be read.
     """
+    check_call(read_clip, locals())
     path = Path(path)
     duration = open_file(path).duration
     first = max(start or 0.0, 0.0)

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import av
 from tqdm import tqdm
 
+from egovlpv2.arguments import check_call
 from egovlpv2.command.cores import usable_cores
 from egovlpv2.command.errors import one_line
-from egovlpv2.command.parser import check_arguments
 from egovlpv2.io.files import write_json
-from egovlpv2.types import Count
+from egovlpv2.types import ChunkLength, Count, Crf, MaximumRate, Seconds, ShortSide
 from egovlpv2.video.container import VideoError, open_container
 from egovlpv2.video.encode import Settings
 from egovlpv2.video.find import VIDEO_SUFFIXES, Listing, kind_of, refuse_first_seconds, search_folder
@@ -161,8 +161,8 @@ class PrepareReport:
 
 
 def prepare_videos(inputs: Sequence[str], out: str | Path, *, num_workers: Count | None = None,
-                   chunk_seconds: float = 600.0, short_side: int = 256, keyframe_seconds: float = 0.5,
-                   fps: float = 0.0, crf: int = 23) -> PrepareReport:
+                   chunk_seconds: ChunkLength = 600.0, short_side: ShortSide = 256,
+                   keyframe_seconds: Seconds = 0.5, fps: MaximumRate = 0.0, crf: Crf = 23) -> PrepareReport:
     """Re-encode raw videos into files that are fast to train on: OUT/<video_uid>/<k>.mp4.
 
     It may be stopped at any time; the same call continues.
@@ -182,7 +182,7 @@ def prepare_videos(inputs: Sequence[str], out: str | Path, *, num_workers: Count
             Videos that can't be prepared are in the report's `failures`.
         OSError: `out` can't be made.
     """
-    check_arguments(prepare_videos, locals())
+    check_call(prepare_videos, locals())
     settings = Settings(chunk_seconds, short_side, keyframe_seconds, fps, crf)
     report = prepare([Path(path) for path in inputs], Path(out), settings, num_workers)
     write_json(report.out / "report.json", report.to_dict())

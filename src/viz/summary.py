@@ -31,5 +31,5 @@ def draw_summary(title: str, duration: float, shot_seconds: float, scores: NDArr
     edges = np.minimum(np.arange(len(scores) + 1) * shot_seconds, duration)
     axes.stairs(scores, edges, color="black", linewidth=1.0, label="score")
     axes.set(xlim=(0, duration), ylim=(0, None), xlabel="seconds", title=title)
-    axes.legend(loc="upper right", fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     return figure

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 NUM_FRAMES = 12  # of a strip
+_WIDTH = 13  # inches
+_CHARACTER = 0.07  # inches at the labels' size, with room for the legend beside the axes
 TRUE, PREDICTED, SEGMENT = "#2a7f62", "#c8553d", "#8a9aa8"  # colours
 
 
@@ -38,7 +40,7 @@ def draw(drawing: Drawing, frames: Tensor | None) -> Figure:
         drawing: Content of the timeline.
         frames: (n, 3, H, W) uint8 at the centres of n equal parts of the clip; None without a video.
     """
-    figure = Figure(figsize=(13, 5), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 5), layout="constrained")
     heights = [1.1, 1.0, 1.6] if frames is not None else [1.0, 1.6]
     *strip, spans, curves = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     figure.suptitle(drawing.title, fontsize=11)
@@ -48,7 +50,7 @@ def draw(drawing: Drawing, frames: Tensor | None) -> Figure:
     for name, values in drawing.curves.items():
         centres = (np.arange(len(values)) + 0.5) * drawing.duration / len(values)
         curves.plot(centres, values, label=name, linewidth=1.2)
-    curves.legend(loc="upper right", fontsize=8)
+    figure.legend(loc="outside right lower", fontsize=8)
     curves.set(xlim=(0, drawing.duration), ylim=(0, None), xlabel="seconds")
     return figure
 
@@ -72,10 +74,16 @@ def _draw_spans(axes: Axes, drawing: Drawing) -> None:
     for height, colour, alpha, span in rows:
         bar = axes.barh(height, span.end - span.start, 0.8, left=span.start, color=colour, alpha=alpha,
                         edgecolor="white")
-        text = axes.text((span.start + span.end) / 2, height, span.label, ha="center", va="center", fontsize=7,
+        label = _shortened(span.label, int((span.end - span.start) / drawing.duration * _WIDTH / _CHARACTER))
+        text = axes.text((span.start + span.end) / 2, height, label, ha="center", va="center", fontsize=7,
                          clip_on=True)
         text.set_clip_path(bar.patches[0])
     axes.set(yticks=[0, -lanes - 0.4], yticklabels=["true", "predicted"])
+
+
+def _shortened(label: str, room: int) -> str:
+    """Cut a label to so many characters; nothing of it, where few would be left."""
+    return label if len(label) <= room else f"{label[:room - 1]}…" if room > 3 else ""
 
 
 def _lanes(spans: Sequence[Span]) -> list[int]:

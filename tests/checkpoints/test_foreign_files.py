@@ -151,7 +151,7 @@ def test_counts_of_a_head_that_answers_have_bounds(tmp_path: Path, key: str) -> 
 
 @pytest.mark.parametrize("kind, said", [
     ("missing", "there is no such weights file (training leaves them in runs/NAME/checkpoints)"),
-    ("empty", "not a readable weights file: it looks like an empty file"),
+    ("empty", "an empty file (0 bytes): fetch or write it again"),
     ("old", "not a readable weights file: it looks like a file of a torch before 1.6: save it again with a newer one"),
     ("text", "not a readable weights file: it looks like a text"),
 ])
@@ -163,4 +163,4 @@ def test_the_kind_of_a_file_that_is_not_an_archive_is_named(tmp_path: Path, kind
         path.write_bytes({"empty": b"", "text": b"weights"}[kind])
     with pytest.raises(ValueError) as error:
         read_torch_file(path)
-    assert str(error.value) == f"{path}: {said}"
+    assert str(error.value).removeprefix(str(path)).removeprefix(" is").lstrip(": ") == said

@@ -60,7 +60,7 @@ def test_a_checkpoint_of_another_size_is_an_error_that_lists_the_keys(make_backb
     ("none.pth", None, "there is no such weights file"),
     ("weights.bin", b"x", "weights are read from .safetensors, .ckpt, .pth, .pt files"),
     ("broken.safetensors", b"not tensors", "not a readable weights file"),
-    ("empty.ckpt", b"", "not a readable weights file"),
+    ("empty.ckpt", b"", "is an empty file"),
     ("broken.pth", b"garbage", "not a readable weights file"),
 ])
 def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:

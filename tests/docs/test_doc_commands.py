@@ -11,6 +11,7 @@ from slurm_scripts import command_of
 from egovlpv2.cli import COMMANDS, TRAINER_COMMANDS
 from egovlpv2.cli import main as cli
 from egovlpv2.command.run import parse
+from egovlpv2.command.signature import read_signature
 
 COMMAND_LINES = commands()
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -82,3 +83,13 @@ def check_trainer(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr()
     assert end.value.code in (0, None), out.err
     assert "class_path: egovlpv2.tasks" in out.out
+
+
+def test_git_ignores_what_commands_write_where_no_output_is_named() -> None:
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split("\n")
+    places = {name: parameter.default.partition("/") for name, command in COMMANDS.items()
+              for parameter in read_signature(command.module, command.function).parameters
+              if parameter.name == "out" and isinstance(parameter.default, str)}
+    assert len(places) > 4
+    assert not {name: place for name, place in places.items()
+                if not {f"/{place[0]}", f"/{place[0]}/"} & {*ignored}}

@@ -73,7 +73,7 @@ def test_a_file_cut_short_is_named(tmp_path: Path, share: float) -> None:
     write(path, queries=2)
     path.write_bytes(path.read_bytes()[:int(path.stat().st_size * share)])
     for read in (read_features, read_recipe, lambda path: FeatureFolder(path.parent)):
-        with pytest.raises(ValueError, match="a.safetensors is cut short or is not a feature file"):
+        with pytest.raises(ValueError, match="a.safetensors is (cut short or is not a feature|an empty) file"):
             read(path)
 
 

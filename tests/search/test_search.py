@@ -1,18 +1,15 @@
 """`egovlpv2 index` and `search`: the windows that the model finds nearest, whatever happens to videos and weights."""
 
-import fcntl
 import json
 import os
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as WaitedTooLong  # the built-in one only from Python 3.11 on
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from features.test_extract import write
+from search.searching import QUERY, index, refused, search
 
 from egovlpv2 import Index
 from egovlpv2.checkpoints.weights import save_backbone
@@ -20,57 +17,12 @@ from egovlpv2.cli import main as cli
 from egovlpv2.data_modules.toy_world.evaluate_search import draw_events, is_right, measure, read_videos
 from egovlpv2.features.locks import claim
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.search.manifest import add, read_manifest
 from egovlpv2.search.moments import Moment
 from egovlpv2.tasks.bench_step import made_up_tokenizer
 from egovlpv2.tokenization import load_tokenizer, tokenize
-from egovlpv2.video.collection import find_videos
 from egovlpv2.video.decode import read_frames
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
-
-QUERY = "w17 w203 w41"
-
-
-@pytest.fixture
-def backbone(make_backbone: Callable[..., Backbone], tokenizer: str) -> Backbone:
-    return make_backbone(tokenizer=tokenizer)
-
-
-@pytest.fixture
-def weights(backbone: Backbone, tmp_path: Path) -> Path:
-    save_backbone(backbone, tmp_path / "weights.safetensors")
-    return tmp_path / "weights.safetensors"
-
-
-@pytest.fixture
-def videos(tmp_path: Path) -> Path:
-    for name, first, count in (("a", 0, 60), ("b", 130, 45), ("c", 300, 15)):
-        write(tmp_path / "in" / f"{name}.mp4", first, count)
-    return tmp_path / "in"
-
-
-def index(videos: Path, weights: Path, out: Path, *more: object) -> None:
-    cli(["index", str(videos), "--weights", str(weights), "--out", str(out), "--device", "cpu", "--num-workers", "0",
-         "--max-tokens", "12", *map(str, more)])
-
-
-@pytest.fixture
-def made(videos: Path, weights: Path, tmp_path: Path) -> Path:
-    index(videos, weights, tmp_path / "index")
-    return tmp_path / "index"
-
-
-def search(made: Path, *more: object, query: str = QUERY) -> None:
-    cli(["search", query, "--index", str(made), "--out", str(made.parent / "page.html"), "--device", "cpu",
-         *map(str, more)])
-
-
-def refused(match: str, made: Path, *more: object, query: str = QUERY) -> None:
-    with pytest.raises(SystemExit, match=match) as end:
-        search(made, *more, query=query)
-    assert str(end.value).startswith("egovlpv2 search: error: ")
-    assert not (made.parent / "page.html").exists()
 
 
 def clips(path: Path, starts: list[float], seconds: float) -> torch.Tensor:
@@ -129,101 +81,6 @@ def test_the_command_prints_a_table_and_writes_a_page(made: Path, tmp_path: Path
     assert page.count("data:image/jpeg;base64,") == 18 and QUERY in page
 
 
-def test_it_grows_with_new_videos_alone(videos: Path, weights: Path, made: Path,
-                                        capsys: pytest.CaptureFixture[str]) -> None:
-    stamp = (made / "a.safetensors").stat().st_mtime_ns
-    write(videos / "d.mp4", 77, 30)
-    capsys.readouterr()
-    index(videos, weights, made)
-    out = capsys.readouterr().out
-    assert "1 of 4 videos written" in out and "11 windows of 4 videos" in out
-    assert (made / "a.safetensors").stat().st_mtime_ns == stamp
-    assert "d" in {moment.video for moment in Index(made, device="cpu").search(QUERY, top=99)}
-
-
-def test_part_of_the_videos_leaves_the_rest_in(videos: Path, weights: Path, made: Path) -> None:
-    index(write(videos.parent / "more" / "e.mp4", 9), weights, made)
-    assert set(json.loads((made / "index.json").read_text())["videos"]) == set("abce")
-
-
-def test_a_video_that_changed_is_told_and_done_anew(videos: Path, weights: Path, made: Path,
-                                                    capsys: pytest.CaptureFixture[str]) -> None:
-    write(videos / "b.mp4", 500, 30)
-    capsys.readouterr()
-    search(made, "--rerank", 9)
-    out = capsys.readouterr().out
-    assert out.count("no pictures:") == 1 and "b.mp4 has changed since it was indexed" in out
-    index(videos, weights, made)
-    assert "1 of 3 videos written" in capsys.readouterr().out
-    search(made, "--rerank", 9)
-    assert "no pictures" not in capsys.readouterr().out
-
-
-def test_a_video_that_is_gone_is_told(videos: Path, made: Path, tmp_path: Path,
-                                      capsys: pytest.CaptureFixture[str]) -> None:
-    (videos / "a.mp4").unlink()
-    capsys.readouterr()
-    search(made, "--rerank", 9)
-    out = capsys.readouterr().out
-    assert "a.mp4 is not there any more" in out and " a " in out
-    assert "a.mp4 is not there any more" in (tmp_path / "page.html").read_text()
-
-
-def test_the_length_of_chunks_is_nothing_to_a_single_file(videos: Path, weights: Path, made: Path,
-                                                         capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
-    index(videos, weights, made, "--chunk-seconds", 20)
-    assert "0 of 3 videos written" in capsys.readouterr().out
-
-
-def test_a_video_that_moved_keeps_its_embeddings(videos: Path, weights: Path, made: Path,
-                                                 capsys: pytest.CaptureFixture[str]) -> None:
-    videos.rename(videos.parent / "moved")
-    capsys.readouterr()
-    index(videos.parent / "moved", weights, made)
-    search(made)
-    out = capsys.readouterr().out
-    assert "0 of 3 videos written" in out and "no pictures" not in out
-
-
-def test_two_videos_of_one_name_are_refused(videos: Path, weights: Path, made: Path) -> None:
-    other = write(videos.parent / "other" / "a.mp4", 900)
-    with pytest.raises(SystemExit, match=r"has a video 'a' already, .*in/a.mp4, and .*other/a.mp4 is another"):
-        index(other, weights, made)
-    assert Index(made, device="cpu").manifest.videos["a"].files == (str(videos / "a.mp4"),)
-
-
-def test_one_process_at_a_time_writes_the_list(made: Path, videos: Path) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        with (made / "index.json.lock").open("ab") as other:  # closed, and so unlocked, whatever happens inside
-            fcntl.flock(other, fcntl.LOCK_EX)
-            adding = pool.submit(add, made, read_manifest(made), find_videos([videos]), 600.0)
-            with pytest.raises(WaitedTooLong):
-                adding.result(timeout=0.3)
-        assert adding.result(timeout=5) is None
-
-
-def test_chunks_are_one_video(weights: Path, tmp_path: Path) -> None:
-    for k in range(3):
-        write(tmp_path / "in" / "long" / f"{k}.mp4", 60 * k, 40)
-    index(tmp_path / "in", weights, tmp_path / "index", "--chunk-seconds", 4)
-    searched = Index(tmp_path / "index", device="cpu")
-    moments = searched.search(QUERY, top=99, rerank=99)
-    assert len(searched.store) == 11 and all(moment.match is not None for moment in moments)
-    assert max(moment.end for moment in moments) > 8
-    assert searched.frames(moments[0], count=5).shape == (5, 3, 48, 64)
-
-
-def test_a_video_that_got_another_chunk_is_done_anew(weights: Path, tmp_path: Path,
-                                                     capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path / "in" / "long" / "0.mp4", 0, 40)
-    index(tmp_path / "in", weights, tmp_path / "index", "--chunk-seconds", 4)
-    write(tmp_path / "in" / "long" / "1.mp4", 90, 40)
-    capsys.readouterr()
-    index(tmp_path / "in", weights, tmp_path / "index", "--chunk-seconds", 4)
-    assert "1 of 1 videos written" in (out := capsys.readouterr().out) and "7 windows of 1 videos" in out
-
-
 def test_other_weights_are_refused(make_backbone: Callable[..., Backbone], weights: Path, videos: Path, made: Path,
                                    tmp_path: Path) -> None:
     other = make_backbone()
@@ -250,7 +107,7 @@ def test_what_a_user_gets_wrong_is_one_line(made: Path, tmp_path: Path) -> None:
     refused("there is no tokenizer|no such", made, "--tokenizer", tmp_path / "nowhere")
     with pytest.raises(ValueError, match="^max_tokens=0: give a whole number, 1 or more"):
         Index(made, max_tokens=0)
-    with pytest.raises(ValueError, match="top 0"):
+    with pytest.raises(ValueError, match="^top=0: give a whole number, 1 or more"):
         Index(made, device="cpu").search(QUERY, top=0)
     (made / "index.json").write_text("{")
     refused("index.json is damaged", made)

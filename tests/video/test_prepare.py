@@ -26,8 +26,6 @@ from egovlpv2.video.prepare import prepare
 from egovlpv2.video.prepared import prepare_video
 from egovlpv2.video.transforms import EvalTransform
 
-TEST_DATA = Path(os.environ.get("EGOVLPV2_TEST_DATA", "/nonexistent"))
-ODD = sorted([*TEST_DATA.rglob("odd_videos/*"), *TEST_DATA.rglob("cmuafrica/0.mp4")])  # which holds timecodes
 SECONDS = 1.0  # of a chunk
 
 
@@ -288,18 +286,3 @@ def test_files_of_others_are_neither_overwritten_nor_read_twice(tmp_path: Path) 
     for status in ("done", "skipped"):  # what is prepared lies among the originals, and is none of them
         rows = prepare([tmp_path, path], tmp_path, Settings(), num_workers=1).videos
         assert [(row["video"], row["status"]) for row in rows] == [("a", status), ("b", status)]
-
-
-@pytest.mark.skipif(not ODD, reason="EGOVLPV2_TEST_DATA names no folder of odd videos")
-def test_odd_videos(tmp_path: Path) -> None:
-    for path in ODD:
-        if path.stem == "corrupted":
-            with pytest.raises(ValueError, match="breaks at"):
-                prepare_video(path, tmp_path / path.stem, Settings())
-            continue
-        prepare_video(path, tmp_path / path.stem, Settings(chunk_seconds=SECONDS * 2))
-        info, crop = video_info(path), EvalTransform(64)
-        times = np.linspace(0, info.duration, 12, endpoint=False)
-        before, after = read_frames(path, times, crop), read_chunks(tmp_path / path.stem, times, crop, SECONDS * 2)
-        assert (before.frames.float() - after.frames.float()).abs().mean() < 3
-        assert np.abs(before.times - after.times).max() <= 0.04  # the .avi's first frame is shown before its time

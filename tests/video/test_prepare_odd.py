@@ -1,5 +1,6 @@
 """Chunks prepared from unusual files show what the reader shows of the original at any time, or both refuse."""
 
+import os
 from pathlib import Path
 
 import av
@@ -18,8 +19,11 @@ from egovlpv2.video.encode import Settings
 from egovlpv2.video.excerpt import write_excerpt
 from egovlpv2.video.prepare import prepare
 from egovlpv2.video.prepared import prepare_video
+from egovlpv2.video.transforms import EvalTransform
 
 quiet()
+TEST_DATA = Path(os.environ.get("EGOVLPV2_TEST_DATA", "/nonexistent"))
+ODD = sorted([*TEST_DATA.rglob("odd_videos/*"), *TEST_DATA.rglob("cmuafrica/0.mp4")])  # which holds timecodes
 CHUNK = Settings(chunk_seconds=1.0)
 
 
@@ -129,3 +133,18 @@ def test_files_are_byte_identical_each_time_at_any_width(tmp_path: Path, sizes: 
         assert b"mbtree=0" in name.read_bytes()
     with av.open(str(tmp_path / "0.mp4")) as container:
         assert container.streams.video[0].codec_context.name == "h264"
+
+
+@pytest.mark.skipif(not ODD, reason="EGOVLPV2_TEST_DATA names no folder of odd videos")
+def test_odd_videos(tmp_path: Path) -> None:
+    for path in ODD:
+        if path.stem == "corrupted":
+            with pytest.raises(ValueError, match="breaks at"):
+                prepare_video(path, tmp_path / path.stem, Settings())
+            continue
+        prepare_video(path, tmp_path / path.stem, Settings(chunk_seconds=2.0))
+        info, crop = video_info(path), EvalTransform(64)
+        times = np.linspace(0, info.duration, 12, endpoint=False)
+        before, after = read_frames(path, times, crop), read_chunks(tmp_path / path.stem, times, crop, 2.0)
+        assert (before.frames.float() - after.frames.float()).abs().mean() < 3
+        assert np.abs(before.times - after.times).max() <= 0.04  # the .avi's first frame is shown before its time
