@@ -12,6 +12,7 @@ from egovlpv2.batch import ClipBatch, Text
 from egovlpv2.distributed import broadcast_from_rank0, exchange_rows, gather, local_shard, rank, world_size
 from egovlpv2.gradients import Cut, in_parts
 from egovlpv2.losses import (
+    MaskedTokens,
     NegativesBy,
     Positives,
     VTMPairs,
@@ -27,6 +28,7 @@ from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.egomcq import SCORES, EgoMCQTask, Monitor
 from egovlpv2.tokenization import load_fitting_tokenizer
 
+_IGNORED = -100  # in place of a token that is not to be predicted
 
 class Objectives(NamedTuple):
     """Losses of a step."""
@@ -131,7 +133,12 @@ class Pretrain(EgoMCQTask):
                                  self.negatives_by)
         pairs = VTMPairs(*map(broadcast_from_rank0, drawn))
         losses["vtm"] = cut.backward(self._matching(trunk, num_frames, pairs, at_a_time), weights["vtm"])
-        losses["mlm"] = cut.backward(self._masked_tokens(trunk, num_frames, ids, generator, at_a_time), weights["mlm"])
+        masked = self._mask(gather(ids), generator)  # the same on every process
+        own = MaskedTokens(*map(local_shard, masked))
+        # Shared although one objective uses it: its parameters' gradients don't wait beside the other objectives' then.
+        trunk = trunk._replace(text=cut.share(in_parts(self._trunk_text, at_a_time, own.input_ids, mask)))
+        summed = self._masked_tokens(trunk, num_frames, torch.where(own.chosen, ids, _IGNORED), at_a_time)
+        losses["mlm"] = cut.backward(summed * world_size() / masked.chosen.sum().clamp(min=1), weights["mlm"])
         return Objectives(cut.total(), losses)
 
     def _trunk_text(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -155,22 +162,21 @@ class Pretrain(EgoMCQTask):
         logits = in_parts(match, at_a_time, videos, texts)  # (B, 2)
         return F.cross_entropy(logits.float(), local_shard(pairs.is_match))
 
-    def _masked_tokens(self, trunk: Trunk, num_frames: int, own_ids: Tensor, generator: torch.Generator,
-                       at_a_time: int | None) -> Tensor:
-        """Loss of masked language modelling, over the masked tokens of all processes."""
-        def loss(video: Tensor, mask: Tensor, ids: Tensor, chosen: Tensor, target: Tensor) -> Tensor:
-            trunk = Trunk(video, self._trunk_text(ids, mask), mask)
-            states = self.backbone.top(trunk, num_frames, True, "none").text  # (B, L, D)
+    def _mask(self, ids: Tensor, generator: torch.Generator) -> MaskedTokens:
+        maskable = ~torch.isin(ids, self.special_ids)
+        return mask_tokens(ids, maskable, self.mask_id, self.vocab_size, self.masked_share, generator)
+
+    def _masked_tokens(self, trunk: Trunk, num_frames: int, target: Tensor, at_a_time: int | None) -> Tensor:
+        """Summed loss of masked language modelling, of masked texts and their target tokens (B, L)."""
+        def loss(*inputs: Tensor) -> Tensor:
+            *trunk, target = inputs
+            states = self.backbone.top(Trunk(*trunk), num_frames, True, "none").text  # (B, L, D)
             assert states is not None
+            chosen = target != _IGNORED
             logits = self.backbone.mlm_logits_from(states[chosen])  # (tokens, V)
             return F.cross_entropy(logits.float(), target[chosen], reduction="sum")[None]
 
-        input_ids = gather(own_ids)
-        maskable = ~torch.isin(input_ids, self.special_ids)
-        masked = mask_tokens(input_ids, maskable, self.mask_id, self.vocab_size, self.masked_share, generator)
-        ids, chosen = local_shard(masked.input_ids), local_shard(masked.chosen)
-        summed = in_parts(loss, at_a_time, trunk.video, trunk.mask, ids, chosen, own_ids).sum()
-        return summed * world_size() / masked.chosen.sum().clamp(min=1)
+        return in_parts(loss, at_a_time, *trunk, target).sum()
 
     def on_train_epoch_end(self) -> None:
         for tower in ("video", "text"):

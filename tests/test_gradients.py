@@ -48,7 +48,10 @@ def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     least = 1e-2 * max(grad.norm() for grad in expected.values())  # biases of keys have no gradient but noise
     for name, grad in expected.items():
         error = (found[name] - grad).norm() / grad.norm().clamp(min=least)
-        assert error < 1e-5, (name, float(error))
+        assert error < 2e-5, (name, float(error))  # biases of projectors nearly cancel over the batch
+    errors, norms = (torch.stack([grad.norm() for grad in grads]).norm()
+                     for grads in ([found[name] - expected[name] for name in expected], expected.values()))
+    assert errors / norms < 5e-6
 
 
 @pytest.mark.parametrize("again", [False, "trunk", True])

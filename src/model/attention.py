@@ -73,39 +73,38 @@ def attention_weights(query: Tensor, key: Tensor, num_heads: int, mask: Tensor |
 
 
 def _grouped(x: Tensor, num_frames: int, axis: Axis) -> Tensor:
-    """View patches by groups that attend to each other: (B, T*N, h, d) -> (B, N, h, T, d) or (B, T, h, N, d)."""
+    """View patches by groups that attend to each other: (B, T*N, h, d) -> (B, h, N, T, d) or (B, h, T, N, d)."""
     x = x.unflatten(1, (num_frames, -1))  # (B, T, N, h, d)
-    return x.permute(0, 2, 3, 1, 4) if axis == "time" else x.permute(0, 1, 3, 2, 4)  # (B, groups, h, members, d)
+    return x.permute(0, 3, 2, 1, 4) if axis == "time" else x.permute(0, 3, 1, 2, 4)  # (B, h, groups, members, d)
 
 
 class _Split(Function):
-    """Queries, keys and values of the CLS token's attention and of the groups of patches, each in one copy.
+    """Queries, keys and values of groups of patches, each in one copy, and the CLS token's query.
 
-    Autograd's own backward pass of these slices would fill and add up tensors of full size five times.
+    Nothing refers to `qkv` afterwards, so that its memory is free. Autograd's own backward pass of these slices would
+    fill and add up tensors of full size five times.
     """
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, num_frames: int, axis: Axis) -> tuple[Tensor, ...]:
-        """Split (B, S, 3, h, d) into (B, h, 1, d), 2 of (B, h, S, d), (B*groups, h, members, d), 2 of members + 1."""
+        """Split (B, S, 3, h, d) into (B, h, 1, d), (B, h, groups, members, d), 2 of (B, h, groups, 1 + members, d)."""
         ctx.shape, ctx.num_frames, ctx.axis = qkv.shape, num_frames, axis
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, h, S, d)
-        query, *context = (_grouped(y, num_frames, axis) for y in qkv[:, 1:].unbind(2))  # (B, groups, h, members, d)
-        cls = (y.unsqueeze(1).expand(-1, query.shape[1], -1, -1, -1) for y in (k[:, :, :1], v[:, :, :1]))
-        with_cls = (torch.cat(pair, dim=3).flatten(0, 1) for pair in zip(cls, context, strict=True))
-        return q[:, :, :1], k, v, query.flatten(0, 1), *with_cls
+        query, *context = (_grouped(y, num_frames, axis) for y in qkv[:, 1:].unbind(2))  # (B, h, groups, members, d)
+        cls, *cls_context = qkv[:, 0].unsqueeze(3).unbind(1)  # (B, h, 1, d)
+        copies = (y.unsqueeze(2).expand(-1, -1, query.shape[2], -1, -1) for y in cls_context)
+        with_cls = (torch.cat(pair, dim=3) for pair in zip(copies, context, strict=True))
+        return cls.clone(), query.clone(memory_format=torch.contiguous_format), *with_cls
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        q, k, v, query, *context = grads
-        out = q.new_empty(ctx.shape)  # (B, S, 3, h, d)
-        out[:, :1, 0] = q.transpose(1, 2)
+        cls, query, *context = grads
+        out = cls.new_empty(ctx.shape)  # (B, S, 3, h, d)
+        out[:, 0, 0] = cls.squeeze(2)
         patches = [_grouped(y, ctx.num_frames, ctx.axis) for y in out[:, 1:].unbind(2)]
-        patches[0].copy_(query.unflatten(0, (len(q), -1)))
-        for i, (whole, group) in enumerate(zip((k, v), context, strict=True), start=1):
-            out[:, :, i] = whole.transpose(1, 2)
-            group = group.unflatten(0, (len(q), -1))  # (B, groups, h, 1 + members, d)
-            patches[i].add_(group[:, :, :, 1:])
-            out[:, 0, i].add_(group[:, :, :, 0].sum(1))
+        patches[0].copy_(query)
+        for i, group in enumerate(context, start=1):
+            patches[i].copy_(group[:, :, :, 1:])
+            out[:, 0, i] = group[:, :, :, 0].sum(2)
         return out, None, None
 
 
@@ -114,18 +113,18 @@ class _Join(Function):
 
     @staticmethod
     def forward(ctx: Any, cls: Tensor, patches: Tensor, num_frames: int, axis: Axis) -> Tensor:
-        """Join (B, h, 1, d) and (B*groups, h, members, d) to (B, S, D)."""
+        """Join (B, h, 1, d) and (B, h, groups, members, d) to (B, S, D)."""
         ctx.num_frames, ctx.axis, ctx.num_heads = num_frames, axis, cls.shape[1]
-        (batch, heads, _, dim), members = cls.shape, patches.numel() // cls.numel()
-        out = cls.new_empty(batch, 1 + members, heads, dim)
+        batch, heads, groups, members, dim = patches.shape
+        out = cls.new_empty(batch, 1 + groups * members, heads, dim)
         out[:, :1] = cls.transpose(1, 2)
-        _grouped(out[:, 1:], num_frames, axis).copy_(patches.unflatten(0, (batch, -1)))
+        _grouped(out[:, 1:], num_frames, axis).copy_(patches)
         return out.flatten(2)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         heads = grad.unflatten(-1, (ctx.num_heads, -1))  # (B, S, h, d)
-        return heads[:, :1].transpose(1, 2), _grouped(heads[:, 1:], ctx.num_frames, ctx.axis).flatten(0, 1), None, None
+        return heads[:, :1].transpose(1, 2), _grouped(heads[:, 1:], ctx.num_frames, ctx.axis), None, None
 
 
 def divided_attention(attn: QKVAttention, x: Tensor, num_frames: int, axis: Axis) -> Tensor:
@@ -147,9 +146,13 @@ def divided_attention(attn: QKVAttention, x: Tensor, num_frames: int, axis: Axis
     if not (isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)):
         q, k, v = qkv.unbind(2)
         qkv = torch.stack([attn.q_norm(q), attn.k_norm(k), v], dim=2)
-    q, k, v, *groups = _Split.apply(qkv, num_frames, axis)
-    cls = scaled_dot_product(q, k, v)  # (B, h, 1, d)
-    return _Join.apply(cls, scaled_dot_product(*groups), num_frames, axis)
+    cls, query, key, value = _Split.apply(qkv, num_frames, axis)
+    # The CLS token attends to the groups' keys and values, of which each group's first is a copy of its own.
+    once = torch.ones(key.shape[2:4], dtype=torch.bool, device=x.device)  # (groups, 1 + members)
+    once[1:, 0] = False
+    cls = scaled_dot_product(cls, key.flatten(2, 3), value.flatten(2, 3), once.view(1, 1, 1, -1))  # (B, h, 1, d)
+    patches = scaled_dot_product(*(y.flatten(1, 2) for y in (query, key, value)))  # (B, h*groups, members, d)
+    return _Join.apply(cls, patches.unflatten(1, query.shape[1:3]), num_frames, axis)
 
 
 def cls_attention(attn: QKVAttention, x: Tensor) -> Tensor:
