@@ -13,7 +13,7 @@ from egovlpv2.batch import multi_hot
 from egovlpv2.data_modules.base import VideoDataModule
 from egovlpv2.data_modules.clips import ClipReader, Failure, read_or_replace
 from egovlpv2.data_modules.egomcq import MCQSplits
-from egovlpv2.data_modules.loaders import ResumableDataLoader, Rows
+from egovlpv2.data_modules.loaders import ResumableDataLoader, Rows, stack
 from egovlpv2.data_modules.tables import NUM_NOUNS, NUM_VERBS, ClipTable, read_clip_table
 from egovlpv2.tokenization import tokenize
 from egovlpv2.video.frame_rules import FrameRule, egoclip
@@ -130,7 +130,7 @@ def collate(pairs: list[ClipPair], tokenizer: "PreTrainedTokenizerBase", max_tok
     """Make a `ClipBatch` with `failures`: B/2 rows and, after them, their negatives."""
     sides = [(pair, side) for side in (0, 1) for pair in pairs]
     return {
-        "video": torch.stack([pair.video[side] for pair, side in sides]),  # (B, T, 3, H, W)
+        "video": stack([pair.video[side] for pair, side in sides]),  # (B, T, 3, H, W)
         "text": tokenize(tokenizer, [pair.text[side] for pair, side in sides], max_tokens),  # (B, L)
         "verbs": multi_hot([pair.verbs[side].tolist() for pair, side in sides], NUM_VERBS),  # (B, 118)
         "nouns": multi_hot([pair.nouns[side].tolist() for pair, side in sides], NUM_NOUNS),  # (B, 582)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from egovlpv2.data_modules.base import VideoDataModule
 from egovlpv2.data_modules.clips import ClipError, ClipReader, EvalClip, Failure
-from egovlpv2.data_modules.loaders import PAD_INDEX, Rows
+from egovlpv2.data_modules.loaders import PAD_INDEX, Rows, stack
 from egovlpv2.data_modules.packed import Strings
 from egovlpv2.io.schema import Seconds, Start, Words, check_entries, read_json, shown
 from egovlpv2.tokenization import tokenize
@@ -115,7 +115,7 @@ class EgoMCQ(Rows[MCQSample]):
         none = torch.zeros(0, NUM_CHOICES, self.reader.num_frames, 3, side, side, dtype=torch.uint8)
         return {
             "key": [question.key for question in readable],
-            "video": torch.stack(videos) if videos else none,  # (Q, 5, T, 3, H, W)
+            "video": stack(videos) if videos else none,  # (Q, 5, T, 3, H, W)
             "text": tokenize(tokenizer, [question.text for question in readable], max_tokens, "longest"),  # (Q, L)
             "answer": torch.tensor([question.answer for question in readable], dtype=torch.int64),
             "kind": torch.tensor([question.kind for question in readable], dtype=torch.int64),

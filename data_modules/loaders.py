@@ -12,7 +12,8 @@ import torch
 from lightning import LightningDataModule
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from egovlpv2.device import choose_precision, pick_device
 from egovlpv2.distributed import all_reduce_sum
@@ -33,6 +34,11 @@ Collate = Callable[[list[Any]], object]
 
 
 _MOST_WORKERS = 1000  # as of `egovlpv2.types.NumWorkers`: some 300 MB each
+
+
+def stack(tensors: list[Tensor]) -> Tensor:
+    """Stack tensors, in a worker directly in memory that it shares with the training process: one copy less."""
+    return default_collate(tensors)
 
 
 def require_at_least(least: float, **settings: float) -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from egovlpv2.batch import Text, TextBatch
 from egovlpv2.data_modules.base import VideoDataModule
 from egovlpv2.data_modules.clips import ClipError, ClipReader, Failure, read_or_replace
-from egovlpv2.data_modules.loaders import PAD_INDEX, DistributedEvalSampler, ResumableDataLoader, Rows
+from egovlpv2.data_modules.loaders import PAD_INDEX, DistributedEvalSampler, ResumableDataLoader, Rows, stack
 from egovlpv2.metrics.relevancy import Relevancy
 from egovlpv2.tokenization import tokenize
 
@@ -140,7 +140,7 @@ def collate(samples: list[RetrievalSample], data: RetrievalSet, empty: Tensor,
     batch = {
         "key": [sample.key for sample in read],
         "index": torch.tensor([sample.row for sample in read], dtype=torch.int64),
-        "video": torch.stack(videos) if videos else empty,  # (B, T, 3, H, W)
+        "video": stack(videos) if videos else empty,  # (B, T, 3, H, W)
         "relevancy": torch.stack([sample.relevancy for sample in read]) if read else torch.empty(0, len(data.texts)),
         "failures": [failure for sample in samples for failure in sample.failures],
         "beyond_video": [sample.row for sample in read if sample.beyond_video],

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from egovlpv2.batch import Text, multi_hot
 from egovlpv2.data_modules.base import VideoDataModule
 from egovlpv2.data_modules.clips import ClipError, ClipReader, Failure, read_or_replace
-from egovlpv2.data_modules.loaders import PAD_INDEX, SET_ROOT, ResumableDataLoader, Rows, require_at_least
+from egovlpv2.data_modules.loaders import PAD_INDEX, SET_ROOT, ResumableDataLoader, Rows, require_at_least, stack
 from egovlpv2.data_modules.questions import TaskQAQuestion, kind_names, most_frequent, read_questions
 from egovlpv2.heads.answers import read_answers
 from egovlpv2.tokenization import tokenize
@@ -128,7 +128,7 @@ def collate(samples: list[TaskQASample], data: QuestionSet, encode: Callable[[li
     return {
         "key": [question.key for question in questions],
         "index": torch.tensor(rows, dtype=torch.int64),  # (Q,)
-        "video": torch.stack(videos) if videos else empty,  # (V, T, 3, H, W)
+        "video": stack(videos) if videos else empty,  # (V, T, 3, H, W)
         "of_video": torch.tensor([i for i, sample in enumerate(read) for _ in sample.rows], dtype=torch.int64),  # (Q,)
         "text": encode([question.text for question in questions]),  # (Q, L)
         "answer": torch.tensor([question.answer for question in questions], dtype=torch.int64),  # (Q,)

@@ -11,7 +11,7 @@ FeatureKind = Literal["dual", "projected", "unit", "fused", "transformed", "trun
 PerQueryKind = Literal["fused", "transformed"]
 Split = Literal["val", "test"]
 StepVariant = Literal["unshared", "one_graph", "compiled", "trunk_anew", "all_anew"]
-BenchPart = Literal["reader", "forward", "step", "moments", "summary", "retrieval", "search"]
+BenchPart = Literal["reader", "loader", "forward", "step", "moments", "summary", "retrieval", "search"]
 
 NonNegativeInt = Annotated[int, Meta(ge=0, le=2**31)]
 Count = Annotated[int, Meta(ge=1, le=2**31)]

@@ -15,15 +15,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer as RawTokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerFast
 
 from egovlpv2.analysis.complexity import complexity, read_model_config
 from egovlpv2.batch import ClipBatch, Text
+from egovlpv2.bench.made_up import made_up_tokenizer
 from egovlpv2.bench.measure import (
     UTILISATION,
     BenchOptions,
@@ -116,17 +113,6 @@ _NAMES: dict[StepVariant, str] = {
     "compiled": "one that is compiled",
     "trunk_anew": "the trunk's blocks computed anew", "all_anew": "all blocks computed anew",
 }
-
-
-def made_up_tokenizer(folder: str | Path, vocab_size: int) -> str:
-    """Write a tokenizer of `w0`, `w1`, ... with RoBERTa's special tokens, and return its folder."""
-    words = ["<s>", "<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(vocab_size - 5)), "<mask>"]
-    raw = RawTokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    raw.pre_tokenizer = WhitespaceSplit()
-    kinds = ("cls", "pad", "sep", "unk", "bos", "eos", "mask")
-    special = dict(zip((f"{kind}_token" for kind in kinds), [*words[:4], "<s>", "</s>", "<mask>"], strict=True))
-    PreTrainedTokenizerFast(tokenizer_object=raw, **special).save_pretrained(folder)
-    return str(folder)
 
 
 def read_model(config: Path) -> BackboneConfig:

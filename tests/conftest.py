@@ -10,11 +10,11 @@ import pytest
 import torch
 from helpers import WORDS, draw_parameters, make_config
 
+from egovlpv2.bench.made_up import made_up_tokenizer
 from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.data_modules.toy_world.write import generate
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.config import BackboneConfig
-from egovlpv2.tasks.bench_step import made_up_tokenizer
 
 
 @pytest.fixture(scope="session", autouse=True)

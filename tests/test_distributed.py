@@ -11,9 +11,9 @@ from helpers import WORDS, draw_parameters, make_clips, make_config
 from torch.nn.parallel import DistributedDataParallel
 
 from egovlpv2.batch import ClipBatch
+from egovlpv2.bench.made_up import made_up_tokenizer
 from egovlpv2.distributed import exchange_rows, gather, local_shard
 from egovlpv2.optim import OptimizerConfig
-from egovlpv2.tasks.bench_step import made_up_tokenizer
 from egovlpv2.tasks.ek100 import EK100
 from egovlpv2.tasks.pretrain import Pretrain
 

@@ -8,8 +8,8 @@ import torch
 from helpers import make_config
 from transformers import PreTrainedTokenizerFast
 
+from egovlpv2.bench.made_up import made_up_tokenizer
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.tasks.bench_step import made_up_tokenizer
 from egovlpv2.tokenization import check_tokenizer, load_fitting_tokenizer, load_tokenizer, tokenize
 
 

@@ -20,6 +20,7 @@ from egovlpv2.types import BenchPart, Count, Milliseconds, Positive, Precision, 
 # `measure(options)` of each module gives its figures. Modules are imported when they run: their memory is measured.
 PARTS = {
     "reader": "egovlpv2.bench.reader",  # reading a clip against bare seek and decode
+    "loader": "egovlpv2.data_modules.bench_loader",  # a training loader against bare seek and decode
     "forward": "egovlpv2.tasks.bench_forward",  # trunk and top, EgoMCQ and answers, against their matrix products
     "step": "egovlpv2.tasks.bench_step",  # a pre-training step against one that shares nothing
     "moments": "egovlpv2.bench.moments",  # scoring Ego4D NLQ and MQ against loops
@@ -79,7 +80,7 @@ def run_benchmarks(part: BenchPart | None = None, *, out: str | Path | None = No
     """Time the hot paths against their bounds, as ratios: all parts, or one.
 
     Args:
-        part: reader, forward, step, moments, summary, retrieval or search; all if not given
+        part: reader, loader, forward, step, moments, summary, retrieval or search; all if not given
         out: JSON to write the figures to; runs/bench.json or runs/bench-PART.json if not given
         config: the model of forward and step
         device: cuda or cpu; cuda where there is one (forward, step)

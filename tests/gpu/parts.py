@@ -13,6 +13,7 @@ import torch
 from video.numbered_videos import write_video
 
 from egovlpv2.analysis.complexity import complexity
+from egovlpv2.bench.made_up import made_up_tokenizer
 from egovlpv2.bench.measure import UTILISATION, BenchOptions, Figure, peak_tflops, training_flops
 from egovlpv2.checkpoints.inference import open_backbone
 from egovlpv2.checkpoints.weights import save_backbone
@@ -29,7 +30,6 @@ from egovlpv2.tasks.bench_step import (
     TOKENS,
     VARIANTS,
     Cost,
-    made_up_tokenizer,
     make_texts,
     make_videos,
     read_model,

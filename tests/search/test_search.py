@@ -12,13 +12,13 @@ import torch
 from search.searching import QUERY, index, refused, search
 
 from egovlpv2 import Index
+from egovlpv2.bench.made_up import made_up_tokenizer
 from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.cli import main as cli
 from egovlpv2.data_modules.toy_world.evaluate_search import draw_events, is_right, measure, read_videos
 from egovlpv2.features.locks import claim
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.search.moments import Moment
-from egovlpv2.tasks.bench_step import made_up_tokenizer
 from egovlpv2.tokenization import load_tokenizer, tokenize
 from egovlpv2.video.decode import read_frames
 from egovlpv2.video.sampling import uniform_times
