@@ -457,19 +457,29 @@ def test_features_that_lack_something_are_named(make: Callable[..., QFVSDataModu
     path = write_features(folder, "P04", asked["P04"][:-1])
     last = asked["P04"][-1]
     with pytest.raises(ValueError, match=f"P04.safetensors has no features of 1 of the 16 prompts .*{last!r} for one: "
-                                         f"delete it, if it is there. {RIGHT}"):
+                                         f"delete it. {RIGHT}"):
         make().train_dataloader()
     write_features(folder, "P04", asked["P04"], unfused=False)
     with pytest.raises(ValueError, match="P04.safetensors has no features of its windows without a query"):
         make().train_dataloader()
     data = make()
     path.unlink()
-    with pytest.raises(ValueError, match="P04.safetensors has no features of 16 of the 16 prompts"):
+    with pytest.raises(ValueError, match="There is no file .*P04.safetensors with the features of P04: give a data"):
         data.train_dataloader()
-    for path in folder.iterdir():
-        path.unlink()
-    with pytest.raises(ValueError, match="holds no feature files"):
+    shutil.rmtree(folder)
+    with pytest.raises(ValueError, match=r"There is no file .*features/P03.safetensors .*video_folder that holds P03, "
+                                         r"and data.init_args.weights, .* or leave it out of data.init_args.videos$"):
         QFVSDataModule(str(root), str(folder)).setup("fit")
+
+
+def test_a_missing_video_is_named_before_the_others_are_extracted(root: Path) -> None:
+    (root / "videos").mkdir()
+    for video in ("P01", "P04"):
+        (root / "videos" / f"{video}.mp4").write_bytes(b"never opened")
+    data = QFVSDataModule(str(root), str(root / "features"), video_folder=str(root / "videos"), weights="any.ckpt")
+    with pytest.raises(ValueError, match=r"videos has no video P02 nor P03, .* \(such as .*videos/P02.mp4\), set data.init"
+                                         "_args.video_folder to the folder that has it, or leave it out of data.init_ar"):
+        data.prepare_data()
 
 
 def test_the_toy_world(toy: Path, tmp_path: Path) -> None:
