@@ -253,9 +253,9 @@ class ShotFeatures:
         """
         path = Path(self.path) / f"{video}{SUFFIX}"
         if not path.is_file():
-            raise ValueError(f"There is no file {path} with the features of {video}: give a data.init_args.video_folder "
-                             f"that holds {video}, and data.init_args.weights, to have them extracted, or leave it out "
-                             "of data.init_args.videos")
+            raise ValueError(f"There is no file {path} with the features of {video}: give a data.init_args."
+                             f"video_folder that holds {video}, and data.init_args.weights, to have them extracted, or "
+                             "leave it out of data.init_args.videos")
         folder = self.folder  # refuses features of other windows
         if missing := set(prompts).difference(read_plain(path)[1]):
             raise ValueError(f"{path} has no features of {len(missing)} of the {len(prompts)} prompts of its video, "

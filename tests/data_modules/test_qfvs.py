@@ -477,8 +477,8 @@ def test_a_missing_video_is_named_before_the_others_are_extracted(root: Path) ->
     for video in ("P01", "P04"):
         (root / "videos" / f"{video}.mp4").write_bytes(b"never opened")
     data = QFVSDataModule(str(root), str(root / "features"), video_folder=str(root / "videos"), weights="any.ckpt")
-    with pytest.raises(ValueError, match=r"videos has no video P02 nor P03, .* \(such as .*videos/P02.mp4\), set data.init"
-                                         "_args.video_folder to the folder that has it, or leave it out of data.init_ar"):
+    with pytest.raises(ValueError, match=r"videos has no video P02 nor P03, .* \(such as .*videos/P02.mp4\), "
+                                         "set data.init_args.video_folder to the folder that has it, or leave it out"):
         data.prepare_data()
 
 
