@@ -159,7 +159,7 @@ class EgoCLI(LightningCLI):
 
     def before_validate(self) -> None:
         self._take_folder_to_evaluate()
-        self.config_init["validate"]["verbose"] = False  # the numbers are printed once, by FinalReport
+        self.config_init["validate"]["verbose"] = False  # FinalReport prints the numbers, once
 
     def before_test(self) -> None:
         self._take_folder_to_evaluate()
@@ -195,6 +195,21 @@ class EgoCLI(LightningCLI):
             self._aside = rank_zero_only(take_folder)(folder, keep)
 
     def after_fit(self) -> None:
+        self._evaluate_best()
+        self._show_report()
+
+    def after_validate(self) -> None:
+        self._show_report()
+
+    def after_test(self) -> None:
+        self._show_report()
+
+    def _show_report(self) -> None:
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]  # set outside Trainer.__init__
+        for report in [one for one in callbacks if isinstance(one, FinalReport)]:
+            report.show()
+
+    def _evaluate_best(self) -> None:
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if not best or getattr(self.trainer, "fast_dev_run", False):
             log.warning("No epoch of this run was validated, so it has no best checkpoint to test.")
