@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.inference import fingerprint
 from egovlpv2.features.extract import ExtractionReport, extract_features
 from egovlpv2.features.files import SUFFIX, FeatureFolder, read_plain
 from egovlpv2.features.fuse import fuse_features
 from egovlpv2.features.queries import read_queries
-from egovlpv2.types import FeatureKind, FrameRuleName, Precision
+from egovlpv2.types import Count, FeatureKind, FrameRuleName, NumFrames, Precision, Rate
 from egovlpv2.video.collection import find_videos
 
 _WAIT = 5.0  # seconds between two looks at the work of other processes
@@ -32,20 +33,23 @@ class FeatureRecipe:
         stride: From one window's start to the next.
         frames: Frames of a window that the model sees.
         frame_rule: Rule that chooses these frames.
+
+    Raises:
+        ValueError: A value has another type, is out of bounds, or is not one of the choices.
     """
 
     kind: FeatureKind
-    fps: float = 30.0
-    window: int = 16
-    stride: int = 16
-    frames: int = 16
+    fps: Rate = 30.0
+    window: Count = 16
+    stride: Count = 16
+    frames: NumFrames = 16
     frame_rule: FrameRuleName = "centre"
 
     def __post_init__(self) -> None:
-        for name, value in (("fps", self.fps), ("window", self.window), ("stride", self.stride),
-                            ("frames", self.frames)):
-            if not value > 0:
-                raise ValueError(f"data.init_args.recipe.{name}={value}: give a number above 0")
+        try:
+            check_call(FeatureRecipe, vars(self))
+        except ValueError as error:
+            raise ValueError(f"data.init_args.recipe.{error}") from error
 
     def check(self, folder: FeatureFolder) -> None:
         """Refuse features of another recipe.

@@ -38,6 +38,7 @@ from egovlpv2.data_modules.qfvs_files import (
 )
 from egovlpv2.features import FeatureFolder
 from egovlpv2.heads.summary import MAX_SEGMENT_SHOTS, MAX_SEGMENTS, SEGMENT_PENALTY, CutBy
+from egovlpv2.video.collection import find_videos
 
 
 class QFVSSample(NamedTuple):
@@ -180,8 +181,11 @@ class QFVSDataModule(LoaderDataModule):
         source = ExtractionSource(self.video_folder, self.weights, self.chunk_seconds, self.image_fps, self.num_workers,
                                   **self.device_and_precision)
         prompts, trunks = self.prompts(), Path(f"{self.features}-trunk")
-        if source.missing(Path(self.features), [(name,) for name in prompts], prompts):
-            source.extract(trunks, SHOT_RECIPE, [(name,) for name in prompts])
+        rows = [(name,) for name in prompts]
+        if missing := source.missing(Path(self.features), rows, prompts):
+            if unread := sorted(missing & source.missing(trunks, rows, {})):
+                refuse_missing_videos(self.video_folder, self.image_fps, unread)
+            source.extract(trunks, SHOT_RECIPE, rows)
             source.fuse(trunks, Path(self.features), prompts)
 
     def setup(self, stage: str) -> None:
@@ -231,6 +235,19 @@ class QFVSDataModule(LoaderDataModule):
     def _collate(self, samples: list[QFVSSample | None]) -> SummaryBatch:
         real = [sample for sample in samples if sample is not None]
         return collate(real, len(self.templates), self.folder.recipe.width)
+
+
+def refuse_missing_videos(folder: str, image_fps: float | None, names: Sequence[str]) -> None:
+    """Refuse a folder of videos that lacks one, before hours of extraction from the others.
+
+    Raises:
+        ValueError: A video is missing, or the folder is.
+    """
+    there = {source.name for source in find_videos([folder], image_fps)}
+    if gone := [name for name in names if name not in there]:
+        raise ValueError(f"{folder} has no video {' nor '.join(gone)}, without features so far: put it there (such as "
+                         f"{Path(folder, gone[0])}.mp4), set data.init_args.video_folder to the folder that has it, or "
+                         "leave it out of data.init_args.videos")
 
 
 def split_videos(videos: list[str], test_video: str, validate_on: str) -> dict[str, list[str]]:

@@ -251,11 +251,16 @@ class ShotFeatures:
         Raises:
             ValueError: The file is missing, lacks a prompt or a shot, or the limits don't hold the video.
         """
-        path = self.folder.folder / f"{video}{SUFFIX}"
-        if missing := set(prompts).difference(read_plain(path)[1] if path.is_file() else ()):
+        path = Path(self.path) / f"{video}{SUFFIX}"
+        if not path.is_file():
+            raise ValueError(f"There is no file {path} with the features of {video}: give a data.init_args."
+                             f"video_folder that holds {video}, and data.init_args.weights, to have them extracted, or "
+                             "leave it out of data.init_args.videos")
+        folder = self.folder  # refuses features of other windows
+        if missing := set(prompts).difference(read_plain(path)[1]):
             raise ValueError(f"{path} has no features of {len(missing)} of the {len(prompts)} prompts of its video, "
-                             f"{min(missing)!r} for one: delete it, if it is there. {self._remedy()}")
-        features = self.folder.read(video, prompts[:1])
+                             f"{min(missing)!r} for one: delete it. {self._remedy()}")
+        features = folder.read(video, prompts[:1])
         unfused = {"patches": features.unfused, "cls": features.unfused_cls}[self.cut_by]  # (windows, D)
         if not unfused.shape[1]:
             lacks = {"patches": "features of its windows without a query",

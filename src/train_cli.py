@@ -11,7 +11,13 @@ from typing import Any
 import jsonargparse
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelSummary, RichModelSummary
+from lightning.pytorch.callbacks import (
+    LearningRateMonitor,
+    ModelSummary,
+    RichModelSummary,
+    RichProgressBar,
+    TQDMProgressBar,
+)
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -24,6 +30,7 @@ from egovlpv2.device import choose_precision
 from egovlpv2.io.files import atomic_write
 from egovlpv2.training.checkpoint_io import WholeCheckpointIO
 from egovlpv2.training.command_line import check_command_line
+from egovlpv2.training.progress import ProgressLines
 from egovlpv2.training.refusals import explain, explain_interpolation
 from egovlpv2.training.report import FinalReport, ParameterSummary
 from egovlpv2.training.resume import use_resumable_loops
@@ -35,6 +42,7 @@ from egovlpv2.types import PrecisionChoice
 
 log = logging.getLogger(__name__)
 
+_BARS = (RichProgressBar, TQDMProgressBar)  # on standard output
 
 # Defaults of every run: a folder in runs/ with TensorBoard's files and two checkpoints.
 _DEFAULTS = {
@@ -96,8 +104,8 @@ class EgoCLI(LightningCLI):
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
         use_resumable_loops(trainer)
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set outside Trainer.__init__
-        callbacks[:] = [ParameterSummary() if type(one) in (ModelSummary, RichModelSummary) else one
-                        for one in callbacks]
+        callbacks[:] = [ParameterSummary() if type(one) in (ModelSummary, RichModelSummary) else
+                        ProgressLines() if type(one) in _BARS and not sys.stdout.isatty() else one for one in callbacks]
         return trainer
 
     def _chosen_precision(self) -> str | None:
@@ -151,7 +159,7 @@ class EgoCLI(LightningCLI):
 
     def before_validate(self) -> None:
         self._take_folder_to_evaluate()
-        self.config_init["validate"]["verbose"] = False  # the numbers are printed once, by FinalReport
+        self.config_init["validate"]["verbose"] = False  # FinalReport prints the numbers, once
 
     def before_test(self) -> None:
         self._take_folder_to_evaluate()
@@ -187,6 +195,21 @@ class EgoCLI(LightningCLI):
             self._aside = rank_zero_only(take_folder)(folder, keep)
 
     def after_fit(self) -> None:
+        self._evaluate_best()
+        self._show_report()
+
+    def after_validate(self) -> None:
+        self._show_report()
+
+    def after_test(self) -> None:
+        self._show_report()
+
+    def _show_report(self) -> None:
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]  # set outside Trainer.__init__
+        for report in [one for one in callbacks if isinstance(one, FinalReport)]:
+            report.show()
+
+    def _evaluate_best(self) -> None:
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if not best or getattr(self.trainer, "fast_dev_run", False):
             log.warning("No epoch of this run was validated, so it has no best checkpoint to test.")

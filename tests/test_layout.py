@@ -44,8 +44,8 @@ ARROWS = {
     "configs": ("command", "io"),
     "train_cli": ("command", "device", "io", "training", "types"),
     "cli": ("command",),  # it names all others in its table of commands
-    "data_modules": ("batch", "bench", "checkpoints", "command", "device", "distributed", "features", "heads", "io",
-                     "metrics", "search", "tokenization", "training", "types", "video"),
+    "data_modules": ("arguments", "batch", "bench", "checkpoints", "command", "device", "distributed", "features",
+                     "heads", "io", "metrics", "search", "tokenization", "training", "types", "video"),
     "tasks": ("analysis", "batch", "bench", "checkpoints", "device", "distributed", "gradients", "heads", "losses",
               "metrics", "model", "optim", "tokenization", "types", "viz"),
 }

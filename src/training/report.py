@@ -15,10 +15,12 @@ from egovlpv2.io.schema import check
 
 
 class FinalReport(Callback):
-    """Write `metrics.json` into the run's folder and print the metrics as a table."""
+    """Write `metrics.json` into the run's folder after each stage; `show` prints it as a table, once, at the end."""
 
     def __init__(self) -> None:
         self.metrics: dict[str, float] = {}
+        self.protocol: dict[str, Any] = {}
+        self.path: Path | None = None  # of `metrics.json`, once it is written
         self.trained: dict[str, int] = {}  # epochs, steps and seconds of training, if any
         self.began = 0.0
         self.seconds_before = 0.0  # of training, before the run was resumed
@@ -69,7 +71,27 @@ class FinalReport(Callback):
         for part in (module, _data_module(trainer)):
             protocol |= getattr(part, "protocol", {})
         if trainer.log_dir is not None:
-            write_metrics(Path(trainer.log_dir) / "metrics.json", self.metrics, protocol)
+            self.path, self.protocol = Path(trainer.log_dir) / "metrics.json", protocol
+            self._write(self.path)
+
+    @rank_zero_only
+    def _write(self, path: Path) -> None:
+        write_json(path, finite({"metrics": self.metrics, "protocol": self.protocol}))
+
+    @rank_zero_only
+    def show(self) -> None:
+        """Print the metrics and the protocol of what was written."""
+        if self.path is None:
+            return
+        checkpoint, stage = self.protocol["checkpoint"], self.protocol["command"]
+        if not self.trained:
+            title = f"Metrics of {stage}, of {checkpoint or self.protocol.get('weights') or 'new weights'}"
+        else:
+            title = "Metrics at the end of training" + (f"; val/ and test/ are of {checkpoint}" if checkpoint else "")
+        width = max((len(name) for name in self.metrics), default=0)
+        rows = [f"  {name:<{width}}  {value:10.{_digits(value)}f}" for name, value in sorted(self.metrics.items())]
+        settings = ", ".join(f"{name} {value}" for name, value in self.protocol.items())
+        print("\n".join(["", f"{title}:", *rows, "", "Protocol:", f"  {settings}", "", f"written: {self.path}"]))
 
 
 class ParameterSummary(ModelSummary):
@@ -105,14 +127,3 @@ def _numbers(trainer: Trainer) -> dict[str, float]:
 
 def _digits(value: float) -> int:
     return 4 if value == 0 or abs(value) >= 1e-3 else 8  # learning rates are small
-
-
-@rank_zero_only
-def write_metrics(path: Path, metrics: dict[str, float], protocol: dict[str, Any]) -> None:
-    """Write and print the metrics and the protocol of a run; written first, since the terminal may be gone."""
-    write_json(path, finite({"metrics": metrics, "protocol": protocol}))
-    width = max((len(name) for name in metrics), default=0)
-    rows = (f"  {name:<{width}}  {value:10.{_digits(value)}f}" for name, value in sorted(metrics.items()))
-    print("\n" + "\n".join(rows) + "\n")
-    print("  " + ", ".join(f"{name} {value}" for name, value in protocol.items()) + "\n")
-    print(f"written: {path}")

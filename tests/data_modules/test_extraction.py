@@ -83,10 +83,15 @@ def test_a_recipe_of_a_kind_that_the_data_set_does_not_take(task: str, kind: Fea
         make(task, recipe=FeatureRecipe(kind))
 
 
-@pytest.mark.parametrize("name", ["fps", "window", "stride", "frames"])
-def test_a_recipe_of_nothing(name: str) -> None:
-    with pytest.raises(ValueError, match=f"data.init_args.recipe.{name}=0: give a number above 0"):
-        FeatureRecipe("projected", **{name: 0})
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"fps": 0}, "fps=0: give a finite number above 0"), ({"window": 0}, "window=0: give a whole number, 1 or more"),
+    ({"stride": 0}, "stride=0: give a whole number, 1 or more"), ({"frames": 0}, "frames=0: give a whole number, 1 or"),
+    ({"window": None}, "window=None: give a whole number"), ({"window": 1.5}, "window=1.5: give a whole number"),
+    ({"frame_rule": "egoclip"}, "frame_rule='egoclip': give one of 'centre', 'released'"),
+    ({"kind": "x"}, "kind='x': give one of 'dual', ")])
+def test_a_recipe_with_a_value_that_no_extraction_takes(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^data.init_args.recipe.{message}"):
+        FeatureRecipe(**{"kind": "projected"} | settings)
 
 
 @pytest.mark.parametrize(("task", "name"), [("nlq", "max_positions"), ("mq", "num_steps"), ("mq", "chunk_seconds")])

@@ -5,24 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from helpers import REAL_DATA, only
+from helpers import only
+from nlq_files import clip, row, write_official
 from torch import Tensor
 
 from egovlpv2.batch import QueryBatch
-from egovlpv2.data_modules.grounding import ClipSpan, averaged, pad, read_clip_features
+from egovlpv2.data_modules.grounding import ClipSpan, read_clip_features
 from egovlpv2.data_modules.loaders import PAD_INDEX
-from egovlpv2.data_modules.nlq import NLQDataModule, NLQQueries, NLQQuery, label_span, read_nlq_queries
+from egovlpv2.data_modules.nlq import NLQDataModule, NLQQueries
 from egovlpv2.features.files import FeatureFolder, FeatureWriter
 from egovlpv2.features.header import Recipe
 
-REAL = REAL_DATA / "nlq"
 WIDTH, RATE = 4, 2  # of the features, and how many there are a second
-Rows = list[dict[str, Any]]
-
-
 def write_features(folder: Path, name: str, seconds: float, queries: tuple[str, ...] = (), kind: str = "fused",
                    checkpoint: str = "0" * 16) -> Path:
     """Features that tell their time: feature t of query q is t + 1000 q. Query q has q + 1 words, each of value q."""
@@ -38,21 +34,6 @@ def write_features(folder: Path, name: str, seconds: float, queries: tuple[str, 
         writer = FeatureWriter(file, recipe, seconds, count, queries, *((words, mask) if asked else ()))
         writer.append(values.expand(*values.shape[:-1], WIDTH))
         writer.finish()
-    return path
-
-
-def row(query: str | None, start: float | None = None, end: float | None = None) -> dict[str, Any]:
-    times = {} if start is None else {"clip_start_sec": start, "clip_end_sec": end}
-    return times | ({} if query is None else {"query": query})
-
-
-def clip(uid: str, *annotations: Rows, start: float = 0.0, end: float = 20.0) -> dict[str, Any]:
-    told = [{"annotation_uid": f"{uid}-{i}", "language_queries": rows} for i, rows in enumerate(annotations)]
-    return {"clip_uid": uid, "video_start_sec": start, "video_end_sec": end, "annotations": told}
-
-
-def write_official(path: Path, *clips: dict[str, Any], video: str = "film") -> Path:
-    path.write_text(json.dumps({"version": "1", "videos": [{"video_uid": video, "split": "val", "clips": clips}]}))
     return path
 
 
@@ -114,58 +95,11 @@ def test_dual_features_serve_all_queries(make: Callable[..., NLQDataModule], tmp
     assert batch["query_mask"].sum(1).tolist() == [2, 1]
 
 
-@pytest.mark.parametrize("count", [1, 7, 8, 9, 23, 1000])
-def test_longer_clips_are_averaged(count: int) -> None:
-    values = torch.randn(count, 3, generator=torch.Generator().manual_seed(count)).half()
-    found = averaged(values, 8)
-    if count <= 8:
-        assert found is values
-        return
-    bounds = np.round(np.linspace(0, count, 9)).astype(int)
-    expected = torch.stack([values[a:b].double().mean(0) for a, b in zip(bounds, bounds[1:], strict=False)])
-    assert found.shape == (8, 3) and found.dtype == values.dtype
-    torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=1e-3)
-
-
 def test_max_positions(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
     write_features(tmp_path / "features", "a", 10.0, ("what?",))
     batch = only(make(clip("a", [row("What?", 5.0, 7.5)]), max_positions=4))
     assert batch["video"][0, :, 0].tolist() == [2, 7, 12, 17]
     assert (batch["start"].item(), batch["end"].item()) == (2, 2)
-
-
-def by_hand(window: tuple[float, float], duration: float, positions: int) -> tuple[int, int]:
-    best, found = -1.0, (0, 0)
-    for first in range(positions):
-        for last in range(first, positions):
-            start, end = first * duration / positions, (last + 1) * duration / positions
-            inter = max(min(end, window[1]) - max(start, window[0]), 0)
-            overlap = inter / (end - start + window[1] - window[0] - inter)
-            if overlap > best + 1e-9:
-                best, found = overlap, (first, last)
-    return found
-
-
-def test_spans_are_the_best_of_all() -> None:
-    draw = np.random.default_rng(0)
-    for _ in range(60):
-        duration, positions = draw.uniform(1, 100), int(draw.integers(1, 20))
-        start, end = sorted(draw.uniform(-0.2, 1.2, 2) * duration)
-        if end > 0 and start < duration:
-            assert label_span((start, end), duration, positions) == by_hand((start, end), duration, positions)
-
-
-@pytest.mark.parametrize(
-    ("window", "span"),
-    [
-        ((0.0, 10.0), (0, 4)), ((-3.0, 12.0), (0, 4)), ((0.0, 2.0), (0, 0)), ((8.0, 10.0), (4, 4)),
-        ((2.0, 6.0), (1, 2)), ((2.5, 2.6), (1, 1)), ((9.9, 14.0), (4, 4)),
-        ((10.0, 10.4), (4, 4)), ((11.0, 12.0), (4, 4)),  # beyond the end: the last
-        ((5.0, 5.0), (2, 2)), ((0.0, 0.0), (0, 0)), ((10.0, 10.0), (4, 4)),  # of no length
-    ],
-)
-def test_spans_at_edges(window: tuple[float, float], span: tuple[int, int]) -> None:
-    assert label_span(window, 10.0, 5) == span
 
 
 @pytest.mark.parametrize(
@@ -183,12 +117,6 @@ def test_highlights_go_beyond_their_windows(make: Callable[..., NLQDataModule], 
                       highlight_margin=margin))
     assert batch["highlight"][0].nonzero().flatten().tolist() == list(range(lit[0], lit[1] + 1))
     assert set(batch["highlight"].unique().tolist()) == {0.0, 1.0}
-
-
-def test_padding() -> None:
-    padded, mask = pad([torch.ones(2, 3).half(), torch.ones(4, 3).half()], 5)
-    assert padded.shape == (2, 5, 3) and padded.dtype == torch.float32 and mask.dtype == torch.bool
-    assert mask.sum(1).tolist() == [2, 4] and torch.equal(padded[..., 0] > 0, mask)
 
 
 def test_windows_of_no_length_are_not_trained_on_but_judged(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
@@ -269,77 +197,6 @@ def test_epoch_keys_and_filler(make: Callable[..., NLQDataModule], tmp_path: Pat
     assert batch["index"].tolist() == [1, 3] and batch["video"].shape == (2, 256, WIDTH)
 
 
-def test_both_forms_tell_the_same(tmp_path: Path) -> None:
-    official = write_official(tmp_path / "o.json", clip("a", [row("What?", 1, 2)], [row("Who?", 3, 4.5), row("", 1, 1)],
-                                                        end=480.0), video="a")
-    entry = {"fps": 1.875, "num_frames": 900, "timestamps": [[1, 3], [5, 8], [1, 1]],
-             "exact_times": [[1, 2], [3, 4.5], [1, 1]], "sentences": ["What?", " Who?", ""],
-             "annotation_uids": ["a-0", "a-1", "a-1"], "query_idx": [0, 0, 1]}
-    (tmp_path / "train.json").write_text(json.dumps({"a": entry}))
-    (found,) = read_nlq_queries(tmp_path / "train.json")
-    assert [found] == list(read_nlq_queries(official))
-    assert found[1] == NLQQuery(ClipSpan("a", "a", 0.0, 480.0), "a-1", 0, "who?", (3.0, 4.5))
-
-
-@pytest.mark.parametrize(
-    ("times", "message"),
-    [((3, 2), "query a a-0 0: 3.0-2.0 s ends before it begins"), ((float("nan"), 2), "NaN is not a number"),
-     ((22, 23), "22.0-23.0 s lies outside its clip of 20.0 s"), ((-0.5, -0.1), "lies outside its clip"),
-     ((-3, 1), "clip_start_sec: Expected `float` >= -1"), ((3, None), "has one of clip_start_sec and clip_end_sec"),
-     ((1, 1e7), "clip_end_sec: Expected `float` <= 1000000")],
-)
-def test_bad_windows(tmp_path: Path, times: tuple[float, float], message: str) -> None:
-    path = write_official(tmp_path / "bad.json", clip("a", [row("What?", *times)]))
-    with pytest.raises(ValueError, match=f"bad.json.*{message}"):
-        list(read_nlq_queries(path))
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["[]", "3", '{"videos": [{}]}', '{"a": 3}', '{"a": {"fps": 1.875}}',
-     '{"a": {"fps": 0, "num_frames": 9, "annotation_uids": [], "query_idx": [], "sentences": [], "exact_times": []}}',
-     '{"a": {"fps": 1, "num_frames": 9, "annotation_uids": [], "query_idx": [], "sentences": ["What?"], '
-     '"exact_times": []}}'],
-)
-def test_other_forms_are_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / "bad.json").write_text(content)
-    with pytest.raises(ValueError, match="bad.json.* (official nlq_.*.json|VSLNet's|has 0 entries)"):
-        list(read_nlq_queries(tmp_path / "bad.json"))
-
-
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda c: c[1].update(clip_uid="a"), r"videos\[0\].clips\[1\]: clip_uid 'a' is there twice, first in videos"),
-    (lambda c: c[1]["annotations"][0].update(annotation_uid="a-0"), "annotation_uid 'a-0' is there twice, first"),
-    (lambda c: c[1]["annotations"][0].pop("annotation_uid"), "clip b: the query 'what.' is in an annotation without"),
-    (lambda c: c[1].update(clip_uid=5), r"clips\[1\].clip_uid: Expected `str`, got `int`"),
-    (lambda c: c[1].update(video_end_sec=None), "clip b has no times"),
-    (lambda c: c[1].update(video_end_sec=0.0), "clip b lasts from 0.0 to 0.0 s of its video"),
-    (lambda c: c[1]["annotations"][0]["language_queries"][0].update(query=["What?"]), "query: Expected `str . null`"),
-])
-def test_what_is_wrong_with_a_clip_is_named(tmp_path: Path, change: Callable[[Any], object], message: str) -> None:
-    clips = [clip(name, [row("What?", 1, 2)]) for name in ("a", "b")]
-    change(clips)
-    with pytest.raises(ValueError, match=f"bad.json.*{message}"):
-        list(read_nlq_queries(write_official(tmp_path / "bad.json", *clips)))
-
-
-def test_a_query_of_vslnet_that_is_there_twice_is_named(tmp_path: Path) -> None:
-    entry = {"fps": 1.0, "num_frames": 9, "annotation_uids": ["u", "u"], "query_idx": [3, 3], "sentences": ["a", "b"],
-             "exact_times": [[0, 1], [0, 1]]}
-    (tmp_path / "bad.json").write_text(json.dumps({"a": entry}))
-    with pytest.raises(ValueError, match=r"bad.json: clip a, sentences\[1\]: the query of annotation 'u 3' is"):
-        list(read_nlq_queries(tmp_path / "bad.json"))
-
-
-def test_unreadable_annotations_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="gone.json can't be read: No such file or directory"):
-        list(read_nlq_queries(tmp_path / "gone.json"))
-    for content, message in ((b'{"videos": [', "not JSON"), (b"\xff\xfe", "the file is UTF-16")):
-        (tmp_path / "bad.json").write_bytes(content)
-        with pytest.raises(ValueError, match=f"bad.json, line 1.*: {message}"):
-            list(read_nlq_queries(tmp_path / "bad.json"))
-
-
 def test_bad_features_are_named(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
     folder = tmp_path / "features"
     clips = [clip("a", [row("Why?", 1, 2)]), clip("b", [row("What?", 1, 2)])]
@@ -396,25 +253,3 @@ def test_the_toy_world(toy: Path, tmp_path: Path) -> None:
     data.videos = None
     del data.sources
     assert data.preview_frames("val", 0, 3) is None
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="EGOVLPV2_REAL_DATA has no such files")
-def test_real_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(NLQDataModule, "has_features", lambda *_: True)
-    told = [query for clip in read_nlq_queries(REAL / "nlq_val.json") for query in clip]
-    assert len(told) == 3875
-    assert sum(query.window[0] == query.window[1] for query in told) == 342
-    data = NLQDataModule(str(REAL), str(tmp_path), train="train.json", num_workers=0)
-    assert len(data.val_dataloader().dataset) == 3874  # the one without a text has no length either
-    assert len(data.train_dataloader().dataset) == 11291 - 963
-    assert data.counts == {"val_clips_without_queries": 0, "val_empty_queries": 1, "val_without_features": 0,
-                           "val_without_length": 341, "queries": 3874, "train_clips_without_queries": 0,
-                           "train_empty_queries": 0, "train_without_features": 0, "train_without_length": 963,
-                           "train_rows": 10328}
-    same = {query.key: query.window for clip in read_nlq_queries(REAL / "val.json") for query in clip}
-    assert same == {query.key: query.window for query in told if query.text}
-    queries = data.queries("train")
-    for query in queries[:: len(queries) // 50]:
-        start, end = label_span(query.window, query.span.duration, 256)
-        step = query.span.duration / 256
-        assert abs(start * step - query.window[0]) <= step and abs((end + 1) * step - query.window[1]) <= step

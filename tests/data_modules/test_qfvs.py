@@ -1,81 +1,40 @@
 """QFVS: shots with their tags and oracles lie where their features do, and no test video trains."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import REAL_DATA, only
-from scipy.io import loadmat, savemat
+from helpers import only
+from qfvs_world import (
+    CONCEPTS,
+    LENGTHS,
+    ORACLES,
+    OTHER,
+    PLAIN,
+    RECIPE,
+    WIDTH,
+    batches,
+    drawn_tags,
+    keys,
+    make_module,
+    write_annotations,
+    write_features,
+)
+from scipy.io import loadmat
 
 from egovlpv2.batch import SummaryBatch
 from egovlpv2.data_modules.loaders import PAD_INDEX
 from egovlpv2.data_modules.qfvs import QFVSDataModule
-from egovlpv2.data_modules.qfvs_files import SummaryQuery, prompts, read_dictionary, read_oracles, read_tags
+from egovlpv2.data_modules.qfvs_files import prompts
 from egovlpv2.features import FeatureFolder
 from egovlpv2.features.files import FeatureWriter
-from egovlpv2.features.header import Recipe
-from egovlpv2.metrics.summary import SummaryF1, select, semantic_f1
-
-REAL = REAL_DATA / "qfvs"
-CONCEPTS = ["Baby", "Car", "Cupglass", "Petsanimal", "Tree"]
-LENGTHS = {"P01": [3, 2, 4], "P02": [5, 5], "P03": [1], "P04": [2, 6, 1, 3]}  # shots that look alike, of each video
-ORACLES = {"P01": {"Baby_Car": [2, 9], "Cupglass_Tree": [1, 2, 3], "Car_Tree": [5]},
-           "P02": {"Baby_Tree": [10, 1], "Petsanimal_Car": [4, 7]},
-           "P03": {"Baby_Car": [1]},
-           "P04": {"Tree_Car": [12, 3], "Baby_Tree": [6], "Cupglass_Petsanimal": [1]}}
-PLAIN, OTHER = ("There is a {}", "There is a {} and a {}"), ("Look: {}", "Look: {}, {}")
-WIDTH = 4
-RECIPE = Recipe("fused", WIDTH, 1.0, 5, 5, 5, 32, "0" * 16)
-
-
-def drawn_tags(video: str) -> np.ndarray:
-    """(n, C), some shots without any."""
-    return (np.random.default_rng(int(video[1:])).random((sum(LENGTHS[video]), len(CONCEPTS))) < 0.3).astype(np.float32)
-
-
-def write_annotations(root: Path, oracles: str = "Oracle_Summaries") -> None:
-    for video, queries in ORACLES.items():
-        dense = root / "Dense_per_shot_tags" / video / f"{video}.txt"
-        dense.parent.mkdir(parents=True)
-        shown = [",".join(CONCEPTS[i] for i in np.flatnonzero(row)) for row in drawn_tags(video)]
-        dense.write_text("".join(f"{line}\n" for line in shown))
-        (root / oracles / video).mkdir(parents=True)
-        for name, shots in queries.items():
-            (root / oracles / video / f"{name}_oracle.txt").write_text("\n".join(map(str, shots)) + "\n")
-    (root / "Dense_per_shot_tags" / "Dictionary.txt").write_text("\n".join(f"'{concept}'" for concept in CONCEPTS))
-
-
-def write_mat(root: Path) -> None:
-    """The tags of all videos in the form of the official `Tags.mat`."""
-    structs = np.zeros((1, len(LENGTHS)), dtype=[("Bin_Vecs", object)])
-    for i, video in enumerate(LENGTHS):
-        structs["Bin_Vecs"][0, i] = cells = np.empty((sum(LENGTHS[video]), 1), dtype=object)
-        for shot, row in enumerate(drawn_tags(video)):
-            cells[shot, 0] = row[None].astype(np.uint8)
-    savemat(root / "Tags.mat", {"Tags": structs})
-
-
-def write_features(folder: Path, video: str, asked: list[str], shots: int | None = None, recipe: Recipe = RECIPE,
-                   unfused: bool = True, cls: torch.Tensor | None = None) -> Path:
-    """Features that tell their window, prompt and video, of windows that look like their segment's others."""
-    folder.mkdir(exist_ok=True)
-    shots, path = sum(LENGTHS[video]) if shots is None else shots, folder / f"{video}.safetensors"
-    window, prompt = torch.meshgrid(torch.arange(shots), torch.arange(len(asked)), indexing="ij")
-    values = torch.stack([window, prompt, torch.full_like(window, int(video[1:])), torch.ones_like(window)], -1)
-    looks = torch.eye(WIDTH).repeat_interleave(torch.tensor([*LENGTHS[video], *[0] * WIDTH])[:WIDTH], dim=0)
-    looks = torch.cat([looks, torch.zeros(max(shots - len(looks), 0), WIDTH)])[:shots] * 3
-    with path.open("wb") as file:
-        writer = FeatureWriter(file, recipe, 5.0 * shots, shots, asked if recipe.kind == "fused" else (),
-                               keeps_unfused=unfused, keeps_cls=cls is not None)
-        writer.append(values.float() if recipe.kind == "fused" else values[:, 0].float())
-        writer.finish(looks if unfused else None, cls)
-    return path
+from egovlpv2.metrics.summary import SummaryF1
 
 
 @pytest.fixture
@@ -87,25 +46,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make(root: Path) -> Callable[..., QFVSDataModule]:
-    """A function that makes a data module with features of all its prompts."""
-
-    def _make(**options: Any) -> QFVSDataModule:
-        options = {"batch_size": 2, "eval_batch_size": 2, "num_workers": 0, "templates": [PLAIN, OTHER]} | options
-        data = QFVSDataModule(str(root), str(root / "features"), **options)
-        for video, asked in data.prompts().items():
-            if not (root / "features" / f"{video}.safetensors").exists():
-                write_features(root / "features", video, asked)
-        return data
-
-    return _make
-
-
-def batches(data: QFVSDataModule, split: str) -> list[SummaryBatch]:
-    return list(getattr(data, f"{split}_dataloader")())
-
-
-def keys(found: list[SummaryBatch]) -> list[str]:
-    return [key for batch in found for key in batch["key"]]
+    return partial(make_module, root)
 
 
 def check_shots(data: QFVSDataModule, batch: SummaryBatch, i: int, asked: list[str]) -> None:
@@ -268,91 +209,6 @@ def test_prompts(make: Callable[..., QFVSDataModule]) -> None:
         "Tree", "Car", "Baby", "Glass", "Animal", "Tree and a Car", "Baby and a Tree", "Glass and a Animal")}
 
 
-@pytest.mark.parametrize("place", ["Oracle_Summaries", "Oracle_summaries", "Query-Focused_Summaries/Oracle_Summaries"])
-def test_oracles_are_found_in_all_spellings(tmp_path: Path, place: str) -> None:
-    write_annotations(tmp_path, place)
-    (tmp_path / place / "P02" / "._Baby_Car_oracle.txt").write_bytes(b"\xff of a file system")
-    queries = read_oracles(tmp_path, "P02", CONCEPTS, 10)
-    assert [(query.concepts, query.oracle.tolist()) for query in queries] == [
-        (("Baby", "Tree"), [0, 9]), (("Petsanimal", "Car"), [3, 6])]
-    assert isinstance(queries[0], SummaryQuery) and queries[0].key == "P02 Baby Tree"
-
-
-def test_tags_of_both_forms(root: Path) -> None:
-    assert read_dictionary(root) == CONCEPTS
-    write_mat(root)
-    for video in LENGTHS:
-        text = read_tags(root, video, CONCEPTS)
-        assert np.array_equal(text, drawn_tags(video)) and text.dtype == np.float32
-        (root / "Dense_per_shot_tags" / video / f"{video}.txt").unlink()
-        matrix = read_tags(root, video, CONCEPTS)
-        assert np.array_equal(matrix, text) and matrix.dtype == np.float32
-    assert not all(drawn_tags(video).any(1).all() for video in LENGTHS)  # some shots show nothing
-    for video, message in (("P05", "Tags.mat has no tags of P05"), ("Q01", "holds videos named P01, P02")):
-        with pytest.raises(ValueError, match=message):
-            read_tags(root, video, CONCEPTS)
-    with pytest.raises(ValueError, match=r"Tags.mat has 9 shots of P01, of 5 concepts: .* the 4 concepts of Dict"):
-        read_tags(root, "P01", CONCEPTS[:4])
-    (root / "Tags.mat").write_bytes((root / "Tags.mat").read_bytes()[:300])
-    with pytest.raises(ValueError, match=r"Tags.mat is damaged, or .* \(it ends too early\): download it again"):
-        read_tags(root, "P01", CONCEPTS)
-
-
-def test_a_matrix_of_other_numbers_is_named(root: Path) -> None:
-    structs = np.zeros((1, 1), dtype=[("Bin_Vecs", object)])
-    structs["Bin_Vecs"][0, 0] = cells = np.empty((1, 1), dtype=object)
-    cells[0, 0] = np.array([[0, 2, 0, 0, 1]])
-    savemat(root / "Tags.mat", {"Tags": structs})
-    (root / "Dense_per_shot_tags" / "P01" / "P01.txt").unlink()
-    with pytest.raises(ValueError, match="Tags.mat: the tags of P01 should be rows of 0 and 1"):
-        read_tags(root, "P01", CONCEPTS)
-
-
-ORACLE = "Oracle_Summaries/P01/Baby_Car_oracle.txt"
-
-
-@pytest.mark.parametrize(("file", "content", "message"), [
-    (ORACLE, "2\n0\n", "Baby_Car_oracle.txt, line 2: there is no shot 0; the tags are of shots 1 to 9"),
-    (ORACLE, "-3\n", "line 1: there is no shot -3"),
-    (ORACLE, "9\n\n10\n", "Baby_Car_oracle.txt, line 3: there is no shot 10; the tags are of shots 1 to 9"),
-    (ORACLE, "1\nfour\n", "Baby_Car_oracle.txt, line 2: 'four' is not the number of a shot"),
-    (ORACLE, "1\n1_0\n", "line 2: '1_0' is not the number"), (ORACLE, "9" * 5000, "line 1: '999.* is not the number"),
-    (ORACLE, "1\n2.0\n", "line 2: '2.0' is not the number"),
-    (ORACLE, "5\n7\n5\n", "Baby_Car_oracle.txt, line 3: shot 5 is there twice, first in line 1"),
-    (ORACLE, "\n\n", "Baby_Car_oracle.txt names no shots"),
-    (ORACLE, b"1\n\xff\n", "Baby_Car_oracle.txt, line 2: the file is not UTF-8"),
-    ("Oracle_Summaries/P01/Baby_Dog_oracle.txt", "1\n", "Baby_Dog_oracle.txt: 'Dog' is not one of the 5 concepts"),
-    ("Oracle_Summaries/P01/Baby_oracle.txt", "1\n", "Baby_oracle.txt: an oracle summary should be named like Car_Tree"),
-    ("Oracle_Summaries/P01/Baby_Car.txt", "1\n", "Baby_Car.txt: an oracle summary should be named like Car_Tree"),
-    ("Oracle_Summaries/P01/A_B_C_oracle.txt", "1\n", "A_B_C_oracle.txt: an oracle summary should be named"),
-    ("Dense_per_shot_tags/P01/P01.txt", "Baby\n\nCar,Dog\n", "P01.txt, line 3: 'Dog' is not one of the 5 concepts"),
-    ("Dense_per_shot_tags/P01/P01.txt", "Baby\n".encode("utf-16"), "P01.txt, line 1: the file is UTF-16"),
-    ("Dense_per_shot_tags/P01/P01.txt", "Baby,\n", "P01.txt, line 1: '' is not one of the 5 concepts"),
-    ("Dense_per_shot_tags/P01/P01.txt", "", "P01.txt has 0 shots of P01"),
-    ("Dense_per_shot_tags/P01/P01.txt", None, "There is no file .*P01.txt: set data.init_args.root"),
-    ("Dense_per_shot_tags/Dictionary.txt", "", "Dictionary.txt should name each concept once.*0 lines"),
-    ("Dense_per_shot_tags/Dictionary.txt", "'Car'\nCar\n", "Dictionary.txt should name each .*2 lines and 1 different"),
-    ("Dense_per_shot_tags/Dictionary.txt", None, "There is no file .*Dictionary.txt"),
-])
-def test_bad_annotations_are_named(root: Path, file: str, content: str | bytes | None, message: str) -> None:
-    if content is None:
-        (root / file).unlink()
-    else:
-        (root / file).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ValueError, match=message):
-        _ = QFVSDataModule(str(root), "features").queries
-
-
-def test_missing_oracles_are_named(root: Path) -> None:
-    for path in (root / "Oracle_Summaries" / "P02").iterdir():
-        path.unlink()
-    with pytest.raises(ValueError, match="P02 holds no oracle summaries, files named like Car_Tree_oracle.txt"):
-        QFVSDataModule(str(root), "features").prompts()
-    shutil.rmtree(root / "Oracle_Summaries" / "P01")
-    with pytest.raises(ValueError, match="has no folder Oracle_Summaries/P01 .nor Oracle_summaries/P01"):
-        QFVSDataModule(str(root), "features").prompts()
-
-
 @pytest.mark.parametrize(("options", "message"), [
     ({"test_video": "P05"}, "data.init_args.test_video=P05 is not one of data.init_args.videos: P01, P02, P03, P04"),
     ({"videos": ["P01", "P02"]}, "give 3 videos or more, each once, to test on one and validate on another"),
@@ -378,100 +234,6 @@ def test_two_videos_are_enough_for_the_authors_way(make: Callable[..., QFVSDataM
     assert list(data.prompts()) == ["P01", "P04"]
 
 
-@pytest.mark.parametrize(("limits", "fits"), [((1, 12), True), ((1, 11), False), ((3, 4), True), ((3, 3), False)])
-def test_a_video_too_long_for_the_limits_is_named(make: Callable[..., QFVSDataModule], limits: tuple[int, int],
-                                                  fits: bool) -> None:
-    data = make(test_video="P04", max_segments=limits[0], max_segment_shots=limits[1])
-    if fits:
-        mask = batches(data, "test")[0]["mask"]
-        assert mask.shape[1] <= limits[0] and mask.shape[2] <= limits[1] and mask[0].sum() == 12
-        return
-    with pytest.raises(ValueError, match=r"P04.safetensors, data.init_args.max_segments and max_segment_shots: 12 sho"):
-        data.test_dataloader()
-
-
-RIGHT = "Give another data.init_args.features than .*, with data.init_args.video_folder and weights"
-
-
-@pytest.mark.parametrize(("recipe", "message"), [
-    (replace(RECIPE, window=16, stride=16, fps=30.0), "of windows of 0.533333 s every 0.533333 s"),
-    (replace(RECIPE, stride=4), "of windows of 5 s every 4 s"),
-    (replace(RECIPE, window=6), "of windows of 6 s every 5 s"),
-    (replace(RECIPE, kind="projected"), "features of kind projected, of windows of 5 s every 5 s")])
-def test_features_of_other_windows_are_refused(root: Path, recipe: Recipe, message: str) -> None:
-    data = QFVSDataModule(str(root), str(root / "features"))
-    for video, asked in data.prompts().items():
-        write_features(root / "features", video, asked, recipe=recipe)
-    with pytest.raises(ValueError, match=f"{message}.*{RIGHT}"):
-        data.setup("fit")
-
-
-def test_other_frame_rates_can_give_the_same_windows(root: Path) -> None:
-    data = QFVSDataModule(str(root), str(root / "features"))
-    for video, asked in data.prompts().items():
-        write_features(root / "features", video, asked, recipe=replace(RECIPE, fps=30.0, window=150, stride=150))
-    data.setup("fit")
-    assert len(data.protocol["segments"]) == 4
-
-
-def test_a_last_shot_cut_short_looks_like_the_one_before_it(make: Callable[..., QFVSDataModule], root: Path) -> None:
-    asked = make().prompts()["P01"]
-    shots = sum(LENGTHS["P01"])
-    write_features(root / "features", "P01", asked, shots=shots - 1)
-    data = make()
-    batch = batches(data, "test")[0]
-    last = batch["features"][0][:, batch["mask"][0]][:, -2:]  # (P, 2, D)
-    assert torch.equal(last[:, 0], last[:, 1]) and (last[:, :, 0] == shots - 2).all()
-    assert int(batch["mask"][0].sum()) == shots and data.counts["P01_windows_beyond_the_tags"] == -1
-
-
-def test_videos_may_be_cut_by_their_cls_states(make: Callable[..., QFVSDataModule], root: Path) -> None:
-    """Whose lengths count: a shot that is three times as bright is another segment."""
-    asked = make().prompts()
-    for video, shots in asked.items():
-        count = sum(LENGTHS[video])
-        cls = torch.eye(WIDTH)[:1].repeat(count, 1) * torch.where(torch.arange(count) < 2, 1.0, 30.0)[:, None]
-        write_features(root / "features", video, shots, cls=cls)
-    data = make(cut_by="cls")
-    data.setup("fit")
-    assert data.protocol["cut_by"] == "cls"
-    assert data.shots.bounds == {name: sorted({0, min(2, sum(LENGTHS[name])), sum(LENGTHS[name])}) for name in asked}
-    write_features(root / "features", "P04", asked["P04"])
-    with pytest.raises(ValueError, match=r"P04.safetensors has no CLS states of its windows "
-                                         rf"\(data.init_args.cut_by=cls needs them\): delete it. {RIGHT}"):
-        make(cut_by="cls").setup("fit")
-
-
-def test_features_that_lack_something_are_named(make: Callable[..., QFVSDataModule], root: Path) -> None:
-    folder, asked = root / "features", make().prompts()
-    for split, video in (("train", "P03"), ("val", "P02"), ("test", "P01")):
-        shots = sum(LENGTHS[video])
-        windows = max(shots - 2, 0)
-        path = write_features(folder, video, asked[video], shots=windows)
-        pattern = f"{video}.safetensors has {windows} windows of 5 s and .*{video}.txt {shots}"
-        for look in (getattr(make(), f"{split}_dataloader"), lambda: make().setup("fit")):
-            with pytest.raises(ValueError, match=f"{pattern} shots, a video shorter than its tags: extract the whole"):
-                look()
-        path.unlink()
-        make()
-    path = write_features(folder, "P04", asked["P04"][:-1])
-    last = asked["P04"][-1]
-    with pytest.raises(ValueError, match=f"P04.safetensors has no features of 1 of the 16 prompts .*{last!r} for one: "
-                                         f"delete it, if it is there. {RIGHT}"):
-        make().train_dataloader()
-    write_features(folder, "P04", asked["P04"], unfused=False)
-    with pytest.raises(ValueError, match="P04.safetensors has no features of its windows without a query"):
-        make().train_dataloader()
-    data = make()
-    path.unlink()
-    with pytest.raises(ValueError, match="P04.safetensors has no features of 16 of the 16 prompts"):
-        data.train_dataloader()
-    for path in folder.iterdir():
-        path.unlink()
-    with pytest.raises(ValueError, match="holds no feature files"):
-        QFVSDataModule(str(root), str(folder)).setup("fit")
-
-
 def test_the_toy_world(toy: Path, tmp_path: Path) -> None:
     data = QFVSDataModule(str(toy / "qfvs"), str(tmp_path), num_workers=0, test_video="P02")
     matrices = loadmat(toy / "qfvs" / "Tags.mat")["Tags"]["Bin_Vecs"][0]
@@ -487,45 +249,3 @@ def test_the_toy_world(toy: Path, tmp_path: Path) -> None:
         wanted = [row[mask].nonzero()[:, 0] for row, mask in zip(batch["summary"], batch["mask"], strict=True)]
         metric.update(batch["index"], wanted, wanted, batch["tags"])
     assert metric.compute() == pytest.approx({"precision": 100, "recall": 100, "f1": 100})
-
-
-# Precision, recall and F1 in % of 2 % of a video's shots, means over its queries: evenly spread, and drawn with seed 0.
-CHANCE = {
-    "P01": (2783, (56.995642, 41.368219, 46.851421), (58.102304, 42.508447, 48.006077)),
-    "P02": (3692, (45.476625, 52.861289, 48.530235), (47.879703, 55.551619, 51.051390)),
-    "P03": (2152, (68.101830, 49.987153, 57.354538), (68.090970, 50.046407, 57.391906)),
-    "P04": (3588, (26.923981, 54.620327, 35.677424), (25.196503, 51.115535, 33.389324)),
-}
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="EGOVLPV2_REAL_DATA has no such files")
-@pytest.mark.parametrize("video", CHANCE)
-def test_real_annotations(video: str) -> None:
-    """The chance level is not far below the paper's 52.08: a score below it is that of an untrained head."""
-    shots, uniform, drawn = CHANCE[video]
-    dictionary = read_dictionary(REAL)
-    tags = read_tags(REAL, video, dictionary)
-    queries = read_oracles(REAL, video, dictionary, len(tags))
-    assert len(dictionary) == 48 and tags.shape == (shots, 48) and len(queries) == 45
-    assert tags.any(1).all()  # so that every shot overlaps itself
-    assert all(semantic_f1(tags, query.oracle, query.oracle) == (1.0, 1.0, 1.0) for query in queries)
-    count = round(0.02 * shots)
-    spread = ((np.arange(count) + 0.5) * shots / count).astype(int)
-    for chosen, expected in ((spread, uniform), (select(np.random.default_rng(0).random(shots), 0.02), drawn)):
-        assert len(chosen) == count
-        scores = np.mean([semantic_f1(tags, chosen, query.oracle) for query in queries], axis=0)
-        np.testing.assert_allclose(100 * scores, expected, atol=1e-5)
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="EGOVLPV2_REAL_DATA has no such files")
-def test_the_real_matrix(tmp_path: Path) -> None:
-    """It tells the same as the texts, but of three videos it lacks one tag of the last shot."""
-    (tmp_path / "Dense_per_shot_tags").mkdir()
-    for name in ("Tags.mat", "Dense_per_shot_tags/Dictionary.txt"):
-        (tmp_path / name).symlink_to(REAL / name)
-    dictionary, different = read_dictionary(REAL), {}
-    for video in LENGTHS:
-        text, matrix = (read_tags(folder, video, dictionary) for folder in (REAL, tmp_path))
-        different[video] = [(int(row), dictionary[column], int(matrix[row, column]))
-                            for row, column in np.argwhere(text != matrix)]
-    assert different == {"P01": [(2782, "Phone", 0)], "P02": [(3691, "Room", 0)], "P03": [(2151, "Desk", 0)], "P04": []}

@@ -5,37 +5,28 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-from scipy.io import loadmat
+from toy_helpers import SMALL, files_of
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from egovlpv2.cli import main as cli
 from egovlpv2.data_modules.toy_world import render, write
 from egovlpv2.data_modules.toy_world.formats import COLUMNS
-from egovlpv2.data_modules.toy_world.grounding_formats import takes, write_grounding
 from egovlpv2.data_modules.toy_world.motion import pose_at
-from egovlpv2.data_modules.toy_world.script import SCENES, Event, State, Video, video_from_dict, write_script
-from egovlpv2.data_modules.toy_world.summary_formats import long_videos, queries, summary, write_qfvs
+from egovlpv2.data_modules.toy_world.script import SCENES, State, Video, video_from_dict, write_script
 from egovlpv2.data_modules.toy_world.vocabulary import AFFORDANCES, NOUNS, VERBS
 
-SMALL: dict[str, Any] = {
-    "train_videos": 2, "val_videos": 5, "test_videos": 5, "val_questions": 5, "test_questions": 10,
-    "shortest_video": 12.0, "longest_video": 13.0, "chunk_seconds": 7,
-}
 SPLITS = {"val": 5, "test": 10}
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("toy")
-    write.generate(root, num_workers=2, **SMALL)
-    return root
+def world(small_toy: Path) -> Path:
+    return small_toy
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +50,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _files(root: Path, *suffixes: str) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.suffix in suffixes}
-
-
 def test_the_same_seed_gives_the_same_world(world: Path, tmp_path: Path) -> None:
     write.generate(tmp_path, num_workers=1, **SMALL)
     kinds = (".csv", ".json", ".txt", ".mat")
-    assert _files(tmp_path, *kinds) == _files(world, *kinds)
+    assert files_of(tmp_path, *kinds) == files_of(world, *kinds)
     chunk = "videos/toy-test-0000/1.mp4"
     for (time, frame), (other_time, other) in zip(_decode(world / chunk), _decode(tmp_path / chunk), strict=True):
         assert time == other_time
@@ -268,226 +255,3 @@ def test_a_finished_world_is_not_written_again(
     arguments = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     cli(["toy-data", "--out", str(world), *arguments])
     assert str(world / "contact_sheet.png") in capsys.readouterr().out
-
-
-@pytest.fixture(scope="module")
-def long_takes(world: Path) -> dict[str, list[dict[str, Any]]]:
-    """The videos of all NLQ and MQ files, by their format's folder."""
-    return {task: [video | {"file": split} for split in ("train", "val", "test")
-                   for video in json.loads((world / task / f"{kind}_{split}.json").read_text())["videos"]]
-            for task, kind in (("nlq", "nlq"), ("mq", "moments"))}
-
-
-def _shown(world: Path, take: str, videos: list[Video]) -> list[Video]:
-    """The videos whose first chunks a take shows."""
-    folder = world / "long" / "videos" / take
-    films = [(folder / f"{i}.mp4").resolve() for i in range(len(list(folder.iterdir())))]
-    assert all(film.is_file() and film.name == "0.mp4" for film in films)
-    return [next(video for video in videos if video.uid == film.parent.name) for film in films]
-
-
-def _happens(shown: list[Video]) -> dict[tuple[float, float], Event]:
-    """The wearer's actions within view, by start and end in the take."""
-    chunk = SMALL["chunk_seconds"]
-    return {(round(event.start + i * chunk, 2), round(event.end + i * chunk, 2)): event
-            for i, video in enumerate(shown) for event in video.events if event.wearer == "C" and event.end <= chunk}
-
-
-def test_long_takes_are_links_to_chunks_of_one_room(world: Path, videos: list[Video],
-                                                    long_takes: dict[str, list[dict[str, Any]]]) -> None:
-    told = [video["video_uid"] for video in long_takes["nlq"]]
-    assert told == [video["video_uid"] for video in long_takes["mq"]]
-    assert sorted(told) == sorted(path.name for path in (world / "long" / "videos").iterdir())
-    seen = []
-    for video in (*long_takes["nlq"], *long_takes["mq"]):
-        folder = world / "long" / "videos" / video["video_uid"]
-        assert all(path.is_symlink() and not path.readlink().is_absolute() for path in folder.iterdir())
-        shown = _shown(world, video["video_uid"], videos)
-        assert {(part.split, part.scene) for part in shown} == {(video["split"], shown[0].scene)}
-        assert video["split"] == video["file"] and len(shown) <= 5
-        (clip,) = video["clips"]
-        assert (clip["video_start_sec"], clip["video_end_sec"]) == (0.0, len(shown) * SMALL["chunk_seconds"])
-        seen += [part.uid for part in shown]
-    assert Counter(seen) == {video.uid: 2 for video in videos}  # each once in each format
-
-
-def test_queries_are_of_what_happens_once(world: Path, videos: list[Video],
-                                          long_takes: dict[str, list[dict[str, Any]]]) -> None:
-    for video in long_takes["nlq"]:
-        happens = _happens(_shown(world, video["video_uid"], videos))
-        (annotation,) = video["clips"][0]["annotations"]
-        rows = annotation["language_queries"]
-        assert rows and len({row["query"] for row in rows}) == len(rows)
-        for row in rows:
-            start, end = row["clip_start_sec"], row["clip_end_sec"]
-            assert 0 <= start < end <= video["clips"][0]["video_end_sec"]
-            assert (row["video_start_sec"], row["video_end_sec"]) == (start, end)
-            assert happens[start, end].text == row["query"] and row["template"]
-        once = Counter((event.verb, event.noun) for event in happens.values())
-        cut = {(event.verb, event.noun) for part in _shown(world, video["video_uid"], videos) for event in part.events
-               if event.wearer == "C" and event.start < SMALL["chunk_seconds"] < event.end}
-        assert len(rows) == sum(count == 1 and key not in cut for key, count in once.items())
-
-
-def test_activities_are_all_that_is_done_to_one_thing(world: Path, videos: list[Video],
-                                                      long_takes: dict[str, list[dict[str, Any]]]) -> None:
-    classes = json.loads((world / "mq" / "moment_classes_idx.json").read_text())
-    assert sorted(classes.values()) == list(range(len(NOUNS) + 1)) and classes["Background"] == 0
-    assert set(classes) - {"Background"} == {f"use_{noun}" for noun in NOUNS}
-    for video in long_takes["mq"]:
-        happens = _happens(_shown(world, video["video_uid"], videos))
-        (annotation,) = video["clips"][0]["annotations"]
-        rows, covered = annotation["labels"], 0
-        for row in rows:
-            start, end = row["start_time"], row["end_time"]
-            assert row["primary"] is True and row["label"] in classes
-            assert (row["video_start_time"], row["video_end_time"]) == (start, end)
-            inside = {times: event for times, event in happens.items() if start <= times[0] and times[1] <= end}
-            assert {f"use_{event.noun}" for event in inside.values()} == {row["label"]}
-            assert (min(inside)[0], max(inside)[1]) == (start, end)
-            covered += len(inside)
-        assert covered == len(happens)
-        assert all(a["end_time"] <= b["start_time"] and (a["label"] != b["label"] or a["end_time"] < b["start_time"])
-                   for a, b in zip(rows, rows[1:], strict=False))
-
-
-def test_takes_of_an_earlier_world_make_way(world: Path, videos: list[Video], tmp_path: Path) -> None:
-    old = tmp_path / "long" / "videos" / "take-train-00-0" / "9.mp4"
-    old.parent.mkdir(parents=True)
-    old.symlink_to("gone.mp4")
-    write_grounding(videos, tmp_path, SMALL["chunk_seconds"], write.write_text)
-    assert not old.is_symlink() and (old.parent / "0.mp4").is_symlink()
-    assert _files(tmp_path, ".json") == {name: text for name, text in _files(world, ".json").items()
-                                         if name.startswith(("nlq/", "mq/"))}
-
-
-def test_takes_of_many_videos(videos: list[Video]) -> None:
-    """A room's takes have five chunks, and the last one the rest; a video that fills no chunk is in none."""
-    many = [replace(videos[0], uid=f"v{i:02d}") for i in range(12)] + [replace(videos[0], uid="x", duration=3.0)]
-    found = takes(many, SMALL["chunk_seconds"])
-    assert [len(take.videos) for take in found] == [5, 5, 2] and len({take.uid for take in found}) == 3
-    assert [uid for take in found for uid in take.videos] == [f"v{i:02d}" for i in range(12)]
-
-
-LONG = ("P01", "P02", "P03", "P04")
-
-
-def _filmed(world: Path, name: str, videos: list[Video]) -> list[tuple[Video, int]]:
-    """The video and the number of each file that a long video of QFVS shows."""
-    folder = world / "qfvs" / "videos" / name
-    paths = [folder / f"{i}.mp4" for i in range(len(list(folder.iterdir())))]
-    assert all(path.is_symlink() and not path.readlink().is_absolute() and path.is_file() for path in paths)
-    films = [path.resolve() for path in paths]
-    return [(next(video for video in videos if video.uid == film.parent.name), int(film.stem)) for film in films]
-
-
-def _use(filmed: list[tuple[Video, int]], chunk: int) -> list[Counter[str]]:
-    """Hundredths of a second of use of each concept in each shot of 5 s, counted one by one."""
-    nouns: list[str | None] = []
-    for video, k in filmed:
-        part: list[str | None] = [None] * (100 * chunk)
-        for event in video.events:
-            for i in range(round(100 * event.start), round(100 * event.end)):
-                if event.wearer == "C" and i // (100 * chunk) == k:
-                    part[i % (100 * chunk)] = event.noun
-        nouns += part
-    return [Counter(filter(None, nouns[first : first + 500])) for first in range(0, len(nouns) // 500 * 500, 500)]
-
-
-def _tags(use: list[Counter[str]]) -> list[list[str]]:
-    """The nouns that are used for half a second of a shot."""
-    return [sorted(concept for concept, count in shot.items() if count >= 50) for shot in use]
-
-
-def test_long_videos_show_all_that_pre_training_never_saw(world: Path, videos: list[Video]) -> None:
-    filmed = [_filmed(world, name, videos) for name in LONG]
-    chunk = SMALL["chunk_seconds"]
-    assert Counter((video.uid, k) for part in filmed for video, k in part) == Counter(
-        (video.uid, k) for video in videos if video.split != "train" for k in range(int(video.duration // chunk)))
-    script = write.World().script()
-    found = long_videos(script, 20)
-    rooms = {scene for split in ("val", "test") for scene in SCENES[split]}
-    scenes = {video.uid: video.scene for video in script}
-    shown = [chunk for video in found for chunk in video.chunks]
-    assert len(shown) == len(set(shown)) and any(k > 0 for _, k in shown)
-    for video in found:
-        assert {scenes[uid] for uid, _ in video.chunks} == rooms
-        assert len(video.use) == len(video.chunks) * 20 // 5 > 50
-        assert len(queries(video)) == 15
-        for (uid, k), (other, later) in zip(video.chunks, video.chunks[1:], strict=False):
-            assert later == (k + 1 if uid == other else 0)
-
-
-def test_tags_are_what_the_wearer_uses(world: Path, videos: list[Video]) -> None:
-    folder = world / "qfvs" / "Dense_per_shot_tags"
-    concepts = (folder / "Dictionary.txt").read_text().split("\n")
-    assert concepts == [f"'{noun}'" for noun in sorted(NOUNS)] and len(concepts) == 24
-    vectors = loadmat(world / "qfvs" / "Tags.mat")["Tags"]["Bin_Vecs"]
-    assert vectors.shape == (1, 4)
-    several = 0
-    for i, name in enumerate(LONG):
-        filmed = _filmed(world, name, videos)
-        use = _use(filmed, SMALL["chunk_seconds"])
-        lines = (folder / name / f"{name}.txt").read_text().splitlines()
-        assert len(lines) == len(use) == len(filmed) * SMALL["chunk_seconds"] // 5 > 0
-        tags = [",".join(shot) for shot in _tags(use)]
-        assert lines == tags and any(tags)
-        several += len(lines) > 2  # the second shot begins in a file of 7 s and ends in the next
-        assert vectors[0, i].shape == (len(use), 1)
-        for line, (row,) in zip(lines, vectors[0, i], strict=True):
-            assert row.shape == (1, 24) and row.dtype == np.uint8
-            assert ",".join(concepts[place].strip("'") for place in np.flatnonzero(row)) == line
-    assert several
-
-
-def test_oracles_are_the_shots_with_the_most_use(world: Path, videos: list[Video]) -> None:
-    asked = 0
-    for name in LONG:
-        use = _use(_filmed(world, name, videos), SMALL["chunk_seconds"])
-        for path in (world / "qfvs" / "Oracle_Summaries" / name).iterdir():
-            first, second, end = path.name.split("_")
-            assert end == "oracle.txt" and first != second and {first.lower(), second.lower()} <= set(NOUNS)
-            numbers = [int(line) for line in path.read_text().splitlines()]
-            assert numbers == sorted(set(numbers)) and 1 <= numbers[0] and numbers[-1] <= len(use)
-            assert len(numbers) == max(1, round(0.05 * len(use)))
-            amount = [shot[first] + shot[second] if max(shot[first], shot[second]) >= 50 else 0 for shot in use]
-            assert numbers == sorted(sorted(range(1, len(use) + 1), key=lambda n: (-amount[n - 1], n))[: len(numbers)])
-            assert all(amount[number - 1] for number in numbers)
-            asked += 1
-    assert asked >= 4
-
-
-def test_queries_of_a_long_video() -> None:
-    """Of 15 pairs, at least five meet in a shot; each concept shows twice."""
-    script = {video.uid: video for video in write.World().script()}
-    for video in long_videos(list(script.values()), 20):
-        tags, found = video.tags(), queries(video)
-        assert tags == _tags(_use([(script[uid], k) for uid, k in video.chunks], 20))
-        count = Counter(concept for shot in tags for concept in shot)
-        assert len(set(found)) == 15 and found == queries(video)
-        assert all(first < second and count[first] > 1 < count[second] for first, second in found)
-        assert 5 <= sum(any({*query} <= {*shot} for shot in tags) for query in found) < 15
-        for query in found:
-            best = summary(video, query)
-            assert 1 <= len(best) <= round(0.05 * len(tags)) and all({*query} & {*tags[shot - 1]} for shot in best)
-
-
-def test_long_videos_of_an_earlier_world_make_way(world: Path, videos: list[Video], tmp_path: Path) -> None:
-    link, oracle = (tmp_path / "qfvs" / name for name in ("videos/P01/99.mp4", "Oracle_Summaries/P02/A_B_oracle.txt"))
-    for path in (link, oracle):
-        path.parent.mkdir(parents=True)
-    link.symlink_to("gone.mp4")
-    oracle.write_text("1\n")
-    write_qfvs(videos, tmp_path, SMALL["chunk_seconds"], write.write_text)
-    assert not link.is_symlink() and (link.parent / "0.mp4").is_symlink()
-    written = _files(tmp_path, ".txt", ".mat")
-    assert written == {name: data for name, data in _files(world, ".txt", ".mat").items() if name.startswith("qfvs/")}
-    assert "qfvs/Tags.mat" in written
-
-
-def test_a_world_that_fills_no_file_has_empty_long_videos(videos: list[Video], tmp_path: Path) -> None:
-    write_qfvs([replace(video, duration=3.0) for video in videos], tmp_path, 7, write.write_text)
-    assert [len(cells) for cells in loadmat(tmp_path / "qfvs" / "Tags.mat")["Tags"]["Bin_Vecs"][0]] == [0] * 4
-    dense = tmp_path / "qfvs" / "Dense_per_shot_tags"
-    assert [(dense / name / f"{name}.txt").read_text() for name in LONG] == [""] * 4
-    assert not list((tmp_path / "qfvs").glob("Oracle_Summaries/*/*"))
