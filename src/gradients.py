@@ -124,8 +124,8 @@ def in_parts(function: Callable[..., Any], size: int | None, *inputs: Tensor) ->
     rows = len(inputs[0])
     if size is None or rows <= size or not torch.is_grad_enabled():
         return function(*inputs)
-    parts = [checkpoint(function, *(x[i : i + size] for x in inputs), use_reentrant=False)
-             for i in range(0, rows, size)]
+    parts = [checkpoint(function, *part, use_reentrant=False)
+             for part in zip(*(x.split(size) for x in inputs), strict=True)]
     if isinstance(parts[0], Tensor):
         return torch.cat(parts)
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))

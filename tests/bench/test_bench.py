@@ -228,7 +228,7 @@ def test_a_prepared_file_is_opened_and_read_again(toy: Path, tmp_path: Path) -> 
     (["search", "--widths", "8", "0"], "--widths 0: give a whole number, 1 or more"),
     (["search", "--every", "0.0001"], "--every 0.0001: give a finite number, 0.001 or more"),
     (["search", "--folder", "nowhere"], "--folder nowhere is not a folder: give one that is there"),
-    (["steps"], "part: invalid choice: 'steps' .choose from 'reader', 'forward', 'step'"),
+    (["steps"], "part: invalid choice: 'steps' .choose from 'reader', 'loader', 'forward'"),
     (["step", "--config", "nowhere.yaml", "--device", "cpu"], "--config nowhere.yaml is missing"),
     (["step", *TINY, "--batch-size", "0"], "--batch-size 0: give a whole number, 1 or more"),
     (["step", *TINY, "--peak-tflops", "nan"], "--peak-tflops nan: give a finite number above 0"),
