@@ -166,3 +166,20 @@ def test_two_objectives_activations_are_never_kept_together(make_task: Callable[
 def test_parts_keep_one_parts_activations(make_task: Callable[..., Pretrain]) -> None:
     changes = {"depth": 6, "num_fused_layers": 4}
     assert most_kept(make_task(**changes), 2) < 0.4 * most_kept(make_task(**changes))
+
+
+def test_gradients_of_the_trunk_wait_for_its_one_backward_pass(make_task: Callable[..., Pretrain],
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    task, waiting = make_task(), []
+
+    class Watched(Cut):
+        def total(self) -> Tensor:
+            waiting.extend(self._receivers[i] for i in self._gradients)
+            return super().total()
+
+    monkeypatch.setattr(Pretrain, "cut", Watched)
+    run(task)
+    names = {id(p): name for name, p in task.named_parameters()}
+    found = {names.get(id(x), "shared") for x in waiting}
+    assert "shared" in found and any(".fusion." in name for name in found)
+    assert not [name for name in found if "embed" in name or ".blocks.0." in name]

@@ -20,6 +20,7 @@ from egovlpv2.bench import run as bench
 from egovlpv2.bench.measure import BenchOptions, Figure, device_name, in_turn, peak_tflops, training_flops
 from egovlpv2.bench.run import table
 from egovlpv2.cli import main as cli
+from egovlpv2.data_modules import bench_loader as loader_bench
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks import bench_step as step_bench
 from egovlpv2.tasks.bench_forward import answers, egomcq, passes
@@ -242,3 +243,11 @@ def test_what_a_user_gets_wrong_is_one_line(arguments: list[str], problem: str, 
     with pytest.raises(SystemExit, match=problem):
         cli(["bench", *arguments])
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_loader_is_timed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_bench, "_SECONDS", 4)
+    monkeypatch.setattr(loader_bench, "_SECONDS", 4)
+    whole, rate, reading, handing_over = loader_bench.measure(options(), rows=2, batches=4)
+    assert whole.value * rate.value == pytest.approx(1000)
+    assert 0 < reading.value and 0 < handing_over.value and "602 kB" in handing_over.bound  # 4 x 3 x 224 x 224 bytes

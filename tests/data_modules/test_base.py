@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from egovlpv2.data_modules.base import VideoDataModule
 from egovlpv2.data_modules.clips import Failure
-from egovlpv2.data_modules.loaders import PAD_INDEX, DistributedEvalSampler, EpochSampler, ResumableDataLoader
+from egovlpv2.data_modules.loaders import PAD_INDEX, DistributedEvalSampler, EpochSampler, ResumableDataLoader, stack
 from egovlpv2.training.resume import use_resumable_loops
 
 SEED, ROWS, BATCH, EPOCHS = 3, 22, 4, 3  # five batches an epoch, two rows left out
@@ -269,3 +269,8 @@ def test_settings_below_their_bounds_are_refused_by_name(name: str, value: int, 
 def test_more_workers_than_any_machine_has_are_refused() -> None:
     with pytest.raises(ValueError, match="data.init_args.num_workers=100000: give 1,000 at most"):
         VideoDataModule(num_workers=100_000)
+
+
+def test_a_worker_stacks_a_batch_in_memory_that_is_shared() -> None:
+    loader = DataLoader(torch.arange(4), 2, num_workers=1, collate_fn=lambda rows: stack(rows).is_shared())
+    assert list(loader) == [True, True] and not stack(list(torch.arange(4))).is_shared()

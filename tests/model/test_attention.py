@@ -7,8 +7,10 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from egovlpv2.model.attention import (
+    Axis,
     attend,
     attention_weights,
     cls_attention,
@@ -200,3 +202,14 @@ def test_only_the_words_of_a_stack_have_dropout() -> None:
     assert torch.equal(one[0], two[0]) and not torch.equal(one[1], two[1])
     layer = stack.text[0]
     assert layer.mlp.drop1.p == layer.mlp.drop2.p == layer.attn.dropout.p == layer.cross.dropout.p == 0.5
+
+
+@pytest.mark.parametrize("axis", ["time", "space"])
+def test_divided_attention_keeps_no_queries_keys_and_values_twice(axis: Axis) -> None:
+    attn, kept = timm.layers.Attention(24, num_heads=3, qkv_bias=True), []
+    x = draw(2, 1 + 4 * 9, 24).requires_grad_()
+    with saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
+        divided_attention(attn, x, 4, axis)
+    whole = {saved.untyped_storage().data_ptr(): saved.untyped_storage().nbytes() for saved in kept}
+    assert max(whole.values()) < 3 * x.nbytes  # the output of the projection to all three would be as large
+    assert sum(whole.values()) < 7 * x.nbytes  # input, queries, keys, values and outputs; the weights are small
