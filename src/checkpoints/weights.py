@@ -73,8 +73,9 @@ def resize_frames(backbone: Backbone, size: tuple[int, int]) -> None:
             raise ValueError(f"frames of {size[0]} x {size[1]} px: patches of {patch} px don't fill {side} px; give a "
                              f"multiple, such as {f'{below} or ' if below > 0 else ''}{max(below, 0) + patch}")
     patches.set_input_size(size)
-    positions = resample_abs_pos_embed(tower.pos_embed.detach(), list(patches.grid_size), old)
-    tower.pos_embed = nn.Parameter(positions)  # (1, 1 + N, D)
+    before = tower.pos_embed.detach()  # (1, 1 + N, D), or (1, N, D)
+    tower.pos_embed = nn.Parameter(resample_abs_pos_embed(before, list(patches.grid_size), old,
+                                                          num_prefix_tokens=before.shape[1] - old[0] * old[1]))
     backbone.config.video.overrides = {**backbone.config.video.overrides, "img_size": list(size)}
 
 

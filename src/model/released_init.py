@@ -6,7 +6,7 @@ from torch import nn
 
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.fusion import GatedCrossAttention
-from egovlpv2.model.video_tower import SpaceTimeBlock
+from egovlpv2.model.space_time_block import SpaceTimeBlock
 
 _STD = 0.02  # BERT's
 

@@ -5,7 +5,6 @@ Letters: `B` clips, `T` frames, `N` patches of a frame, `S = 1 + T * N` tokens, 
 """
 
 import json
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from inspect import signature
@@ -22,10 +21,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from egovlpv2.io.schema import check
-from egovlpv2.model.attention import QKVAttention, cls_attention, divided_attention
 from egovlpv2.model.bounds import Depth, Width, require
 from egovlpv2.model.fusion import GatedCrossAttention
 from egovlpv2.model.library_check import STRUCTURE_ERRORS, check_same_outputs, isolated_cpu, randomize
+from egovlpv2.model.space_time_block import SpaceTimeBlock
 
 _Pixels = Annotated[int, Meta(ge=1, le=1 << 14)]
 _Sides = _Pixels | Annotated[list[_Pixels], Meta(min_length=2, max_length=2)]
@@ -48,7 +47,8 @@ class VideoTowerConfig:
     """Configuration of the video tower.
 
     Args:
-        name: A plain ViT of timm (class token, absolute positions), such as `vit_base_patch16_224`.
+        name: A ViT of timm with a class token and absolute positions, such as `vit_base_patch16_224`, or CLIP's
+            `vit_base_patch16_clip_quickgelu_224`.
         overrides: Arguments of that timm model to change (`depth`, `embed_dim`, `img_size`, `patch_size`, ...).
         init: Initial weights: `timm` to download timm's, or the path of a file that timm can load; None for random
             ones.
@@ -81,64 +81,6 @@ class VideoTowerConfig:
             raise ValueError(f"overrides: {min(map(str, unknown))} is not an argument of timm's ViTs")
 
 
-class SpaceTimeBlock(nn.Module):
-    """A timm ViT block with temporal attention before its spatial attention, and optional cross-attention after it.
-
-    `z = SPACE(x + TIME(x))`, `x = x + z + alpha * CA(z, text)`, `x = x + MLP(x)`, each with a norm of its own.
-    """
-
-    attn: QKVAttention
-    time_attn: QKVAttention
-    norm1: nn.Module
-    norm2: nn.Module
-    mlp: nn.Module
-    ls1: nn.Module
-    ls2: nn.Module
-    drop_path1: nn.Module
-    drop_path2: nn.Module
-
-    def __init__(self, block: Any, norm_eps: float, fusion: GatedCrossAttention | None) -> None:
-        super().__init__()
-        self.norm1, self.attn, self.ls1, self.drop_path1 = block.norm1, block.attn, block.ls1, block.drop_path1
-        self.norm2, self.mlp, self.ls2, self.drop_path2 = block.norm2, block.mlp, block.ls2, block.drop_path2
-        self.norm_time = nn.LayerNorm(block.norm1.weight.shape[0], eps=norm_eps)
-        self.time_attn = deepcopy(block.attn)
-        nn.init.zeros_(self.time_attn.proj.weight)  # preserves the pre-trained ViT's features at the start
-        nn.init.zeros_(self.time_attn.proj.bias)
-        self.fusion = fusion
-
-    def forward(self, x: Tensor, num_frames: int, text: Tensor | None = None, text_mask: Tensor | None = None,
-                cls_only: bool = False) -> Tensor:
-        """Run the block.
-
-        Args:
-            x: (B, S, D).
-            num_frames: `T`.
-            text: (B, L, D') hidden states of the text tower; None leaves the gate closed.
-            text_mask: (B, L) bool.
-            cls_only: Compute only what the CLS token needs.
-
-        Returns:
-            (B, S, D), or (B, 1, D) with `cls_only`.
-        """
-        return self.join(x, self.attend(x, num_frames, cls_only), text, text_mask)
-
-    def attend(self, x: Tensor, num_frames: int, cls_only: bool = False) -> Tensor:
-        """Compute temporal and spatial attention, which don't depend on the text: (B, S, D), or (B, 1, D)."""
-        time = self.time_attn.proj(divided_attention(self.time_attn, self.norm_time(x), num_frames, "time"))
-        y = self.norm1(x + time)  # (B, S, D)
-        z = cls_attention(self.attn, y) if cls_only else divided_attention(self.attn, y, num_frames, "space")
-        return self.attn.proj(z)
-
-    def join(self, x: Tensor, z: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None) -> Tensor:
-        """Run the rest of the block, cross-attention and MLP, given `z`, the output of `attend` for `x`."""
-        if text is not None:
-            assert self.fusion is not None
-            z = self.fusion(z, text, text_mask)
-        x = x[:, : z.shape[1]] + self.drop_path1(self.ls1(z))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
-
-
 class VideoTower(nn.Module):
     """Video embeddings and blocks, which the backbone runs one by one.
 
@@ -155,7 +97,7 @@ class VideoTower(nn.Module):
     mean: Tensor  # (3, 1, 1)
     std: Tensor  # (3, 1, 1)
     cls_token: nn.Parameter  # (1, 1, D)
-    pos_embed: nn.Parameter  # (1, 1 + N, D)
+    pos_embed: nn.Parameter  # (1, 1 + N, D), or (1, N, D) where the CLS token has no position
     patch_embed: PatchEmbed
 
     def __init__(self, config: VideoTowerConfig, num_fused: int, text_dim: int, vit: Any = None) -> None:
@@ -174,6 +116,7 @@ class VideoTower(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.patch_embed, self.cls_token, self.pos_embed = vit.patch_embed, vit.cls_token, vit.pos_embed
         self.temporal_embed = nn.Parameter(torch.randn(1, config.num_frames, self.dim) * 0.02)
+        self.norm_pre: nn.Module = vit.norm_pre  # CLIP's; an identity in others
         self.num_heads: int = vit.blocks[0].attn.num_heads
         self.blocks = nn.ModuleList(
             SpaceTimeBlock(
@@ -211,9 +154,12 @@ class VideoTower(nn.Module):
         batch, num_frames = video.shape[:2]
         x = self.patch_embed(video.flatten(0, 1)).unflatten(0, (batch, num_frames))  # (B, T, N, D)
         time = interpolate_time(self.temporal_embed, num_frames)  # (1, T, D)
-        x = x + self.pos_embed[:, None, 1:] + time[:, :, None]  # (B, T, N, D)
-        cls = (cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)  # (B, 1, D)
-        return torch.cat([cls.to(x.dtype), x.flatten(1, 2)], dim=1)  # (B, S, D)
+        patches = self.pos_embed[:, -x.shape[2]:]  # (1, N, D)
+        if patches.shape != self.pos_embed.shape:
+            cls_token = cls_token + self.pos_embed[:, :1]  # (1, 1, D)
+        x = x + patches[:, None] + time[:, :, None]  # (B, T, N, D)
+        x = torch.cat([cls_token.expand(batch, -1, -1).to(x.dtype), x.flatten(1, 2)], dim=1)  # (B, S, D)
+        return self.norm_pre(x)
 
 
 def interpolate_time(temporal_embed: Tensor, num_frames: int) -> Tensor:
@@ -249,7 +195,7 @@ def _make_vit(config: VideoTowerConfig) -> Any:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__  # a bare assertion of timm's
         raise ValueError(f"video: timm can't build {config.name} with overrides {config.overrides}: {reason}"
                          ) from error
-    plain = isinstance(vit, VisionTransformer) and vit.num_prefix_tokens == 1 and not vit.no_embed_class
+    plain = isinstance(vit, VisionTransformer) and vit.num_prefix_tokens == 1
     if not plain or vit.pos_embed is None or vit.cls_token is None:
         raise ValueError(f"video.name: {config.name} is not a plain ViT of timm with one class token and positions")
     return vit

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from egovlpv2.checkpoints.weights import resize_frames
+from egovlpv2.model.backbone import Backbone
 
 
 @pytest.mark.parametrize("size", [(48, 48), (32, 64), (16, 16), (80, 32)])
@@ -23,6 +24,19 @@ def test_positions_are_interpolated_and_that_of_the_cls_token_stays(make_backbon
     assert backbone.embed_video(torch.randn(1, 4, 3, *size)).shape == (1, 8)
     with pytest.raises(ValueError, match="clips are 20 x 20 px"):
         backbone.embed_video(torch.randn(1, 4, 3, 20, 20))
+
+
+def test_where_the_cls_token_has_no_position_all_are_interpolated(small_config) -> None:
+    config = small_config()
+    config.video.overrides["no_embed_class"] = True
+    backbone = Backbone(config)
+    before = backbone.video_tower.pos_embed.detach().clone()
+    resize_frames(backbone, (32, 64))
+    after = backbone.video_tower.pos_embed
+    expected = F.interpolate(before[0].unflatten(0, (2, 2)).permute(2, 0, 1)[None], (2, 4), mode="bicubic",
+                             antialias=True)[0].flatten(1).T
+    torch.testing.assert_close(after[0], expected)
+    assert backbone.embed_video(torch.randn(1, 4, 3, 32, 64)).shape == (1, 8)
 
 
 def test_the_same_size_changes_nothing(make_backbone) -> None:

@@ -18,12 +18,11 @@ SMALL_VIT = {"depth": 2, "embed_dim": 48, "num_heads": 3}
 SMALL_BERT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 64,
               "vocab_size": 90}
 PLAIN = ["vit_base_patch16_224", "vit_tiny_patch16_384", "deit_small_patch16_224", "vit_base_patch14_dinov2",
-         "vit_base_patch16_plus_240", "vit_small_patch16_36x1_224"]
+         "vit_base_patch16_plus_240", "vit_small_patch16_36x1_224", "deit3_small_patch16_224",
+         "vit_base_patch16_clip_224", "vit_large_patch14_clip_quickgelu_336", "vit_base_patch32_clip_quickgelu_224"]
 TEXT = ["bert", "roberta", "xlm-roberta", "camembert", "ernie", "data2vec-text", "markuplm", "splinter", "visual_bert",
         "bert-generation", "electra", pytest.param("roc_bert", marks=pytest.mark.slow)]  # with large embeddings
 REFUSED = {
-    "vit_base_patch16_clip_224": "norm_pre.weight, norm_pre.bias of timm's model would be left out",
-    "vit_base_patch16_clip_quickgelu_224": "norm_pre.weight",
     "vit_so150m2_patch16_reg1_gap_256": "not a plain ViT of timm with one class token",
     "vit_base_patch14_reg4_dinov2": "not a plain ViT", "vit_base_patch16_siglip_224": "not a plain ViT",
     "eva02_base_patch14_224": "not a plain ViT", "vit_base_patch16_dinov3": "not a plain ViT",
@@ -42,9 +41,8 @@ def draw(model: nn.Module) -> nn.Module:
 
 def vit_and_tower(name: str, **overrides: Any) -> tuple[nn.Module, VideoTower]:
     """timm's model with drawn parameters, and our tower with the same ones and no part in time."""
-    config = VideoTowerConfig(name, SMALL_VIT | overrides, norm_eps=1e-6)
-    tower = VideoTower(config, 0, 8).eval()
     theirs = draw(timm.create_model(name, num_classes=0, **SMALL_VIT, **overrides))
+    tower = VideoTower(VideoTowerConfig(name, SMALL_VIT | overrides, norm_eps=theirs.blocks[0].norm1.eps), 0, 8).eval()
     ours = {key: value for key, value in tower.state_dict().items() if "time" in key or "temporal" in key}
     tower.load_state_dict({**theirs.state_dict(), **{key: value * 0 for key, value in ours.items()}})
     return theirs, tower
@@ -72,7 +70,7 @@ def test_a_vit_with_parts_that_are_not_used_is_refused_by_name(name: str) -> Non
 
 
 @pytest.mark.parametrize("overrides, message", [
-    ({"pre_norm": True}, "norm_pre.weight, norm_pre.bias"), ({"global_pool": "avg"}, "fc_norm.weight|something else"),
+    ({"global_pool": "avg"}, "fc_norm.weight|something else"),
     ({"global_pool": "avg", "fc_norm": False}, "something else"), ({"reg_tokens": 4}, "not a plain ViT"),
     ({"class_token": False, "global_pool": "avg"}, "not a plain ViT"), ({"scale_attn_norm": True}, "attn.norm.weight"),
     ({"proj_drop_rate": 0.1}, r"attn.proj_drop \(rate 0.1\)"), ({"pos_drop_rate": 0.2}, r"pos_drop \(rate 0.2\)"),
@@ -85,7 +83,8 @@ def test_an_override_that_is_not_used_is_refused_by_name(overrides: dict[str, An
 
 
 @pytest.mark.parametrize("overrides", [{"qk_norm": True}, {"init_values": 1e-5}, {"qkv_bias": False},
-                                       {"mlp_ratio": 2.5}, {"scale_mlp_norm": True}, {"final_norm": False}])
+                                       {"mlp_ratio": 2.5}, {"pre_norm": True}, {"no_embed_class": True},
+                                       {"scale_mlp_norm": True}, {"final_norm": False}])
 def test_parts_that_are_used_are_taken(overrides: dict[str, Any]) -> None:
     assert differs(*vit_and_tower("vit_tiny_patch16_224", img_size=32, **overrides)) < 1e-4
 

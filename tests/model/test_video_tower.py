@@ -150,7 +150,6 @@ def test_timms_own_weights_are_fetched_by_name(monkeypatch: pytest.MonkeyPatch) 
 def test_a_file_that_is_missing_and_a_model_that_is_not_a_plain_vit_are_named() -> None:
     with pytest.raises(ValueError, match="video.init: missing.bin"):
         video_tower(init="missing.bin")
-    for overrides in ({"class_token": False, "global_pool": "avg"}, {"reg_tokens": 2}, {"no_embed_class": True},
-                      {"pos_embed": "none"}):
+    for overrides in ({"class_token": False, "global_pool": "avg"}, {"reg_tokens": 2}, {"pos_embed": "none"}):
         with pytest.raises(ValueError, match="vit_tiny_patch16_224"):
             video_tower(overrides=VIT | overrides)
