@@ -155,8 +155,14 @@ def divided_attention(attn: QKVAttention, x: Tensor, num_frames: int, axis: Axis
     return _Join.apply(cls, patches.unflatten(1, query.shape[1:3]), num_frames, axis)
 
 
+def joint_attention(attn: QKVAttention, x: Tensor) -> Tensor:
+    """Apply attention of all tokens to all, of every frame, before the output projection: (B, S, D) -> (B, S, D)."""
+    q, k, v = (split_heads(y, attn.num_heads) for y in attn.qkv(x).chunk(3, dim=-1))  # (B, h, S, d)
+    return merge_heads(scaled_dot_product(attn.q_norm(q), attn.k_norm(k), v))
+
+
 def cls_attention(attn: QKVAttention, x: Tensor) -> Tensor:
-    """Compute the CLS token's output of `divided_attention` alone, without the queries of patches.
+    """Compute the CLS token's output of `divided_attention` or `joint_attention`, without the queries of patches.
 
     Args:
         attn: timm's attention layer.

@@ -24,8 +24,9 @@ def init_as_released(backbone: Backbone) -> None:
     nn.init.zeros_(backbone.video_tower.temporal_embed)
     for block in backbone.video_tower.blocks:
         assert isinstance(block, SpaceTimeBlock)
-        for layer, value in ((block.time_attn.qkv, 0.0), (block.time_attn.proj, 1.0)):
-            _fill(layer, value)
+        if block.time_attn is not None:
+            _fill(block.time_attn.qkv, 0.0)
+            _fill(block.time_attn.proj, 1.0)
     in_video, in_text = (
         [module for module in tower.modules() if isinstance(module, GatedCrossAttention)]
         for tower in (backbone.video_tower, backbone.text_tower))

@@ -1,6 +1,7 @@
-"""Divided space-time video transformer, built from a plain timm ViT.
+"""Space-time video transformer, built from a plain timm ViT.
 
-Source: TimeSformer (Bertasius et al., 2021) in the form of Frozen in Time (Bain et al., 2021), as EgoVLPv2 uses it.
+Source: TimeSformer (Bertasius et al., 2021) in the form of Frozen in Time (Bain et al., 2021), as EgoVLPv2 uses it;
+joint attention as in AVION (Zhao and Kraehenbuehl, 2023).
 Letters: `B` clips, `T` frames, `N` patches of a frame, `S = 1 + T * N` tokens, `D` width.
 """
 
@@ -24,7 +25,7 @@ from egovlpv2.io.schema import check
 from egovlpv2.model.bounds import Depth, Width, require
 from egovlpv2.model.fusion import GatedCrossAttention
 from egovlpv2.model.library_check import STRUCTURE_ERRORS, check_same_outputs, isolated_cpu, randomize
-from egovlpv2.model.space_time_block import SpaceTimeBlock
+from egovlpv2.model.space_time_block import SpaceTimeAttention, SpaceTimeBlock
 
 _Pixels = Annotated[int, Meta(ge=1, le=1 << 14)]
 _Sides = _Pixels | Annotated[list[_Pixels], Meta(min_length=2, max_length=2)]
@@ -57,6 +58,8 @@ class VideoTowerConfig:
         drop_path: Stochastic depth rate of the last block, rising linearly from zero.
         pixel_mean: Mean of red, green and blue in [0, 1], for normalising uint8 clips; None for the timm model's.
         pixel_std: Standard deviation of red, green and blue.
+        attention: Attention of patches: `divided` into attention in time and in space (paper), or `joint`, of all
+            frames' patches, which adds no weights to the ViT's.
     """
 
     name: str = "vit_base_patch16_224"
@@ -67,6 +70,7 @@ class VideoTowerConfig:
     drop_path: float = 0.0
     pixel_mean: list[float] | None = None
     pixel_std: list[float] | None = None
+    attention: SpaceTimeAttention = "divided"
 
     def __post_init__(self) -> None:
         require(1 <= self.num_frames <= 10_000, "num_frames", self.num_frames, "a number of frames from 1 to 10000")
@@ -123,6 +127,7 @@ class VideoTower(nn.Module):
                 block, config.norm_eps,
                 GatedCrossAttention(self.dim, text_dim, self.num_heads, config.norm_eps) if i >= depth - num_fused
                 else None,
+                config.attention,
             )
             for i, block in enumerate(vit.blocks)
         )

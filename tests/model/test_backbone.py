@@ -1,14 +1,42 @@
 """The gate, and outputs that are skipped when they aren't requested."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
-from helpers import KINDS, make_clips, make_text
+from helpers import KINDS, draw_parameters, make_clips, make_text
 from torch import nn
 from transformers import AutoModel
 
+from egovlpv2 import build_backbone
 from egovlpv2.checkpoints.weights import check_traits
 from egovlpv2.model.backbone import Backbone
+
+
+def towers(small_config, **video: object) -> Backbone:
+    config = small_config()
+    config.video = replace(config.video, **video)
+    return Backbone(config).eval()
+
+
+@pytest.mark.parametrize("attention", ["divided", "joint"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch16_clip_quickgelu_224",
+                                  "deit3_small_patch16_224"])
+def test_each_kind_of_vit_and_attention_can_be_fused(small_config, name: str, attention: str) -> None:
+    backbone = towers(small_config, name=name, attention=attention)
+    video, text = torch.randn(2, 4, 3, 32, 32), make_text(2)
+    with torch.no_grad():
+        trunk = backbone.trunk(video, text, gate=False)
+        closed, opened = (backbone.top(trunk, 4, gate).video for gate in (False, True))
+        torch.testing.assert_close(opened, closed, atol=1e-6, rtol=0)  # alphas start at zero
+    draw_parameters(backbone)
+    (backbone.vtm_logits(video, text).square().sum() + backbone.mlm_logits(video, text).square().sum()
+     + backbone.embed_video(video).sum() + backbone.embed_text(text).sum()).backward()
+    assert [name for name, p in backbone.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    again = build_backbone(backbone.config.to_dict())
+    again.load_state_dict(backbone.state_dict())
+    assert torch.equal(again.eval().embed_video(video), backbone.embed_video(video))
 
 
 @pytest.mark.parametrize("attends_to", ["current", "previous"])

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from helpers import draw_parameters
 from torch import nn
 
 from egovlpv2.model.video_tower import VideoTower, VideoTowerConfig, interpolate_time
@@ -153,3 +154,17 @@ def test_a_file_that_is_missing_and_a_model_that_is_not_a_plain_vit_are_named() 
     for overrides in ({"class_token": False, "global_pool": "avg"}, {"reg_tokens": 2}, {"pos_embed": "none"}):
         with pytest.raises(ValueError, match="vit_tiny_patch16_224"):
             video_tower(overrides=VIT | overrides)
+
+
+@torch.no_grad()
+def test_joint_attention_is_the_vits_over_the_patches_of_all_frames() -> None:
+    tower = video_tower(attention="joint").eval()
+    draw_parameters(tower)
+    assert not [name for name, _ in tower.named_parameters() if "time_attn" in name or "norm_time" in name]
+    x, block = torch.randn(2, 1 + 3 * 4, tower.dim), tower.blocks[0]
+    qkv = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, tower.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    weights = (qkv[0] @ qkv[1].transpose(-2, -1) * qkv.shape[-1] ** -0.5).softmax(-1)  # (B, h, S, S)
+    y = x + block.attn.proj((weights @ qkv[2]).transpose(1, 2).flatten(2))
+    expected = y + block.mlp(block.norm2(y))
+    torch.testing.assert_close(block(x, 3), expected)
+    torch.testing.assert_close(block(x, 3, cls_only=True), expected[:, :1])
