@@ -107,6 +107,16 @@ def test_a_refused_fit_leaves_the_earlier_run_where_it_is(toy: Path, tmp_path: P
         assert (run / "metrics.json").read_text() == "earlier" and not (run / "config.yaml").exists()
 
 
+def test_a_job_that_is_queued_again_does_not_find_the_earlier_run(toy: Path, tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pretrain" / "checkpoints").mkdir(parents=True)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    with pytest.raises(SystemExit, match="error: .*nowhere"):
+        cli([*arguments(toy, 2), f"--trainer.logger.init_args.save_dir={tmp_path}",
+             f"--data.init_args.root={tmp_path / 'nowhere'}"])
+    assert not (tmp_path / "pretrain" / "checkpoints").exists() and (tmp_path / "pretrain.1" / "checkpoints").is_dir()
+
+
 def test_the_data_of_another_task_is_refused() -> None:
     class Other(MQDataModule):
         def __init__(self) -> None:
