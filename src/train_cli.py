@@ -241,13 +241,14 @@ class SaveSettings(SaveConfigCallback):
 
 
 def check_pair(model: LightningModule, data: LightningDataModule) -> None:
-    """Refuse the data module of another task, whose batches have other keys.
+    """Refuse the data module of another task, whose batches have other keys; a task of a user's own may take any.
 
     Raises:
         ValueError: It is one; says which tasks take its batches.
     """
     tasks = getattr(data, "tasks", ())  # data modules of others may lack it
-    if tasks and not {f"{kind.__module__}.{kind.__name__}" for kind in type(model).__mro__} & set(tasks):
+    ours = type(model).__module__.startswith("egovlpv2.tasks.")
+    if tasks and ours and not {f"{kind.__module__}.{kind.__name__}" for kind in type(model).__mro__} & set(tasks):
         raise ValueError(f"{type(model).__name__} can't use the batches of {type(data).__name__}: set model.class_path "
                          f"to {' or '.join(tasks)}, or data.class_path to the data module of {type(model).__name__}")
 

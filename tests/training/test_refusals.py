@@ -9,6 +9,8 @@ from training.test_killed_fits import arguments
 
 from egovlpv2.cli import main as cli
 from egovlpv2.data_modules.mq import MQDataModule
+from egovlpv2.tasks.ek100 import EK100
+from egovlpv2.tasks.mq import MQ
 from egovlpv2.train_cli import check_pair
 from egovlpv2.training.command_line import check_command_line, split_options
 
@@ -122,10 +124,12 @@ def test_the_data_of_another_task_is_refused() -> None:
         def __init__(self) -> None:
             pass
 
-    class OwnTask(SmallTask):
+    class OwnTask(MQ):
         pass
 
-    check_pair(OwnTask(), RowsDataModule())
-    with pytest.raises(ValueError, match="^OwnTask can't use the batches of Other: set model.class_path to "
-                                         "egovlpv2.tasks.mq.MQ, or data.class_path to the data module of OwnTask"):
-        check_pair(OwnTask(), Other())
+    for task, data in ((SmallTask(), RowsDataModule()), (SmallTask(), Other()), (OwnTask.__new__(OwnTask), Other()),
+                       (EK100.__new__(EK100), RowsDataModule())):
+        check_pair(task, data)
+    with pytest.raises(ValueError, match="^EK100 can't use the batches of Other: set model.class_path to "
+                                         "egovlpv2.tasks.mq.MQ, or data.class_path to the data module of EK100"):
+        check_pair(EK100.__new__(EK100), Other())
