@@ -17,7 +17,8 @@ evaluate-% finetune-%: export EGO_WEIGHTS = $(or $(WEIGHTS),runs/$(RUN)/checkpoi
 ifdef VIDEOS
 export EGO_VIDEOS = $(VIDEOS)
 endif
-$(foreach v,FEATURES:features FRAMES:recipe.frames FRAME_RULE:recipe.frame_rule NLQ_FILES:root QFVS_TESTS:test_video,$(if $(filter command%,$(origin $(firstword $(subst :, ,$v)))),$(error $(firstword $(subst :, ,$v)) was removed: give ARGS="--data.init_args.$(lastword $(subst :, ,$v))=..." instead)))
+removed = $(if $(filter command,$(origin $(1))),$(error $(1) was removed: give ARGS="--data.init_args.$(2)=..." instead))
+$(call removed,FEATURES,features)$(call removed,FRAMES,recipe.frames)$(call removed,FRAME_RULE,recipe.frame_rule)$(call removed,NLQ_FILES,root)$(call removed,QFVS_TESTS,test_video)
 setup: $(BIN)/.ready  ## make .venv with this package and all it needs
 # The installation links to each file, so that editors and type checkers follow it: new files ask for another one.
 $(shell mkdir -p build; find src conf data_modules tasks -name '*.py' | sort > build/new; cmp -s build/new build/files || mv build/new build/files)
@@ -26,7 +27,6 @@ $(BIN)/.ready: setup.cfg pyproject.toml build/files
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --config-settings editable_mode=strict --editable '.[dev,docs]'
 	@touch $@
-
 TOY = $(if $(filter toy,$(DATA))$(filter tiny,$(MODEL)),toy-data)  # the tiny model has its tokenizer from there
 toy-data: setup  ## render the toy world into data/toy, with a contact sheet to look at
 	$(BIN)/egovlpv2 toy-data --out $(or $(EGO_TOY),data/toy)

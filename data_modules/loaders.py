@@ -32,7 +32,6 @@ PAD_INDEX = -1  # the key that makes the shorter shares of an evaluation as long
 Sample = TypeVar("Sample", covariant=True)
 Collate = Callable[[list[Any]], object]
 
-
 _MOST_WORKERS = 1000  # as of `egovlpv2.types.NumWorkers`: some 300 MB each
 
 

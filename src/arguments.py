@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from egovlpv2.command.parser import check_arguments
+from egovlpv2.command.parser import number_problem
 
 
 def check_call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
@@ -22,20 +22,22 @@ def check_call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> No
         ValueError: An argument has another type, is out of bounds, or is an empty text or list; names the argument,
             what was given and what is allowed.
     """
-    given = {name: _plain(arguments[name]) for name in function.__annotations__ if name in arguments}
-    for name, value in given.items():
-        allowed = _alternatives(function.__annotations__[name])
-        if any(get_origin(kind) in (Annotated, Literal) for kind in allowed):
-            continue  # `check_arguments` does
-        listed = next((kind for kind in allowed if get_origin(kind) is Sequence), None)
-        if listed is not None and isinstance(value, Sequence) and not isinstance(value, str | bytes):
-            _check_items(name, value, listed)
-        elif isinstance(value, str) and not value and any(_fits(value, kind) for kind in allowed):
-            raise ValueError(f"{name} is empty: give a value")
-        elif not any(_fits(value, kind) for kind in allowed):
-            text = f"{str(value)!r}" if isinstance(value, os.PathLike) else f"{value!r:.100}"
-            raise ValueError(f"{name}={text}: give {' or '.join(dict.fromkeys(map(_in_words, allowed)))}")
-    check_arguments(function, given)
+    for name, annotation in function.__annotations__.items():
+        if name in arguments:
+            _check(name, _plain(arguments[name]), _alternatives(annotation))
+
+
+def _check(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value is None and NoneType in allowed:
+        return
+    listed = next((kind for kind in allowed if get_origin(kind) is Sequence), None)
+    if listed is not None:
+        _check_items(name, value, listed)
+    elif isinstance(value, str) and not value and str in allowed:
+        raise ValueError(f"{name} is empty: give a value")
+    elif wanted := _wanted(value, allowed):
+        text = f"{str(value)!r}" if isinstance(value, os.PathLike) else f"{value!r:.100}"
+        raise ValueError(f"{name}={text}: give {wanted}")
 
 
 def _plain(value: Any) -> Any:
@@ -49,13 +51,26 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
-def _check_items(name: str, values: Sequence[Any], annotation: Any) -> None:
+def _check_items(name: str, values: Any, annotation: Any) -> None:
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise ValueError(f"{name}={str(values)!r:.100}: give a list")
     if not values:
         raise ValueError(f"{name} is an empty list: give one or more")
-    (kind,) = get_args(annotation)
-    for value in values:
-        if not _fits(value, kind) or value == "":
-            raise ValueError(f"{name} holds {value!r:.100}: give {_in_words(kind)} for each")
+    for value in map(_plain, values):
+        if wanted := "a text" if value == "" else _wanted(value, get_args(annotation)):
+            raise ValueError(f"{name} holds {value!r:.100}: give {wanted} for each")
+
+
+def _wanted(value: Any, allowed: tuple[Any, ...]) -> str:
+    """The values to give instead of one that none of the types allows; empty if one does."""
+    kind = allowed[0]
+    if get_origin(kind) is Annotated:
+        return number_problem(value, *get_args(kind))
+    if get_origin(kind) is Literal:
+        return "" if value in get_args(kind) else f"one of {', '.join(map(repr, get_args(kind)))}"
+    if any(_fits(value, kind) for kind in allowed):
+        return ""
+    return " or ".join(dict.fromkeys(map(_in_words, allowed)))
 
 
 def _fits(value: Any, kind: Any) -> bool:

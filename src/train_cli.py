@@ -37,7 +37,7 @@ from egovlpv2.training.resume import use_resumable_loops
 from egovlpv2.training.run_checkpoints import LAST, BestCheckpoint, LastCheckpoint
 from egovlpv2.training.run_folder import give_back, take_folder
 from egovlpv2.training.settings import changed_settings
-from egovlpv2.training.slurm import requeueing_on_signal, was_requeued
+from egovlpv2.training.slurm import may_be_requeued, requeueing_on_signal, was_requeued
 from egovlpv2.types import PrecisionChoice
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class EgoCLI(LightningCLI):
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
         use_resumable_loops(trainer)
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set outside Trainer.__init__
-        callbacks[:] = [ParameterSummary() if type(one) in (ModelSummary, RichModelSummary) else
+        callbacks[:] = [ParameterSummary(one._max_depth) if type(one) in (ModelSummary, RichModelSummary) else
                         ProgressLines() if type(one) in _BARS and not sys.stdout.isatty() else one for one in callbacks]
         return trainer
 
@@ -135,7 +135,9 @@ class EgoCLI(LightningCLI):
             with requeueing_on_signal(self.trainer):
                 super()._run_subcommand(subcommand)
         except BaseException:
-            if self._aside is not None and (subcommand != "fit" or self.trainer.global_step == 0):
+            began = subcommand == "fit" and self.trainer.global_step > 0
+            # If it were in the folder, a job that is queued again would continue the earlier run.
+            if self._aside is not None and not began and not may_be_requeued():
                 give_back(self._folder, self._aside)
             raise
 
@@ -239,13 +241,14 @@ class SaveSettings(SaveConfigCallback):
 
 
 def check_pair(model: LightningModule, data: LightningDataModule) -> None:
-    """Refuse the data module of another task, whose batches have other keys.
+    """Refuse the data module of another task, whose batches have other keys; a task of a user's own may take any.
 
     Raises:
         ValueError: It is one; says which tasks take its batches.
     """
     tasks = getattr(data, "tasks", ())  # data modules of others may lack it
-    if tasks and not {f"{kind.__module__}.{kind.__name__}" for kind in type(model).__mro__} & set(tasks):
+    ours = type(model).__module__.startswith("egovlpv2.tasks.")
+    if tasks and ours and not {f"{kind.__module__}.{kind.__name__}" for kind in type(model).__mro__} & set(tasks):
         raise ValueError(f"{type(model).__name__} can't use the batches of {type(data).__name__}: set model.class_path "
                          f"to {' or '.join(tasks)}, or data.class_path to the data module of {type(model).__name__}")
 

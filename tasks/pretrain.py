@@ -30,6 +30,7 @@ from egovlpv2.tokenization import load_fitting_tokenizer
 
 _IGNORED = -100  # in place of a token that is not to be predicted
 
+
 class Objectives(NamedTuple):
     """Losses of a step."""
 

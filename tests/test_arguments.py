@@ -1,6 +1,7 @@
 """Arguments of the public functions: wrong types, numbers out of bounds and empty ones are one line that names them."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ VIDEO, WEIGHTS = "film.mp4", "weights.ckpt"  # not there: arguments are checked 
     ("ask", {"video": VIDEO, "question": "q", "weights": WEIGHTS, "device": 3}, "device=3: give a text or None"),
     ("attend", {"video": VIDEO, "text": "t", "weights": WEIGHTS, "words": []}, "words is an empty list"),
     ("attend", {"video": VIDEO, "text": "t", "weights": WEIGHTS, "whole": "no"}, "whole='no': give True or False"),
+    ("build_index", {"videos": b"film.mp4", "weights": WEIGHTS}, "videos=.*: give a list"),
     ("Index", {"folder": None}, "folder=None: give a text or a path"),
 ])
 def test_a_wrong_argument_is_named_with_what_is_allowed(name: str, arguments: dict[str, Any], message: str,
@@ -66,6 +68,18 @@ def test_numbers_of_numpy_have_the_same_bounds(count: object) -> None:
     check: Callable[..., None] = _function
     with pytest.raises(ValueError, match="^count="):
         check(["a"], "b", count)
+
+
+@pytest.mark.parametrize(("sizes", "message"), [
+    ([4, 0], "sizes holds 0: give a whole number, 1 or more for each"), ([1.5], "sizes holds 1.5: give a whole number"),
+    (3, "sizes='3': give a list"), ([np.int64(4)], ""), ((), "sizes is an empty list"),
+])
+def test_numbers_in_a_list_have_bounds(sizes: Any, message: str) -> None:
+    def function(sizes: Sequence[Count]) -> None:
+        check_call(function, locals())
+
+    with pytest.raises(ValueError, match=f"^{message}") if message else nullcontext():
+        function(sizes)
 
 
 def test_every_public_function_checks_its_arguments() -> None:

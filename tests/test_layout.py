@@ -39,8 +39,8 @@ ARROWS = {
                "video"),
     "tools": ("arguments", "batch", "checkpoints", "command", "device", "features", "heads", "io", "metrics", "model",
               "tokenization", "types", "video", "viz"),
-    "bench": ("command", "device", "features", "heads", "io", "metrics", "search", "types", "video"),
-    "analysis": ("batch", "bench", "command", "io", "model", "training", "types", "viz"),
+    "bench": ("arguments", "command", "device", "features", "heads", "io", "metrics", "search", "types", "video"),
+    "analysis": ("arguments", "batch", "bench", "command", "io", "model", "training", "types", "viz"),
     "configs": ("command", "io"),
     "train_cli": ("command", "device", "io", "training", "types"),
     "cli": ("command",),  # it names all others in its table of commands

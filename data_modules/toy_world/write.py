@@ -10,9 +10,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from egovlpv2.arguments import check_call
 from egovlpv2.command.context import interrupts_held
 from egovlpv2.command.cores import usable_cores
-from egovlpv2.command.parser import check_arguments
 from egovlpv2.data_modules.toy_world.contact_sheet import contact_sheet
 from egovlpv2.data_modules.toy_world.formats import egoclip_csv, egomcq_json
 from egovlpv2.data_modules.toy_world.grounding_formats import write_grounding
@@ -169,7 +169,7 @@ def write_toy_world(out: str | Path = "data/toy", *, num_workers: Count | None =
         ValueError: An argument doesn't allow it, or the folder holds another toy world.
     """
     arguments = dict(locals())
-    check_arguments(write_toy_world, arguments)
+    check_call(write_toy_world, arguments)
     if shortest_video > longest_video:
         raise ValueError(f"--shortest-video {shortest_video:g} is more than --longest-video {longest_video:g}: swap "
                          "them")

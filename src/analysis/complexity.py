@@ -15,8 +15,8 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from egovlpv2.arguments import check_call
 from egovlpv2.batch import Text
-from egovlpv2.command.parser import check_arguments
 from egovlpv2.model.backbone import Backbone, Top, Trunk
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.types import Count
@@ -174,7 +174,7 @@ def count_complexity(config: str | Path, *, num_frames: Count = 4, num_tokens: C
     Raises:
         ValueError: An argument doesn't allow it, or the file can't be read.
     """
-    check_arguments(count_complexity, locals())
+    check_call(count_complexity, locals())
     model = read_model_config(config)
     if text_attends_to is not None:
         model.text_attends_to = text_attends_to

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from egovlpv2.analysis.complexity import complexity, read_model_config
+from egovlpv2.arguments import check_call
 from egovlpv2.bench.measure import PEAK_TFLOPS, UTILISATION, training_flops
 from egovlpv2.bench.reader import OPENED, READ, STORED
-from egovlpv2.command.parser import check_arguments
 from egovlpv2.io.annotations import Once
 from egovlpv2.io.schema import read_json
 from egovlpv2.types import Count, Mfu, Positive
@@ -260,7 +260,7 @@ def estimate_cost(*, config: str | Path = "conf/model/base.yaml", gpus: Sequence
         ValueError: An argument doesn't allow it, or a file can't be read.
     """
     given = {name: value for name, value in locals().items() if name in DEFAULTS and value is not None}
-    check_arguments(estimate_cost, locals())
+    check_call(estimate_cost, locals())
     inputs = DEFAULTS | (read_bench(Path(bench), gpu) if bench is not None else {})
     inputs |= {name: inputs[name]._replace(value=value, source="given") for name, value in given.items()}
     model = complexity(read_model_config(config), num_frames, num_tokens)

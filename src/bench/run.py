@@ -11,8 +11,8 @@ from typing import Any, get_args
 import torch
 from tqdm import tqdm
 
+from egovlpv2.arguments import check_call
 from egovlpv2.bench.measure import BenchOptions, Figure, device_name
-from egovlpv2.command.parser import check_arguments
 from egovlpv2.device import pick_device
 from egovlpv2.io.files import finite, write_json
 from egovlpv2.types import BenchPart, Count, Milliseconds, Positive, Precision, StepVariant
@@ -105,7 +105,7 @@ def run_benchmarks(part: BenchPart | None = None, *, out: str | Path | None = No
     Raises:
         ValueError: An argument doesn't allow it, or the only part has failed.
     """
-    check_arguments(run_benchmarks, locals())
+    check_call(run_benchmarks, locals())
     names = [part] if part else list(PARTS)
     target = Path(out) if out is not None else Path("runs", f"bench-{part}.json" if part else "bench.json")
     if target.is_dir():

@@ -45,7 +45,7 @@ def load_backbone(path: str | os.PathLike[str], num_frames: NumFrames = 4,
     check_call(load_backbone, locals())
     plain, state = read_weights(path)
     config = _stored_config(plain, path)
-    config.video.num_frames = num_frames
+    config.video.num_frames = int(num_frames)  # of numpy, it could not be written again
     outline = _outline(config, path)  # takes no memory, whatever sizes the file claims
     _check_shapes(outline, _interpolate_frames(outline, state), path)
     backbone = Backbone(config)

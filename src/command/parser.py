@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from math import isfinite
-from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
 import jsonargparse
@@ -144,15 +143,21 @@ def _reader(kind: Any) -> Callable[[str], Any]:
             value = base(text)
         except ValueError:
             value = None
-        if base in (int, float) and (problem := _problem(value, base, bounds)):
+        if base in (int, float) and (problem := number_problem(value, base, bounds)):
             raise argparse.ArgumentTypeError(f"{text!r}: give {problem}")
         return value
 
     return read  # a plain function for paths too: jsonargparse's own type refuses names that are not UTF-8
 
 
-def _problem(value: Any, base: Any, bounds: Meta | None) -> str:
-    """The numbers to give instead of one that can't be taken; empty if it can."""
+def number_problem(value: Any, base: Any, bounds: Meta | None) -> str:
+    """Describe the numbers to give instead of one that can't be taken; empty if it can.
+
+    Args:
+        value: Of any type.
+        base: int or float.
+        bounds: None for any finite number.
+    """
     low = bounds.ge if bounds and bounds.ge is not None else None
     above, high = (bounds.gt, bounds.le) if bounds else (None, None)
     fits = isinstance(value, int if base is int else int | float) and not isinstance(value, bool)
@@ -162,29 +167,3 @@ def _problem(value: Any, base: Any, bounds: Meta | None) -> str:
     text = "a whole number" if base is int else "a finite number"
     text += f", {low:g} or more" if low is not None else f" above {above:g}" if above is not None else ""
     return text + (f", {high:,g} at most" if high is not None and high < 2**31 else "")
-
-
-def check_arguments(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
-    """Refuse numbers, choices and lists that a function's annotations don't allow, as the command line does.
-
-    Args:
-        function: Annotated with the types of `egovlpv2.types`.
-        arguments: By name.
-
-    Raises:
-        ValueError: A number is out of bounds, a choice is not one of those that there are, or a text stands where a
-            list should; names the argument.
-    """
-    for name, annotation in function.__annotations__.items():
-        kind, optional = _without_none(annotation)
-        value = arguments.get(name)
-        if value is None and optional:
-            continue
-        if get_origin(kind) is Annotated:
-            base, bounds = get_args(kind)
-            if problem := _problem(value, base, bounds):
-                raise ValueError(f"{name}={value!r}: give {problem}")
-        elif get_origin(kind) is Literal and value not in get_args(kind):
-            raise ValueError(f"{name}={value!r}: give one of {', '.join(map(repr, get_args(kind)))}")
-        elif get_origin(kind) is not None and issubclass(_class_of(kind), Sequence) and isinstance(value, str | Path):
-            raise ValueError(f"{name}={str(value)!r}: give a list")

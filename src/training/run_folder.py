@@ -11,8 +11,6 @@ from typing import BinaryIO
 LOCK = ".lock"
 _HELD: dict[Path, BinaryIO] = {}  # locks, held until the process ends
 _TRACES = ("checkpoints", "config.yaml", "metrics.json", "predictions.json")  # present once a run has begun
-
-
 _RESULTS = ("checkpoints", "metrics.json", "predictions.json")  # present once a run has led to anything
 
 

@@ -21,6 +21,11 @@ def was_requeued() -> bool:
     return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
+def may_be_requeued() -> bool:
+    """Return True in a job of SLURM, which may queue it again whenever it ends."""
+    return "SLURM_JOB_ID" in os.environ
+
+
 def requeue_signals(trainer: Trainer) -> tuple[int, ...]:
     """Get SLURM's requeue signal, if automatic requeueing is enabled."""
     environment = trainer._accelerator_connector.cluster_environment

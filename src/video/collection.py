@@ -114,6 +114,7 @@ def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> 
             pictures but no `image_fps`; or chunks are named by their first second.
     """
     found: dict[str, VideoSource] = {}
+    image_fps = None if image_fps is None else float(image_fps)
     for path in map(Path, map(os.path.abspath, paths)):  # `.` and `..` have no name
         if _is_missing(path):
             raise ValueError(f"{path}: there is no such file or folder")

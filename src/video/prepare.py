@@ -183,7 +183,7 @@ def prepare_videos(inputs: Sequence[str], out: str | Path, *, num_workers: Count
         OSError: `out` can't be made.
     """
     check_call(prepare_videos, locals())
-    settings = Settings(chunk_seconds, short_side, keyframe_seconds, fps, crf)
+    settings = Settings(float(chunk_seconds), int(short_side), float(keyframe_seconds), float(fps), int(crf))
     report = prepare([Path(path) for path in inputs], Path(out), settings, num_workers)
     write_json(report.out / "report.json", report.to_dict())
     return report

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.cli import main as cli
 from egovlpv2.device import pick_device
 from egovlpv2.features import FeatureFolder, read_features
+from egovlpv2.features.extract import extract_features
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.tokenization import load_tokenizer, tokenize
 from egovlpv2.video.decode import read_frames
@@ -88,6 +90,14 @@ def test_dual_features_are_the_models(backbone: Backbone, weights: Path, tmp_pat
         assert features.duration == pytest.approx(duration) and features.values.shape == (count, 24)
         with torch.no_grad():
             same(features.values, backbone.video_features(clips(path, count)))
+
+
+def test_numbers_of_numpy_are_written(weights: Path, tmp_path: Path) -> None:
+    numbers: dict[str, Any] = {"fps": np.float32(10), "window": np.int64(8), "stride": np.int64(4),
+                               "num_frames": np.int64(2)}
+    report = extract_features([str(write(tmp_path / "a.mp4"))], str(weights), tmp_path / "out", num_workers=0,
+                              device="cpu", **numbers)
+    assert report.written == 1 and FeatureFolder(tmp_path / "out").recipe.fps == 10
 
 
 def test_projected_features_are_the_models(backbone: Backbone, weights: Path, tmp_path: Path) -> None:

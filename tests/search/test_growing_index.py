@@ -5,12 +5,14 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as WaitedTooLong  # the built-in one only from Python 3.11 on
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from features.test_extract import write
 from search.searching import QUERY, index, search
 
-from egovlpv2 import Index
+from egovlpv2 import Index, build_index
 from egovlpv2.search.manifest import add, read_manifest
 from egovlpv2.video.collection import find_videos
 
@@ -25,6 +27,13 @@ def test_it_grows_with_new_videos_alone(videos: Path, weights: Path, made: Path,
     assert "1 of 4 videos written" in out and "11 windows of 4 videos" in out
     assert (made / "a.safetensors").stat().st_mtime_ns == stamp
     assert "d" in {moment.video for moment in Index(made, device="cpu").search(QUERY, top=99)}
+
+
+def test_numbers_of_numpy_are_written(videos: Path, weights: Path, tmp_path: Path) -> None:
+    numbers: dict[str, Any] = {"seconds": np.float32(1), "num_frames": np.int64(2), "chunk_seconds": np.float32(600),
+                               "max_tokens": np.int64(12), "image_fps": np.float32(5)}
+    report = build_index([str(videos)], str(weights), tmp_path / "index", num_workers=0, device="cpu", **numbers)
+    assert report.written == 3 and read_manifest(tmp_path / "index").max_tokens == 12
 
 
 def test_part_of_the_videos_leaves_the_rest_in(videos: Path, weights: Path, made: Path) -> None:

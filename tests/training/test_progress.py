@@ -14,6 +14,7 @@ from training.test_killed_fits import arguments
 from egovlpv2.train_cli import EgoCLI, run
 from egovlpv2.training import progress
 from egovlpv2.training.progress import ProgressLines
+from egovlpv2.training.report import ParameterSummary
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -69,7 +70,10 @@ def test_lines_stand_in_for_a_bar_where_it_does_not_show(toy: Path, tmp_path: Pa
     monkeypatch.setattr(EgoCLI, "_run_subcommand", stop)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
     options = [option for option in arguments(toy, 2) if "enable_progress_bar" not in option]
-    run([*options, f"--trainer.logger.init_args.save_dir={tmp_path}", f"--trainer.enable_progress_bar={asked}"])
+    run([*options, f"--trainer.logger.init_args.save_dir={tmp_path}", f"--trainer.enable_progress_bar={asked}",
+         "--trainer.callbacks+=lightning.pytorch.callbacks.ModelSummary", "--trainer.callbacks.init_args.max_depth=3"])
+    summary, = (one for one in found[0].trainer.callbacks if isinstance(one, ParameterSummary))
+    assert summary._max_depth == 3
     kinds = {type(one) for one in found[0].trainer.callbacks}
     assert bool(kinds & {RichProgressBar, TQDMProgressBar}) == terminal
     assert (ProgressLines in kinds) == (asked and not terminal)

@@ -9,6 +9,8 @@ from training.test_killed_fits import arguments
 
 from egovlpv2.cli import main as cli
 from egovlpv2.data_modules.mq import MQDataModule
+from egovlpv2.tasks.ek100 import EK100
+from egovlpv2.tasks.mq import MQ
 from egovlpv2.train_cli import check_pair
 from egovlpv2.training.command_line import check_command_line, split_options
 
@@ -107,15 +109,27 @@ def test_a_refused_fit_leaves_the_earlier_run_where_it_is(toy: Path, tmp_path: P
         assert (run / "metrics.json").read_text() == "earlier" and not (run / "config.yaml").exists()
 
 
+def test_a_job_that_is_queued_again_does_not_find_the_earlier_run(toy: Path, tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pretrain" / "checkpoints").mkdir(parents=True)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    with pytest.raises(SystemExit, match="error: .*nowhere"):
+        cli([*arguments(toy, 2), f"--trainer.logger.init_args.save_dir={tmp_path}",
+             f"--data.init_args.root={tmp_path / 'nowhere'}"])
+    assert not (tmp_path / "pretrain" / "checkpoints").exists() and (tmp_path / "pretrain.1" / "checkpoints").is_dir()
+
+
 def test_the_data_of_another_task_is_refused() -> None:
     class Other(MQDataModule):
         def __init__(self) -> None:
             pass
 
-    class OwnTask(SmallTask):
+    class OwnTask(MQ):
         pass
 
-    check_pair(OwnTask(), RowsDataModule())
-    with pytest.raises(ValueError, match="^OwnTask can't use the batches of Other: set model.class_path to "
-                                         "egovlpv2.tasks.mq.MQ, or data.class_path to the data module of OwnTask"):
-        check_pair(OwnTask(), Other())
+    for task, data in ((SmallTask(), RowsDataModule()), (SmallTask(), Other()), (OwnTask.__new__(OwnTask), Other()),
+                       (EK100.__new__(EK100), RowsDataModule())):
+        check_pair(task, data)
+    with pytest.raises(ValueError, match="^EK100 can't use the batches of Other: set model.class_path to "
+                                         "egovlpv2.tasks.mq.MQ, or data.class_path to the data module of EK100"):
+        check_pair(EK100.__new__(EK100), Other())
