@@ -1,4 +1,4 @@
-"""Inputs of the benchmarks that mean nothing."""
+"""Made-up inputs of the benchmarks."""
 
 from pathlib import Path
 
