@@ -42,7 +42,7 @@ def refused(read: Reader, path: Path, reason: str) -> None:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_file_that_is_none_is_called_what_it_is(name: str, tmp_path: Path) -> None:
+def test_a_folder_a_dangling_link_and_an_empty_file_are_named_as_such(name: str, tmp_path: Path) -> None:
     suffix, read = READERS[name]
     path = tmp_path / f"empty{suffix}"
     path.touch()
