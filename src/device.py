@@ -15,13 +15,13 @@ _CPUINFO = Path("/proc/cpuinfo")  # torch has no public query for these
 _CPU_FLAGS = ("avx512_bf16", "amx_bf16")
 
 
-def pick_device(name: str | None) -> torch.device:
+def pick_device(name: str | torch.device | None) -> torch.device:
     """Choose a device by name; without a name, CUDA where there is one.
 
     Raises:
         ValueError: There is no such device.
     """
-    if name is not None and not re.fullmatch(r"cuda(:[0-9]{1,3})?|cpu", name):
+    if name is not None and not re.fullmatch(r"cuda(:[0-9]{1,3})?|cpu", str(name)):
         raise ValueError(f"--device {name}: give cuda, cuda:0 and the like, or cpu, in small letters")
     device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

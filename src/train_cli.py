@@ -42,6 +42,8 @@ from egovlpv2.types import PrecisionChoice
 
 log = logging.getLogger(__name__)
 
+_TASKS = {f"egovlpv2.tasks.{name}" for name in ("charades_ego.CharadesEgo", "egomcq.EgoMCQ", "ek100.EK100", "mq.MQ",
+                                                "nlq.NLQ", "pretrain.Pretrain", "qfvs.QFVS", "taskqa.TaskQA")}
 _BARS = (RichProgressBar, TQDMProgressBar)  # on standard output
 
 # Defaults of every run: a folder in runs/ with TensorBoard's files and two checkpoints.
@@ -239,13 +241,14 @@ class SaveSettings(SaveConfigCallback):
 
 
 def check_pair(model: LightningModule, data: LightningDataModule) -> None:
-    """Refuse the data module of another task, whose batches have other keys.
+    """Refuse the data module of another task of this package, whose batches have other keys.
 
     Raises:
         ValueError: It is one; says which tasks take its batches.
     """
     tasks = getattr(data, "tasks", ())  # data modules of others may lack it
-    if tasks and not {f"{kind.__module__}.{kind.__name__}" for kind in type(model).__mro__} & set(tasks):
+    names = {f"{kind.__module__}.{kind.__name__}" for kind in type(model).__mro__}
+    if tasks and names & _TASKS and not names & set(tasks):  # tasks of others may take any batches
         raise ValueError(f"{type(model).__name__} can't use the batches of {type(data).__name__}: set model.class_path "
                          f"to {' or '.join(tasks)}, or data.class_path to the data module of {type(model).__name__}")
 

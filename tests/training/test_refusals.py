@@ -4,17 +4,19 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from lightning import LightningModule
 from training.small_run import RowsDataModule, SmallTask
 from training.test_killed_fits import arguments
 
 from egovlpv2.cli import main as cli
 from egovlpv2.data_modules.mq import MQDataModule
+from egovlpv2.tasks.nlq import NLQ
 from egovlpv2.train_cli import check_pair
 from egovlpv2.training.command_line import check_command_line, split_options
 
 CONF = ROOT / "conf"
 PRETRAIN = [f"--config={CONF / name}.yaml" for name in ("pretrain", "model/tiny", "data/toy", "trainer/cpu")]
-NLQ = [f"--config={CONF / name}.yaml" for name in ("nlq", "trainer/cpu", "toy/nlq")]
+NLQ_RUN = [f"--config={CONF / name}.yaml" for name in ("nlq", "trainer/cpu", "toy/nlq")]
 
 
 def refusal(*args: str) -> str:
@@ -35,8 +37,8 @@ def refusal(*args: str) -> str:
     (PRETRAIN, "--tariner.max_epochs=3", "did you mean trainer.max_epochs?"),
     (PRETRAIN, "--data.frames=4", "data.init_args.frames is not a setting of EgoClipDataModule: it is called "
                                   "data.init_args.num_frames now"),
-    (NLQ, "--data.frames=4", "it is called data.init_args.recipe.frames now"),
-    (NLQ, "--data.init_args.frame_rule=released", "it is called data.init_args.recipe.frame_rule now"),
+    (NLQ_RUN, "--data.frames=4", "it is called data.init_args.recipe.frames now"),
+    (NLQ_RUN, "--data.init_args.frame_rule=released", "it is called data.init_args.recipe.frame_rule now"),
 ])
 def test_an_unknown_setting_has_a_hint(base: list[str], given: str, line: str) -> None:
     assert line in refusal(*base, given)
@@ -94,6 +96,15 @@ def test_a_machine_that_is_not_there_is_one_line(toy: Path, tmp_path: Path, give
         cli([*arguments(toy, 2), f"--trainer.logger.init_args.save_dir={tmp_path}", given])
 
 
+def test_a_setting_of_a_function_that_makes_a_task_is_refused() -> None:
+    assert "model.dimm is not an option" in refusal("--model", f"{make_task.__module__}.make_task", "--model.dimm=3")
+
+
+def make_task(dim: int = 4) -> LightningModule:
+    """Make a task."""
+    return SmallTask(dim)
+
+
 def test_a_refused_fit_leaves_the_earlier_run_where_it_is(toy: Path, tmp_path: Path) -> None:
     run = tmp_path / "pretrain"
     run.mkdir()
@@ -112,10 +123,12 @@ def test_the_data_of_another_task_is_refused() -> None:
         def __init__(self) -> None:
             pass
 
-    class OwnTask(SmallTask):
-        pass
+    class OwnTask(NLQ):
+        def __init__(self) -> None:
+            pass
 
     check_pair(OwnTask(), RowsDataModule())
+    check_pair(SmallTask(), Other())  # not of this package: it may take any batches
     with pytest.raises(ValueError, match="^OwnTask can't use the batches of Other: set model.class_path to "
                                          "egovlpv2.tasks.mq.MQ, or data.class_path to the data module of OwnTask"):
         check_pair(OwnTask(), Other())
