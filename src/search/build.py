@@ -90,7 +90,7 @@ def build_index(videos: Sequence[str], weights: str, out: str | Path = "index", 
     if max_tokens > (most := backbone.text_tower.max_tokens):
         raise ValueError(f"--max-tokens {max_tokens}: the text tower of {weights} takes {most} at most")
     queue = VideoQueue(sources, out, recipe.windows(chunk_seconds), batch_size)
-    add(out, IndexManifest.of(weights, _place(name), max_tokens), queue.left, chunk_seconds)
+    add(out, IndexManifest.of(weights, _place(name), int(max_tokens)), queue.left, chunk_seconds)
     encoder = FeatureEncoder(backbone, recipe, precision=autocast(precision, backbone.device))
     done = write_features(queue, encoder, num_workers)
     if not any(out.glob(f"*{SUFFIX}")):
@@ -107,4 +107,4 @@ def _milliseconds(option: str, seconds: float) -> int:
 
 def _place(tokenizer: str) -> str:
     """A folder is found from anywhere; the name of a hub stays."""
-    return str(Path(tokenizer).absolute()) if Path(tokenizer).is_dir() else tokenizer
+    return str(Path(tokenizer).absolute()) if Path(tokenizer).is_dir() else str(tokenizer)

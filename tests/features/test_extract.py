@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.cli import main as cli
 from egovlpv2.device import pick_device
 from egovlpv2.features import FeatureFolder, read_features
+from egovlpv2.features.extract import extract_features
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.tokenization import load_tokenizer, tokenize
 from egovlpv2.video.decode import read_frames
@@ -44,6 +46,16 @@ def options(weights: Path, out: Path, *more: object) -> list[str]:
 def test_a_device_that_is_not_there_is_named(device: str) -> None:
     with pytest.raises(ValueError, match=f"^--device {device}: "):
         pick_device(device)
+
+
+def test_numbers_of_numpy_and_a_device_are_written_as_python_s(weights: Path, tmp_path: Path) -> None:
+    video, cpu = write(tmp_path / "in" / "a.mp4"), torch.device("cpu")
+    for name, numbers in (("python", (10, 8, 4, 4, 3, 0)), ("numpy", tuple(map(np.int64, (10, 8, 4, 4, 3, 0))))):
+        names = ("fps", "window", "stride", "num_frames", "batch_size", "num_workers")
+        given: dict[str, Any] = dict(zip(names, numbers, strict=True)) | {"device": cpu}
+        report = extract_features((str(video),), str(weights), tmp_path / name, **given)
+        assert report.written == 1 and not report.failures
+    assert contents(tmp_path / "python") == contents(tmp_path / "numpy")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -5,12 +5,14 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as WaitedTooLong  # the built-in one only from Python 3.11 on
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from features.test_extract import write
 from search.searching import QUERY, index, search
 
-from egovlpv2 import Index
+from egovlpv2 import Index, build_index
 from egovlpv2.search.manifest import add, read_manifest
 from egovlpv2.video.collection import find_videos
 
@@ -108,3 +110,10 @@ def test_a_video_that_got_another_chunk_is_done_anew(weights: Path, tmp_path: Pa
     capsys.readouterr()
     index(tmp_path / "in", weights, tmp_path / "index", "--chunk-seconds", 4)
     assert "1 of 1 videos written" in (out := capsys.readouterr().out) and "7 windows of 1 videos" in out
+
+
+def test_numbers_of_numpy_make_an_index(videos: Path, weights: Path, tokenizer: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"num_frames": np.int64(4), "seconds": np.float32(2), "max_tokens": np.int64(12),
+                             "tokenizer": Path(tokenizer)}
+    report = build_index([str(videos)], str(weights), tmp_path / "index", num_workers=0, **given)
+    assert report.written == 3 and not report.failures
