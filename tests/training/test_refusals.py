@@ -1,5 +1,6 @@
 """Settings that a run can't use are refused in one line: the file, the place, and the name that may be meant."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,14 @@ def test_names_of_earlier_versions_are_found_wherever_they_are_given(tmp_path: P
     with pytest.raises(ValueError) as refused:
         check_command_line(["fit", *(word.replace("{file}", str(file)) for word in words)])
     assert line.replace("{file}", str(file)) in str(refused.value)
+
+
+def test_classes_of_others_have_names_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    for name, refused in (("own.Data", False), ("egovlpv2.data_modules.mq.MQDataModule", True)):
+        file.write_text(f"data: {{class_path: {name}, init_args: {{max_words: 3}}}}")
+        with pytest.raises(ValueError, match="is called max_tokens now") if refused else nullcontext():
+            check_command_line(["fit", "--config", str(file)])
 
 
 def test_a_command_line_is_split_into_options() -> None:
