@@ -6,6 +6,8 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import numpy as np
+
 from egovlpv2.command.parser import number_problem
 
 
@@ -41,7 +43,9 @@ def _check(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Convert a number of another library to Python's."""
+    """Convert a number of another library, or a truth value of numpy, to Python's."""
+    if isinstance(value, np.bool_):
+        return bool(value)
     if isinstance(value, bool | int | float):
         return value
     return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value
@@ -81,7 +85,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
     if get_origin(kind) is tuple:
         parts = get_args(kind)
-        return isinstance(value, tuple | list) and len(value) == len(parts) and all(map(_fits, value, parts))
+        return (isinstance(value, tuple | list) and len(value) == len(parts)
+                and all(map(_fits, map(_plain, value), parts)))
     if get_origin(kind) is dict:
         return isinstance(value, dict) and all(isinstance(key, str) for key in value)
     own = get_origin(kind) or kind

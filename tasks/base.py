@@ -46,9 +46,10 @@ class Task(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         assert self.optimizer_config is not None
-        steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs
+        epochs = self.trainer.max_epochs
         if not epochs or epochs < 1:
             raise ValueError("the learning rate's schedule needs trainer.max_epochs, since its warm-up is in epochs")
+        steps = int(self.trainer.estimated_stepping_batches)
         made = make_optimizer(self.trained, self.optimizer_config, steps, epochs, self.trains)
         return OptimizerLRSchedulerConfig(optimizer=made["optimizer"], lr_scheduler=made["lr_scheduler"])
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import egovlpv2
 from egovlpv2.arguments import check_call
@@ -51,13 +52,13 @@ def test_a_wrong_argument_is_named_with_what_is_allowed(name: str, arguments: di
 
 
 def _function(paths: Sequence[str], place: str | Path, count: Count = 1, share: float = 0.0,
-              device: str | None = None) -> None:
+              device: str | None = None, whole: bool = False, size: int | tuple[int, int] | None = None) -> None:
     check_call(_function, locals())
 
 
 @pytest.mark.parametrize("arguments", [
     {"paths": (Path("a"), "b"), "place": Path("c")}, {"count": np.int64(3)}, {"share": np.float32(0.5)}, {"share": 1},
-    {"device": None},
+    {"device": None}, {"device": torch.device("cpu")}, {"whole": np.bool_(True)}, {"size": (np.int64(9), np.int32(9))},
 ])
 def test_numbers_of_numpy_paths_and_tuples_are_taken(arguments: dict[str, Any]) -> None:
     _function(**{"paths": ["a"], "place": "b", **arguments})

@@ -37,3 +37,5 @@ def test_a_device_that_is_not_there_is_named() -> None:
         with pytest.raises(ValueError, match=f"^--device {name}: give cuda, cuda:0 and the like, or cpu"):
             pick_device(name)
     assert pick_device("cpu") == pick_device(CPU) == CPU
+    with pytest.raises(ValueError, match="^--device meta: give cuda"):
+        pick_device(torch.device("meta"))

@@ -133,7 +133,7 @@ def make_recipe(backbone: Backbone, weights: str, kind: FeatureKind, *, fps: flo
     """Make the recipe of features of a backbone."""
     assert kind in get_args(FeatureKind)
     width = backbone.config.projector[-1] if kind in ("projected", "unit") else backbone.video_tower.dim
-    # Numbers of numpy can't be written into a header.
+    # Python's numbers, not numpy's: the recipe is written as JSON.
     return Recipe(kind, width, float(fps), int(window), int(stride), int(num_frames),
                   backbone.video_tower.patch_embed.img_size[0], fingerprint(weights), frame_rule=frame_rule)
 

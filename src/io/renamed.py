@@ -73,9 +73,13 @@ def check_option(option: str) -> None:
 
 
 def _entries(content: Any, path: str) -> Iterator[tuple[str, str, Any]]:
-    """Yield dotted path, key and value of everything nested in plain values."""
+    """Yield dotted path, key and value of everything nested in plain values, except settings of others' classes."""
     if isinstance(content, dict):
+        name = content.get("class_path")
+        others = isinstance(name, str) and "." in name and not name.startswith("egovlpv2.")
         for key, value in content.items():
+            if others and key == "init_args":
+                continue
             inner = f"{path}.{key}" if path else str(key)
             yield inner, str(key), value
             yield from _entries(value, inner)

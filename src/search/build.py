@@ -107,4 +107,4 @@ def _milliseconds(option: str, seconds: float) -> int:
 
 def _place(tokenizer: str) -> str:
     """A folder is found from anywhere; the name of a hub stays."""
-    return str(Path(tokenizer).absolute()) if Path(tokenizer).is_dir() else tokenizer
+    return str(Path(tokenizer).absolute()) if Path(tokenizer).is_dir() else str(tokenizer)

@@ -3,6 +3,7 @@
 import logging
 import time
 from datetime import timedelta
+from math import inf
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -35,18 +36,19 @@ class ProgressLines(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         self._batches += 1
-        total, step, now = int(trainer.estimated_stepping_batches), trainer.global_step, time.monotonic()
-        at_a_tenth = step == total or (total >= _LINES and step % (total // _LINES) == 0)
+        total, step, now = trainer.estimated_stepping_batches, trainer.global_step, time.monotonic()
+        at_a_tenth = step == total or (_LINES <= total < inf and step % (total // _LINES) == 0)
         if step == self._last_step or (not at_a_tenth and now - self._last < _LONGEST):
             return
-        rows = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]  # set by its connector
+        rows = getattr(trainer.train_dataloader, "batch_size", None)  # of a step, also with contrastive_batch
         rate = self._batches * trainer.world_size / max(now - self._last - self._validating, 1e-9)
-        left = (total - step) * (now - self._began) / max(step - self._first_step, 1)
+        endless = total == inf  # ended by trainer.max_time or by hand
+        left = 0.0 if endless else (total - step) * (now - self._began) / max(step - self._first_step, 1)
         loss = trainer.callback_metrics.get("train/loss")
-        _say(f"step {step:,} of {total:,}, epoch {trainer.current_epoch + 1}, "
+        _say(f"step {step:,}{'' if endless else f' of {total:,.0f}'}, epoch {trainer.current_epoch + 1}, "
              + ("" if loss is None else f"train/loss {float(loss):.4f}, ")
              + (f"{rate * rows:.3g} rows/s" if rows else f"{rate:.3g} batches/s")
-             + f", about {timedelta(seconds=round(left))} left")
+             + ("" if endless else f", about {timedelta(seconds=round(left))} left"))
         self._last, self._last_step, self._batches, self._validating = now, step, 0, 0.0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

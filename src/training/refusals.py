@@ -82,7 +82,8 @@ def _find_place(message: str) -> _Place:
     part, inner, kind = (key[1] if key else ""), message, None
     if found:
         module, _, name = found[1].rpartition(".")
-        kind, inner = getattr(sys.modules.get(module), name, None), found[2]
+        named, inner = getattr(sys.modules.get(module), name, None), found[2]
+        kind = named if isinstance(named, type) else None  # it may be a function that makes the object
     for pattern in _UNKNOWN:
         if match := pattern.search(inner):
             names = match.groupdict()

@@ -48,6 +48,16 @@ def test_a_device_that_is_not_there_is_named(device: str) -> None:
         pick_device(device)
 
 
+def test_numbers_of_numpy_and_a_device_are_written_as_python_s(weights: Path, tmp_path: Path) -> None:
+    video, cpu = write(tmp_path / "in" / "a.mp4"), torch.device("cpu")
+    for name, numbers in (("python", (10, 8, 4, 4, 3, 0)), ("numpy", tuple(map(np.int64, (10, 8, 4, 4, 3, 0))))):
+        names = ("fps", "window", "stride", "num_frames", "batch_size", "num_workers")
+        given: dict[str, Any] = dict(zip(names, numbers, strict=True)) | {"device": cpu}
+        report = extract_features((str(video),), str(weights), tmp_path / name, **given)
+        assert report.written == 1 and not report.failures
+    assert contents(tmp_path / "python") == contents(tmp_path / "numpy")
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 

@@ -117,3 +117,10 @@ def test_a_video_that_got_another_chunk_is_done_anew(weights: Path, tmp_path: Pa
     capsys.readouterr()
     index(tmp_path / "in", weights, tmp_path / "index", "--chunk-seconds", 4)
     assert "1 of 1 videos written" in (out := capsys.readouterr().out) and "7 windows of 1 videos" in out
+
+
+def test_numbers_of_numpy_make_an_index(videos: Path, weights: Path, tokenizer: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"num_frames": np.int64(4), "seconds": np.float32(2), "max_tokens": np.int64(12),
+                             "tokenizer": Path(tokenizer)}
+    report = build_index([str(videos)], str(weights), tmp_path / "index", num_workers=0, **given)
+    assert report.written == 3 and not report.failures

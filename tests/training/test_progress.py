@@ -3,10 +3,15 @@
 import logging
 import re
 import sys
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from torch.optim import SGD
 from torch.utils.data import DataLoader
 from training.small_run import EPOCHS, RowsDataModule, SmallTask, fit, make_trainer
 from training.test_killed_fits import arguments
@@ -42,6 +47,41 @@ def test_a_slow_training_has_lines_between(tmp_path: Path, caplog: pytest.LogCap
     with caplog.at_level(logging.INFO):
         fit(tmp_path / "run", 100, ProgressLines(), data=RowsDataModule(rows=48), max_epochs=1)
     assert len([line for line in lines(caplog) if line.startswith("step ")]) == 24
+
+
+def test_a_training_without_an_end_has_lines_without_one(tmp_path: Path, caplog: pytest.LogCaptureFixture,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(SmallTask):
+        def configure_optimizers(self) -> Any:
+            return SGD(self.parameters(), 0.1)
+
+    class Ends(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+            trainer.should_stop = trainer.global_step == 3
+
+    monkeypatch.setattr(progress, "_LONGEST", 0.0)
+    with caplog.at_level(logging.INFO):
+        fit(tmp_path / "run", 100, ProgressLines(), Ends(), task=Endless(), data=RowsDataModule(rows=28), max_epochs=-1)
+    steps = [line for line in lines(caplog) if line.startswith("step ")]
+    assert len(steps) == 3
+    assert re.fullmatch(r"step 3, epoch 1, train/loss \d+\.\d{4}, [\d.e+]+ rows/s", steps[-1])
+
+
+def test_a_schedule_needs_an_end(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="^the learning rate's schedule needs trainer.max_epochs"):
+        fit(tmp_path / "run", 100, max_epochs=-1)
+
+
+def test_rows_are_those_of_a_step(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+                                  ) -> None:
+    task = SmallTask()
+    task.contrastive_batch = 4  # of two computed at a time
+    monkeypatch.setattr(progress, "_LONGEST", 0.0)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=count().__next__))  # a second from step to step
+    with caplog.at_level(logging.INFO):
+        fit(tmp_path / "run", 100, ProgressLines(), task=task, data=RowsDataModule(rows=12), max_epochs=1)
+    steps = [line for line in lines(caplog) if line.startswith("step ")]
+    assert len(steps) == 3 and all(", 4 rows/s, " in line for line in steps)
 
 
 def test_an_evaluation_has_lines_if_it_is_long(tmp_path: Path, caplog: pytest.LogCaptureFixture,

@@ -1,9 +1,11 @@
 """Settings that a run can't use are refused in one line: the file, the place, and the name that may be meant."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from lightning import LightningModule
 from training.small_run import RowsDataModule, SmallTask
 from training.test_killed_fits import arguments
 
@@ -16,7 +18,7 @@ from egovlpv2.training.command_line import check_command_line, split_options
 
 CONF = ROOT / "conf"
 PRETRAIN = [f"--config={CONF / name}.yaml" for name in ("pretrain", "model/tiny", "data/toy", "trainer/cpu")]
-NLQ = [f"--config={CONF / name}.yaml" for name in ("nlq", "trainer/cpu", "toy/nlq")]
+NLQ_RUN = [f"--config={CONF / name}.yaml" for name in ("nlq", "trainer/cpu", "toy/nlq")]
 
 
 def refusal(*args: str) -> str:
@@ -37,8 +39,8 @@ def refusal(*args: str) -> str:
     (PRETRAIN, "--tariner.max_epochs=3", "did you mean trainer.max_epochs?"),
     (PRETRAIN, "--data.frames=4", "data.init_args.frames is not a setting of EgoClipDataModule: it is called "
                                   "data.init_args.num_frames now"),
-    (NLQ, "--data.frames=4", "it is called data.init_args.recipe.frames now"),
-    (NLQ, "--data.init_args.frame_rule=released", "it is called data.init_args.recipe.frame_rule now"),
+    (NLQ_RUN, "--data.frames=4", "it is called data.init_args.recipe.frames now"),
+    (NLQ_RUN, "--data.init_args.frame_rule=released", "it is called data.init_args.recipe.frame_rule now"),
 ])
 def test_an_unknown_setting_has_a_hint(base: list[str], given: str, line: str) -> None:
     assert line in refusal(*base, given)
@@ -83,6 +85,14 @@ def test_names_of_earlier_versions_are_found_wherever_they_are_given(tmp_path: P
     assert line.replace("{file}", str(file)) in str(refused.value)
 
 
+def test_classes_of_others_have_names_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    for name, refused in (("own.Data", False), ("egovlpv2.data_modules.mq.MQDataModule", True)):
+        file.write_text(f"data: {{class_path: {name}, init_args: {{max_words: 3}}}}")
+        with pytest.raises(ValueError, match="is called max_tokens now") if refused else nullcontext():
+            check_command_line(["fit", "--config", str(file)])
+
+
 def test_a_command_line_is_split_into_options() -> None:
     given = ["fit", "-ca.yaml", "-c", "b.yaml", "--config=c.yaml", "--x.y", "-3", "--flag", "--z={a: b=c}"]
     assert list(split_options(given)) == [("--config", "a.yaml"), ("--config", "b.yaml"), ("--config", "c.yaml"),
@@ -94,6 +104,15 @@ def test_a_command_line_is_split_into_options() -> None:
 def test_a_machine_that_is_not_there_is_one_line(toy: Path, tmp_path: Path, given: str) -> None:
     with pytest.raises(SystemExit, match=r"^egovlpv2 fit: error: [^\n]+\n\(EGOVLPV2_DEBUG=1 shows where\)$"):
         cli([*arguments(toy, 2), f"--trainer.logger.init_args.save_dir={tmp_path}", given])
+
+
+def test_a_setting_of_a_function_that_makes_a_task_is_refused() -> None:
+    assert "model.dimm is not an option" in refusal("--model", f"{make_task.__module__}.make_task", "--model.dimm=3")
+
+
+def make_task(dim: int = 4) -> LightningModule:
+    """Make a task."""
+    return SmallTask(dim)
 
 
 def test_a_refused_fit_leaves_the_earlier_run_where_it_is(toy: Path, tmp_path: Path) -> None:
