@@ -58,6 +58,8 @@ class BackboneConfig:
         plain["gradient_checkpointing"] = False
         del plain["compile"]
         plain["video"]["init"] = plain["text"]["init"] = None
+        if self.video.attention == "divided":
+            del plain["video"]["attention"]  # earlier versions read the file too
         return plain
 
     @classmethod
