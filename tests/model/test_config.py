@@ -21,7 +21,8 @@ def test_defaults_are_the_papers() -> None:
 
 
 def test_a_checkpoint_keeps_all_but_first_weights_and_ways_of_computing() -> None:
-    video = VideoTowerConfig("vit_small_patch16_224", {"depth": 3}, "vit.pth", 8, 1e-6, 0.1, [0.1] * 3, [0.2] * 3)
+    video = VideoTowerConfig("vit_small_patch16_224", {"depth": 3}, "vit.pth", 8, 1e-6, 0.1, [0.1] * 3, [0.2] * 3,
+                             "joint")
     text = TextTowerConfig({"model_type": "bert", "hidden_size": 8}, "folder", "tokens")
     config = BackboneConfig(video, text, "backbone", 2, 0.5, "previous", "own", [16], True, True)
     plain = config.to_dict()
