@@ -253,7 +253,7 @@ class ShotFeatures:
         """
         path = Path(self.path) / f"{video}{SUFFIX}"
         if not path.is_file():
-            raise ValueError(f"There is no file {path} with the features of {video}: give a data.init_args."
+            raise ValueError(f"{path} with the features of {video} is missing: give a data.init_args."
                              f"video_folder that holds {video}, and data.init_args.weights, to have them extracted, or "
                              "leave it out of data.init_args.videos")
         folder = self.folder  # refuses features of other windows

@@ -24,10 +24,10 @@ def test_unknown_commands_are_named() -> None:
 
 
 def test_a_users_mistake_is_one_line(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit, match=r"^egovlpv2 convert: error: [^\n]*no such weights file[^\n]*\n\(EGOV"):
+    with pytest.raises(SystemExit, match=r"^egovlpv2 convert: error: [^\n]*missing: give a weights file[^\n]*\n\(EGOV"):
         cli(["convert", str(tmp_path / "a.pth"), str(tmp_path / "b.safetensors")])
     monkeypatch.setenv("EGOVLPV2_DEBUG", "1")
-    with pytest.raises(ValueError, match="no such weights file"):
+    with pytest.raises(ValueError, match="is missing: give a weights file"):
         cli(["convert", str(tmp_path / "a.pth"), str(tmp_path / "b.safetensors")])
 
 

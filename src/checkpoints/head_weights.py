@@ -10,7 +10,7 @@ from egovlpv2.checkpoints.foreign import describe
 from egovlpv2.checkpoints.released import convert, read_released, strip_prefix
 from egovlpv2.checkpoints.released_heads import convert_answer_head
 from egovlpv2.checkpoints.soundness import check_weights
-from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file
+from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file, require_weights
 from egovlpv2.heads.answers import AnswerHead
 from egovlpv2.heads.summary import (
     MAX_SEGMENT_SHOTS,
@@ -20,7 +20,6 @@ from egovlpv2.heads.summary import (
     Design,
     SummaryHead,
 )
-from egovlpv2.io.files import refuse_unreadable
 from egovlpv2.io.schema import check
 
 _OURS = "head."
@@ -74,9 +73,7 @@ def read_answer_head(path: Path) -> tuple[AnswerHead | None, dict[str, Any]]:
     elif path.suffix in (".pth", ".pt"):
         state = convert_answer_head(read_released(path))
     else:
-        refuse_unreadable(path, "a weights file")
-        if not path.is_file():
-            raise ValueError(f"{path}: there is no such weights file")
+        require_weights(path)
         state = {}
     if "hidden.weight" not in state:
         return None, {}

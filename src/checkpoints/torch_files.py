@@ -25,6 +25,17 @@ _DAMAGED = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, 
 _TORN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, struct.error, ValueError, EOFError, LookupError)
 
 
+def require_weights(path: Path) -> None:
+    """Refuse a path without a weights file that can be read.
+
+    Raises:
+        ValueError: The file is missing, empty, a folder, or can't be read; says which.
+    """
+    refuse_unreadable(path, "a weights file")
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: give a weights file (training leaves them in runs/NAME/checkpoints)")
+
+
 def read_torch_file(path: Path, stubs: bool = False) -> dict[str, Any]:
     """Read a weights file of `torch.save`: a dict of tensors, containers, numbers and strings.
 
@@ -35,9 +46,7 @@ def read_torch_file(path: Path, stubs: bool = False) -> dict[str, Any]:
     Raises:
         ValueError: The file is missing, damaged or of another kind.
     """
-    refuse_unreadable(path, "a weights file")
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such weights file (training leaves them in runs/NAME/checkpoints)")
+    require_weights(path)
     content = load(path, f"{path}: not a readable weights file", stubs, mmap=True)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no EgoVLPv2 weights: it is a {type(content).__name__}, not a dict of tensors")

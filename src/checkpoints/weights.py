@@ -15,8 +15,8 @@ from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.foreign import describe
 from egovlpv2.checkpoints.released import convert, read_released, released_config, strip_prefix
 from egovlpv2.checkpoints.soundness import check_weights
-from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file
-from egovlpv2.io.files import atomic_write, refuse_unreadable
+from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file, require_weights
+from egovlpv2.io.files import atomic_write
 from egovlpv2.io.schema import parse_json
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.config import BackboneConfig
@@ -164,9 +164,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
         ValueError: The file is missing, unreadable or of another kind.
     """
     path = Path(path)
-    refuse_unreadable(path, "a weights file")
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such weights file (training leaves them in runs/NAME/checkpoints)")
+    require_weights(path)
     readers = {".safetensors": _read_safetensors, ".ckpt": _read_own, ".pth": _read_released, ".pt": _read_released}
     if path.suffix not in readers:
         raise ValueError(f"{path}: weights are read from {', '.join(readers)} files")

@@ -150,7 +150,7 @@ def test_counts_of_a_head_that_answers_have_bounds(tmp_path: Path, key: str) -> 
 
 
 @pytest.mark.parametrize("kind, said", [
-    ("missing", "there is no such weights file (training leaves them in runs/NAME/checkpoints)"),
+    ("missing", "missing: give a weights file (training leaves them in runs/NAME/checkpoints)"),
     ("empty", "an empty file (0 bytes): fetch or write it again"),
     ("old", "not a readable weights file: it looks like a file of a torch before 1.6: save it again with a newer one"),
     ("text", "not a readable weights file: it looks like a text"),

@@ -133,7 +133,7 @@ def read_affine(path: Path) -> None:
 @pytest.mark.parametrize("read", [read_answer_head, read_summary_head, read_affine])
 def test_files_that_hold_nothing_are_named(tmp_path: Path, read: Any) -> None:
     path = tmp_path / "file.ckpt"
-    with pytest.raises(ValueError, match="file.ckpt.*no such weights file"):
+    with pytest.raises(ValueError, match="file.ckpt.*is missing: give a weights file"):
         read(path)
     for content in (b"", b"not an archive"):
         path.write_bytes(content)

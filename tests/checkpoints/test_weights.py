@@ -57,7 +57,7 @@ def test_a_checkpoint_of_another_size_is_an_error_that_lists_the_keys(make_backb
 
 
 @pytest.mark.parametrize("name, content, message", [
-    ("none.pth", None, "there is no such weights file"),
+    ("none.pth", None, "is missing: give a weights file"),
     ("weights.bin", b"x", "weights are read from .safetensors, .ckpt, .pth, .pt files"),
     ("broken.safetensors", b"not tensors", "not a readable weights file"),
     ("empty.ckpt", b"", "is an empty file"),

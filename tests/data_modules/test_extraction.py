@@ -60,7 +60,7 @@ def test_without_weights_what_is_missing_is_left_out_with_a_notice(make: Callabl
     assert "some clips have no features in" in caplog.text and "gone.ckpt is not there" in caplog.text
     for path in (tmp_path / "features").glob("*.safetensors"):
         path.unlink()
-    with pytest.raises(ValueError, match="gone.ckpt: there is no such weights file"):
+    with pytest.raises(ValueError, match="gone.ckpt is missing: give a weights file"):
         make("mq", weights=str(tmp_path / "gone.ckpt")).prepare_data()
 
 

@@ -112,10 +112,10 @@ def test_features_that_lack_something_are_named(make: Callable[..., QFVSDataModu
         make().train_dataloader()
     data = make()
     path.unlink()
-    with pytest.raises(ValueError, match="There is no file .*P04.safetensors with the features of P04: give a data"):
+    with pytest.raises(ValueError, match="P04.safetensors with the features of P04 is missing: give a data"):
         data.train_dataloader()
     shutil.rmtree(folder)
-    with pytest.raises(ValueError, match=r"There is no file .*features/P03.safetensors .*video_folder that holds P03, "
+    with pytest.raises(ValueError, match=r"features/P03.safetensors .* is missing: .*video_folder that holds P03, "
                                          r"and data.init_args.weights, .* or leave it out of data.init_args.videos$"):
         QFVSDataModule(str(root), str(folder)).setup("fit")
 

@@ -230,7 +230,7 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, tmp_path: Path) -> No
     (tmp_path / "empty.json").write_text('{"a": ["  "]}')
     (tmp_path / "other.json").write_text('{"b": ["Where?"]}')
     out = tmp_path / "out"
-    refused([video, *options(tmp_path / "none.safetensors", out)], "none.safetensors: there is no such weights file")
+    refused([video, *options(tmp_path / "none.safetensors", out)], "none.safetensors is missing: give a weights file")
     refused([str(tmp_path / "none"), *options(weights, out)], "there is no such file or folder")
     refused([video, *options(weights, tmp_path / "file")], "the folder .*file can't be made")
     refused([video, *options(weights, tmp_path / "file" / "out")], "the folder .*out can't be made")

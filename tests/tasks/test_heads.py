@@ -192,7 +192,7 @@ def test_released_heads_are_taken(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="vslnet.pth does not fit the head"):
         MQ(OptimizerConfig(), in_dim=64, weights=str(tmp_path / "vslnet.pth"))
     (tmp_path / "broken.ckpt").write_bytes(b"no weights")
-    for name, problem in (("broken.ckpt", "not a readable weights file"), ("none.ckpt", "no such weights file")):
+    for name, problem in (("broken.ckpt", "not a readable weights file"), ("none.ckpt", "missing: give a weights")):
         with pytest.raises(ValueError, match=problem):
             NLQ(OptimizerConfig(), weights=str(tmp_path / name))
 

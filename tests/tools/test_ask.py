@@ -174,7 +174,7 @@ def test_what_a_user_gets_wrong_is_one_line(tuned: Callable[..., tuple[Path, Tas
     refused(ask(tmp_path / "none.mp4", weights), "none.mp4")
     (tmp_path / "broken.mp4").write_bytes(b"no video at all")
     refused(ask(tmp_path / "broken.mp4", weights), "broken.mp4")
-    refused(ask(video, tmp_path / "none.ckpt"), "none.ckpt: there is no such weights file")
+    refused(ask(video, tmp_path / "none.ckpt"), "none.ckpt is missing: give a weights file")
     save_backbone(task.backbone, tmp_path / "plain.safetensors")
     file = torch.load(weights, weights_only=True)
     pretrained = {name: value for name, value in file["state_dict"].items() if name.startswith("backbone.")}

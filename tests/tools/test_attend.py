@@ -174,7 +174,7 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, video: Path, tmp_path
             (["--out", out / "a.jpg"], "--out .*a.jpg: the picture is a .png"),
             (["--out", tmp_path / "folder.png"], "--out .*folder.png is a folder: give the name of a file"),
             (["--weights", tmp_path / "plain.safetensors"], "plain.safetensors has no fused layer"),
-            (["--weights", tmp_path / "none.ckpt"], "none.ckpt: there is no such weights file")):
+            (["--weights", tmp_path / "none.ckpt"], "none.ckpt is missing: give a weights file")):
         with pytest.raises(SystemExit, match=problem) as end:
             cli(command(video, weights, "--out", out / "a.png", *more))
         assert str(end.value).startswith("egovlpv2 attend: error: ") and os.listdir(out) == []

@@ -202,7 +202,8 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, video: Path, tmp_path
     refused(command(tmp_path / "none.mp4", weights, "--out", out / "a.mp4"), "none.mp4: there is no such file", out)
     write(tmp_path / "two" / "x.mp4", 4), write(tmp_path / "two" / "y.mp4", 4)
     refused(command(tmp_path / "two", weights, "--out", out / "a.mp4"), "2 videos were given, 'x' and others: su", out)
-    refused(command(video, tmp_path / "none.safetensors", "--out", out / "a.mp4"), "there is no such weights file", out)
+    refused(command(video, tmp_path / "none.safetensors", "--out", out / "a.mp4"),
+            "is missing: give a weights file", out)
     refused(command(video, weights, "--out", out / "a.png"), "--out .*a.png: the summary is a .mp4", out)
     (tmp_path / "file").write_text("")
     refused(command(video, weights, "--out", tmp_path / "file" / "a.mp4"), "the folder .*file can't be made", tmp_path)

@@ -122,6 +122,6 @@ def test_heads_that_do_not_fit_are_named(weights: Path, video: Path, tmp_path: P
                           ("nlq", "nlq.ckpt is not a checkpoint of QFVS .*: `make finetune-qfvs` leaves some"),
                           ("taskqa", "taskqa.ckpt is not a checkpoint of QFVS"),
                           ("broken", "broken.ckpt: not a readable weights file"),
-                          ("none", "none.ckpt: there is no such weights file")):
+                          ("none", "none.ckpt is missing: give a weights file")):
         refused(command(video, weights, "--out", folder / "a.mp4", "--head", tmp_path / f"{name}.ckpt"), problem,
                 folder)
