@@ -43,15 +43,15 @@ def run(task: Pretrain, at_a_time: int | None = None) -> tuple[dict[str, float],
     return {name: loss.item() for name, loss in losses.items()}, found
 
 
-def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-5) -> None:
     assert found.keys() == expected.keys()
     least = 1e-2 * max(grad.norm() for grad in expected.values())  # biases of keys have no gradient but noise
     for name, grad in expected.items():
         error = (found[name] - grad).norm() / grad.norm().clamp(min=least)
-        assert error < 2e-5, (name, float(error))  # biases of projectors nearly cancel over the batch
+        assert error < tolerance, (name, float(error))
     errors, norms = (torch.stack([grad.norm() for grad in grads]).norm()
                      for grads in ([found[name] - expected[name] for name in expected], expected.values()))
-    assert errors / norms < 5e-6
+    assert errors / norms < tolerance / 2
 
 
 @pytest.mark.parametrize("again", [False, "trunk", True])
@@ -70,10 +70,11 @@ def test_one_objective_at_a_time_gives_the_gradients_of_the_whole_graph(
 @pytest.mark.parametrize("at_a_time", [4, 5, 12])
 def test_a_batch_in_parts_gives_the_gradients_of_the_whole(make_task: Callable[..., Pretrain], changes: dict[str, str],
                                                            at_a_time: int) -> None:
-    losses, found = run(make_task(**changes), at_a_time)
-    plain, expected = run(make_task(**changes))
-    assert losses == pytest.approx(plain, rel=1e-5)
-    same(found, expected)
+    # In float32 a projector's bias, which nearly cancels over the batch, would differ by up to 4e-5, by the seed.
+    losses, found = run(make_task(**changes).double(), at_a_time)
+    plain, expected = run(make_task(**changes).double())
+    assert losses == pytest.approx(plain, rel=1e-6)  # losses are summed in float32
+    same(found, expected, tolerance=1e-7)
 
 
 def test_parts_that_are_computed_anew_draw_the_same_dropout(make_task: Callable[..., Pretrain],

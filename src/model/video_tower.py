@@ -155,7 +155,7 @@ class VideoTower(nn.Module):
                              f"{self.patch_embed.img_size[0]} x {self.patch_embed.img_size[1]}: set data.init_args.size"
                              " to it, or img_size in video.overrides")
         if video.dtype == torch.uint8:  # normalised here, not in the loader's workers: bytes are cheaper to copy
-            video = (video / 255).sub_(self.mean).div_(self.std)
+            video = video.to(self.mean.dtype).div_(255).sub_(self.mean).div_(self.std)
         batch, num_frames = video.shape[:2]
         x = self.patch_embed(video.flatten(0, 1)).unflatten(0, (batch, num_frames))  # (B, T, N, D)
         time = interpolate_time(self.temporal_embed, num_frames)  # (1, T, D)

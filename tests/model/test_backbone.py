@@ -209,3 +209,15 @@ def test_first_weights_from_local_files(small_config, tmp_path) -> None:
     config.text.arch["num_hidden_layers"] = 4
     with pytest.raises(ValueError, match="it is another model than text.arch says"):
         Backbone(config)
+
+
+@pytest.mark.parametrize("attention", ["divided", "joint"])
+def test_a_backbone_in_float64_computes_in_float64(small_config, attention: str) -> None:
+    backbone = towers(small_config, attention=attention)
+    draw_parameters(backbone)
+    video, text = make_clips(2)["video"], make_text(2)
+    single = backbone.vtm_logits(video, text)
+    double = backbone.double().vtm_logits(video, text)
+    assert double.dtype == torch.float64 and 0 < (double - single).abs().max() < 1e-4
+    alone = backbone.vtm_logits(video[:1], {name: x[:1] for name, x in text.items()})
+    assert (alone - double[:1]).abs().max() < 1e-12  # in float32 a part of a batch would differ by 1e-7
