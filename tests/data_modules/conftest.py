@@ -8,9 +8,6 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from toy_helpers import SMALL
-
-from egovlpv2.data_modules.toy_world import write
 
 CHUNK_SECONDS = 4.0
 HEADER = (
@@ -30,14 +27,6 @@ def _write_video(path: Path, seconds: float, brightness: int) -> None:
             picture = np.broadcast_to(line[:, None], (32, 48, 3)).astype(np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-
-
-@pytest.fixture(scope="session")
-def small_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy world with `toy_helpers.SMALL`, which no test changes."""
-    root = tmp_path_factory.mktemp("toy")
-    write.generate(root, num_workers=2, **SMALL)
-    return root
 
 
 @pytest.fixture

@@ -73,17 +73,6 @@ def same(features: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(features.float(), expected, atol=2e-3, rtol=2e-3)
 
 
-@pytest.fixture
-def backbone(make_backbone: Callable[..., Backbone]) -> Backbone:
-    return make_backbone()
-
-
-@pytest.fixture
-def weights(backbone: Backbone, tmp_path: Path) -> Path:
-    save_backbone(backbone, tmp_path / "weights.safetensors")
-    return tmp_path / "weights.safetensors"
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_dual_features_are_the_models(backbone: Backbone, weights: Path, tmp_path: Path, workers: int,
                                       capsys: pytest.CaptureFixture[str]) -> None:

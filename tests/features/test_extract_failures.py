@@ -31,17 +31,6 @@ from egovlpv2.video.windows import Windows
 
 
 @pytest.fixture
-def backbone(make_backbone: Callable[..., Backbone]) -> Backbone:
-    return make_backbone()
-
-
-@pytest.fixture
-def weights(backbone: Backbone, tmp_path: Path) -> Path:
-    save_backbone(backbone, tmp_path / "weights.safetensors")
-    return tmp_path / "weights.safetensors"
-
-
-@pytest.fixture
 def slow_weights(make_backbone: Callable[..., Backbone], tmp_path: Path) -> Path:
     """A model whose projected features are wide, so that files grow in many steps."""
     save_backbone(make_backbone(projector=[16, 16, 2048]), tmp_path / "wide.safetensors")

@@ -2,31 +2,19 @@
 
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from taskqa_world import ANSWERS, COUNTS, GREYS, KINDS, Row, make_module, official, row, write, write_world
+from taskqa_world import ANSWERS, COUNTS, GREYS, KINDS, Row, official, row, write
 from torch import Tensor
 
 from egovlpv2.batch import AnswerBatch
 from egovlpv2.data_modules.clips import Failure
 from egovlpv2.data_modules.loaders import PAD_INDEX
 from egovlpv2.data_modules.taskqa import TaskQADataModule
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    write_world(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def make(root: Path, tokenizer: str) -> Callable[..., TaskQADataModule]:
-    return partial(make_module, root, tokenizer)
 
 
 def epoch(data: TaskQADataModule, number: int = 0) -> list[dict[str, Any]]:

@@ -16,13 +16,6 @@ from egovlpv2.metrics.summary import select, semantic_f1
 REAL = REAL_DATA / "qfvs"
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """The folder of the annotations."""
-    write_annotations(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize("place", ["Oracle_Summaries", "Oracle_summaries", "Query-Focused_Summaries/Oracle_Summaries"])
 def test_oracles_are_found_in_all_spellings(tmp_path: Path, place: str) -> None:
     write_annotations(tmp_path, place)

@@ -1,31 +1,19 @@
 """The toy world's long videos, with tags and oracle summaries in the format of QFVS."""
 
-import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 from scipy.io import loadmat
 from toy_helpers import SMALL, files_of
 
 from egovlpv2.data_modules.toy_world import write
-from egovlpv2.data_modules.toy_world.script import SCENES, Video, video_from_dict
+from egovlpv2.data_modules.toy_world.script import SCENES, Video
 from egovlpv2.data_modules.toy_world.summary_formats import long_videos, queries, summary, write_qfvs
 from egovlpv2.data_modules.toy_world.vocabulary import NOUNS
 
 LONG = ("P01", "P02", "P03", "P04")
-
-
-@pytest.fixture(scope="module")
-def world(small_toy: Path) -> Path:
-    return small_toy
-
-
-@pytest.fixture(scope="module")
-def videos(world: Path) -> list[Video]:
-    return [video_from_dict(data) for data in json.loads((world / "script.json").read_text())]
 
 
 def _filmed(world: Path, name: str, videos: list[Video]) -> list[tuple[Video, int]]:

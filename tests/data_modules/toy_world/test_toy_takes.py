@@ -11,18 +11,8 @@ from toy_helpers import SMALL, files_of
 
 from egovlpv2.data_modules.toy_world import write
 from egovlpv2.data_modules.toy_world.grounding_formats import takes, write_grounding
-from egovlpv2.data_modules.toy_world.script import Event, Video, video_from_dict
+from egovlpv2.data_modules.toy_world.script import Event, Video
 from egovlpv2.data_modules.toy_world.vocabulary import NOUNS
-
-
-@pytest.fixture(scope="module")
-def world(small_toy: Path) -> Path:
-    return small_toy
-
-
-@pytest.fixture(scope="module")
-def videos(world: Path) -> list[Video]:
-    return [video_from_dict(data) for data in json.loads((world / "script.json").read_text())]
 
 
 @pytest.fixture(scope="module")

@@ -3,27 +3,14 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from qfvs_world import LENGTHS, RECIPE, WIDTH, batches, make_module, write_annotations, write_features
+from qfvs_world import LENGTHS, RECIPE, WIDTH, batches, write_features
 
 from egovlpv2.data_modules.qfvs import QFVSDataModule
 from egovlpv2.features.header import Recipe
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """The folder of the annotations."""
-    write_annotations(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def make(root: Path) -> Callable[..., QFVSDataModule]:
-    return partial(make_module, root)
 
 
 @pytest.mark.parametrize(("limits", "fits"), [((1, 12), True), ((1, 11), False), ((3, 4), True), ((3, 3), False)])

@@ -1,26 +1,14 @@
 """EgoTaskQA's files: questions, answer sets and their places, and what is wrong with them."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
-from taskqa_world import ANSWERS, KINDS, make_module, official, row, write, write_world
+from taskqa_world import ANSWERS, KINDS, official, row, write
 
 from egovlpv2.data_modules.questions import kind_names, most_frequent, read_questions
 from egovlpv2.data_modules.taskqa import TaskQADataModule
 from egovlpv2.heads.answers import read_answers
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    write_world(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def make(root: Path, tokenizer: str) -> Callable[..., TaskQADataModule]:
-    return partial(make_module, root, tokenizer)
 
 
 def test_what_is_wrong_with_a_question_is_named(root: Path) -> None:

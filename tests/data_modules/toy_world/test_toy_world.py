@@ -18,20 +18,10 @@ from egovlpv2.cli import main as cli
 from egovlpv2.data_modules.toy_world import render, write
 from egovlpv2.data_modules.toy_world.formats import COLUMNS
 from egovlpv2.data_modules.toy_world.motion import pose_at
-from egovlpv2.data_modules.toy_world.script import SCENES, State, Video, video_from_dict, write_script
+from egovlpv2.data_modules.toy_world.script import SCENES, State, Video, write_script
 from egovlpv2.data_modules.toy_world.vocabulary import AFFORDANCES, NOUNS, VERBS
 
 SPLITS = {"val": 5, "test": 10}
-
-
-@pytest.fixture(scope="module")
-def world(small_toy: Path) -> Path:
-    return small_toy
-
-
-@pytest.fixture(scope="module")
-def videos(world: Path) -> list[Video]:
-    return [video_from_dict(data) for data in json.loads((world / "script.json").read_text())]
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ from qfvs_world import (
     batches,
     drawn_tags,
     keys,
-    make_module,
-    write_annotations,
     write_features,
 )
 from scipy.io import loadmat
@@ -35,18 +32,6 @@ from egovlpv2.data_modules.qfvs_files import prompts
 from egovlpv2.features import FeatureFolder
 from egovlpv2.features.files import FeatureWriter
 from egovlpv2.metrics.summary import SummaryF1
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """The folder of the annotations."""
-    write_annotations(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def make(root: Path) -> Callable[..., QFVSDataModule]:
-    return partial(make_module, root)
 
 
 def check_shots(data: QFVSDataModule, batch: SummaryBatch, i: int, asked: list[str]) -> None:
