@@ -27,7 +27,7 @@ ARROWS = {
     "device": ("types",),
     "tokenization": ("batch", "io"),
     "metrics": ("batch", "io"),
-    "model": ("batch", "io"),
+    "model": ("batch", "io", "tokenization"),
     "heads": ("io", "metrics"),
     "video": ("arguments", "command", "io", "types"),
     "checkpoints": ("arguments", "command", "device", "heads", "io", "model", "tokenization", "types"),

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from timm.layers import resample_abs_pos_embed, to_2tuple
-from torch import nn
+from timm.layers import to_2tuple
 
 from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.foreign import describe
@@ -65,17 +64,12 @@ def resize_frames(backbone: Backbone, size: tuple[int, int]) -> None:
     Raises:
         ValueError: A side is not a multiple of the patch size.
     """
-    tower = backbone.video_tower
-    patches, old = tower.patch_embed, list(tower.patch_embed.grid_size)
-    for side, patch in zip(size, patches.patch_size, strict=True):
+    for side, patch in zip(size, backbone.video_tower.patch_embed.patch_size, strict=True):
         if side < patch or side % patch:
             below = side // patch * patch
             raise ValueError(f"frames of {size[0]} x {size[1]} px: patches of {patch} px don't fill {side} px; give a "
                              f"multiple, such as {f'{below} or ' if below > 0 else ''}{max(below, 0) + patch}")
-    patches.set_input_size(size)
-    before = tower.pos_embed.detach()  # (1, 1 + N, D), or (1, N, D)
-    tower.pos_embed = nn.Parameter(resample_abs_pos_embed(before, list(patches.grid_size), old,
-                                                          num_prefix_tokens=before.shape[1] - old[0] * old[1]))
+    backbone.video_tower.resize(size)
     backbone.config.video.overrides = {**backbone.config.video.overrides, "img_size": list(size)}
 
 
