@@ -116,7 +116,8 @@ def _build(arch: PreTrainedConfig) -> PreTrainedModel:
             return _CLASSES[arch.model_type](arch)
         return AutoModel.from_config(arch)
     except STRUCTURE_ERRORS as error:  # transformers hardly validates its arguments
-        raise ValueError(f"text.arch: transformers can't build it: {' '.join(str(error).split())[:200]}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"text.arch: transformers can't build {arch.model_type}: {reason}") from error
 
 
 def _load(name_or_path: str, arch: PreTrainedConfig) -> PreTrainedModel:

@@ -36,7 +36,7 @@ class TextLayer:
 
     projections: dict[str, nn.Module]
     num_heads: int
-    out: nn.Module
+    out: nn.Linear
     norm1: nn.Module
     norm2: nn.Module
     mlp: dict[str, nn.Module]
@@ -87,7 +87,6 @@ class TextBlock(nn.Module):
         wavelengths = None
         if layer.rotary_base is not None:
             dim = layer.out.in_features // layer.num_heads
-            assert isinstance(dim, int)
             wavelengths = layer.rotary_base ** -(torch.arange(0, dim, 2) / dim)
         self.register_buffer("inverse_wavelengths", wavelengths, persistent=False)  # (d / 2,)
 

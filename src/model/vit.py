@@ -107,7 +107,7 @@ def make_vit(config: VideoTowerConfig) -> Any:
     if eps is not None:
         for module in vit.modules():
             if hasattr(module, "eps"):
-                module.eps = eps
+                vars(module)["eps"] = eps
     return vit
 
 

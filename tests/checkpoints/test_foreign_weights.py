@@ -163,7 +163,7 @@ CONFIGURATIONS: list[tuple[Any, str]] = [
     (lambda c: c["text"]["arch"].update(hidden_size="32"), "hidden_size: Expected `int`, got `str`"),
     (lambda c: c["text"]["arch"].update(vocab_size=10**12), "vocab_size: Expected `int` <= 16777216"),
     (lambda c: c["text"]["arch"].update(hidden=32), "text.arch: hidden is not an argument of roberta"),
-    (lambda c: c["text"]["arch"].update(hidden_act="foo"), "text.arch: transformers can't build it: .*foo"),
+    (lambda c: c["text"]["arch"].update(hidden_act="foo"), "text.arch: transformers can't build roberta: .*foo"),
     (lambda c: c["text"]["arch"].update(model_type="robert"), "text.arch: transformers knows no such configuration"),
     (lambda c: c["text"]["arch"].pop("model_type"), "needs a `model_type`"),
 ]
