@@ -20,6 +20,7 @@ from egovlpv2.model.fusion import GatedCrossAttention, StackedFusionEncoder
 from egovlpv2.model.heads import MLMHead, VTMHead, init_linear, projector
 from egovlpv2.model.text_tower import TextTower
 from egovlpv2.model.video_tower import VideoTower
+from egovlpv2.pretrained.mixin import PretrainedMixin
 
 
 class Trunk(NamedTuple):
@@ -64,7 +65,7 @@ class Top(NamedTuple):
         return self.text[:, 0]
 
 
-class Backbone(LightningModule):
+class Backbone(PretrainedMixin, LightningModule):
     """EgoVLPv2's backbone: a dual encoder with `gate=False`, a fusion encoder with the same weights with `gate=True`.
 
     Args:
