@@ -11,6 +11,7 @@ FeatureKind = Literal["dual", "projected", "unit", "fused", "transformed", "trun
 PerQueryKind = Literal["fused", "transformed"]
 Split = Literal["val", "test"]
 StepVariant = Literal["unshared", "one_graph", "compiled", "trunk_anew", "all_anew"]
+ExportFormat = Literal["onnx", "torch"]
 BenchPart = Literal["reader", "loader", "forward", "step", "moments", "summary", "retrieval", "search"]
 
 NonNegativeInt = Annotated[int, Meta(ge=0, le=2**31)]
