@@ -17,6 +17,7 @@ BenchPart = Literal["reader", "loader", "forward", "step", "moments", "summary",
 NonNegativeInt = Annotated[int, Meta(ge=0, le=2**31)]
 Count = Annotated[int, Meta(ge=1, le=2**31)]
 NumTokens = Annotated[int, Meta(ge=1, le=1_000_000)]  # no text tower takes more, and tokenizers abort at far more
+TextLength = Annotated[int, Meta(ge=3, le=1_000_000)]  # tokens of the longest text, special ones included
 NumWorkers = Annotated[int, Meta(ge=0, le=1000)]  # processes, some 300 MB each
 Seconds = Annotated[float, Meta(gt=0)]
 Rate = Annotated[float, Meta(gt=0, le=1000)]  # frames a second

@@ -25,8 +25,18 @@ from egovlpv2.tools.export_int8 import (
     quantize,
     text_encoder,
 )
-from egovlpv2.tools.export_sides import OPSET, SUFFIXES, Side, compare, open_side, text_side, video_side, write_side
-from egovlpv2.types import ChunkLength, Count, ExportFormat, NumFrames, NumTokens
+from egovlpv2.tools.export_sides import (
+    OPSET,
+    SUFFIXES,
+    TOLERANCE,
+    Side,
+    compare,
+    open_side,
+    text_side,
+    video_side,
+    write_side,
+)
+from egovlpv2.types import ChunkLength, Count, ExportFormat, NumFrames, TextLength
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,17 +63,18 @@ class ExportReport:
 
     def __str__(self) -> str:
         files = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in self.sizes.items())
-        text = f"{self.out}: {files}\nequal to the backbone's embeddings within {max(self.difference, 1e-9):.0e}"
+        text = (f"{self.out}: {files}\nlargest difference from the backbone's embeddings: {self.difference:.1g} "
+                f"(allowed: {TOLERANCE:g})")
         if self.top1 is not None:
             found = self.top1
-            left_out = f", {found.unreadable} left out as a clip can't be read" if found.unreadable else ""
-            text += (f"\nint8: top-1 of {found.questions} questions {found.float32:.1f} % -> {found.int8:.1f} %, a loss "
-                     f"of {found.loss:.1f} points{left_out}")
+            left_out = f"; {found.unreadable} left out, as a clip can't be read" if found.unreadable else ""
+            text += (f"\nint8: top-1 of {found.questions} questions {found.float32:.1f} % -> {found.int8:.1f} %, a "
+                     f"loss of {found.loss:.1f} points{left_out}")
         return text
 
 
 def export_backbone(weights: str, out: str | Path, *, format: ExportFormat = "onnx",
-                    num_frames: NumFrames | None = None, max_tokens: NumTokens = 30, tokenizer: str | None = None,
+                    num_frames: NumFrames | None = None, max_tokens: TextLength = 30, tokenizer: str | None = None,
                     int8: bool = False, questions: str | None = None, videos: str | None = None,
                     chunk_seconds: ChunkLength = 600.0, num_questions: Count = 500) -> ExportReport:
     """Export both sides of the dual encoder as ONNX or torch.export files, compared with the backbone.
@@ -113,7 +124,7 @@ def export_backbone(weights: str, out: str | Path, *, format: ExportFormat = "on
             top1 = _write_int8(sides, files, test.questions, read, text_encoder(words, max_tokens))
             facts["int8"] = {"top1": top1._asdict()}
         write_json(draft / FACTS, facts)
-        sizes = {path.name: path.stat().st_size for path in sorted(draft.iterdir()) if path.name not in (FACTS, TOKENIZER)}
+        sizes = {path.name: path.stat().st_size for path in sorted(draft.iterdir()) if path.suffix != ".json"}
     return ExportReport(out, sizes, difference, top1)
 
 

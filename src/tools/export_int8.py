@@ -83,7 +83,7 @@ def measure_top1(questions: Sequence[MCQuestion], read: ReadClips, encode: Encod
         ValueError: The clips of no question can be read; gives the reason for the last.
     """
     right, readable, reason = [0, 0], 0, ""
-    for question in tqdm(questions, desc="top-1", unit="question"):
+    for question in tqdm(questions, desc="top-1", unit="question", mininterval=1, leave=False):
         try:
             video = read(question)
         except VideoError as error:

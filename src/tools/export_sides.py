@@ -5,12 +5,14 @@ Letters: `B` clips or texts, `T` frames, `L` tokens, `P` width of the embeddings
 
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 from torch.nn.functional import normalize
 
 from egovlpv2.batch import Text
@@ -94,10 +96,22 @@ def write_side(side: Side, format: ExportFormat, path: Path) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters, about their own parts
         program = torch.export.export(side.module, side.examples[0], dynamic_shapes=tuple(side.inputs.values()))
+        graphs = [module.graph for module in program.graph_module.modules() if isinstance(module, GraphModule)]
+        for node in chain.from_iterable(graph.nodes for graph in graphs):
+            node.meta.pop("stack_trace", None)  # it has paths of this machine
         if format == "torch":
+            _leave_out_unused(program)
             torch.export.save(program, path)
         else:
             _write_onnx(side, program, path)
+
+
+def _leave_out_unused(program: ExportedProgram) -> None:
+    """Empty the parameters that a side doesn't use, such as those of the other side: all are stored otherwise."""
+    names = program.graph_signature.inputs_to_parameters
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in names and not node.users:
+            program.state_dict[names[node.name]] = nn.Parameter(torch.empty(0), requires_grad=False)
 
 
 def _write_onnx(side: Side, program: ExportedProgram, path: Path) -> None:
