@@ -64,7 +64,7 @@ def fetch(repository: Repository) -> Path:
     with _in_words(repository):
         path = hf_hub_download(repository.repo_id, CONFIG, revision=repository.revision)
     folder = Path(path).parent
-    read_config(folder, repository)  # before gigabytes of another model are fetched
+    read_config(folder, str(repository))  # before gigabytes of another model are fetched
     with _in_words(repository):  # of the same commit
         fetched = Path(snapshot_download(repository.repo_id, revision=folder.name, allow_patterns=_FILES))
     if not (fetched / WEIGHTS).exists():

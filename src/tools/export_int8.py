@@ -48,12 +48,15 @@ class Top1(NamedTuple):
 
 def quantize(source: Path, target: Path) -> None:
     """Write an ONNX file with the weights of its matrix products in int8, and activations quantised as they come."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic  # of the extra `export`
+    import onnx  # of the extra `export`, as is the next
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    model = onnx.load(source)
+    model.graph.ClearField("value_info")  # PyTorch's shapes of transposed weights can be those from before
     root, before = logging.getLogger(), logging.getLogger().level
     root.setLevel(logging.ERROR)  # it recommends a preparation that changes nothing for these files
     try:
-        quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=True)
+        quantize_dynamic(model, target, weight_type=QuantType.QInt8, per_channel=True)
     finally:
         root.setLevel(before)
 

@@ -60,7 +60,7 @@ class Side(NamedTuple):
     name: str  # `video` or `text`
     module: nn.Module
     inputs: dict[str, dict[int, Any]]  # dynamic axes of each input
-    examples: list[tuple[Tensor, ...]]  # inputs to compare with; of different sizes where axes are dynamic
+    examples: Sequence[tuple[Tensor, ...]]  # inputs to compare with; of different sizes where axes are dynamic
 
     @property
     def output(self) -> str:
