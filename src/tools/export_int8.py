@@ -21,6 +21,7 @@ from egovlpv2.video.transforms import EvalTransform
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_QUANTIZED = ["MatMul", "Gather"]  # not the convolution of the patches, which onnxruntime lacks in int8 on some CPUs
 ReadClips = Callable[[MCQuestion], Tensor]  # the clips of a question, (5, T, 3, H, W) uint8
 EncodeText = Callable[[str], Sequence[Tensor]]  # inputs of the text side for a text, (1, L) each
 
@@ -47,7 +48,12 @@ class Top1(NamedTuple):
 
 
 def quantize(source: Path, target: Path) -> None:
-    """Write an ONNX file with the weights of its matrix products in int8, and activations quantised as they come."""
+    """Write an ONNX file with embeddings and weights of matrix products in int8; activations are quantised as they come.
+
+    Args:
+        source: An ONNX file in float32.
+        target: The file to write.
+    """
     import onnx  # of the extra `export`, as is the next
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -56,7 +62,7 @@ def quantize(source: Path, target: Path) -> None:
     root, before = logging.getLogger(), logging.getLogger().level
     root.setLevel(logging.ERROR)  # it recommends a preparation that changes nothing for these files
     try:
-        quantize_dynamic(model, target, weight_type=QuantType.QInt8, per_channel=True)
+        quantize_dynamic(model, target, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=_QUANTIZED)
     finally:
         root.setLevel(before)
 

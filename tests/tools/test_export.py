@@ -25,7 +25,7 @@ from egovlpv2.model.backbone import Backbone
 from egovlpv2.tokenization import tokenize
 from egovlpv2.tools import export
 from egovlpv2.tools.export_int8 import Encoders, measure_top1, pick_questions
-from egovlpv2.tools.export_sides import Side
+from egovlpv2.tools.export_sides import Side, compare, text_side, video_side, write_side
 from egovlpv2.video.container import VideoError
 
 TEXTS = ["c c opens the jar", "jar", " ".join(["opens the jar"] * 20)]
@@ -156,6 +156,17 @@ def test_top1_counts_the_questions_whose_best_clip_is_the_answer(toy: Path) -> N
     assert found == (len(questions) - 1, 1, 100, 0) and found.loss == 100
     with pytest.raises(ValueError, match="none of the 1 questions can be read.*a.mp4 is damaged"):
         measure_top1([broken], read, lambda text: [torch.zeros(1)], right, wrong)
+
+
+@pytest.mark.parametrize("changes", [{"attention": "joint"}, {"fusion": "stacked"}, {"fusion_cls": "own"}])
+def test_other_backbones_are_exported_as_well(tokenizer: str, tmp_path: Path, changes: dict) -> None:
+    config = make_config(tokenizer=tokenizer, **{key: value for key, value in changes.items() if key != "attention"})
+    config.video.attention = changes.get("attention", "divided")
+    backbone = Backbone(config).eval().requires_grad_(False)
+    draw_parameters(backbone)
+    for side in (video_side(backbone, 4, (32, 32)), text_side(backbone, open_tokenizer(backbone), 9)):
+        write_side(side, "onnx", tmp_path / f"{side.name}.onnx")
+        assert compare(side, tmp_path / f"{side.name}.onnx") < 1e-5
 
 
 def test_an_export_that_differs_is_refused_and_leaves_nothing(weights: Path, tmp_path: Path,
