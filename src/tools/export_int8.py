@@ -48,7 +48,7 @@ class Top1(NamedTuple):
 
 
 def quantize(source: Path, target: Path) -> None:
-    """Write an ONNX file with embeddings and weights of matrix products in int8; activations are quantised as they come.
+    """Write an ONNX file with embeddings and weights of products in int8; activations are quantised when it runs.
 
     Args:
         source: An ONNX file in float32.

@@ -14,9 +14,11 @@ from huggingface_hub import ModelCard, constants
 from safetensors.torch import save_file
 
 from egovlpv2 import load_backbone
+from egovlpv2.checkpoints.conversion import convert_checkpoint
 from egovlpv2.checkpoints.inference import fingerprint, open_tokenizer
 from egovlpv2.io.folders import atomic_folder
 from egovlpv2.model.backbone import Backbone
+from egovlpv2.tools.ask import open_answer_model
 
 METRICS = {"metrics": {"test/egomcq/dual/inter": 86.71234, "test/egomcq/dual/intra": None},
            "protocol": {"command": "fit", "checkpoint": "/home/jo smith/runs/a/best.ckpt", "devices": 1,
@@ -73,6 +75,13 @@ def test_a_moved_folder_brings_its_tokenizer_and_no_path_of_the_machine(backbone
     content = b"".join(path.read_bytes() for path in moved.rglob("*") if path.is_file())
     assert str(tmp_path.parent).encode() not in content and b"/tokenizer-" not in content
     assert backbone.config.text.tokenizer != "./tokenizer"
+
+
+def test_commands_take_a_saved_folder(folder: Path, tmp_path: Path) -> None:
+    report = convert_checkpoint(folder, tmp_path / "out.safetensors", num_frames=2)
+    assert report.num_frames == 2 and load_backbone(report.target).config.video.num_frames == 2
+    with pytest.raises(ValueError, match="saved has no head that answers"):
+        open_answer_model(str(folder))
 
 
 def test_the_card_has_the_runs_metrics_and_protocol_without_its_folders(backbone: Backbone, tmp_path: Path) -> None:
