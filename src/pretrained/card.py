@@ -34,7 +34,7 @@ Python package `egovlpv2`.
 from egovlpv2 import load_backbone
 from egovlpv2.tokenization import load_tokenizer
 
-backbone = load_backbone("$name")
+backbone = load_backbone("$name", num_frames=$frames)
 tokenizer = load_tokenizer(backbone.config.text.tokenizer)
 ```
 
@@ -92,7 +92,8 @@ def write_card(config: dict[str, Any], parameters: int, repo_id: str | None, lic
                          tags=["egovlpv2", "egocentric-video", "video-language", "video-text-retrieval"])
     results = "No `metrics.json` was given for these weights." if metrics is None else _results(metrics)
     return _CARD.substitute(header=data.to_yaml().strip(), title=repo_id or "EgoVLPv2 backbone",
-                            name=repo_id or "path/to/this/folder", model=_table(_model(config, parameters)),
+                            name=repo_id or "path/to/this/folder", frames=config["video"]["num_frames"],
+                            model=_table(_model(config, parameters)),
                             results=results, licence=licence)
 
 

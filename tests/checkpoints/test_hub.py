@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from egovlpv2 import load_backbone
 from egovlpv2.checkpoints.conversion import convert_checkpoint
 from egovlpv2.checkpoints.inference import fingerprint, open_tokenizer
+from egovlpv2.checkpoints.weights import num_frames_of
 from egovlpv2.io.folders import atomic_folder
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.tools.ask import open_answer_model
@@ -79,7 +80,7 @@ def test_a_moved_folder_brings_its_tokenizer_and_no_path_of_the_machine(backbone
 
 def test_commands_take_a_saved_folder(folder: Path, tmp_path: Path) -> None:
     report = convert_checkpoint(folder, tmp_path / "out.safetensors", num_frames=2)
-    assert report.num_frames == 2 and load_backbone(report.target).config.video.num_frames == 2
+    assert (num_frames_of(folder), num_frames_of(report.target)) == (4, 2)
     with pytest.raises(ValueError, match="saved has no head that answers"):
         open_answer_model(str(folder))
 
@@ -93,7 +94,8 @@ def test_the_card_has_the_runs_metrics_and_protocol_without_its_folders(backbone
     for row in ("| test/egomcq/dual/inter | 86.71 |", "| test/egomcq/dual/intra | n/a |", "| checkpoint | best.ckpt |",
                 "| weights | best.ckpt |", "| val | val.json |", "| monitor | val/egomcq/dual/inter |",
                 "| devices | 1 |", "| evaluation | frames of a.mp4, whole |", '| counts | {"rows": [1, "b/c"]} |',
-                'load_backbone("me/small")', "arxiv.org/abs/2307.05463", "@inproceedings{pramanick2023egovlpv2"):
+                'load_backbone("me/small", num_frames=4)', "arxiv.org/abs/2307.05463",
+                "@inproceedings{pramanick2023egovlpv2"):
         assert row in card.text
     assert not any(part in card.text for part in ("jo smith", "runs/", "/mnt", "~"))
 
@@ -182,7 +184,7 @@ def test_what_is_pushed_is_one_commit_and_loads_by_name(backbone: Backbone, hub:
     loaded = load_backbone("me/small")
     assert_same(backbone, loaded)
     assert open_tokenizer(loaded).get_vocab() == open_tokenizer(backbone).get_vocab()
-    assert b'load_backbone("me/small")' in hub.repos["me/small"]["main"]["README.md"]
+    assert b'load_backbone("me/small", num_frames=4)' in hub.repos["me/small"]["main"]["README.md"]
 
 
 def test_a_revision_is_pushed_and_loaded(backbone: Backbone, hub: FakeHub) -> None:
