@@ -184,7 +184,7 @@ def find_weights(source: str | os.PathLike[str]) -> Path:
         ValueError: A folder or a repository is not a backbone's, or the repository can't be fetched.
     """
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # False, where `Path.is_dir` raises, for one without permission, whose reader says so
         read_config(path, source)
         return path / WEIGHTS
     repository = None if os.path.lexists(path) or path.suffix in _READERS else parse_name(os.fspath(source))
