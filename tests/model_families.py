@@ -27,7 +27,8 @@ from transformers.utils.logging import set_verbosity_error
 from egovlpv2.model.encoder import TextTowerConfig, make_encoder
 from egovlpv2.model.library_check import randomize
 from egovlpv2.model.text_tower import TextTower, _example, _gate_closed, _library_outputs
-from egovlpv2.model.video_tower import VideoTower, _library_outputs as _timm_outputs, _one_frame
+from egovlpv2.model.video_tower import VideoTower, _one_frame
+from egovlpv2.model.video_tower import _library_outputs as _timm_outputs
 from egovlpv2.model.vit import VideoTowerConfig, make_vit
 
 TIMM = [name for name in timm.list_models() if name.startswith(("vit_", "eva02_", "deit"))]
@@ -61,7 +62,7 @@ def read_video(name: str) -> Row:
     with torch.no_grad():
         picture = torch.randn(1, 3, *tower.patch_embed.img_size)
         off = (_timm_outputs(vit, picture) - _one_frame(tower, picture)).abs().max()
-    pooled = {"token": "CLS token", "avg": "mean of patches", "map": "attention pooling"}.get(tower.pooling, tower.pooling)
+    pooled = {"token": "CLS token", "avg": "mean of patches", "map": "attention pooling"}[tower.pooling]
     return Row(name, count, f"{pooled}; {off:.0e}")
 
 
@@ -91,8 +92,8 @@ def reason(error: ValueError, name: str) -> str:
 def table(rows: list[Row]) -> Iterator[str]:
     """Lines of both tables of a library."""
     taken, refused = [row for row in rows if row.parameters], [row for row in rows if row.parameters is None]
-    yield from (f"{len(taken)} agree:", "", "| name | parameters | state that represents the input; largest difference |",
-                "|---|---|---|")
+    yield from (f"{len(taken)} agree:", "",
+                "| name | parameters | state that represents the input; largest difference |", "|---|---|---|")
     yield from (f"| `{row.name}` | {row.parameters / 1e6:,.0f} M | {row.outcome} |" for row in taken if row.parameters)
     yield from ("", f"{len(refused)} are refused:", "", "| name | reason |", "|---|---|")
     yield from (f"| `{row.name}` | {row.outcome} |" for row in refused)

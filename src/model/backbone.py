@@ -23,9 +23,10 @@ from egovlpv2.model.outputs import Top, Trunk, VideoContext
 from egovlpv2.model.text_families import family_of
 from egovlpv2.model.text_tower import TextTower
 from egovlpv2.model.video_tower import VideoTower
+from egovlpv2.pretrained.mixin import PretrainedMixin
 
 
-class Backbone(LightningModule):
+class Backbone(PretrainedMixin, LightningModule):
     """EgoVLPv2's backbone: a dual encoder with `gate=False`, a fusion encoder with the same weights with `gate=True`.
 
     Args:

@@ -108,8 +108,8 @@ class TextTower(nn.Module):
         if self.family.pooling == "first":
             return x[:, 0]
         places = torch.arange(mask.shape[1], device=mask.device)
-        last = (mask * places).argmax(1)  # (B,)
-        return self.head(x[torch.arange(len(x), device=x.device), last])
+        last = (mask * places).argmax(1)[:, None, None].expand(-1, -1, x.shape[2])  # (B, 1, D)
+        return self.head(x.gather(1, last)[:, 0])
 
 
 def _eos_id(arch: Any) -> int:

@@ -137,7 +137,7 @@ class VideoTower(nn.Module):
         prefix = torch.cat(tokens, dim=1)  # (1, P, D)
         if self.pos_embed is not None and self.pos_embed.shape[1] > x.shape[2]:
             prefix = prefix + self.pos_embed[:, : self.num_prefix]
-        return [prefix.expand(len(x), -1, -1).to(x.dtype)]
+        return [prefix.expand(x.shape[0], -1, -1).to(x.dtype)]
 
     def pool(self, x: Tensor) -> Tensor:
         """Compute the state that represents each clip, of tokens after `norm`.
