@@ -50,7 +50,7 @@ def draw_parameters(module: torch.nn.Module) -> None:
 
 def small_tokenizer(folder: Path, words: int, end: int = 2, has_mask: bool = True, template: str = "<s> $A </s>"
                     ) -> str:
-    """Write a tokenizer of `w0`, `w1`, ... whose special tokens are <s> 0, <pad> 1, </s> `end`, <unk> 3, <mask> last."""
+    """Write a tokenizer of `w0`, `w1`, ... with <s> 0, <pad> 1, </s> `end`, <unk> 3 and, last, <mask>."""
     names = [f"w{i}" for i in range(words)]
     names[0], names[1], names[3], names[end], names[-1] = "<s>", "<pad>", "<unk>", "</s>", "<mask>"
     special = {"bos_token": "<s>", "pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}

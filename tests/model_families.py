@@ -2,8 +2,8 @@
 
     python tests/model_families.py docs/model-families.md
 
-builds each with random weights, at its own width, patches and frame size and with its first two blocks, which are all of
-one kind, compares a tower with the library's own forward pass, and writes the tables between the marks of that page.
+builds each with random weights, at its own width, patches and frame size and with its first two blocks, compares a
+tower with the forward pass of the library, and writes the tables between the marks of that page.
 """
 
 import logging
