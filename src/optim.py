@@ -28,6 +28,10 @@ class OptimizerConfig:
         lr: Peak learning rate of the towers.
         new_layer_factor: Factor of the learning rate of cross-attention, projectors and heads.
         alpha_lr_factor: Factor of the learning rate of the scalars `alpha`, which start at zero.
+        text_factor: Additional factor of the learning rate of the text tower's own layers, for pre-trained ones beside
+            a video tower that starts from nothing.
+        frozen_text_layers: Number of the text tower's layers, from the first, that are not trained, and with them its
+            embeddings; 0: all are trained.
         vector_factor: Additional factor of the learning rate of vectors (biases, weights of norms).
         betas: Decay rates of the moments.
         eps: Term added to the root of the second moment.
@@ -45,6 +49,8 @@ class OptimizerConfig:
     lr: float = 3e-5
     new_layer_factor: float = 4.0
     alpha_lr_factor: float = 4.0
+    text_factor: float = 1.0
+    frozen_text_layers: int = 0
     vector_factor: float = 1.0
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
@@ -59,6 +65,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.step_epochs < 1:
             raise ValueError(f"optimizer.step_epochs={self.step_epochs}: give 1 or more")
+        if self.frozen_text_layers < 0:
+            raise ValueError(f"optimizer.frozen_text_layers={self.frozen_text_layers}: give 0 or more")
 
 
 def decays(name: str, parameter: nn.Parameter, no_decay: str) -> bool:
@@ -77,6 +85,26 @@ def decays(name: str, parameter: nn.Parameter, no_decay: str) -> bool:
     return True
 
 
+def freeze_text(tower: nn.Module, layers: int) -> None:
+    """Freeze the first layers of a text tower and its embeddings; cross-attention of a fused layer stays trained.
+
+    Args:
+        tower: A module with `embeddings` and `blocks`.
+        layers: Number of layers; 0 freezes nothing.
+
+    Raises:
+        ValueError: The tower has fewer layers.
+    """
+    blocks = tower.get_submodule("blocks")
+    assert isinstance(blocks, nn.ModuleList)
+    if layers > len(blocks):
+        raise ValueError(f"optimizer.frozen_text_layers={layers}: the text tower has {len(blocks)} layers")
+    for part in (tower.get_submodule("embeddings"), *blocks[:layers]) if layers else ():
+        for name, parameter in part.named_parameters():
+            if not any(new in name for new in _NEW):
+                parameter.requires_grad_(False)
+
+
 def parameter_groups(module: nn.Module, config: OptimizerConfig, name_of_rest: str = "backbone"
                      ) -> list[dict[str, Any]]:
     """Split the trainable parameters into named groups by learning rate and weight decay, and log their sizes.
@@ -90,11 +118,12 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig, name_of_rest: s
         Groups for a torch optimizer.
     """
     groups: dict[str, dict[str, Any]] = {}
-    factors = {name_of_rest: 1.0, "new layers": config.new_layer_factor, "alphas": config.alpha_lr_factor}
+    factors = {name_of_rest: 1.0, "text tower": config.text_factor, "new layers": config.new_layer_factor,
+               "alphas": config.alpha_lr_factor}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        kind = "alphas" if name.endswith(".alpha") else "new layers" if any(n in name for n in _NEW) else name_of_rest
+        kind = _kind(name, config, name_of_rest)
         is_vector = config.vector_factor != 1 and parameter.ndim == 1
         decayed = decays(name, parameter, config.no_decay)
         key = f"{kind}, vectors" if is_vector else kind
@@ -108,6 +137,15 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig, name_of_rest: s
         rank_zero_only(log.info)("%s: %d tensors, %.2f M parameters, lr %g", key, len(group["params"]), count / 1e6,
                                  group["lr"])
     return list(groups.values())
+
+
+def _kind(name: str, config: OptimizerConfig, name_of_rest: str) -> str:
+    """The kind of a parameter, which sets its learning rate."""
+    if name.endswith(".alpha"):
+        return "alphas"
+    if any(new in name for new in _NEW):
+        return "new layers"
+    return "text tower" if config.text_factor != 1 and "text_tower." in name else name_of_rest
 
 
 def lr_factor(step: int, warmup: float, total: int, decay: str, end: float) -> float:

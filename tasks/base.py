@@ -16,7 +16,7 @@ from egovlpv2.checkpoints.weights import check_traits, load_strictly, read_weigh
 from egovlpv2.distributed import mean_over_processes, rank
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.config import BackboneConfig
-from egovlpv2.optim import OptimizerConfig, make_optimizer
+from egovlpv2.optim import OptimizerConfig, freeze_text, make_optimizer
 from egovlpv2.tokenization import check_tokenizer
 
 
@@ -122,6 +122,8 @@ class BackboneTask(Task):
         if weights is not None:
             load_strictly(self.backbone, state, weights)
             check_traits(self.backbone, plain, weights)
+        if optimizer is not None:
+            freeze_text(self.backbone.text_tower, optimizer.frozen_text_layers)
         self.weights = weights
 
     @property
