@@ -211,7 +211,7 @@ def lr_factors(config: OptimizerConfig, total_steps: int, max_epochs: int) -> Ca
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int, max_epochs: int,
-                   name_of_rest: str = "backbone") -> dict[str, Any]:
+                   name_of_rest: str = "backbone", fused: bool = True) -> dict[str, Any]:
     """Build the return value of `LightningModule.configure_optimizers`: an optimizer and a schedule by steps.
 
     Their states hold moments and progress only: a run resumed from a checkpoint follows its current settings.
@@ -222,10 +222,11 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int,
         total_steps: Steps of the whole run.
         max_epochs: Epochs of the whole run.
         name_of_rest: See `parameter_groups`.
+        fused: Update all parameters in one kernel.
     """
     make = {"adamw": AdamW, "adam": Adam}[config.kind]
     groups = parameter_groups(module, config, name_of_rest)
-    optimizer = make(groups, betas=config.betas, eps=config.eps, fused=True)
+    optimizer = make(groups, betas=config.betas, eps=config.eps, fused=fused)
     optimizer.register_load_state_dict_pre_hook(_keep_settings)
     schedule = Schedule(optimizer, lr_factors(config, total_steps, max_epochs))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from lightning import LightningModule
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -50,7 +51,9 @@ class Task(LightningModule):
         if not epochs or epochs < 1:
             raise ValueError("the learning rate's schedule needs trainer.max_epochs, since its warm-up is in epochs")
         steps = int(self.trainer.estimated_stepping_batches)
-        made = make_optimizer(self.trained, self.optimizer_config, steps, epochs, self.trains)
+        # Lightning refuses to clip the gradients of a fused optimizer in mixed precision.
+        fused = not (self.trainer.gradient_clip_val and isinstance(self.trainer.precision_plugin, MixedPrecision))
+        made = make_optimizer(self.trained, self.optimizer_config, steps, epochs, self.trains, fused)
         return OptimizerLRSchedulerConfig(optimizer=made["optimizer"], lr_scheduler=made["lr_scheduler"])
 
     def step_seed(self, batch_idx: int, *more: int) -> int:
