@@ -28,10 +28,8 @@ class OptimizerConfig:
         lr: Peak learning rate of the towers.
         new_layer_factor: Factor of the learning rate of cross-attention, projectors and heads.
         alpha_lr_factor: Factor of the learning rate of the scalars `alpha`, which start at zero.
-        text_factor: Additional factor of the learning rate of the text tower's own layers, for pre-trained ones beside
-            a video tower that starts from nothing.
-        frozen_text_layers: Number of the text tower's layers, from the first, that are not trained, and with them its
-            embeddings; 0: all are trained.
+        frozen_text_layers: Number of the text tower's layers, from the first, that keep their weights, and with them
+            its embeddings; cross-attention in them is trained. 0: all are trained.
         vector_factor: Additional factor of the learning rate of vectors (biases, weights of norms).
         betas: Decay rates of the moments.
         eps: Term added to the root of the second moment.
@@ -49,7 +47,6 @@ class OptimizerConfig:
     lr: float = 3e-5
     new_layer_factor: float = 4.0
     alpha_lr_factor: float = 4.0
-    text_factor: float = 1.0
     frozen_text_layers: int = 0
     vector_factor: float = 1.0
     betas: tuple[float, float] = (0.9, 0.98)
@@ -118,12 +115,11 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig, name_of_rest: s
         Groups for a torch optimizer.
     """
     groups: dict[str, dict[str, Any]] = {}
-    factors = {name_of_rest: 1.0, "text tower": config.text_factor, "new layers": config.new_layer_factor,
-               "alphas": config.alpha_lr_factor}
+    factors = {name_of_rest: 1.0, "new layers": config.new_layer_factor, "alphas": config.alpha_lr_factor}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        kind = _kind(name, config, name_of_rest)
+        kind = "alphas" if name.endswith(".alpha") else "new layers" if any(n in name for n in _NEW) else name_of_rest
         is_vector = config.vector_factor != 1 and parameter.ndim == 1
         decayed = decays(name, parameter, config.no_decay)
         key = f"{kind}, vectors" if is_vector else kind
@@ -137,15 +133,6 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig, name_of_rest: s
         rank_zero_only(log.info)("%s: %d tensors, %.2f M parameters, lr %g", key, len(group["params"]), count / 1e6,
                                  group["lr"])
     return list(groups.values())
-
-
-def _kind(name: str, config: OptimizerConfig, name_of_rest: str) -> str:
-    """The kind of a parameter, which sets its learning rate."""
-    if name.endswith(".alpha"):
-        return "alphas"
-    if any(new in name for new in _NEW):
-        return "new layers"
-    return "text tower" if config.text_factor != 1 and "text_tower." in name else name_of_rest
 
 
 def lr_factor(step: int, warmup: float, total: int, decay: str, end: float) -> float:

@@ -39,18 +39,6 @@ def test_groups_of_the_paper(small_config) -> None:
     assert members["alphas"] == gates
 
 
-def test_the_text_tower_has_a_rate_of_its_own(small_config) -> None:
-    backbone = Backbone(small_config())
-    names = {id(p): n for n, p in backbone.named_parameters()}
-    groups = {g["name"]: g for g in parameter_groups(backbone, OptimizerConfig(lr=1e-3, text_factor=0.25))}
-    rates = {names[id(p)]: g["lr"] for g in groups.values() for p in g["params"]}
-    assert rates.keys() == set(names.values())
-    assert rates["text_tower.blocks.0.query.weight"] == rates["text_tower.blocks.2.fc1.bias"] == 0.25e-3
-    assert rates["text_tower.embeddings.word_embeddings.weight"] == 0.25e-3
-    assert rates["text_tower.blocks.2.fusion.query.weight"] == rates["text_projector.0.weight"] == 4e-3
-    assert rates["video_tower.blocks.0.attn.qkv.weight"] == 1e-3
-
-
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_lower_text_layers_are_frozen_with_the_embeddings(small_config, layers: int) -> None:
     backbone = Backbone(small_config())
