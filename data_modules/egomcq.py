@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from msgspec import Meta
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -14,40 +13,12 @@ from egovlpv2.data_modules.base import VideoDataModule
 from egovlpv2.data_modules.clips import ClipError, ClipReader, EvalClip, Failure
 from egovlpv2.data_modules.loaders import PAD_INDEX, Rows, stack
 from egovlpv2.data_modules.packed import Strings
-from egovlpv2.io.schema import Seconds, Start, Words, check_entries, read_json, shown
+from egovlpv2.io.egomcq_files import NUM_CHOICES, read_egomcq
 from egovlpv2.tokenization import tokenize
 from egovlpv2.video.frame_rules import FrameRule, egoclip
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-NUM_CHOICES = 5
-
-
-@dataclass
-class _Clip:
-    """A choice in the file."""
-
-    video_uid: Words
-    clip_start: Start
-    clip_end: Seconds
-
-
-@dataclass
-class _Query:
-    """The text of a question in the file."""
-
-    clip_text: Words
-
-
-@dataclass
-class _Entry:
-    """A question in the file."""
-
-    query: _Query
-    answer: Annotated[int, Meta(ge=0, lt=NUM_CHOICES)]
-    types: Annotated[int, Meta(ge=1, le=2)]  # inter-video, intra-video
-    choices: dict[str, Any]
 
 
 class MCQSample(NamedTuple):
@@ -76,16 +47,16 @@ class EgoMCQ(Rows[MCQSample]):
 
     def __init__(self, path: Path, reader: ClipReader) -> None:
         self.reader = reader
-        entries = _load(path)
-        self._keys = Strings.pack(list(entries))
-        self._texts = Strings.pack([entry.query.clip_text for entry in entries.values()])
-        self._answers = torch.tensor([entry.answer for entry in entries.values()])  # (Q,) int64
-        self._kinds = torch.tensor([entry.types for entry in entries.values()])  # (Q,) int64
-        clips = [_clips(f"{path}, question {shown(key)}", entry.choices) for key, entry in entries.items()]
-        self.videos = sorted({video for choices in clips for video, _, _ in choices})
+        questions = read_egomcq(path)
+        self._keys = Strings.pack(list(questions))
+        self._texts = Strings.pack([question.text for question in questions.values()])
+        self._answers = torch.tensor([question.answer for question in questions.values()])  # (Q,) int64
+        self._kinds = torch.tensor([question.kind for question in questions.values()])  # (Q,) int64
+        clips = [question.clips for question in questions.values()]
+        self.videos = sorted({clip.video for choices in clips for clip in choices})
         codes = {video: code for code, video in enumerate(self.videos)}
-        self._video = torch.tensor([[codes[video] for video, _, _ in choices] for choices in clips])  # (Q, 5)
-        self._times = torch.tensor([[times for _, *times in choices] for choices in clips], dtype=torch.float64)
+        self._video = torch.tensor([[codes[clip.video] for clip in choices] for choices in clips])  # (Q, 5)
+        self._times = torch.tensor([[clip[1:] for clip in choices] for choices in clips], dtype=torch.float64)
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -122,27 +93,6 @@ class EgoMCQ(Rows[MCQSample]):
             "failures": [failure for question in questions for failure in question.failures],
             "beyond_video": [question.row for question in readable if question.beyond_video],
         }
-
-
-def _load(path: Path) -> dict[str, _Entry]:
-    if not path.exists():
-        raise ValueError(f"There is no file {path}: put EgoMCQ's egomcq.json there, or name another one.")
-    content = read_json(path, Any)
-    if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path} must hold an object of questions, {{\"0\": {{...}}, ...}}.")
-    return check_entries(content, _Entry, f"{path}, question")
-
-
-def _clips(where: str, choices: dict[str, Any]) -> list[tuple[str, float, float]]:
-    """The five clips of a question: video, start and end."""
-    if set(choices) != {str(choice) for choice in range(NUM_CHOICES)}:
-        raise ValueError(f"{where}: choices must have the keys 0 to 4, not {shown(', '.join(choices))}.")
-    clips = check_entries({key: choices[key] for key in sorted(choices)}, _Clip, f"{where}, choice")
-    for key, clip in clips.items():
-        if not max(clip.clip_start, 0.0) <= clip.clip_end:
-            raise ValueError(f"{where}, choice {key!r}: clip_start {clip.clip_start} and clip_end {clip.clip_end} are "
-                             "not a span of seconds.")
-    return [(clip.video_uid, max(clip.clip_start, 0.0), clip.clip_end) for clip in clips.values()]
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ COMMANDS = {
     "index": Command("egovlpv2.search.build", "build_index", ("videos",)),
     "search": Command("egovlpv2.search.results", "search", ("query",)),
     "attend": Command("egovlpv2.tools.attend", "attend", ("video",)),
+    "export": Command("egovlpv2.tools.export", "export_backbone", ("weights", "out")),
     "collect": Command("egovlpv2.analysis.collect", "collect", ("runs",)),
     "cost": Command("egovlpv2.analysis.cost", "estimate_cost"),
     "ablation-fusion": Command("egovlpv2.analysis.ablation", "compare_fusion"),

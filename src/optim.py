@@ -13,7 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 log = logging.getLogger(__name__)
 
-_STACKS = ("cls_token", "pos_embed", "temporal_embed", "position_embeddings.weight")
+_STACKS = ("cls_token", "reg_token", "latent", "pos_embed", "temporal_embed", "position_embeddings.weight",
+           "position_embedding.weight")
 # Modules without pre-trained weights: their learning rate is multiplied by `new_layer_factor`.
 _NEW = ("fusion.", "stack.", "projector.", "_transform.", "match_head.", "masked_word_head.", "answer_head.")
 _DECAYED_NORMS = ("norm_time.weight", "fusion.norm.weight")  # norms missing in the authors' list of exemptions

@@ -18,11 +18,18 @@ if TYPE_CHECKING:
 _MIN_VOCABULARY_SHARE = 2 / 3
 
 
+_LEGACY_EOS = 2  # of CLIP's older configurations, whose texts end at the highest id
+Padding = Literal["max_length", "longest"]
+
+
 class TokenEmbeddings(Protocol):
     """The facts of a text tower that a tokenizer must agree with."""
 
     vocab_size: int
     padding_id: int | None  # id from which positions are counted (RoBERTa); None where they don't depend on ids
+    eos_id: int | None  # id of the token whose state represents a text (CLIP); None where it is the first token's
+    max_tokens: int
+    masks_padding: bool  # False where padding is attended to (SigLIP)
 
 
 def load_tokenizer(name_or_path: str) -> "PreTrainedTokenizerBase":
@@ -62,14 +69,17 @@ def load_fitting_tokenizer(name_or_path: str, tower: TokenEmbeddings) -> "PreTra
 def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", tower: TokenEmbeddings, name: str) -> None:
     """Check that a tokenizer fits a text tower.
 
+    Of a tower that attends to padding, texts must all have its length: the tokenizer pads to it from now on.
+
     Args:
         tokenizer: A tokenizer from `load_tokenizer`.
         tower: The text tower whose embeddings it indexes.
         name: Name of the tokenizer in error messages.
 
     Raises:
-        ValueError: An id has no embedding, more than a third of the embeddings have no id, or the padding id differs
-            from the one that the tower counts positions from (RoBERTa).
+        ValueError: An id has no embedding, more than a third of the embeddings have no id, the padding id differs from
+            the one that the tower counts positions from (RoBERTa), or a text doesn't begin or end with the special
+            token whose state represents it.
     """
     tokens = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
     if tokens > tower.vocab_size or tokens < _MIN_VOCABULARY_SHARE * tower.vocab_size:
@@ -79,11 +89,52 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", tower: TokenEmbeddings
         raise ValueError(f"the tokenizer {name} doesn't fit the weights: it pads with the id {tokenizer.pad_token_id} "
                          f"and they with {tower.padding_id} (pad_token_id): give the tokenizer that they were trained "
                          "with")
+    _check_special_tokens(tokenizer, tower, name)
+    if not tower.masks_padding:
+        tokenizer.model_input_names, tokenizer.model_max_length = ["input_ids"], tower.max_tokens
+
+
+def _check_special_tokens(tokenizer: "PreTrainedTokenizerBase", tower: TokenEmbeddings, name: str) -> None:
+    """Check that the token whose state represents a text is in its place."""
+    ids = tokenizer("a")["input_ids"]
+    if tower.eos_id is not None:
+        wanted = tower.eos_id if tower.eos_id != _LEGACY_EOS else max(ids)  # see `TextTower.mask`
+        if ids[-1:] != [wanted]:
+            raise ValueError(f"the tokenizer {name} doesn't fit the weights: its texts end with the id {ids[-1:]}, and "
+                             f"the state of the token {wanted} (eos_token_id) represents a text: give the tokenizer "
+                             "that they were trained with")
+    elif tower.masks_padding and ids[0] not in tokenizer.all_special_ids:
+        raise ValueError(f"the tokenizer {name} doesn't fit the weights: its texts begin with a word, and the state of "
+                         "the first token represents a text: give one that begins them with a special token")
+
+
+def mask_token_id(tokenizer: "PreTrainedTokenizerBase", tower: TokenEmbeddings) -> int:
+    """Look up the id of the mask token; if the tokenizer has none (CLIP's, SigLIP's), of an embedding without a token.
+
+    Raises:
+        ValueError: It has none, and every embedding has a token.
+    """
+    if tokenizer.mask_token_id is not None:
+        return int(tokenizer.mask_token_id)
+    spare = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
+    if spare >= tower.vocab_size:
+        raise ValueError(f"the tokenizer {tokenizer.name_or_path} has no mask token, which masked language modelling "
+                         f"needs: set model.init_args.mlm_weight to 0, or vocab_size in text.arch to {spare + 1}, for "
+                         "the embedding of one")
+    return spare
+
+
+def padding_of(tokenizer: "PreTrainedTokenizerBase", padding: Padding | Literal[False], max_tokens: int
+               ) -> tuple[Padding | Literal[False], int]:
+    """Padding and maximum length of texts: those asked for, or the model's, if it attends to padding (SigLIP's)."""
+    if "attention_mask" in tokenizer.model_input_names:
+        return padding, max_tokens
+    return "max_length", int(tokenizer.model_max_length)
 
 
 def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], max_tokens: int,
-             padding: Literal["max_length", "longest"] = "max_length") -> Text:
-    """Tokenize texts, truncated and padded to a common length.
+             padding: Padding = "max_length") -> Text:
+    """Tokenize texts, truncated and padded to a common length; for a model that attends to padding, to the model's.
 
     Args:
         tokenizer: A tokenizer from `load_tokenizer`.
@@ -94,10 +145,12 @@ def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], max_tok
     Returns:
         `input_ids` and `attention_mask`, (B, L) int64.
     """
+    filled, max_tokens = padding_of(tokenizer, padding, max_tokens)
     if not texts:
         empty = torch.zeros(0, max_tokens, dtype=torch.int64)
         return Text(input_ids=empty, attention_mask=empty.clone())
-    encoded = tokenizer(list(texts), padding=padding, truncation=True, max_length=max_tokens, return_tensors="pt")
+    encoded = tokenizer(list(texts), padding=filled, truncation=True, max_length=max_tokens, return_tensors="pt",
+                        return_attention_mask=True)
     return Text(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
 
 

@@ -11,11 +11,13 @@ FeatureKind = Literal["dual", "projected", "unit", "fused", "transformed", "trun
 PerQueryKind = Literal["fused", "transformed"]
 Split = Literal["val", "test"]
 StepVariant = Literal["unshared", "one_graph", "compiled", "trunk_anew", "all_anew"]
+ExportFormat = Literal["onnx", "torch"]
 BenchPart = Literal["reader", "loader", "forward", "step", "moments", "summary", "retrieval", "search"]
 
 NonNegativeInt = Annotated[int, Meta(ge=0, le=2**31)]
 Count = Annotated[int, Meta(ge=1, le=2**31)]
 NumTokens = Annotated[int, Meta(ge=1, le=1_000_000)]  # no text tower takes more, and tokenizers abort at far more
+TextLength = Annotated[int, Meta(ge=3, le=1_000_000)]  # tokens of the longest text, special ones included
 NumWorkers = Annotated[int, Meta(ge=0, le=1000)]  # processes, some 300 MB each
 Seconds = Annotated[float, Meta(gt=0)]
 Rate = Annotated[float, Meta(gt=0, le=1000)]  # frames a second

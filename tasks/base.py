@@ -143,9 +143,14 @@ class BackboneTask(Task):
                 "model_frames": config.video.num_frames, "seed": global_seed()}
 
     def setup(self, stage: str) -> None:
-        """Refuse a data module whose tokenizer doesn't fit the weights."""
+        """Refuse a data module whose tokenizer or length of texts doesn't fit the weights."""
+        tower = self.backbone.text_tower
         if tokenizer := getattr(self.data, "tokenizer", None):
-            check_tokenizer(tokenizer, self.backbone.text_tower, tokenizer.name_or_path)
+            check_tokenizer(tokenizer, tower, tokenizer.name_or_path)
+            length = self.data.max_tokens  # validation and testing pad to the longest text only
+            if stage == "fit" and length > tower.max_tokens:
+                raise ValueError(f"data.init_args.max_tokens is {length}, but the text tower has {tower.max_tokens} "
+                                 "positions: lower it")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

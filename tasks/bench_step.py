@@ -36,8 +36,8 @@ from egovlpv2.bench.measure import (
 from egovlpv2.device import autocast
 from egovlpv2.gradients import Cut
 from egovlpv2.losses import ego_positives, mask_tokens, multi_positive_nce, sample_vtm_pairs
-from egovlpv2.model.backbone import Top
 from egovlpv2.model.config import BackboneConfig
+from egovlpv2.model.outputs import Top
 from egovlpv2.optim import OptimizerConfig, parameter_groups
 from egovlpv2.tasks.pretrain import Objectives, Pretrain
 from egovlpv2.types import Precision, StepVariant
@@ -54,8 +54,8 @@ class UnsharedPretrain(Pretrain):
         backbone = self.backbone
         dual = self._pass(batch["video"], batch["text"], gate=False)
         assert dual.video is not None and dual.text is not None
-        video_embeds = F.normalize(backbone.project_video(dual.video[:, 0]).float(), dim=-1)
-        text_embeds = F.normalize(backbone.project_text(dual.text[:, 0]).float(), dim=-1)
+        video_embeds = F.normalize(backbone.project_video(dual.video_cls).float(), dim=-1)
+        text_embeds = F.normalize(backbone.project_text(dual.text_cls).float(), dim=-1)
         similarity = text_embeds @ video_embeds.T
         positives = ego_positives(batch["verbs"], batch["nouns"], self.positives)
         pairs = sample_vtm_pairs(similarity.detach(), positives, self.negative_temperature, generator)

@@ -10,8 +10,9 @@ from torchmetrics.wrappers.abstract import WrapperMetric
 
 from egovlpv2.batch import ChoiceBatch
 from egovlpv2.metrics.egomcq import EgoMCQAccuracy
-from egovlpv2.model.backbone import Backbone, Trunk
+from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.config import BackboneConfig
+from egovlpv2.model.outputs import Trunk
 from egovlpv2.tasks.base import BackboneTask
 from egovlpv2.tasks.metric_task import MetricTask, Split
 
@@ -30,8 +31,8 @@ def choice_scores(backbone: Backbone, batch: ChoiceBatch, names: Sequence[str] =
     video = batch["video"].flatten(0, 1)  # (Q*5, T, 3, H, W)
     text, mask = backbone.trunk_text(batch["text"])  # (Q, L, D)
     clips = backbone.trunk_video(video)  # (Q*5, S, D)
-    video_embeds = backbone.project_video(backbone.top_video(clips, num_frames, cls_only=True)[:, 0])  # (Q*5, P)
-    text_embeds = backbone.project_text(backbone.top_text(text, mask)[:, 0])  # (Q, P)
+    video_embeds = backbone.project_video(backbone.pooled_video(clips, num_frames))  # (Q*5, P)
+    text_embeds = backbone.project_text(backbone.pooled_text(text, mask))  # (Q, P)
     dual = F.cosine_similarity(text_embeds[:, None].float(), video_embeds.unflatten(0, (-1, choices)).float(), dim=-1)
     if tuple(names) == ("dual",):
         return {"dual": dual}

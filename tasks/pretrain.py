@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from egovlpv2.batch import ClipBatch, Text
+from egovlpv2.batch import ClipBatch
 from egovlpv2.distributed import broadcast_from_rank0, exchange_rows, gather, local_shard, rank, world_size
 from egovlpv2.gradients import Cut, in_parts
 from egovlpv2.losses import (
@@ -21,12 +21,12 @@ from egovlpv2.losses import (
     multi_positive_nce,
     sample_vtm_pairs,
 )
-from egovlpv2.model.backbone import Trunk
 from egovlpv2.model.config import BackboneConfig
+from egovlpv2.model.outputs import Trunk
 from egovlpv2.model.released_init import init_as_released
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.egomcq import SCORES, EgoMCQTask, Monitor
-from egovlpv2.tokenization import check_tokenizer, load_tokenizer
+from egovlpv2.tokenization import check_tokenizer, load_tokenizer, mask_token_id
 
 _IGNORED = -100  # in place of a token that is not to be predicted
 
@@ -86,7 +86,8 @@ class Pretrain(EgoMCQTask):
         self.make_choice_metrics(monitor, ("dual",) if vtm_weight == 0 else SCORES)  # the match head is untrained then
         if mlm_weight == vtm_weight == 0:
             self.backbone.freeze_fusion()
-        self.mask_id, self.vocab_size = tokenizer.mask_token_id, len(tokenizer)
+        self.vocab_size = len(tokenizer)
+        self.mask_id = mask_token_id(tokenizer, self.backbone.text_tower) if mlm_weight else 0  # not learned then
         self.register_buffer("special_ids", torch.tensor(tokenizer.all_special_ids), persistent=False)
 
     @property
@@ -114,9 +115,9 @@ class Pretrain(EgoMCQTask):
         """
         backbone, cut, weights = self.backbone, self.cut(self.backbone.parameters()), self.loss_weights
         num_frames = batch["video"].shape[1]
-        ids, mask = batch["text"]["input_ids"], batch["text"]["attention_mask"]
+        ids, mask = batch["text"]["input_ids"], backbone.text_tower.mask(batch["text"])
         trunk = Trunk(cut.share(in_parts(backbone.trunk_video, at_a_time, batch["video"])),
-                      cut.share(in_parts(self._trunk_text, at_a_time, ids, mask)), mask.bool())
+                      cut.share(in_parts(backbone.trunk_tokens, at_a_time, ids, mask)), mask)
         embed = partial(self._embed, num_frames)
         video_embeds, text_embeds = map(gather, in_parts(embed, at_a_time, *trunk))  # (n, P)
         with torch.autocast(self.device.type, enabled=False):  # in bfloat16 a logit is a tenth off
@@ -138,13 +139,10 @@ class Pretrain(EgoMCQTask):
         masked = self._mask(gather(ids), generator)  # the same on every process
         own = MaskedTokens(*map(local_shard, masked))
         # Shared although one objective uses it: its parameters' gradients don't wait beside the other objectives' then.
-        trunk = trunk._replace(text=cut.share(in_parts(self._trunk_text, at_a_time, own.input_ids, mask)))
+        trunk = trunk._replace(text=cut.share(in_parts(backbone.trunk_tokens, at_a_time, own.input_ids, mask)))
         summed = self._masked_tokens(trunk, num_frames, torch.where(own.chosen, ids, _IGNORED), at_a_time)
         losses["mlm"] = cut.backward(summed * world_size() / masked.chosen.sum().clamp(min=1), weights["mlm"])
         return Objectives(cut.total(), losses)
-
-    def _trunk_text(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return self.backbone.trunk_text(Text(input_ids=ids, attention_mask=mask))[0]  # (B, L, D)
 
     def _embed(self, num_frames: int, *trunk: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings of length 1 of clips and texts, gate closed: (B, P) each."""

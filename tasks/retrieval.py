@@ -12,8 +12,8 @@ from egovlpv2.batch import RetrievalBatch, RetrievalPairs, Text, TextBatch
 from egovlpv2.distributed import gather
 from egovlpv2.metrics.ranking import dual_softmax
 from egovlpv2.metrics.retrieval import RetrievalScores, ScoredClips, rankings
-from egovlpv2.model.backbone import Trunk
 from egovlpv2.model.config import BackboneConfig
+from egovlpv2.model.outputs import Trunk
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import BackboneTask
 from egovlpv2.tasks.metric_task import MetricTask, Split
@@ -153,7 +153,7 @@ class Retrieval(MetricTask, BackboneTask):
 
     def _encode(self, text: Text) -> EncodedTexts:
         trunk, mask = self.backbone.trunk_text(text)
-        embeds = _normalised(self.backbone.project_text(self.backbone.top_text(trunk, mask)[:, 0]))
+        embeds = _normalised(self.backbone.project_text(self.backbone.pooled_text(trunk, mask)))
         return EncodedTexts(embeds, trunk, mask) if self.rerank else EncodedTexts(embeds, trunk[:0], mask[:0])
 
     def _compare(self, video: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,8 +166,7 @@ class Retrieval(MetricTask, BackboneTask):
             return none, none if self.rerank else none[:, :0]
         began = self._now() if self.rerank else 0.0
         trunk = self.backbone.trunk_video(video)  # (B, S, D)
-        states = self.backbone.top_video(trunk, num_frames, cls_only=True)  # (B, 1, D)
-        embeds = _normalised(self.backbone.project_video(states[:, 0]))
+        embeds = _normalised(self.backbone.project_video(self.backbone.pooled_video(trunk, num_frames)))
         with torch.autocast(self.device.type, enabled=False):
             dual = embeds @ texts.embeds.T  # (B, M)
         if not self.rerank:

@@ -12,8 +12,8 @@ from lightning import LightningDataModule
 
 from egovlpv2.batch import ClipBatch, Text
 from egovlpv2.model.config import BackboneConfig
-from egovlpv2.model.text_tower import TextTowerConfig
-from egovlpv2.model.video_tower import VideoTowerConfig
+from egovlpv2.model.encoder import TextTowerConfig
+from egovlpv2.model.vit import VideoTowerConfig
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = Path(os.environ.get("EGOVLPV2_REAL_DATA", "/nonexistent"))  # tests of real files are skipped without it
@@ -29,7 +29,8 @@ def make_config(tokenizer: str = "", depth: int = 3, frames: int = 4, **changes:
             "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 40, "type_vocab_size": 1}
     defaults = {"num_fused_layers": 2, "projector": [16, 16, 8]}
     return BackboneConfig(
-        VideoTowerConfig("vit_tiny_patch16_224", vit, num_frames=frames), TextTowerConfig(bert, tokenizer=tokenizer),
+        VideoTowerConfig("vit_tiny_patch16_224", vit, num_frames=frames, norm_eps=1e-5),
+        TextTowerConfig(bert, tokenizer=tokenizer),
         **(defaults | changes),
     )
 

@@ -17,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from egovlpv2.arguments import check_call
 from egovlpv2.batch import Text
-from egovlpv2.model.backbone import Backbone, Top, Trunk
+from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.config import BackboneConfig
+from egovlpv2.model.outputs import Top, Trunk
 from egovlpv2.types import Count
 
 MASKED_SHARE = 0.15

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.head_weights import read_answer_head
-from egovlpv2.checkpoints.weights import load_backbone, num_frames_of, save_backbone
+from egovlpv2.checkpoints.weights import find_weights, load_backbone, num_frames_of, save_backbone
 from egovlpv2.types import NumFrames
 
 
@@ -40,7 +40,7 @@ def convert_checkpoint(source: str | Path, target: str | Path, *, num_frames: Nu
     """Convert any checkpoint to a .safetensors of this project.
 
     Args:
-        source: a released .pth, an own .ckpt or .safetensors
+        source: a released .pth, an own .ckpt or .safetensors, a saved folder, or owner/name on the Hugging Face hub
         target: the .safetensors to write
         num_frames: interpolate the temporal embedding to so many frames; as in the file if not given
 
@@ -50,9 +50,10 @@ def convert_checkpoint(source: str | Path, target: str | Path, *, num_frames: Nu
     check_call(convert_checkpoint, locals())
     if Path(target).suffix != ".safetensors":
         raise ValueError(f"{target}: the target must end in .safetensors")
+    source = find_weights(source)
     frames = num_frames or num_frames_of(source)
     backbone = load_backbone(source, frames)
     save_backbone(backbone, target)
     parameters = sum(p.numel() for p in backbone.parameters())
-    leaves_head = read_answer_head(Path(source))[0] is not None
-    return ConversionReport(Path(source), Path(target), parameters, frames, leaves_head)
+    leaves_head = read_answer_head(source)[0] is not None
+    return ConversionReport(source, Path(target), parameters, frames, leaves_head)

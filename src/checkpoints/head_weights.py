@@ -9,7 +9,6 @@ from torch import nn
 from egovlpv2.checkpoints.foreign import describe
 from egovlpv2.checkpoints.released import convert, read_released, strip_prefix
 from egovlpv2.checkpoints.released_heads import convert_answer_head
-from egovlpv2.checkpoints.soundness import check_weights
 from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file, require_weights
 from egovlpv2.heads.answers import AnswerHead
 from egovlpv2.heads.summary import (
@@ -21,6 +20,7 @@ from egovlpv2.heads.summary import (
     SummaryHead,
 )
 from egovlpv2.io.schema import check
+from egovlpv2.pretrained.soundness import check_weights
 
 _OURS = "head."
 _ANSWERS = "answer_head."

@@ -18,8 +18,8 @@ from egovlpv2.checkpoints.foreign import describe
 from egovlpv2.checkpoints.released_heads import convert_answer_head, convert_vsgn, convert_vslnet
 from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file
 from egovlpv2.model.config import BackboneConfig
-from egovlpv2.model.text_tower import TextTowerConfig
-from egovlpv2.model.video_tower import VideoTowerConfig
+from egovlpv2.model.encoder import TextTowerConfig
+from egovlpv2.model.vit import VideoTowerConfig
 
 _TEXT_LAYER = r"^text_model\.encoder\.layer\.(\d+)\."
 # Released name -> ours, tried in this order.
@@ -139,7 +139,7 @@ def released_config(state: State) -> dict[str, Any]:
     widths = [v.shape[0] for k, v in sorted(state.items()) if re.match(r"vid_proj\.\d+\.weight", k)]
     frames = state["video_model.temporal_embed"].shape[1]
     video = VideoTowerConfig(  # with ImageNet's pixel statistics, which are not those of timm's ViT
-        overrides=overrides, num_frames=frames, pixel_mean=list(IMAGENET_DEFAULT_MEAN),
+        overrides=overrides, num_frames=frames, norm_eps=1e-5, pixel_mean=list(IMAGENET_DEFAULT_MEAN),
         pixel_std=list(IMAGENET_DEFAULT_STD))
     return BackboneConfig(
         video, TextTowerConfig(arch),

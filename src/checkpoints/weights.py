@@ -1,35 +1,43 @@
 """Load and save backbones: released `.pth`, own `.ckpt` and own `.safetensors`, always strictly."""
 
-import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from timm.layers import resample_abs_pos_embed, to_2tuple
-from torch import nn
+from timm.layers import to_2tuple
 
 from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.foreign import describe
 from egovlpv2.checkpoints.released import convert, read_released, released_config, strip_prefix
-from egovlpv2.checkpoints.soundness import check_weights
 from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file, require_weights
-from egovlpv2.io.files import atomic_write
 from egovlpv2.io.schema import parse_json
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.video_tower import interpolate_time
+from egovlpv2.pretrained.files import (
+    WEIGHTS,
+    check_same_config,
+    read_config,
+    refuse_locations,
+    with_own_tokenizer,
+    write_weights,
+)
+from egovlpv2.pretrained.hub import fetch, parse_name
+from egovlpv2.pretrained.soundness import check_weights
 from egovlpv2.types import NumFrames
 
 
 def load_backbone(path: str | os.PathLike[str], num_frames: NumFrames = 4,
                   img_size: int | tuple[int, int] | None = None) -> Backbone:
-    """Load a backbone, in eval mode, from a weights file of any supported format.
+    """Load a backbone, in eval mode, from a weights file of any supported format, a folder, or the Hugging Face hub.
 
     Args:
-        path: A released `.pth`, an own `.ckpt` of a task, or an own `.safetensors`.
+        path: A released `.pth`, an own `.ckpt` of a task, an own `.safetensors`, a folder that
+            `Backbone.save_pretrained` wrote, or, where there is no such file or folder, the `owner/name` of a
+            repository on the hub, also `owner/name@revision`.
         num_frames: Length of the temporal embedding, which is interpolated if the file's differs.
         img_size: Side of the frames, or height and width, in pixels; position embeddings are interpolated if the
             file's size differs. None keeps the file's.
@@ -65,29 +73,19 @@ def resize_frames(backbone: Backbone, size: tuple[int, int]) -> None:
     Raises:
         ValueError: A side is not a multiple of the patch size.
     """
-    tower = backbone.video_tower
-    patches, old = tower.patch_embed, list(tower.patch_embed.grid_size)
-    for side, patch in zip(size, patches.patch_size, strict=True):
+    for side, patch in zip(size, backbone.video_tower.patch_embed.patch_size, strict=True):
         if side < patch or side % patch:
             below = side // patch * patch
             raise ValueError(f"frames of {size[0]} x {size[1]} px: patches of {patch} px don't fill {side} px; give a "
                              f"multiple, such as {f'{below} or ' if below > 0 else ''}{max(below, 0) + patch}")
-    patches.set_input_size(size)
-    before = tower.pos_embed.detach()  # (1, 1 + N, D), or (1, N, D)
-    tower.pos_embed = nn.Parameter(resample_abs_pos_embed(before, list(patches.grid_size), old,
-                                                          num_prefix_tokens=before.shape[1] - old[0] * old[1]))
+    backbone.video_tower.resize(size)
     backbone.config.video.overrides = {**backbone.config.video.overrides, "img_size": list(size)}
 
 
 def _stored_config(plain: dict[str, Any], source: str | os.PathLike[str]) -> BackboneConfig:
     """Parse the configuration stored with weights; it must not refer to other files or to downloads."""
     config = BackboneConfig.from_dict(plain, str(source))
-    for key, init in (("video.init", config.video.init), ("text.init", config.text.init)):
-        if init is not None:
-            raise ValueError(f"{source}: {key}: expected null, got {init!r}: the weights are in the file itself")
-    if ":" in config.video.name:  # timm's `hf-hub:` and `local-dir:`
-        raise ValueError(f"{source}: video.name: expected the name of a timm model, got {config.video.name!r}, "
-                         "a location")
+    refuse_locations(asdict(config), source)
     return config
 
 
@@ -163,12 +161,28 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
     Raises:
         ValueError: The file is missing, unreadable or of another kind.
     """
-    path = Path(path)
+    source, path = path, find_weights(path)
     require_weights(path)
-    readers = {".safetensors": _read_safetensors, ".ckpt": _read_own, ".pth": _read_released, ".pt": _read_released}
-    if path.suffix not in readers:
-        raise ValueError(f"{path}: weights are read from {', '.join(readers)} files")
-    return readers[path.suffix](path)
+    if path.suffix not in _READERS:
+        raise ValueError(f"{path}: weights are read from {', '.join(_READERS)} files")
+    plain, state = _READERS[path.suffix](path)
+    if path != Path(source):
+        check_same_config(read_config(path.parent, source), plain, source)
+    return with_own_tokenizer(plain, path.parent), state
+
+
+def find_weights(source: str | os.PathLike[str]) -> Path:
+    """Find the weights file of what `load_backbone` takes; a repository on the hub is fetched into its cache.
+
+    Raises:
+        ValueError: A folder or a repository is not a backbone's, or the repository can't be fetched.
+    """
+    path = Path(source)
+    if os.path.isdir(path):  # False, where `Path.is_dir` raises, for one without permission, whose reader says so
+        read_config(path, source)
+        return path / WEIGHTS
+    repository = None if os.path.lexists(path) or path.suffix in _READERS else parse_name(os.fspath(source))
+    return path if repository is None else fetch(repository) / WEIGHTS
 
 
 def num_frames_of(path: str | os.PathLike[str]) -> int:
@@ -183,11 +197,7 @@ def save_backbone(backbone: Backbone, path: str | os.PathLike[str]) -> None:
         ValueError: The weights are damaged, see `check_weights`.
         OSError: The file can't be written.
     """
-    state = {k: v.detach().contiguous() for k, v in backbone.state_dict().items()}
-    check_weights(state, str(path))
-    content = save(state, {"egovlpv2": json.dumps(backbone.config.to_dict())})
-    with atomic_write(Path(path)) as draft:  # safetensors' `save_file` would replace the locked draft
-        draft.write_bytes(content)
+    write_weights(backbone.state_dict(), backbone.config.to_dict(), Path(path))
 
 
 def _read_released(path: Path) -> tuple[dict[str, Any], State]:
@@ -221,3 +231,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], State]:
             return parse_json(text, dict[str, Any], f"{path}, configuration"), {k: file.get_tensor(k) for k in names}
     except (SafetensorError, RuntimeError) as error:  # RuntimeError: torch doesn't know the dtype
         raise ValueError(f"{path}: not a readable weights file: {str(error).splitlines()[0]}") from error
+
+
+_READERS = {".safetensors": _read_safetensors, ".ckpt": _read_own, ".pth": _read_released, ".pt": _read_released}

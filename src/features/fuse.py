@@ -21,7 +21,7 @@ from egovlpv2.features.files import SUFFIX, FeatureFolder, FeatureWriter
 from egovlpv2.features.header import Recipe
 from egovlpv2.features.locks import Claim, claim
 from egovlpv2.features.queries import read_queries
-from egovlpv2.features.query_encoding import encode_queries, fuse_with_queries, mean_patch_tokens
+from egovlpv2.features.query_encoding import cls_states, encode_queries, fuse_with_queries, mean_patch_tokens
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.types import Count, NumTokens, PerQueryKind, Precision
 
@@ -131,8 +131,8 @@ class _Fuser:
             for trunk in _with_progress(folder.pieces(name, self.batch_size), count, f"{name}, {len(texts)} queries"):
                 trunk = trunk.to(backbone.device).float()  # (n, S, D)
                 writer.append(fuse_with_queries(backbone, asked, trunk, self.recipe.frames, transformed))
-                plain.append(mean_patch_tokens(trunk))
-                cls.append(trunk[:, 0])
+                plain.append(mean_patch_tokens(backbone, trunk))
+                cls.append(cls_states(backbone, trunk))
         writer.finish(torch.cat(plain), torch.cat(cls))
         taken.finish()
 

@@ -69,6 +69,11 @@ def fuse_with_queries(backbone: Backbone, queries: EncodedQueries, trunk: Tensor
     return torch.stack(states, dim=1).float()
 
 
-def mean_patch_tokens(trunk: Tensor) -> Tensor:
+def mean_patch_tokens(backbone: Backbone, trunk: Tensor) -> Tensor:
     """Compute query-independent features of windows, the mean of their patch tokens: (n, S, D) -> (n, D)."""
-    return trunk[:, 1:].float().mean(1)
+    return trunk[:, backbone.video_tower.num_prefix:].float().mean(1)
+
+
+def cls_states(backbone: Backbone, trunk: Tensor) -> Tensor:
+    """Select the states of CLS tokens, or compute the mean of patch tokens if the ViT has none: (n, S, D) -> (n, D)."""
+    return mean_patch_tokens(backbone, trunk) if backbone.video_tower.cls_token is None else trunk[:, 0]

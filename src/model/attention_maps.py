@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from egovlpv2.batch import Text
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.fusion import CrossAttention
+from egovlpv2.tokenization import padding_of
 
 # Cross-attention from text to video: in the text tower, or in layers stacked on both towers.
 _TEXT_SIDE = re.compile(r"(?:text_tower\.blocks|stack\.text)\.(\d+)\.(?:fusion|cross)$")
@@ -32,7 +33,7 @@ class Words(NamedTuple):
 class Attention(NamedTuple):
     """Attention of each word over a clip; `cls` and `patches` together sum to one."""
 
-    cls: Tensor  # (W, M) weight of the video's CLS token
+    cls: Tensor  # (W, M) weight of the video's CLS token, registers included
     patches: Tensor  # (W, M, T, h, w)
     match: float  # probability that text and clip match
 
@@ -46,8 +47,9 @@ def read_words(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -
         max_tokens: Maximum number of tokens (L), special tokens included; longer texts are truncated.
     """
     text = text.strip()
-    encoded = tokenizer([text], truncation=True, max_length=max_tokens, return_offsets_mapping=True,
-                        return_special_tokens_mask=True)
+    padding, max_tokens = padding_of(tokenizer, False, max_tokens)
+    encoded = tokenizer([text], padding=padding, truncation=True, max_length=max_tokens, return_offsets_mapping=True,
+                        return_special_tokens_mask=True, return_attention_mask=True)
     spans = [(word.group(), word.end()) for word in re.finditer(r"\S+", text)]
     tokens: dict[int, list[int]] = {}  # by word
     for position, ((start, _), special) in enumerate(zip(encoded["offset_mapping"][0],
@@ -112,5 +114,6 @@ def attend_words(backbone: Backbone, video: Tensor, words: Words, layers: Mappin
         match = backbone.vtm_logits(video[None].to(backbone.device), text).float().softmax(-1)[0, 1]
     weights = torch.cat([recorded[layer][0] for layer in layers]).float().cpu()  # (M, L, S)
     by_word = torch.stack([weights[:, tokens].mean(1) for tokens in words.tokens])  # (W, M, S)
-    grid = backbone.video_tower.patch_embed.grid_size
-    return Attention(by_word[..., 0], by_word[..., 1:].unflatten(-1, (len(video), *grid)), match.item())
+    grid, num_prefix = backbone.video_tower.patch_embed.grid_size, backbone.video_tower.num_prefix
+    patches = by_word[..., num_prefix:].unflatten(-1, (len(video), *grid))
+    return Attention(by_word[..., :num_prefix].sum(-1), patches, match.item())

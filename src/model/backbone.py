@@ -6,7 +6,8 @@ Letters: `B` clips, `T` frames, `N` patches of a frame, `S = 1 + T * N` video to
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
@@ -18,53 +19,14 @@ from egovlpv2.model.compilation import compile_layers
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.fusion import GatedCrossAttention, StackedFusionEncoder
 from egovlpv2.model.heads import MLMHead, VTMHead, init_linear, projector
+from egovlpv2.model.outputs import Top, Trunk, VideoContext
+from egovlpv2.model.text_families import family_of
 from egovlpv2.model.text_tower import TextTower
 from egovlpv2.model.video_tower import VideoTower
+from egovlpv2.pretrained.mixin import PretrainedMixin
 
 
-class Trunk(NamedTuple):
-    """Outputs of the unfused layers, which all objectives share."""
-
-    video: Tensor  # (B, S, D)
-    text: Tensor  # (B, L, D)
-    mask: Tensor  # (B, L) bool
-
-
-class VideoContext(NamedTuple):
-    """Text-independent part of the fused layers, computed once per video and reused for every text.
-
-    With fusion in the backbone: the trunk and its self-attention in the first fused layer. With stacked layers: the
-    tokens that they attend to, and the CLS state.
-    """
-
-    video: Tensor  # (B, S, D), or (B, 1, D) where later layers need the CLS token only
-    first: Tensor  # (B, S, D) or (B, 1, D)
-
-    def of(self, index: Tensor) -> "VideoContext":
-        """Select videos by index, with repetition."""
-        return VideoContext(self.video[index], self.first[index])
-
-
-class Top(NamedTuple):
-    """Outputs of the fused layers; None where the caller didn't request them."""
-
-    video: Tensor | None  # (B, S, D) or (B, 1, D), after the final norm
-    text: Tensor | None  # (B, L, D)
-
-    @property
-    def video_cls(self) -> Tensor:
-        """CLS states of the video, (B, D)."""
-        assert self.video is not None
-        return self.video[:, 0]
-
-    @property
-    def text_cls(self) -> Tensor:
-        """CLS states of the text, (B, D)."""
-        assert self.text is not None
-        return self.text[:, 0]
-
-
-class Backbone(LightningModule):
+class Backbone(PretrainedMixin, LightningModule):
     """EgoVLPv2's backbone: a dual encoder with `gate=False`, a fusion encoder with the same weights with `gate=True`.
 
     Args:
@@ -73,14 +35,19 @@ class Backbone(LightningModule):
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        self.config = config
-        text_dim = config.text.resolve().hidden_size
+        text = config.text.resolve()
+        text_dim = text.hidden_size
         inside = config.num_fused_layers if config.fusion == "backbone" else 0
-        self.video_tower = VideoTower(config.video, inside, text_dim)
+        self.video_tower = VideoTower(config.video, inside, text_dim,
+                                      text_is_normed=not family_of(text.model_type).pre_norm)
         video_dim = self.video_tower.dim
         self.text_tower = TextTower(config.text, inside, video_dim)
+        self.config = replace(config, video=replace(config.video, norm_eps=self.video_tower.norm_eps))
         self.stack = self._make_stack() if config.fusion == "stacked" else None
         if config.fusion_cls == "own":
+            if not self.video_tower.reads_cls:
+                raise ValueError(f"fusion_cls: own needs a CLS token that represents the clip, and {config.video.name} "
+                                 "pools its tokens otherwise: set fusion_cls to shared")
             self.fused_cls_token = nn.Parameter(torch.zeros(1, 1, video_dim))
             self.fused_norm = nn.LayerNorm(video_dim, eps=1e-6)
         self.video_projector = projector(video_dim, config.projector, "video")
@@ -118,25 +85,29 @@ class Backbone(LightningModule):
         attends_to = self.config.text_attends_to if self.stack is None else None  # no effect on stacked layers
         return {"text_attends_to": attends_to, "alpha": self.config.alpha,
                 "video num_heads": video.num_heads, "text num_attention_heads": text.num_heads,
-                "video norm_eps": video.norm.eps, "text layer_norm_eps": text.norm_eps,
+                "video norm_eps": video.norm_eps, "text layer_norm_eps": text.norm_eps,
                 "video pixel_mean": video.pixels["mean"], "video pixel_std": video.pixels["std"]}
 
     def trunk_video(self, video: Tensor, gate: bool = False) -> Tensor:
         """Run the video's unfused layers: (B, T, 3, H, W), uint8 RGB or normalised floats -> (B, S, D)."""
         tower = self.video_tower
-        cls_token = self.fused_cls_token if gate and not self.shares_trunk else tower.cls_token
-        x = tower.embed(video, cls_token)
+        x = tower.embed(video, self.fused_cls_token if gate and not self.shares_trunk else None)
         for block in tower.blocks[: len(tower.blocks) - tower.num_fused]:
             x = self._run(block, x, video.shape[1], in_trunk=True)
         return x
 
     def trunk_text(self, text: Text) -> tuple[Tensor, Tensor]:
         """Run the text's unfused layers: (B, L) -> hidden states (B, L, D) and mask (B, L) bool."""
-        tower, mask = self.text_tower, text["attention_mask"].bool()
-        y = tower.embed(text["input_ids"])
+        mask = self.text_tower.mask(text)
+        return self.trunk_tokens(text["input_ids"], mask), mask
+
+    def trunk_tokens(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Run the text's unfused layers on tokens and the tower's mask of the texts, (B, L) each -> (B, L, D)."""
+        tower = self.text_tower
+        y = tower.embed(input_ids)
         for block in tower.blocks[: len(tower.blocks) - tower.num_fused]:
             y = self._run(block, y, mask, in_trunk=True)
-        return y, mask
+        return y
 
     def trunk(self, video: Tensor, text: Text, gate: bool) -> Trunk:
         """Run the unfused layers of both towers; `gate` selects the CLS token of the pass that follows."""
@@ -150,43 +121,62 @@ class Backbone(LightningModule):
             trunk: Outputs of the trunk.
             num_frames: `T` of the clips.
             gate: True to fuse the towers by cross-attention.
-            video_output: Tokens of the video's last layer to compute: all, the CLS token, or none.
+            video_output: Tokens of the video's last layer to compute: all, what represents the clip (the CLS token, if
+                the video tower has one), or none.
             text_output: False to skip the text's last layer.
         """
         if not gate:
-            video = None if video_output == "none" else self.top_video(trunk.video, num_frames, video_output == "cls")
-            return Top(video, self.top_text(trunk.text, trunk.mask) if text_output else None)
+            cls_only = video_output == "cls" and self.video_tower.reads_cls
+            video = None if video_output == "none" else self.top_video(trunk.video, num_frames, cls_only)
+            return self._pool(video, self.top_text(trunk.text, trunk.mask) if text_output else None, trunk.mask)
         if self.stack is not None:
             video = self.video_tower.norm(trunk.video)
             return self._stacked_top(video, trunk.text, trunk.mask, video_output, text_output)
         return self._fused_top(trunk, num_frames, video_output, text_output)
 
     def top_video(self, x: Tensor, num_frames: int, cls_only: bool = False) -> Tensor:
-        """Run the video's upper layers, gate closed, and its final norm: (B, S, D) -> (B, S, D), or (B, 1, D)."""
+        """Run the video's upper layers, gate closed, and its final norm.
+
+        (B, S, D) -> (B, S, D), or (B, 1, D) of the CLS token alone.
+        """
         blocks = self._fused(self.video_tower)
         for i, block in enumerate(blocks):
             x = self._run(block, x, num_frames, None, None, cls_only and i == len(blocks) - 1)
         return self.video_tower.norm(x[:, :1] if cls_only else x)
 
     def top_text(self, y: Tensor, mask: Tensor) -> Tensor:
-        """Run the text's upper layers, gate closed: (B, L, D) -> (B, L, D)."""
+        """Run the text's upper layers, gate closed, and its final norm, if it has one: (B, L, D) -> (B, L, D)."""
         for block in self._fused(self.text_tower):
             y = self._run(block, y, mask)
-        return y
+        return self.text_tower.norm(y)
+
+    def pooled_video(self, trunk: Tensor, num_frames: int) -> Tensor:
+        """Compute the states that represent clips, gate closed, from their trunk: (B, S, D) -> (B, D)."""
+        return self.video_tower.pool(self.top_video(trunk, num_frames, self.video_tower.reads_cls))
+
+    def pooled_text(self, trunk: Tensor, mask: Tensor) -> Tensor:
+        """Compute the states that represent texts, gate closed, from their trunk: (B, L, D), (B, L) -> (B, D)."""
+        return self.text_tower.pool(self.top_text(trunk, mask), mask)
+
+    def _pool(self, video: Tensor | None, text: Tensor | None, mask: Tensor) -> Top:
+        return Top(video, text, None if video is None else self.video_tower.pool(video),
+                   None if text is None else self.text_tower.pool(text, mask))
 
     def precompute_video(self, video: Tensor, num_frames: int) -> VideoContext:
         """Compute what `fused_video_cls` needs of a video's trunk (B, S, D), once for all its texts."""
         if self.stack is not None:
             normed = self.video_tower.norm(video)
             return VideoContext(normed, normed[:, :1])
+        reads_cls = self.video_tower.reads_cls
         if not self.config.num_fused_layers:
-            return VideoContext(video[:, :1], video[:, :1])
-        alone = self.config.num_fused_layers == 1
+            read = video[:, :1] if reads_cls else video
+            return VideoContext(read, read)
+        alone = self.config.num_fused_layers == 1 and reads_cls
         first = self._run(self.video_tower.first_fused.attend, video, num_frames, alone)
         return VideoContext(video[:, :1] if alone else video, first)
 
     def fused_video_cls(self, context: VideoContext, num_frames: int, text: Tensor, mask: Tensor) -> Tensor:
-        """Compute CLS states (B, D) after the final norm of B videos, each fused with its text.
+        """Compute the states (B, D) that represent B videos, each fused with its text.
 
         `context` is from `precompute_video`, `text` (B, L, D) and `mask` (B, L) are from `trunk_text`.
         """
@@ -197,26 +187,29 @@ class Backbone(LightningModule):
     def _fused_top(self, trunk: Trunk, num_frames: int, video_output: str, text_output: bool,
                    first: Tensor | None = None) -> Top:
         x, y, mask = trunk
-        attends_to_current = self.config.text_attends_to == "current"
+        attends_to_current, reads_cls = self.config.text_attends_to == "current", self.video_tower.reads_cls
         pairs = list(zip(self._fused(self.video_tower), self._fused(self.text_tower), strict=True))
         for i, (video_block, text_block) in enumerate(pairs):
             previous, last = x, i == len(pairs) - 1
             feeds_text = attends_to_current and (text_output or not last)
             if not last or feeds_text or video_output != "none":
-                cls_only = last and not feeds_text and video_output == "cls"
+                cls_only = last and not feeds_text and video_output == "cls" and reads_cls
                 x = (self._run(video_block, previous, num_frames, y, mask, cls_only) if i or first is None
                      else self._run(self.video_tower.first_fused.join, previous, first, y, mask))
             if not last or text_output:
                 y = self._run(text_block, y, mask, x if attends_to_current else previous)
         norm = self.video_tower.norm if self.shares_trunk else self.fused_norm
-        read = {"all": x, "cls": x[:, :1], "none": None}[video_output]
-        return Top(None if read is None else norm(read), y if text_output else None)
+        read = {"all": x, "cls": x[:, :1] if reads_cls else x, "none": None}[video_output]
+        return self._pool(None if read is None else norm(read), self.text_tower.norm(y) if text_output else None, mask)
 
     def _stacked_top(self, video: Tensor, text: Tensor, mask: Tensor, video_output: str, text_output: bool) -> Top:
         assert self.stack is not None
-        cls, text = self._run(self.stack, video, text, mask, video_output != "none", text_output)
-        read = torch.cat([cls, video[:, 1:]], dim=1) if video_output == "all" else cls
-        return Top(None if video_output == "none" else read, text if text_output else None)
+        text, pooled = self.text_tower.norm(text), self.video_tower.pool(video)
+        cls, text = self._run(self.stack, video, pooled[:, None], text, mask, video_output != "none", text_output)
+        tokens = torch.cat([cls, video[:, 1:]], dim=1) if self.video_tower.reads_cls else video
+        return Top({"all": tokens, "cls": cls, "none": None}[video_output], text if text_output else None,
+                   None if video_output == "none" else cls[:, 0],
+                   self.text_tower.pool(text, mask) if text_output else None)
 
     def _fused(self, tower: VideoTower | TextTower) -> nn.ModuleList:
         return tower.blocks[len(tower.blocks) - tower.num_fused:]
@@ -238,7 +231,8 @@ class Backbone(LightningModule):
         last_text = (f"text_tower.blocks.{len(self.text_tower.blocks) - 1}." if self.stack is None
                       else f"stack.text.{len(self.stack.text) - 1}.")
         unused = ["text_projector.", "video_projector.", "fused_video_transform.", "fused_text_transform.",
-                  "match_head.", "masked_word_head.", last_text]
+                  "match_head.", "masked_word_head.", last_text, "text_tower.head."]
+        unused += ["text_tower.norm."] if self.stack is None else []
         if not self.shares_trunk:
             unused += ["video_tower.cls_token", "video_tower.norm."]
         for name, parameter in self.named_parameters():
@@ -248,11 +242,11 @@ class Backbone(LightningModule):
     # ---- heads on outputs of `top` ----------------------------------------------------------------------------------
 
     def project_video(self, cls: Tensor) -> Tensor:
-        """Project CLS states into the space shared by both modalities: (B, D) -> (B, P)."""
+        """Project states of clips into the space shared by both modalities: (B, D) -> (B, P)."""
         return self.video_projector(cls)
 
     def project_text(self, cls: Tensor) -> Tensor:
-        """Project CLS states into the space shared by both modalities: (B, D) -> (B, P)."""
+        """Project states of texts into the space shared by both modalities: (B, D) -> (B, P)."""
         return self.text_projector(cls)
 
     def vtm_logits_from(self, top: Top) -> Tensor:
@@ -266,11 +260,14 @@ class Backbone(LightningModule):
     # ---- whole passes -----------------------------------------------------------------------------------------------
 
     def video_features(self, video: Tensor) -> Tensor:
-        """Encode clips, gate closed: (B, T, 3, H, W) -> CLS states after the final norm (B, D)."""
-        return self.top_video(self.trunk_video(video), video.shape[1], cls_only=True)[:, 0]
+        """Encode clips, gate closed: (B, T, 3, H, W) -> the states that represent them, (B, D).
+
+        They are those of the CLS token after the final norm, or what the ViT pools in its place.
+        """
+        return self.pooled_video(self.trunk_video(video), video.shape[1])
 
     def text_features(self, text: Text) -> Tensor:
-        """Encode texts, gate closed: (B, L) -> (B, L, D)."""
+        """Encode texts, gate closed: (B, L) -> states of their tokens, after the final norm if any, (B, L, D)."""
         return self.top_text(*self.trunk_text(text))
 
     def embed_video(self, video: Tensor) -> Tensor:
@@ -279,10 +276,10 @@ class Backbone(LightningModule):
 
     def embed_text(self, text: Text) -> Tensor:
         """Embed texts for retrieval, gate closed: (B, L) -> (B, P), not normalised."""
-        return self.project_text(self.text_features(text)[:, 0])
+        return self.project_text(self.pooled_text(*self.trunk_text(text)))
 
     def fused_features(self, video: Tensor, text: Text) -> Tensor:
-        """Encode clips fused with one text each: CLS states after the final norm (B, D), gate open."""
+        """Encode clips fused with one text each, gate open: the states that represent them, (B, D)."""
         context = self.precompute_video(self.trunk_video(video, gate=True), video.shape[1])
         return self.fused_video_cls(context, video.shape[1], *self.trunk_text(text))
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from egovlpv2.io.schema import check
 from egovlpv2.model.bounds import WIDEST, require
-from egovlpv2.model.text_tower import TextTowerConfig
-from egovlpv2.model.video_tower import VideoTowerConfig
+from egovlpv2.model.encoder import TextTowerConfig
+from egovlpv2.model.vit import VideoTowerConfig
 
 
 @dataclass

@@ -20,11 +20,15 @@ class CrossAttention(nn.Module):
         num_heads: Number of heads, each `dim / num_heads` wide.
         norm_eps: Epsilon of a LayerNorm on the queries (video side of the released model); None for no norm.
         dropout: Rate on the attention weights and on the output.
+        normed_context: False to normalise the context too: hidden states of pre-norm text towers have a few very
+            large channels.
     """
 
-    def __init__(self, dim: int, context_dim: int, num_heads: int, norm_eps: float | None, dropout: float = 0.0):
+    def __init__(self, dim: int, context_dim: int, num_heads: int, norm_eps: float | None, dropout: float = 0.0,
+                 normed_context: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.context_norm = nn.Identity() if normed_context else nn.LayerNorm(context_dim)
         self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(dim, eps=norm_eps)
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(context_dim, 2 * dim)
@@ -42,14 +46,14 @@ class CrossAttention(nn.Module):
         Returns:
             (B, S, D).
         """
-        key, value = self.key_value(context).chunk(2, dim=-1)  # (B, C, D)
+        key, value = self.key_value(self.context_norm(context)).chunk(2, dim=-1)  # (B, C, D)
         dropout = self.dropout.p if self.training else 0.0
         attended = attend(self.query(self.norm(x)), key, value, self.num_heads, mask, dropout)  # (B, S, D)
         return self.dropout(self.out(attended))
 
     def weights(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the attention weights of each token over the context, (B, h, S, C); they sum to one over `C`."""
-        key = self.key_value(context).chunk(2, dim=-1)[0]  # (B, C, D)
+        key = self.key_value(self.context_norm(context)).chunk(2, dim=-1)[0]  # (B, C, D)
         return attention_weights(self.query(self.norm(x)), key, self.num_heads, mask)
 
 
@@ -59,8 +63,9 @@ class GatedCrossAttention(CrossAttention):
     The learned scalar `alpha` starts at zero.
     """
 
-    def __init__(self, dim: int, context_dim: int, num_heads: int, norm_eps: float | None, dropout: float = 0.0):
-        super().__init__(dim, context_dim, num_heads, norm_eps, dropout)
+    def __init__(self, dim: int, context_dim: int, num_heads: int, norm_eps: float | None, dropout: float = 0.0,
+                 normed_context: bool = True) -> None:
+        super().__init__(dim, context_dim, num_heads, norm_eps, dropout, normed_context)
         self.alpha = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -129,12 +134,13 @@ class StackedFusionEncoder(nn.Module):
         self.text = nn.ModuleList(
             FusionLayer(text_dim, video_dim, text_heads, norm_eps, dropout) for _ in range(num_layers))
 
-    def forward(self, video: Tensor, text: Tensor, mask: Tensor, video_output: bool, text_output: bool
+    def forward(self, video: Tensor, cls: Tensor, text: Tensor, mask: Tensor, video_output: bool, text_output: bool
                 ) -> tuple[Tensor, Tensor]:
         """Fuse a video and a text.
 
         Args:
             video: (B, S, D) after the tower's norm.
+            cls: (B, 1, D) state that represents the video.
             text: (B, L, D').
             mask: (B, L) bool.
             video_output: False to skip the video's layers; its CLS token is then returned as it is.
@@ -143,7 +149,6 @@ class StackedFusionEncoder(nn.Module):
         Returns:
             CLS state of the video (B, 1, D) and text tokens (B, L, D').
         """
-        cls = video[:, :1]
         for i, (video_layer, text_layer) in enumerate(zip(self.video, self.text, strict=True)):
             if video_output:
                 cls = video_layer(cls, video, None, text, mask)

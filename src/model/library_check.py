@@ -76,8 +76,42 @@ def check_same_outputs(model: nn.Module, theirs: Callable[[], Tensor], ours: Cal
     if left:
         more = f" and {len(left) - 4} more" if len(left) > 4 else ""
         raise ValueError(f"{what} is not supported: {', '.join(left[:4])}{more} of {library}'s model would be left out")
-    if expected.shape != outputs.shape or not (expected - outputs).abs().max() <= _TOLERANCE:  # False for NaN
-        raise ValueError(f"{what} is not supported: its layers compute something else in {library} than here")
+    check_same_values(expected, outputs, f"{what} is not supported", library)
+
+
+def check_same_values(expected: Tensor, outputs: Tensor, what: str, library: str) -> None:
+    """Check that our tower's outputs are those of the library.
+
+    Raises:
+        ValueError: They differ by more than 1e-4, of values above 1 relatively.
+    """
+    if expected.shape == outputs.shape:
+        scale = expected.abs().max().clamp(min=1)
+        if (expected - outputs).abs().max() <= _TOLERANCE * scale:  # False for NaN
+            return
+    raise ValueError(f"{what}: its layers compute something else in {library} than here")
+
+
+def check_all_used(model: nn.Module, tower: nn.Module, spare: tuple[str, ...], what: str, library: str) -> None:
+    """Check that our tower has taken over every parameter and buffer of a library's model.
+
+    Args:
+        model: The library's model.
+        tower: Ours.
+        spare: Ends of names of tensors that our tower computes by itself or doesn't need.
+        what: Name of the model in error messages.
+        library: Name of the library in error messages.
+
+    Raises:
+        ValueError: Some are left; names them.
+    """
+    def tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+        return [*module.named_parameters(), *module.named_buffers()]
+
+    ours = {id(tensor) for _, tensor in tensors(tower)}
+    left = [name for name, tensor in tensors(model) if id(tensor) not in ours and not name.endswith(spare)]
+    if left:
+        raise ValueError(f"{what} is not supported: {', '.join(left[:4])} of {library}'s model would be left out")
 
 
 def _unused(model: nn.Module, expected: Tensor, outputs: Tensor) -> list[str]:

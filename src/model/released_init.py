@@ -25,8 +25,9 @@ def init_as_released(backbone: Backbone) -> None:
     for block in backbone.video_tower.blocks:
         assert isinstance(block, SpaceTimeBlock)
         if block.time_attn is not None:
-            _fill(block.time_attn.qkv, 0.0)
-            _fill(block.time_attn.proj, 1.0)
+            for name, parameter in block.time_attn.named_parameters():
+                if "norm" not in name:
+                    nn.init.constant_(parameter, 1.0 if name == "proj.weight" else 0.0)
     in_video, in_text = (
         [module for module in tower.modules() if isinstance(module, GatedCrossAttention)]
         for tower in (backbone.video_tower, backbone.text_tower))
@@ -36,12 +37,6 @@ def init_as_released(backbone: Backbone) -> None:
     for layer in _linears(*in_text, *stacked, backbone.fused_video_transform, backbone.fused_text_transform,
                           backbone.match_head, backbone.masked_word_head):
         nn.init.normal_(layer.weight, std=_STD)
-        nn.init.zeros_(layer.bias)
-
-
-def _fill(layer: nn.Linear, weight: float) -> None:
-    nn.init.constant_(layer.weight, weight)
-    if layer.bias is not None:  # some ViTs have no bias on queries, keys and values
         nn.init.zeros_(layer.bias)
 
 

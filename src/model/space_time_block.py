@@ -1,6 +1,7 @@
 """A block of the video tower: attention in space and time, cross-attention and MLP.
 
-Letters: `B` clips, `T` frames, `S` video tokens, `L` text tokens, `D` width.
+Letters: `B` clips, `T` frames, `N` patches of a frame, `S` video tokens, `L` text tokens, `d` width of a head,
+`D` width.
 """
 
 from copy import deepcopy
@@ -8,10 +9,26 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from egovlpv2.model.attention import QKVAttention, cls_attention, divided_attention, joint_attention
 from egovlpv2.model.fusion import GatedCrossAttention
+from egovlpv2.model.vit_attention import ViTAttention
 
 SpaceTimeAttention = Literal["divided", "joint"]
+
+
+class Scale(nn.Module):
+    """Layer scale with a parameter of timm's `EvaBlock`, which has no module for it.
+
+    Args:
+        gamma: (D,).
+    """
+
+    def __init__(self, gamma: nn.Parameter) -> None:
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale (..., D)."""
+        return x * self.gamma
 
 
 class SpaceTimeBlock(nn.Module):
@@ -21,14 +38,14 @@ class SpaceTimeBlock(nn.Module):
     `x = x + z + alpha * CA(z, text)`, `x = x + MLP(x)`; each with a norm of its own.
 
     Args:
-        block: timm's, whose modules are taken over.
-        norm_eps: Epsilon of the norm before temporal attention.
+        block: timm's `Block` or `EvaBlock`, whose modules are taken over.
         fusion: Cross-attention; None for none.
         attention: See `VideoTowerConfig`.
+        num_prefix: Number of tokens before the patches.
+        rope: (N, 2d) sines and cosines of the patches' rotary positions; None without.
     """
 
-    attn: QKVAttention
-    time_attn: QKVAttention | None
+    time_attn: ViTAttention | None
     norm1: nn.Module
     norm2: nn.Module
     mlp: nn.Module
@@ -37,17 +54,20 @@ class SpaceTimeBlock(nn.Module):
     drop_path1: nn.Module
     drop_path2: nn.Module
 
-    def __init__(self, block: Any, norm_eps: float, fusion: GatedCrossAttention | None,
-                 attention: SpaceTimeAttention = "divided") -> None:
+    def __init__(self, block: Any, fusion: GatedCrossAttention | None, attention: SpaceTimeAttention,
+                 num_prefix: int, rope: Tensor | None) -> None:
         super().__init__()
-        self.norm1, self.attn, self.ls1, self.drop_path1 = block.norm1, block.attn, block.ls1, block.drop_path1
-        self.norm2, self.mlp, self.ls2, self.drop_path2 = block.norm2, block.mlp, block.ls2, block.drop_path2
+        self.norm1, self.ls1, self.drop_path1 = block.norm1, _scale(block, 1), block.drop_path1
+        self.norm2, self.ls2, self.drop_path2 = block.norm2, _scale(block, 2), block.drop_path2
+        self.attn, self.mlp = ViTAttention(block.attn, num_prefix, rope), block.mlp
         self.time_attn = None
         if attention == "divided":
-            self.norm_time = nn.LayerNorm(block.norm1.weight.shape[0], eps=norm_eps)
-            self.time_attn = deepcopy(block.attn)
+            self.norm_time = deepcopy(block.norm1)
+            self.norm_time.reset_parameters()
+            self.time_attn = ViTAttention(deepcopy(block.attn), num_prefix, None)
             nn.init.zeros_(self.time_attn.proj.weight)  # preserves the pre-trained ViT's features at the start
-            nn.init.zeros_(self.time_attn.proj.bias)
+            if self.time_attn.proj.bias is not None:
+                nn.init.zeros_(self.time_attn.proj.bias)
         self.fusion = fusion
 
     def forward(self, x: Tensor, num_frames: int, text: Tensor | None = None, text_mask: Tensor | None = None,
@@ -69,14 +89,11 @@ class SpaceTimeBlock(nn.Module):
     def attend(self, x: Tensor, num_frames: int, cls_only: bool = False) -> Tensor:
         """Compute attention in space and time, which doesn't depend on the text: (B, S, D), or (B, 1, D)."""
         if self.time_attn is not None:
-            time = divided_attention(self.time_attn, self.norm_time(x), num_frames, "time")
-            x = x + self.time_attn.proj(time)
+            x = x + self.time_attn.in_time(self.norm_time(x), num_frames)
         y = self.norm1(x)  # (B, S, D)
         if cls_only:
-            return self.attn.proj(cls_attention(self.attn, y))
-        if self.time_attn is None:
-            return self.attn.proj(joint_attention(self.attn, y))
-        return self.attn.proj(divided_attention(self.attn, y, num_frames, "space"))
+            return self.attn.of_cls(y)
+        return self.attn.joint(y) if self.time_attn is None else self.attn.in_space(y, num_frames)
 
     def join(self, x: Tensor, z: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None) -> Tensor:
         """Run the rest of the block, cross-attention and MLP, given `z`, the output of `attend` for `x`."""
@@ -85,3 +102,9 @@ class SpaceTimeBlock(nn.Module):
             z = self.fusion(z, text, text_mask)
         x = x[:, : z.shape[1]] + self.drop_path1(self.ls1(z))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+
+def _scale(block: Any, branch: Literal[1, 2]) -> nn.Module:
+    """The layer scale of a block's attention (1) or MLP (2)."""
+    gamma = getattr(block, f"gamma_{branch}", None)
+    return getattr(block, f"ls{branch}", nn.Identity()) if gamma is None else Scale(gamma)

@@ -1,140 +1,31 @@
-"""Text transformer with cross-attention, built from any transformers encoder with BERT's layers (RoBERTa, MiniLM, ...).
+"""Text transformer with cross-attention, built from an encoder of transformers (RoBERTa, MiniLM, CLIP's, ...).
 
 Letters: `B` texts, `L` tokens, `D` width.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Any, TypedDict
+from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from msgspec import Meta
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from egovlpv2.io.schema import check
-from egovlpv2.model.attention import attend
-from egovlpv2.model.bounds import Depth, Share, Width
+from egovlpv2.batch import Text
+from egovlpv2.model.encoder import TextTowerConfig, make_encoder
 from egovlpv2.model.fusion import GatedCrossAttention
-from egovlpv2.model.library_check import STRUCTURE_ERRORS, check_same_outputs, isolated_cpu, randomize
+from egovlpv2.model.library_check import (
+    STRUCTURE_ERRORS,
+    check_all_used,
+    check_same_outputs,
+    check_same_values,
+    isolated_cpu,
+    randomize,
+)
+from egovlpv2.model.text_block import TextBlock
+from egovlpv2.model.text_families import family_of
 
-_ROBERTA_BASE = {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1,
-                 "layer_norm_eps": 1e-5}
-
-
-# Arguments of older releases of transformers, with the only values that today's models implement.
-_OLDER = {"position_embedding_type": "absolute", "gradient_checkpointing": False, "torch_dtype": "float32"}
-
-
-class _Arch(TypedDict, total=False):
-    """Types and bounds of the sizes of a transformers encoder."""
-
-    model_type: str
-    vocab_size: Annotated[int, Meta(ge=1, le=1 << 24)]
-    hidden_size: Width
-    num_hidden_layers: Depth
-    num_attention_heads: Width
-    intermediate_size: Width
-    max_position_embeddings: Width
-    type_vocab_size: Width
-    pad_token_id: Annotated[int, Meta(ge=0)] | None
-    layer_norm_eps: Annotated[float, Meta(gt=0, lt=1)]
-    hidden_dropout_prob: Share
-    attention_probs_dropout_prob: Share
-    initializer_range: Annotated[float, Meta(ge=0)]
-    hidden_act: str
-
-
-@dataclass
-class TextTowerConfig:
-    """Configuration of the text tower.
-
-    Args:
-        arch: A transformers configuration: `model_type`, `hidden_size`, `num_hidden_layers`, ...; by default
-            that of roberta-base.
-        init: Initial weights: a transformers name or local folder (`roberta-base`); None for random ones.
-        tokenizer: The matching tokenizer, a transformers name or local folder.
-    """
-
-    arch: dict[str, Any] = field(default_factory=lambda: dict(_ROBERTA_BASE))
-    init: str | None = None
-    tokenizer: str = "roberta-base"
-
-    def __post_init__(self) -> None:
-        check(self.arch, _Arch, "arch")
-
-    def resolve(self) -> PreTrainedConfig:
-        """Build the configuration object of transformers.
-
-        Raises:
-            ValueError: transformers doesn't know the model or one of the arguments; names it.
-        """
-        arch = dict(self.arch)
-        if "model_type" not in arch:
-            raise ValueError("text.arch needs a `model_type`, such as roberta or bert")
-        kind = arch.pop("model_type")
-        try:
-            config, plain = AutoConfig.for_model(kind, **arch), AutoConfig.for_model(kind)
-        except (StrictDataclassError, *STRUCTURE_ERRORS) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"text.arch: transformers knows no such configuration: {reason}") from error
-        known = plain.to_dict().keys() | plain.attribute_map.keys()
-        for key, value in arch.items():
-            if key not in known and _OLDER.get(key, arch) != value:
-                raise ValueError(f"text.arch: {key} is not an argument of {kind}")
-        return config
-
-
-class TextBlock(nn.Module):
-    """A BERT layer with cross-attention on its self-attention's output, before the residual and the norm.
-
-    `x = LN(x + SA(x) + alpha * CA(SA(x), video))`, `x = LN(x + FFN(x))`.
-    """
-
-    query: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
-    out: nn.Linear
-    fc1: nn.Linear
-    fc2: nn.Linear
-    norm1: nn.LayerNorm
-    norm2: nn.LayerNorm
-    activation: Callable[[Tensor], Tensor]
-
-    def __init__(self, layer: Any, fusion: GatedCrossAttention | None) -> None:
-        super().__init__()
-        attention, output = layer.attention, layer.output
-        self.num_heads: int = attention.self.num_attention_heads
-        self.attention_dropout: float = attention.self.dropout.p
-        self.query, self.key, self.value = attention.self.query, attention.self.key, attention.self.value
-        self.out, self.norm1 = attention.output.dense, attention.output.LayerNorm
-        self.fc1, self.activation = layer.intermediate.dense, layer.intermediate.intermediate_act_fn
-        self.fc2, self.norm2 = output.dense, output.LayerNorm
-        self.dropout = nn.Dropout(output.dropout.p)
-        self.fusion = fusion
-
-    def forward(self, x: Tensor, mask: Tensor, video: Tensor | None = None) -> Tensor:
-        """Run the layer.
-
-        Args:
-            x: (B, L, D).
-            mask: (B, L) bool, False on padding.
-            video: (B, S, D') hidden states of the video tower; None leaves the gate closed.
-
-        Returns:
-            (B, L, D).
-        """
-        dropout = self.attention_dropout if self.training else 0.0
-        y = attend(self.query(x), self.key(x), self.value(x), self.num_heads, mask, dropout)  # (B, L, D)
-        y = self.dropout(self.out(y))
-        if video is not None:
-            assert self.fusion is not None
-            y = self.fusion(y, video)
-        x = self.norm1(x + y)
-        return self.norm2(x + self.dropout(self.fc2(self.activation(self.fc1(x)))))
+_LEGACY_EOS = 2  # in CLIP's older configurations; the text then ends at the highest id
+_SPARE = ("position_ids", "token_type_ids", "inv_freq", "pooler.dense.weight", "pooler.dense.bias")
 
 
 class TextTower(nn.Module):
@@ -154,18 +45,26 @@ class TextTower(nn.Module):
 
     def __init__(self, config: TextTowerConfig, num_fused: int, video_dim: int, model: Any = None) -> None:
         super().__init__()
-        if model is None:
-            model = _make_encoder(config)
+        build, model = model is None, make_encoder(config) if model is None else model
+        arch, self.family = model.config, family_of(model.config.model_type)
+        try:
+            layers = self.family.layers(model)
+        except AttributeError as error:
+            raise ValueError(f"text.arch: {arch.model_type} is not supported: it doesn't have BERT's layers ({error}); "
+                             "use roberta, bert or a similar one, distilbert, modernbert, clip_text_model or "
+                             "siglip_text_model") from error
+        self.eos_id: int | None = _eos_id(arch) if self.family.pooling == "eos" else None
+        if build:
             _check_parts(json.dumps(config.arch, sort_keys=True))
-        arch, layers = model.config, model.encoder.layer
         if num_fused > len(layers):
             raise ValueError(f"num_fused_layers is {num_fused}, but the text tower has {len(layers)} layers")
         self.dim: int = arch.hidden_size
         self.vocab_size: int = arch.vocab_size
-        self.num_fused = num_fused
+        self.num_fused, self.masks_padding = num_fused, self.family.masked
         self.num_heads: int = arch.num_attention_heads
-        self.norm_eps: float = arch.layer_norm_eps
-        self.dropout: float = arch.hidden_dropout_prob
+        norm2: Any = layers[-1].norm2
+        self.norm_eps: float = norm2.eps
+        self.dropout = layers[-1].out_dropout
         self.embeddings = model.embeddings
         # RoBERTa derives positions from the ids: they start after the padding id.
         self.padding_id: int | None = getattr(model.embeddings, "padding_idx", None)
@@ -176,6 +75,13 @@ class TextTower(nn.Module):
                       if i >= first_fused else None)
             for i, layer in enumerate(layers)
         )
+        self.norm = self.family.final_norm(model)
+        self.head: nn.Module = model.head if self.family.pooling == "last" else nn.Identity()  # SigLIP's
+        if isinstance(self.head, nn.Linear) and self.head.out_features != self.dim:
+            raise ValueError(f"text.arch: projection_size is {self.head.out_features}, but must be hidden_size, "
+                             f"{self.dim}")
+        if build and config.init is not None:
+            _check_weights(self, model, config.init)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Embed tokens and their positions: (B, L) -> (B, L, D)."""
@@ -184,36 +90,83 @@ class TextTower(nn.Module):
                              "positions: lower max_tokens or eval_max_tokens")
         return self.embeddings(input_ids=input_ids)
 
+    def mask(self, text: Text) -> Tensor:
+        """Tokens that may be attended to, (B, L) bool: of CLIP's up to the first EOS, of SigLIP's all."""
+        ids = text["input_ids"]
+        if not self.family.masked:
+            return torch.ones_like(ids, dtype=torch.bool)
+        if self.eos_id is None:
+            return text["attention_mask"].bool()
+        end = (ids if self.eos_id == _LEGACY_EOS else (ids == self.eos_id).int()).argmax(1, keepdim=True)  # (B, 1)
+        return torch.arange(ids.shape[1], device=ids.device) <= end
 
-def _make_encoder(config: TextTowerConfig) -> Any:
-    arch = config.resolve()
-    model = _build(arch) if config.init is None else _load_encoder(config.init, arch)
-    if not hasattr(model, "embeddings") or not hasattr(getattr(model, "encoder", None), "layer"):
-        raise ValueError(f"text.arch: {arch.model_type} doesn't have BERT's layers; use roberta, bert or a similar one")
-    return model
+    def pool(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Compute the state that represents each text, of tokens after `norm`.
+
+        That of the first token, or in CLIP's and SigLIP's the last one of `mask`: (B, L, D), (B, L) -> (B, D).
+        """
+        if self.family.pooling == "first":
+            return x[:, 0]
+        places = torch.arange(mask.shape[1], device=mask.device)
+        last = (mask * places).argmax(1)[:, None, None].expand(-1, -1, x.shape[2])  # (B, 1, D)
+        return self.head(x.gather(1, last)[:, 0])
 
 
-def _build(arch: PreTrainedConfig) -> PreTrainedModel:
-    """Build a transformers model with random weights."""
-    try:
-        return AutoModel.from_config(arch)
-    except STRUCTURE_ERRORS as error:  # transformers hardly validates its arguments
-        raise ValueError(f"text.arch: transformers can't build it: {' '.join(str(error).split())[:200]}") from error
+def _eos_id(arch: Any) -> int:
+    """Id of the token that ends a text.
+
+    Raises:
+        ValueError: There is none, so that no state of the causal encoder represents the whole text.
+    """
+    eos = arch.eos_token_id
+    if not isinstance(eos, int) or not 0 <= eos < arch.vocab_size:
+        raise ValueError(f"text.arch: eos_token_id is {eos}, but {arch.model_type} is causal: it needs a token at the "
+                         f"end of a text, with an id below vocab_size ({arch.vocab_size}), that sees all of it")
+    return eos
 
 
-def _load_encoder(name_or_path: str, arch: PreTrainedConfig) -> PreTrainedModel:
-    """Load a transformers model strictly; only the weights of its pooler, which is unused here, may be missing."""
-    try:
-        model, report = AutoModel.from_pretrained(name_or_path, config=arch, dtype=torch.float32,
-                                                  output_loading_info=True)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"text.init: no weights that fit text.arch at {name_or_path!r}: {str(error).splitlines()[0]}"
-                         " (offline, give a folder that save_pretrained wrote)") from error
-    missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
-    if missing:
-        raise ValueError(f"text.init: {name_or_path} lacks {', '.join(sorted(missing)[:5])}: it is another model than"
-                         " text.arch says")
-    return model
+def _gate_closed(tower: TextTower, text: Text) -> Tensor:
+    """Run the tower alone: tokens that may be attended to, and pooled states, (B, L + 1, D)."""
+    x, mask = tower.embed(text["input_ids"]), tower.mask(text)
+    for block in tower.blocks:
+        x = block(x, mask)
+    x = tower.norm(x)
+    return torch.cat([x * mask[..., None], tower.pool(x, mask)[:, None]], dim=1)
+
+
+def _library_outputs(model: Any, tower: TextTower, text: Text) -> Tensor:
+    """What `_gate_closed` computes, by transformers' own forward pass."""
+    mask = tower.mask(text)
+    outputs = model(input_ids=text["input_ids"], attention_mask=mask.long())
+    states = outputs.last_hidden_state  # (B, L, D)
+    pooled = states[:, 0] if tower.family.pooling == "first" else outputs.pooler_output
+    return torch.cat([states * mask[..., None], pooled[:, None]], dim=1)
+
+
+def _example(tower: TextTower, padding: int) -> Text:
+    """Two texts of random tokens, the second with padding."""
+    length = min(9, max(tower.max_tokens, 1))
+    ids = torch.randint(min(padding + 1, tower.vocab_size - 2), tower.vocab_size - 1, (2, length))  # (B, L)
+    mask = torch.ones_like(ids)
+    ids[1, -2:], mask[1, -2:] = padding, 0
+    if tower.eos_id is not None:
+        ids[ids == tower.eos_id] = (tower.eos_id or tower.vocab_size) - 1
+        ids[0, -1] = ids[1, -min(3, length)] = tower.eos_id
+    return Text(input_ids=ids, attention_mask=mask)
+
+
+def _check_weights(tower: TextTower, model: Any, init: str) -> None:
+    """Check that the tower computes the same as transformers with the same initial weights."""
+    training = model.training
+    weight = next(tower.embeddings.parameters())
+    if weight.is_meta or weight.dtype != torch.float32:
+        return  # rounding hides differences
+    with isolated_cpu(), torch.no_grad():
+        model.eval(), tower.eval()
+        text = _example(tower, model.config.pad_token_id or 0)
+        check_same_values(_library_outputs(model, tower, text), _gate_closed(tower, text), f"text.init: {init}",
+                          "transformers")
+    model.train(training), tower.train(training)
 
 
 @lru_cache
@@ -230,32 +183,26 @@ def _check_parts(arch: str) -> None:
     what = f"text.arch: {config.arch['model_type']}"
     with isolated_cpu():
         try:
-            model = randomize(_make_encoder(config))
+            model = randomize(make_encoder(config))
             tower = TextTower(config, 0, 1, model).eval()
         except STRUCTURE_ERRORS as error:
             raise ValueError(f"{what} is not supported: it has another structure ({error})") from error
-        padding = model.config.pad_token_id or 0
-        ids = torch.randint(padding + 1, tower.vocab_size, (2, min(9, max(tower.max_tokens, 1))))  # (B, L)
-        mask = torch.ones_like(ids)
-        ids[1, -2:], mask[1, -2:] = padding, 0
-
-        def theirs() -> Tensor:
-            return model(input_ids=ids, attention_mask=mask).last_hidden_state * mask[..., None]
-
-        def ours() -> Tensor:
-            x = tower.embed(ids)
-            for block in tower.blocks:
-                x = block(x, mask.bool())
-            return x * mask[..., None]
-
-        check_same_outputs(model, theirs, ours, what, "transformers", own_dropouts=True)
+        text = _example(tower, model.config.pad_token_id or 0)
+        check_same_outputs(model, lambda: _library_outputs(model, tower, text), lambda: _gate_closed(tower, text),
+                           what, "transformers", own_dropouts=True)
+        check_all_used(model, tower, _SPARE, what, "transformers")
 
 
 def _small(arch: dict[str, Any]) -> dict[str, Any]:
     """Shrink a configuration, keeping all parts; sizes that equal `hidden_size` stay equal to it."""
     plain = TextTowerConfig(arch).resolve()
-    widths = {key: 32 for key, value in plain.to_dict().items()
-              if value == plain.hidden_size and key.endswith(("_size", "_dim"))}
-    vocabulary = min(plain.vocab_size, (plain.pad_token_id or 0) + 64)
-    return {**arch, **widths, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "intermediate_size": 48, "vocab_size": vocabulary}
+    facts, names = plain.to_dict(), plain.attribute_map
+    vocabulary = min(plain.vocab_size, 80)
+    small = {key: 32 for key, value in facts.items()
+             if value == plain.hidden_size and key.endswith(("_size", "_dim"))}
+    small |= {key: vocabulary - 1 - (key != "eos_token_id") for key, value in facts.items()
+              if key.endswith("_token_id") and isinstance(value, int) and value >= vocabulary}
+    small |= {key: value for key, value in {"local_attention": 4, "intermediate_size": 48, "hidden_dim": 48}.items()
+              if key in facts}
+    small |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": vocabulary}
+    return {names.get(key, key): value for key, value in (arch | small).items()}

@@ -1,98 +1,46 @@
-"""Space-time video transformer, built from a plain timm ViT.
+"""Space-time video transformer, built from a ViT of timm.
 
 Source: TimeSformer (Bertasius et al., 2021) in the form of Frozen in Time (Bain et al., 2021), as EgoVLPv2 uses it;
 joint attention as in AVION (Zhao and Kraehenbuehl, 2023).
-Letters: `B` clips, `T` frames, `N` patches of a frame, `S = 1 + T * N` tokens, `D` width.
+Letters: `B` clips, `T` frames, `N` patches of a frame, `P` prefix tokens of a clip (CLS token, registers),
+`S = P + T * N` tokens, `D` width.
 """
 
 import json
-from dataclasses import dataclass, field
 from functools import lru_cache
-from inspect import signature
-from math import isfinite
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
-from msgspec import Meta
-from timm.layers import PatchEmbed
-from timm.models.vision_transformer import VisionTransformer
+from timm.layers import PatchEmbed, resample_abs_pos_embed
 from torch import Tensor, nn
 
-from egovlpv2.io.schema import check
-from egovlpv2.model.bounds import Depth, Width, require
 from egovlpv2.model.fusion import GatedCrossAttention
-from egovlpv2.model.library_check import STRUCTURE_ERRORS, check_same_outputs, isolated_cpu, randomize
-from egovlpv2.model.space_time_block import SpaceTimeAttention, SpaceTimeBlock
-
-_Pixels = Annotated[int, Meta(ge=1, le=1 << 14)]
-_Sides = _Pixels | Annotated[list[_Pixels], Meta(min_length=2, max_length=2)]
-
-
-class _Overrides(TypedDict, total=False):
-    """Types and bounds of the sizes of a timm ViT."""
-
-    img_size: _Sides
-    patch_size: _Sides
-    in_chans: Literal[3]
-    embed_dim: Width
-    depth: Depth
-    num_heads: Width
-    mlp_ratio: Annotated[float, Meta(gt=0, le=1024)]
-
-
-@dataclass
-class VideoTowerConfig:
-    """Configuration of the video tower.
-
-    Args:
-        name: A ViT of timm with a class token and absolute positions, such as `vit_base_patch16_224`, or CLIP's
-            `vit_base_patch16_clip_quickgelu_224`.
-        overrides: Arguments of that timm model to change (`depth`, `embed_dim`, `img_size`, `patch_size`, ...).
-        init: Initial weights: `timm` to download timm's, or the path of a file that timm can load; None for random
-            ones.
-        num_frames: Length of the temporal embedding, which is interpolated for clips of another length.
-        norm_eps: Epsilon of every LayerNorm (the released model has 1e-5, timm's ViTs 1e-6).
-        drop_path: Stochastic depth rate of the last block, rising linearly from zero.
-        pixel_mean: Mean of red, green and blue in [0, 1], for normalising uint8 clips; None for the timm model's.
-        pixel_std: Standard deviation of red, green and blue.
-        attention: Attention of patches: `divided` into attention in time and in space (paper), or `joint`, of all
-            frames' patches, which adds no weights to the ViT's.
-    """
-
-    name: str = "vit_base_patch16_224"
-    overrides: dict[str, Any] = field(default_factory=dict)
-    init: str | None = None
-    num_frames: int = 4
-    norm_eps: float = 1e-5
-    drop_path: float = 0.0
-    pixel_mean: list[float] | None = None
-    pixel_std: list[float] | None = None
-    attention: SpaceTimeAttention = "divided"
-
-    def __post_init__(self) -> None:
-        require(1 <= self.num_frames <= 10_000, "num_frames", self.num_frames, "a number of frames from 1 to 10000")
-        require(0 < self.norm_eps < 1, "norm_eps", self.norm_eps, "a number between 0 and 1")
-        require(0 <= self.drop_path < 1, "drop_path", self.drop_path, "a rate from 0 on and below 1")
-        for key, values in (("pixel_mean", self.pixel_mean), ("pixel_std", self.pixel_std)):
-            require(values is None or (len(values) == 3 and all(map(isfinite, values))), key, values,
-                    "null or three finite numbers")
-        require(self.pixel_std is None or min(self.pixel_std) > 0, "pixel_std", self.pixel_std, "numbers above 0")
-        check(self.overrides, _Overrides, "overrides")
-        if unknown := self.overrides.keys() - signature(VisionTransformer).parameters.keys():
-            raise ValueError(f"overrides: {min(map(str, unknown))} is not an argument of timm's ViTs")
+from egovlpv2.model.library_check import (
+    STRUCTURE_ERRORS,
+    check_all_used,
+    check_same_outputs,
+    check_same_values,
+    isolated_cpu,
+    randomize,
+)
+from egovlpv2.model.space_time_block import SpaceTimeBlock
+from egovlpv2.model.vit import VideoTowerConfig, make_vit
 
 
 class VideoTower(nn.Module):
     """Video embeddings and blocks, which the backbone runs one by one.
+
+    The state that represents a clip is the one that the ViT pools for an image: of its CLS token, or, in families
+    without, the mean of the patches or their pooling by attention, here over the patches of all frames.
 
     Args:
         config: The ViT to build.
         num_fused: Number of blocks, counted from the last, with cross-attention.
         text_dim: Width of the text tower.
         vit: A timm ViT whose modules the tower takes over; None to build the one of `config`.
+        text_is_normed: False if the text tower's hidden states have no norm of their own (pre-norm towers):
+            cross-attention then normalises them.
 
     Raises:
         ValueError: timm has no such ViT, or the tower can't reproduce its outputs.
@@ -100,17 +48,18 @@ class VideoTower(nn.Module):
 
     mean: Tensor  # (3, 1, 1)
     std: Tensor  # (3, 1, 1)
-    cls_token: nn.Parameter  # (1, 1, D)
-    pos_embed: nn.Parameter  # (1, 1 + N, D), or (1, N, D) where the CLS token has no position
+    cls_token: nn.Parameter | None  # (1, 1, D)
+    reg_token: nn.Parameter | None  # (1, P - 1, D), or (1, P, D) without a CLS token
+    pos_embed: nn.Parameter | None  # (1, P + N, D), or (1, N, D) where prefix tokens have no position
     patch_embed: PatchEmbed
 
-    def __init__(self, config: VideoTowerConfig, num_fused: int, text_dim: int, vit: Any = None) -> None:
+    def __init__(self, config: VideoTowerConfig, num_fused: int, text_dim: int, vit: Any = None,
+                 text_is_normed: bool = True) -> None:
         super().__init__()
-        if vit is None:
-            vit = _make_vit(config)
-            sides = zip(vit.patch_embed.img_size, vit.patch_embed.grid_size, strict=True)
-            _check_parts(config.name, json.dumps(config.overrides, default=str), config.norm_eps,
-                         tuple(pixels // patches for pixels, patches in sides))
+        if build := vit is None:
+            vit = make_vit(config)
+            _check_parts(config.name, json.dumps(config.overrides, default=str), config.norm_eps, config.attention,
+                         _patch_size(vit.patch_embed))
         depth, self.dim, self.num_fused = len(vit.blocks), vit.embed_dim, num_fused
         if num_fused > depth:
             raise ValueError(f"num_fused_layers is {num_fused}, but {config.name} has {depth} blocks")
@@ -119,19 +68,34 @@ class VideoTower(nn.Module):
         for name, values in self.pixels.items():
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.patch_embed, self.cls_token, self.pos_embed = vit.patch_embed, vit.cls_token, vit.pos_embed
+        self.reg_token, self.num_prefix = vit.reg_token, vit.num_prefix_tokens
         self.temporal_embed = nn.Parameter(torch.randn(1, config.num_frames, self.dim) * 0.02)
         self.norm_pre: nn.Module = vit.norm_pre  # CLIP's; an identity in others
         self.num_heads: int = vit.blocks[0].attn.num_heads
+        self.norm_eps: float = vit.blocks[0].norm1.eps
+        self.rope = getattr(vit, "rope", None)
+        rope = None if self.rope is None else _rotations(self.rope)
         self.blocks = nn.ModuleList(
             SpaceTimeBlock(
-                block, config.norm_eps,
-                GatedCrossAttention(self.dim, text_dim, self.num_heads, config.norm_eps) if i >= depth - num_fused
-                else None,
-                config.attention,
+                block,
+                GatedCrossAttention(self.dim, text_dim, self.num_heads, self.norm_eps, normed_context=text_is_normed)
+                if i >= depth - num_fused else None,
+                config.attention, self.num_prefix, rope,
             )
             for i, block in enumerate(vit.blocks)
         )
-        self.norm: nn.LayerNorm = vit.norm
+        self.norm, self.fc_norm, self.attn_pool = vit.norm, vit.fc_norm, vit.attn_pool
+        self.pooling: str = vit.global_pool
+        # Prefix tokens are left out of a mean; of attention pooling as well, but not in timm's eva.py.
+        pools_prefix = getattr(vit, "pool_include_prefix", vit.global_pool == "map")
+        self.pool_from = 0 if pools_prefix else self.num_prefix
+        if build and config.init is not None:
+            _check_weights(self, vit, config)
+
+    @property
+    def reads_cls(self) -> bool:
+        """True if the CLS token alone represents the clip."""
+        return self.pooling == "token"
 
     @property
     def first_fused(self) -> SpaceTimeBlock:
@@ -140,15 +104,15 @@ class VideoTower(nn.Module):
         assert isinstance(block, SpaceTimeBlock)
         return block
 
-    def embed(self, video: Tensor, cls_token: Tensor) -> Tensor:
+    def embed(self, video: Tensor, cls_token: Tensor | None = None) -> Tensor:
         """Embed patches with their positions in space and time.
 
         Args:
             video: (B, T, 3, H, W), uint8 RGB or already normalised floats.
-            cls_token: (1, 1, D).
+            cls_token: (1, 1, D) in place of the tower's own.
 
         Returns:
-            (B, S, D), the CLS token first.
+            (B, S, D), the prefix tokens first.
         """
         if video.shape[-2:] != self.patch_embed.img_size:
             raise ValueError(f"clips are {video.shape[-2]} x {video.shape[-1]} px and the video tower takes "
@@ -158,13 +122,54 @@ class VideoTower(nn.Module):
             video = video.to(self.mean.dtype).div_(255).sub_(self.mean).div_(self.std)
         batch, num_frames = video.shape[:2]
         x = self.patch_embed(video.flatten(0, 1)).unflatten(0, (batch, num_frames))  # (B, T, N, D)
-        time = interpolate_time(self.temporal_embed, num_frames)  # (1, T, D)
-        patches = self.pos_embed[:, -x.shape[2]:]  # (1, N, D)
-        if patches.shape != self.pos_embed.shape:
-            cls_token = cls_token + self.pos_embed[:, :1]  # (1, 1, D)
-        x = x + patches[:, None] + time[:, :, None]  # (B, T, N, D)
-        x = torch.cat([cls_token.expand(batch, -1, -1).to(x.dtype), x.flatten(1, 2)], dim=1)  # (B, S, D)
+        place = interpolate_time(self.temporal_embed, num_frames)[:, :, None]  # (1, T, 1, D)
+        if self.pos_embed is not None:
+            x = x + self.pos_embed[:, None, -x.shape[2]:]  # (B, T, N, D)
+        x = torch.cat([*self._prefix(x, cls_token), (x + place).flatten(1, 2)], dim=1)  # (B, S, D)
         return self.norm_pre(x)
+
+    def _prefix(self, x: Tensor, cls_token: Tensor | None) -> list[Tensor]:
+        """Tokens before the patches, of all clips of `x` (B, T, N, D): none, or one of (B, P, D)."""
+        cls_token = self.cls_token if cls_token is None else cls_token
+        tokens = [token for token in (cls_token, self.reg_token) if token is not None]
+        if not tokens:
+            return []
+        prefix = torch.cat(tokens, dim=1)  # (1, P, D)
+        if self.pos_embed is not None and self.pos_embed.shape[1] > x.shape[2]:
+            prefix = prefix + self.pos_embed[:, : self.num_prefix]
+        return [prefix.expand(x.shape[0], -1, -1).to(x.dtype)]
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Compute the state that represents each clip, of tokens after `norm`.
+
+        (B, S, D), or of the CLS token alone (B, 1, D) if that is what represents it -> (B, D).
+        """
+        if self.attn_pool is not None:
+            x = self.attn_pool(x[:, self.pool_from:])
+        elif self.reads_cls:
+            x = x[:, 0]
+        else:
+            x = x[:, self.pool_from:].mean(1)
+        return self.fc_norm(x)
+
+    def resize(self, size: tuple[int, int]) -> None:
+        """Take frames of another size, with interpolated positions (bicubic, timm's).
+
+        Args:
+            size: Height and width in pixels, multiples of a patch's.
+        """
+        old = list(self.patch_embed.grid_size)
+        self.patch_embed.set_input_size(size)
+        new = self.patch_embed.grid_size
+        if self.pos_embed is not None:
+            before = self.pos_embed.detach()
+            self.pos_embed = nn.Parameter(resample_abs_pos_embed(before, list(new), old,
+                                                                 num_prefix_tokens=before.shape[1] - old[0] * old[1]))
+        if self.rope is not None:
+            self.rope.update_feat_shape(new)
+            for block in self.blocks:
+                assert isinstance(block, SpaceTimeBlock)
+                block.attn.rope = _rotations(self.rope)
 
 
 def interpolate_time(temporal_embed: Tensor, num_frames: int) -> Tensor:
@@ -179,35 +184,51 @@ def interpolate_time(temporal_embed: Tensor, num_frames: int) -> Tensor:
     return grid[0]
 
 
-def _make_vit(config: VideoTowerConfig) -> Any:
-    kwargs: dict[str, Any] = {
-        "num_classes": 0,
-        "drop_path_rate": config.drop_path,
-        "norm_layer": lambda dim, **kw: nn.LayerNorm(dim, eps=config.norm_eps, **kw),
-        **config.overrides,
-    }
-    if config.init is not None and config.init != "timm":
-        if not Path(config.init).is_file():
-            raise ValueError(f"video.init: {config.init} is not a file; give `timm`, a file with timm weights, or null")
-        # Without `custom_load`, older versions of timm read any file as .npz for some models.
-        kwargs["pretrained_cfg_overlay"] = {"file": config.init, "custom_load": config.init.endswith(".npz")}
-    try:
-        vit = timm.create_model(config.name, pretrained=config.init is not None, **kwargs)
-    except OSError as error:
-        raise ValueError(f"video.init: no weights of {config.name} from the Hugging Face hub "
-                         f"({str(error).splitlines()[0]}); offline, give the path of a file with them") from error
-    except (ValueError, TypeError, AttributeError, LookupError, AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__  # a bare assertion of timm's
-        raise ValueError(f"video: timm can't build {config.name} with overrides {config.overrides}: {reason}"
-                         ) from error
-    plain = isinstance(vit, VisionTransformer) and vit.num_prefix_tokens == 1
-    if not plain or vit.pos_embed is None or vit.cls_token is None:
-        raise ValueError(f"video.name: {config.name} is not a plain ViT of timm with one class token and positions")
-    return vit
+def _rotations(rope: Any) -> Tensor:
+    """Sines and cosines of a frame's patches, (N, 2d), of timm's module without its variation in training."""
+    training = rope.training
+    embed = rope.eval().get_embed().detach().clone()
+    rope.train(training)
+    return embed
+
+
+def _patch_size(patch_embed: PatchEmbed) -> tuple[int, ...]:
+    sides = zip(patch_embed.img_size, patch_embed.grid_size, strict=True)
+    return tuple(pixels // patches for pixels, patches in sides)
+
+
+def _one_frame(tower: VideoTower, picture: Tensor) -> Tensor:
+    """Run the tower on pictures (B, 3, H, W) without its temporal part: tokens and pooled states, (B, S + 1, D)."""
+    x = tower.embed(picture[:, None])
+    for block in tower.blocks:
+        x = block(x, 1)
+    x = tower.norm(x)
+    return torch.cat([x, tower.pool(x)[:, None]], dim=1)
+
+
+def _library_outputs(vit: Any, picture: Tensor) -> Tensor:
+    """What `_one_frame` computes, by timm's own forward pass."""
+    tokens = vit.forward_features(picture)  # (B, S, D)
+    return torch.cat([tokens, vit.forward_head(tokens, pre_logits=True)[:, None]], dim=1)
+
+
+def _check_weights(tower: VideoTower, vit: Any, config: VideoTowerConfig) -> None:
+    """Check that the tower, before training, computes the same as timm's ViT with the same initial weights."""
+    time, training = tower.temporal_embed.detach().clone(), vit.training
+    if time.is_meta or time.dtype != torch.float32:
+        return  # rounding hides differences
+    with isolated_cpu(), torch.no_grad():
+        picture = torch.randn(1, 3, *tower.patch_embed.img_size).to(time.device)
+        tower.temporal_embed.zero_()
+        vit.eval(), tower.eval()
+        check_same_values(_library_outputs(vit, picture), _one_frame(tower, picture),
+                          f"video.init: {config.name} with the weights of {config.init}", "timm")
+        tower.temporal_embed.copy_(time)
+    vit.train(training), tower.train(training)
 
 
 @lru_cache
-def _check_parts(name: str, overrides: str, norm_eps: float, patch: tuple[int, ...]) -> None:
+def _check_parts(name: str, overrides: str, norm_eps: float | None, attention: Any, patch: tuple[int, ...]) -> None:
     """Check on a small copy that a `VideoTower` without its temporal part computes the same as timm on one frame.
 
     Cached for each kind of ViT.
@@ -215,33 +236,24 @@ def _check_parts(name: str, overrides: str, norm_eps: float, patch: tuple[int, .
     Args:
         name: Name of the timm model.
         overrides: Its arguments, as JSON.
-        norm_eps: Epsilon of its LayerNorms.
+        norm_eps: Epsilon of its norms.
+        attention: See `VideoTowerConfig`.
         patch: Height and width of a patch.
 
     Raises:
         ValueError: The tower would leave out a part of the ViT or compute something else; names it.
     """
     small = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": [2 * patch[0], 3 * patch[1]]}
-    config = VideoTowerConfig(name, {**json.loads(overrides), **small}, norm_eps=norm_eps)
+    config = VideoTowerConfig(name, {**json.loads(overrides), **small}, norm_eps=norm_eps, attention=attention)
     what = f"video.name: {name}" + (f" with overrides {overrides}" if overrides != "{}" else "")
     with isolated_cpu():
         try:
-            vit = randomize(_make_vit(config))
+            vit = randomize(make_vit(config))
             tower = VideoTower(config, 0, 1, vit).eval()
         except STRUCTURE_ERRORS as error:
             raise ValueError(f"{what} is not supported: it has another structure ({error})") from error
         nn.init.zeros_(tower.temporal_embed)
-        video = torch.randn(2, 3, *config.overrides["img_size"])
-
-        def theirs() -> Tensor:
-            tokens = vit.forward_features(video)  # (B, S, D)
-            return torch.cat([tokens, vit.forward_head(tokens, pre_logits=True)[:, None]], dim=1)
-
-        def ours() -> Tensor:
-            x = tower.embed(video[:, None], tower.cls_token)
-            for block in tower.blocks:
-                x = block(x, 1)
-            x = tower.norm(x)
-            return torch.cat([x, x[:, :1]], dim=1)  # the CLS token represents the clip
-
-        check_same_outputs(vit, theirs, ours, what, "timm")
+        picture = torch.randn(2, 3, *config.overrides["img_size"])
+        check_same_outputs(vit, lambda: _library_outputs(vit, picture), lambda: _one_frame(tower, picture), what,
+                           "timm")
+        check_all_used(vit, tower, ("k_bias",), what, "timm")

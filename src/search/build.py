@@ -10,6 +10,7 @@ from pathlib import Path
 
 from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.inference import open_backbone
+from egovlpv2.checkpoints.weights import find_weights
 from egovlpv2.device import autocast
 from egovlpv2.features.encoder import FeatureEncoder
 from egovlpv2.features.extract import ExtractionReport, make_recipe, prepare_folder, write_features
@@ -80,6 +81,7 @@ def build_index(videos: Sequence[str], weights: str, out: str | Path = "index", 
     check_call(build_index, locals())
     window, stride = _milliseconds("seconds", seconds), _milliseconds("every", every)
     sources = find_videos(videos, image_fps)
+    weights = str(find_weights(weights))  # a folder or a repository may change, the file in it is the index's
     backbone = open_backbone(weights, num_frames, device)
     recipe = make_recipe(backbone, weights, "unit", fps=float(_FPS), window=window, stride=stride,
                          num_frames=num_frames)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from egovlpv2.arguments import check_call
 from egovlpv2.batch import Text, text_to
 from egovlpv2.checkpoints.inference import fingerprint, open_backbone
+from egovlpv2.checkpoints.weights import find_weights
 from egovlpv2.device import autocast
 from egovlpv2.io.files import refuse_unreadable
 from egovlpv2.search.manifest import VideoEntry, read_manifest
@@ -59,7 +60,7 @@ class Index:
 
     def _weights(self, given: str | None) -> str:
         """Find the weights, which must be those of the index."""
-        path, made_with = given or self.manifest.weights, self.store.recipe.checkpoint
+        path, made_with = str(find_weights(given or self.manifest.weights)), self.store.recipe.checkpoint
         refuse_unreadable(Path(path), "a weights file")
         if not Path(path).is_file():
             raise ValueError(f"{path}: the weights of {self.folder} are not there (any more): say where with --weights")

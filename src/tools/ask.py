@@ -12,7 +12,7 @@ from egovlpv2.arguments import check_call
 from egovlpv2.batch import text_to
 from egovlpv2.checkpoints.head_weights import read_answer_head
 from egovlpv2.checkpoints.inference import open_backbone, open_tokenizer
-from egovlpv2.checkpoints.weights import num_frames_of
+from egovlpv2.checkpoints.weights import find_weights, num_frames_of
 from egovlpv2.command.options import require_text
 from egovlpv2.device import autocast
 from egovlpv2.features.query_encoding import warn_if_truncated
@@ -104,7 +104,7 @@ def open_answer_model(weights: str, answers: str | None = None, max_tokens: int 
     Raises:
         ValueError: The weights have no answer head, or one of other answers.
     """
-    head, facts = read_answer_head(Path(weights))
+    head, facts = read_answer_head(find_weights(weights))
     if head is None:
         raise ValueError(f"{weights} has no head that answers: `make finetune-taskqa` trains one")
     found = _answers(answers, facts, head.out.out_features)

@@ -25,7 +25,7 @@ from egovlpv2.command.options import require_text
 from egovlpv2.device import autocast
 from egovlpv2.features.blocks import Block, Blocks, Read
 from egovlpv2.features.header import Recipe
-from egovlpv2.features.query_encoding import encode_queries, mean_patch_tokens, warn_if_truncated
+from egovlpv2.features.query_encoding import cls_states, encode_queries, mean_patch_tokens, warn_if_truncated
 from egovlpv2.heads.kts import segments
 from egovlpv2.heads.summary import (
     MAX_SEGMENT_SHOTS,
@@ -37,7 +37,8 @@ from egovlpv2.heads.summary import (
 )
 from egovlpv2.io.files import atomic_write, make_folder_of, require_suffix
 from egovlpv2.metrics.summary import select
-from egovlpv2.model.backbone import Backbone, Trunk
+from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.outputs import Trunk
 from egovlpv2.types import Count, Fraction, ImageRate, NumTokens, NumWorkers, OutputRate, Precision, Seconds, ShortSide
 from egovlpv2.video.collection import VideoSource, find_videos
 from egovlpv2.video.container import VideoError
@@ -198,7 +199,7 @@ def encode_shots(backbone: Backbone, query: str, reads: Iterator[Read], tokenize
             match = backbone.vtm_logits_from(top).float().softmax(-1)[:, 1]
             cls = top.video_cls
             fused = backbone.fused_video_transform(cls) if transformed else cls
-        plain = mean_patch_tokens(trunk) if cut_by == "patches" else trunk[:, 0]
+        plain = (mean_patch_tokens if cut_by == "patches" else cls_states)(backbone, trunk)
         kept.append([part.float().cpu() for part in (fused, match, plain)])
         bar.update(len(video))
     bar.close()

@@ -5,7 +5,7 @@ set -euo pipefail
 folder=${1:?give a folder for the wheels}
 version=${2:-3.12}
 # Dependencies of setup.cfg that are there, and those that are not, with what they need in turn.
-THERE="filelock lightning matplotlib numpy pandas pillow pyyaml safetensors scipy tensorboard timm tokenizers torch torchmetrics tqdm transformers"
+THERE="filelock huggingface_hub lightning matplotlib numpy pandas pillow pyyaml safetensors scipy tensorboard timm tokenizers torch torchmetrics tqdm transformers"
 LACKING="av>=17.1 jsonargparse>=4.42,<5 docstring-parser>=0.17 typeshed-client>=2.8.2 msgspec>=0.19 omegaconf>=2.4,<3"
 mkdir -p "$folder"
 for package in $LACKING; do

@@ -13,13 +13,13 @@ from egovlpv2.model.attention import (
     Axis,
     attend,
     attention_weights,
-    cls_attention,
     divided_attention,
     merge_heads,
     scaled_dot_product,
     split_heads,
 )
 from egovlpv2.model.fusion import CrossAttention, GatedCrossAttention, StackedFusionEncoder
+from egovlpv2.model.vit_attention import ViTAttention
 
 
 def draw(*shape: int) -> Tensor:
@@ -117,8 +117,11 @@ def test_patches_see_the_cls_token_and_those_of_their_place_or_frame(options: di
         nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(len(name)))
     for axis in ("time", "space"):
         expected = divided_by_hand(attn, x, 3, axis)
-        torch.testing.assert_close(divided_attention(attn, x, 3, axis), expected, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(cls_attention(attn, x), expected[:, :1], atol=1e-5, rtol=1e-5)
+        ours = ViTAttention(attn, 1, None)
+        expected = attn.proj(expected)
+        given = ours.in_time(x, 3) if axis == "time" else ours.in_space(x, 3)
+        torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours.of_cls(x), expected[:, :1], atol=1e-5, rtol=1e-5)
 
 
 # ---- cross-attention ------------------------------------------------------------------------------------------
@@ -182,7 +185,7 @@ def test_stacked_layers_read_the_layer_below() -> None:
     cls = layer_by_hand(stack.video[0], video[:, :1], video, None, text, MASK)
     cls = layer_by_hand(stack.video[1], cls, video, None, first, MASK)
     for reads in ((True, True), (True, False), (False, True)):
-        found_cls, found_text = stack(video, text, MASK, *reads)
+        found_cls, found_text = stack(video, video[:, :1], text, MASK, *reads)
         torch.testing.assert_close(found_cls, cls if reads[0] else video[:, :1])
         torch.testing.assert_close(found_text, last if reads[1] else first)
     for side, dim, heads in ((stack.video, 12, 3), (stack.text, 8, 2)):
@@ -198,7 +201,7 @@ def test_stacked_layers_read_the_layer_below() -> None:
 def test_only_the_words_of_a_stack_have_dropout() -> None:
     stack = StackedFusionEncoder(1, 12, 8, 3, 2, 1e-5, dropout=0.5).train()
     video, text = QUERY, draw(2, 4, 8)
-    one, two = stack(video, text, MASK, True, True), stack(video, text, MASK, True, True)
+    one, two = (stack(video, video[:, :1], text, MASK, True, True) for _ in range(2))
     assert torch.equal(one[0], two[0]) and not torch.equal(one[1], two[1])
     layer = stack.text[0]
     assert layer.mlp.drop1.p == layer.mlp.drop2.p == layer.attn.dropout.p == layer.cross.dropout.p == 0.5
@@ -209,7 +212,7 @@ def test_divided_attention_keeps_no_queries_keys_and_values_twice(axis: Axis) ->
     attn, kept = timm.layers.Attention(24, num_heads=3, qkv_bias=True), []
     x = draw(2, 1 + 4 * 9, 24).requires_grad_()
     with saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
-        divided_attention(attn, x, 4, axis)
+        divided_attention(attn.qkv(x).unflatten(-1, (3, 3, -1)), 1, 4, axis)
     whole = {saved.untyped_storage().data_ptr(): saved.untyped_storage().nbytes() for saved in kept}
     assert max(whole.values()) < 3 * x.nbytes  # the output of the projection to all three would be as large
     assert sum(whole.values()) < 7 * x.nbytes  # input, queries, keys, values and outputs; the weights are small

@@ -180,8 +180,8 @@ def test_bytes_and_normalised_floats_are_the_same_clip(make_backbone) -> None:
 
 @pytest.mark.parametrize("changes, message", [
     ({"config": {"num_fused_layers": 4}}, "num_fused_layers is 4, but"),
-    ({"video": {"name": "resnet18", "overrides": {}}}, "is not a plain ViT"),
-    ({"video": {"init": "missing.bin"}}, "missing.bin is not a file"),
+    ({"video": {"name": "resnet18", "overrides": {}}}, "resnet18 is not supported: it is a model of timm's resnet.py"),
+    ({"video": {"init": "missing.bin"}}, "missing.bin is missing"),
     ({"text": {"arch": {"model_type": "gpt2"}}}, "doesn't have BERT's layers"),
     ({"text": {"arch": {"hidden_size": 8}}}, "needs a `model_type`"),
     ({"text": {"init": "/no/such/folder"}}, "no weights that fit text.arch at '/no/such/folder'"),

@@ -6,8 +6,8 @@ from dataclasses import asdict
 import pytest
 
 from egovlpv2.model.config import BackboneConfig
-from egovlpv2.model.text_tower import TextTowerConfig
-from egovlpv2.model.video_tower import VideoTowerConfig
+from egovlpv2.model.encoder import TextTowerConfig
+from egovlpv2.model.vit import VideoTowerConfig
 
 
 def test_defaults_are_the_papers() -> None:

@@ -9,9 +9,10 @@ from helpers import make_text
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from egovlpv2.model import text_tower as module
+from egovlpv2.model import text_block as module
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.model.text_tower import TextTower, TextTowerConfig
+from egovlpv2.model.encoder import TextTowerConfig
+from egovlpv2.model.text_tower import TextTower
 
 BERT = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24,
         "max_position_embeddings": 12}
@@ -69,9 +70,11 @@ def test_dropout_of_a_text_layer_is_for_training(monkeypatch: pytest.MonkeyPatch
     once, again = block.train()(x, mask), block(x, mask)
     assert asked == [0.0, 0.0, 0.25, 0.25] and not torch.equal(once, again)
     calls: list[Tensor] = []
-    block.dropout.register_forward_hook(lambda _, args, __: calls.append(args[0]))
+    for dropout in (block.out_dropout, block.mlp_dropout):
+        dropout.register_forward_hook(lambda _, args, __: calls.append(args[0]))
+        assert dropout.p == 0.5
     block(x, mask)
-    assert block.dropout.p == 0.5 and len(calls) == 2  # behind the attention and behind the MLP
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])

@@ -8,8 +8,10 @@ import timm
 import torch
 from torch import nn
 
-from egovlpv2.model.text_tower import TextTower, TextTowerConfig
-from egovlpv2.model.video_tower import VideoTower, VideoTowerConfig
+from egovlpv2.model.encoder import TextTowerConfig
+from egovlpv2.model.text_tower import TextTower
+from egovlpv2.model.video_tower import VideoTower
+from egovlpv2.model.vit import VideoTowerConfig
 
 NAN, INF = float("nan"), float("inf")
 

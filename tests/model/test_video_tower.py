@@ -7,21 +7,27 @@ import pytest
 import timm
 import torch
 from helpers import draw_parameters
+from safetensors.torch import save_file
 from torch import nn
 
-from egovlpv2.model.video_tower import VideoTower, VideoTowerConfig, interpolate_time
+from egovlpv2.model.video_tower import VideoTower, interpolate_time
+from egovlpv2.model.vit import VideoTowerConfig
 
 VIT = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 4, "num_heads": 2}
 
 
 def video_tower(num_fused: int = 2, **changes: Any) -> VideoTower:
     torch.manual_seed(0)
-    return VideoTower(VideoTowerConfig("vit_tiny_patch16_224", **({"overrides": VIT} | changes)), num_fused, 16)
+    config = VideoTowerConfig("vit_tiny_patch16_224", **({"overrides": VIT, "norm_eps": 1e-5} | changes))
+    return VideoTower(config, num_fused, 16)
 
 
 def test_defaults_of_the_video_tower_are_the_released_models() -> None:
     config = VideoTowerConfig()
-    assert (config.name, config.num_frames, config.norm_eps) == ("vit_base_patch16_224", 4, 1e-5)
+    assert (config.name, config.num_frames, config.norm_eps) == ("vit_base_patch16_224", 4, None)
+    with torch.device("meta"):
+        assert VideoTower(config, 0, 8).norm_eps == 1e-5
+        assert VideoTower(VideoTowerConfig("vit_small_patch16_224"), 0, 8).norm_eps == 1e-6  # timm's
     assert (config.overrides, config.init, config.drop_path) == ({}, None, 0.0)
     assert config.pixel_mean is None and config.pixel_std is None
 
@@ -148,12 +154,20 @@ def test_timms_own_weights_are_fetched_by_name(monkeypatch: pytest.MonkeyPatch) 
     assert asked == [("vit_tiny_patch16_224", False, False), ("vit_tiny_patch16_224", True, False)]
 
 
-def test_a_file_that_is_missing_and_a_model_that_is_not_a_plain_vit_are_named() -> None:
-    with pytest.raises(ValueError, match="video.init: missing.bin"):
-        video_tower(init="missing.bin")
-    for overrides in ({"class_token": False, "global_pool": "avg"}, {"reg_tokens": 2}, {"pos_embed": "none"}):
-        with pytest.raises(ValueError, match="vit_tiny_patch16_224"):
-            video_tower(overrides=VIT | overrides)
+def test_a_file_that_is_missing_and_weights_of_another_width_are_named(tmp_path: Path) -> None:
+    for missing in ("missing.bin", str(tmp_path)):  # a folder without weights
+        with pytest.raises(ValueError, match=f"video.init: {missing} is missing or has no model.safetensors"):
+            video_tower(init=missing)
+    wide = timm.create_model("vit_tiny_patch16_224", num_classes=0, **{**VIT, "embed_dim": 48})
+    torch.save(wide.state_dict(), tmp_path / "wide.pth")
+    with pytest.raises(ValueError, match=r"video.init: the weights of .*wide.pth don't fit vit_tiny_patch16_224.*size"):
+        video_tower(init=str(tmp_path / "wide.pth"))
+
+
+def test_first_weights_come_from_a_folder(tmp_path: Path) -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, **VIT)
+    save_file(vit.state_dict(), tmp_path / "model.safetensors")
+    assert torch.equal(video_tower(init=str(tmp_path)).pos_embed, vit.pos_embed)
 
 
 @torch.no_grad()

@@ -239,3 +239,11 @@ def test_pictures_are_those_of_the_moment(videos: Path, made: Path) -> None:
     expected = read_frames(videos / "a.mp4", uniform_times(moment.start, moment.end, 3)).frames
     assert torch.equal(frames, expected)
     assert os.listdir(made).count("index.json") == 1
+
+
+def test_an_index_is_made_with_a_saved_folder_too(backbone: Backbone, videos: Path, tmp_path: Path) -> None:
+    backbone.save_pretrained(tmp_path / "saved")
+    index(videos, tmp_path / "saved", tmp_path / "index")
+    for given in (None, str(tmp_path / "saved")):
+        assert Index(tmp_path / "index", given, device="cpu").search(QUERY, top=1)
+    assert Index(tmp_path / "index").manifest.tokenizer == str(tmp_path / "saved" / "tokenizer")

@@ -1,0 +1,1 @@
+"""Weights with their configuration: as a file, as a folder, and on the Hugging Face hub."""
