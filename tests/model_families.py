@@ -86,7 +86,9 @@ def read_text(kind: str) -> Row:
 def reason(error: ValueError, name: str) -> str:
     """The part of an error message after the name of the model."""
     assert name in str(error) or "transformers knows no such configuration" in str(error), error
-    return re.sub(r"^.*? is not supported: |^text\.arch: |^video: ", "", str(error)).replace("|", "/")
+    text = re.sub(r"^.*? is not supported: |^text\.arch: |^video: ", "", str(error)).replace("|", "/")
+    advice = r"; use roberta, .*$|, and the video tower knows .*$|video: timm can't build \S+ with overrides \{[^}]*\}: "
+    return re.sub(advice, "", text)
 
 
 def table(rows: list[Row]) -> Iterator[str]:
