@@ -87,7 +87,8 @@ def reason(error: ValueError, name: str) -> str:
     """The part of an error message after the name of the model."""
     assert name in str(error) or "transformers knows no such configuration" in str(error), error
     text = re.sub(r"^.*? is not supported: |^text\.arch: |^video: ", "", str(error)).replace("|", "/")
-    advice = r"; use roberta, .*$|, and the video tower knows .*$|video: timm can't build \S+ with overrides \{[^}]*\}: "
+    advice = (r"; use roberta, .*$|, and the video tower knows .*$|"
+              r"video: timm can't build \S+ with overrides \{[^}]*\}: ")
     return re.sub(advice, "", text)
 
 
