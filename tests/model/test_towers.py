@@ -100,7 +100,7 @@ def test_an_override_that_is_not_used_is_refused_by_name(overrides: dict[str, An
                                        {"reg_tokens": 4}, {"reg_tokens": 2, "no_embed_class": True},
                                        {"global_pool": "avg"}, {"global_pool": "avg", "fc_norm": False},
                                        {"global_pool": "avg", "pool_include_prefix": True}, {"global_pool": "map"},
-                                       {"class_token": False, "global_pool": "avg"}, {"pos_embed": "none"}])
+                                       {"class_token": False, "global_pool": "avg"}])
 def test_parts_that_are_used_are_taken(overrides: dict[str, Any]) -> None:
     assert differs(*vit_and_tower("vit_tiny_patch16_224", img_size=32, **overrides)) < 1e-4
 
