@@ -116,6 +116,10 @@ def mask_token_id(tokenizer: "PreTrainedTokenizerBase", tower: TokenEmbeddings) 
     """
     if tokenizer.mask_token_id is not None:
         return int(tokenizer.mask_token_id)
+    if tower.eos_id == _LEGACY_EOS:
+        raise ValueError(f"the tokenizer {tokenizer.name_or_path} has no mask token, and with eos_token_id 2 the "
+                         "highest id ends a text, which an additional one would be: set eos_token_id in text.arch to "
+                         "its id")
     spare = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
     if spare >= tower.vocab_size:
         raise ValueError(f"the tokenizer {tokenizer.name_or_path} has no mask token, which masked language modelling "

@@ -133,6 +133,12 @@ class BackboneTask(Task):
     def trained(self) -> nn.Module:
         return self.backbone
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        facts = checkpoint.get("egovlpv2")
+        if isinstance(facts, dict) and "backbone" in facts:
+            check_traits(self.backbone, facts["backbone"], str(self.trainer.ckpt_path))
+
     @property
     def protocol(self) -> dict[str, Any]:
         """The settings of the model, for `metrics.json`."""

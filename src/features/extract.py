@@ -209,7 +209,7 @@ class _VideoWriter:
         draft = self.queue.claims[block.source.name].draft
         if asked is None:
             return FeatureWriter(draft, recipe, block.duration, block.of, num_tokens=self.encoder.num_tokens)
-        return FeatureWriter(draft, recipe, block.duration, block.of, asked.texts, asked.words, asked.mask)
+        return FeatureWriter(draft, recipe, block.duration, block.of, asked.texts, asked.words, asked.word_mask)
 
 
 def _with_queries(sources: list[VideoSource], queries: Mapping[str, Sequence[str]]) -> list[VideoSource]:

@@ -125,7 +125,7 @@ class _Fuser:
         with self.precision:
             asked = encode_queries(backbone, self.tokenizer, texts, self.max_tokens)
             writer = FeatureWriter(taken.draft, self.recipe, folder.duration(name), count, asked.texts, asked.words,
-                                   asked.mask, keeps_unfused=True, keeps_cls=True)
+                                   asked.word_mask, keeps_unfused=True, keeps_cls=True)
             plain: list[Tensor] = []
             cls: list[Tensor] = []
             for trunk in _with_progress(folder.pieces(name, self.batch_size), count, f"{name}, {len(texts)} queries"):

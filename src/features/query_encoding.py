@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from egovlpv2.batch import text_to
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.tokenization import tokenize
+from egovlpv2.tokenization import padding_of, tokenize
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ class EncodedQueries:
 
     texts: list[str]
     trunk: Tensor  # (Q, L, D)
-    mask: Tensor  # (Q, L) bool
+    mask: Tensor  # (Q, L) bool, tokens that the towers attend to
+    word_mask: Tensor  # (Q, L) bool, tokens that are not padding
     words: Tensor  # (Q, L, D), gate closed
 
 
@@ -40,11 +41,13 @@ def encode_queries(backbone: Backbone, tokenizer: PreTrainedTokenizerBase, texts
     """
     text = tokenize(tokenizer, texts, max_tokens)
     trunk, mask = backbone.trunk_text(text_to(text, backbone.device))
-    return EncodedQueries(list(texts), trunk, mask, backbone.top_text(trunk, mask).float())
+    word_mask = text["attention_mask"].bool().to(mask.device)
+    return EncodedQueries(list(texts), trunk, mask, word_mask, backbone.top_text(trunk, mask).float())
 
 
 def warn_if_truncated(tokenizer: PreTrainedTokenizerBase, what: str, text: str, max_tokens: int) -> None:
     """Warn if a text, called `what`, has more tokens than the maximum."""
+    _, max_tokens = padding_of(tokenizer, False, max_tokens)
     tokens = len(tokenizer(text)["input_ids"])
     if tokens > max_tokens:
         log.warning("the %s has %d tokens and is cut to %d (--max-tokens)", what, tokens, max_tokens)

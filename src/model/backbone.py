@@ -1,7 +1,7 @@
 """The shared video-language backbone and its gate.
 
 A clip passes frames -> `trunk` (lower, unfused layers) -> `top` (upper, fused layers) -> heads; a text likewise.
-Letters: `B` clips, `T` frames, `N` patches of a frame, `S = 1 + T * N` video tokens, `L` text tokens, `D` width,
+Letters: `B` clips, `T` frames, `N` patches of a frame, `S` video tokens, `L` text tokens, `D` width,
 `P` projection, `V` vocabulary.
 """
 
@@ -86,7 +86,9 @@ class Backbone(PretrainedMixin, LightningModule):
         return {"text_attends_to": attends_to, "alpha": self.config.alpha,
                 "video num_heads": video.num_heads, "text num_attention_heads": text.num_heads,
                 "video norm_eps": video.norm_eps, "text layer_norm_eps": text.norm_eps,
-                "video pixel_mean": video.pixels["mean"], "video pixel_std": video.pixels["std"]}
+                "video pixel_mean": video.pixels["mean"], "video pixel_std": video.pixels["std"],
+                **{f"video {key}": value for key, value in video.traits.items()},
+                **{f"text {key}": value for key, value in text.traits.items()}}
 
     def trunk_video(self, video: Tensor, gate: bool = False) -> Tensor:
         """Run the video's unfused layers: (B, T, 3, H, W), uint8 RGB or normalised floats -> (B, S, D)."""

@@ -29,6 +29,9 @@ _OLDER = {"position_embedding_type": "absolute", "gradient_checkpointing": False
 # Models that `AutoModel` doesn't know.
 _CLASSES: dict[str, Any] = {"siglip_text_model": SiglipTextModel, "siglip2_text_model": Siglip2TextModel}
 _MOST_ADDED_TOKENS = 8  # that a text tower may have beyond its initial weights, such as a mask token for CLIP's
+# Settings that change the outputs but not the shapes of the weights.
+_SETTINGS = ("num_hidden_layers", "num_attention_heads", "hidden_act", "hidden_activation", "activation",
+             "eos_token_id", "layer_norm_eps", "norm_eps", "sliding_window", "layer_types", "rope_parameters")
 _UNUSED = ("pooler.", "embeddings.position_ids")  # a file may lack them
 
 
@@ -120,17 +123,34 @@ def _build(arch: PreTrainedConfig) -> PreTrainedModel:
         raise ValueError(f"text.arch: transformers can't build {arch.model_type}: {reason}") from error
 
 
+class _OtherModel(ValueError):
+    """Initial weights are of another model than the configuration says."""
+
+
+def _check_stored(source: str, theirs: PreTrainedConfig, arch: PreTrainedConfig) -> None:
+    """Compare settings that shapes of weights don't show with those that the weights were trained with."""
+    if theirs.model_type != arch.model_type:
+        return  # RoBERTa's weights fit CamemBERT, for example; other shapes and names are errors of their own
+    wrong = [f"{name} is {getattr(theirs, name)} there and {getattr(arch, name)} in text.arch" for name in _SETTINGS
+             if hasattr(theirs, name) and getattr(theirs, name) != getattr(arch, name, None)]
+    if wrong:
+        raise _OtherModel(f"text.init: {source} was trained as another model: {'; '.join(wrong)}")
+
+
 def _load(name_or_path: str, arch: PreTrainedConfig) -> PreTrainedModel:
     """Load a transformers model strictly; only weights that are unused here, such as a pooler's, may be missing."""
     kind: Any = _CLASSES.get(arch.model_type, AutoModel)
     try:
-        rows = getattr(AutoConfig.from_pretrained(name_or_path).get_text_config(), "vocab_size", arch.vocab_size)
-        stored = deepcopy(arch)
+        theirs = AutoConfig.from_pretrained(name_or_path).get_text_config()
+        _check_stored(name_or_path, theirs, arch)
+        rows, stored = getattr(theirs, "vocab_size", arch.vocab_size), deepcopy(arch)
         stored.vocab_size = rows if rows < arch.vocab_size <= rows + _MOST_ADDED_TOKENS else arch.vocab_size
         model, report = kind.from_pretrained(name_or_path, config=stored, dtype=torch.float32,
                                              output_loading_info=True)
         if stored.vocab_size != arch.vocab_size:
             model.resize_token_embeddings(arch.vocab_size, mean_resizing=False)
+    except _OtherModel:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"text.init: no weights that fit text.arch at {name_or_path!r}: {str(error).splitlines()[0]}"
                          " (offline, give a folder that save_pretrained wrote)") from error

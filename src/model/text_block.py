@@ -68,12 +68,11 @@ class TextBlock(nn.Module):
     fc1: nn.Linear
     fc2: nn.Linear
     mlp: nn.Module
-    inverse_wavelengths: Tensor | None
-
     def __init__(self, layer: TextLayer, fusion: GatedCrossAttention | None) -> None:
         super().__init__()
         self.num_heads, self.pre_norm, self.causal, self.window = (
             layer.num_heads, layer.pre_norm, layer.causal, layer.window)
+        self.rotary_base = layer.rotary_base
         self.attention_dropout = layer.attention_dropout
         self.has_qkv, self.has_mlp = "qkv" in layer.projections, "mlp" in layer.mlp
         for name, module in layer.projections.items():
@@ -84,11 +83,6 @@ class TextBlock(nn.Module):
         self.activation, self.norm2 = layer.activation, layer.norm2
         self.out_dropout, self.mlp_dropout = nn.Dropout(layer.out_dropout), nn.Dropout(layer.mlp_dropout)
         self.fusion = fusion
-        wavelengths = None
-        if layer.rotary_base is not None:
-            dim = layer.out.in_features // layer.num_heads
-            wavelengths = layer.rotary_base ** -(torch.arange(0, dim, 2) / dim)
-        self.register_buffer("inverse_wavelengths", wavelengths, persistent=False)  # (d / 2,)
 
     def forward(self, x: Tensor, mask: Tensor, video: Tensor | None = None) -> Tensor:
         """Run the layer.
@@ -114,7 +108,7 @@ class TextBlock(nn.Module):
     def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
         query, key, value = self.qkv(x).chunk(3, dim=-1) if self.has_qkv else (
             self.query(x), self.key(x), self.value(x))
-        if self.inverse_wavelengths is not None:
+        if self.rotary_base is not None:
             query, key = self._rotate(query), self._rotate(key)
         dropout = self.attention_dropout if self.training else 0.0
         return attend(query, key, value, self.num_heads, self._visible(mask), dropout)
@@ -136,9 +130,10 @@ class TextBlock(nn.Module):
 
     def _rotate(self, x: Tensor) -> Tensor:
         """Rotate queries or keys by their positions, halves of a head paired: (B, L, D) -> (B, L, D)."""
-        assert self.inverse_wavelengths is not None
-        places = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
-        angles = places[:, None] * self.inverse_wavelengths.float()  # (L, d / 2)
+        assert self.rotary_base is not None
+        places, dim = torch.arange(x.shape[1], device=x.device, dtype=torch.float32), x.shape[2] // self.num_heads
+        frequencies = self.rotary_base ** -(torch.arange(0, dim, 2, device=x.device) / dim)  # (d / 2,)
+        angles = places[:, None] * frequencies  # (L, d / 2), float32 in any precision of the model
         first, second = split_heads(x, self.num_heads).float().chunk(2, dim=-1)  # (B, h, L, d / 2)
         cos, sin = angles.cos(), angles.sin()
         turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -83,6 +83,15 @@ class TextTower(nn.Module):
         if build and config.init is not None:
             _check_weights(self, model, config.init)
 
+    @property
+    def traits(self) -> dict[str, Any]:
+        """Settings of the encoder that change the outputs but not the names or shapes of the weights."""
+        blocks = [block for block in self.blocks if isinstance(block, TextBlock)]
+        activation: Any = blocks[0].activation if not blocks[0].has_mlp else getattr(blocks[0].mlp, "act", None)
+        return {"eos_token_id": self.eos_id, "hidden_act": getattr(activation, "__name__", type(activation).__name__),
+                "attention windows": sorted({block.window or 0 for block in blocks}),
+                "rotary bases": sorted({block.rotary_base or 0.0 for block in blocks})}
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """Embed tokens and their positions: (B, L) -> (B, L, D)."""
         if input_ids.shape[1] > self.max_tokens:
@@ -135,7 +144,7 @@ def _gate_closed(tower: TextTower, text: Text) -> Tensor:
 
 
 def _library_outputs(model: Any, tower: TextTower, text: Text) -> Tensor:
-    """What `_gate_closed` computes, by transformers' own forward pass."""
+    """Compute the same as `_gate_closed` by transformers' own forward pass."""
     mask = tower.mask(text)
     outputs = model(input_ids=text["input_ids"], attention_mask=mask.long())
     states = outputs.last_hidden_state  # (B, L, D)
@@ -198,11 +207,13 @@ def _small(arch: dict[str, Any]) -> dict[str, Any]:
     plain = TextTowerConfig(arch).resolve()
     facts, names = plain.to_dict(), plain.attribute_map
     vocabulary = min(plain.vocab_size, 80)
-    small = {key: 32 for key, value in facts.items()
-             if value == plain.hidden_size and key.endswith(("_size", "_dim"))}
+    small: dict[str, Any] = {key: 32 for key, value in facts.items()
+                             if value == plain.hidden_size and key.endswith(("_size", "_dim"))}
     small |= {key: vocabulary - 1 - (key != "eos_token_id") for key, value in facts.items()
               if key.endswith("_token_id") and isinstance(value, int) and value >= vocabulary}
     small |= {key: value for key, value in {"local_attention": 4, "intermediate_size": 48, "hidden_dim": 48}.items()
               if key in facts}
+    if types := arch.get("layer_types"):
+        small["layer_types"] = [types[0], types[-1] if len(types) == 1 else types[1]]
     small |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": vocabulary}
     return {names.get(key, key): value for key, value in (arch | small).items()}

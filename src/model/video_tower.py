@@ -93,6 +93,21 @@ class VideoTower(nn.Module):
             _check_weights(self, vit, config)
 
     @property
+    def traits(self) -> dict[str, Any]:
+        """Settings of the ViT that change the outputs but not the names or shapes of the weights."""
+        mlp: Any = self.first_block.mlp
+        rope = None if self.rope is None else round(float(_rotations(self.rope).double().abs().sum()), 3)
+        return {"pooling": f"{self.pooling} from {self.pool_from}", "rotary positions": rope,
+                "activation": type(getattr(mlp, "act", None)).__name__}
+
+    @property
+    def first_block(self) -> SpaceTimeBlock:
+        """The lowest block."""
+        block = self.blocks[0]
+        assert isinstance(block, SpaceTimeBlock)
+        return block
+
+    @property
     def reads_cls(self) -> bool:
         """True if the CLS token alone represents the clip."""
         return self.pooling == "token"
@@ -207,7 +222,7 @@ def _one_frame(tower: VideoTower, picture: Tensor) -> Tensor:
 
 
 def _library_outputs(vit: Any, picture: Tensor) -> Tensor:
-    """What `_one_frame` computes, by timm's own forward pass."""
+    """Compute the same as `_one_frame` by timm's own forward pass."""
     tokens = vit.forward_features(picture)  # (B, S, D)
     return torch.cat([tokens, vit.forward_head(tokens, pre_logits=True)[:, None]], dim=1)
 

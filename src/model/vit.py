@@ -11,7 +11,7 @@ from msgspec import Meta
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
-from egovlpv2.io.schema import check
+from egovlpv2.io.schema import check, read_json
 from egovlpv2.model.bounds import Depth, Width, require
 from egovlpv2.model.space_time_block import SpaceTimeAttention
 
@@ -92,11 +92,11 @@ def make_vit(config: VideoTowerConfig) -> Any:
     kwargs: dict[str, Any] = {"num_classes": 0, "drop_path_rate": config.drop_path, "dynamic_img_size": False,
                               **config.overrides}
     if config.init is not None and config.init != "timm":
-        file = _weights_file(config.init)
+        file = _weights_file(config.init, config.name)
         # Without `custom_load`, older versions of timm read any file as .npz for some models.
         kwargs["pretrained_cfg_overlay"] = {"file": str(file), "custom_load": file.suffix == ".npz"}
     try:
-        vit = timm.create_model(config.name, pretrained=config.init is not None, **kwargs)
+        vit: Any = timm.create_model(config.name, pretrained=config.init is not None, **kwargs)
     except OSError as error:
         raise ValueError(f"video.init: no weights of {config.name} from the Hugging Face hub "
                          f"({str(error).splitlines()[0]}); offline, give the path of a file with them") from error
@@ -105,7 +105,8 @@ def make_vit(config: VideoTowerConfig) -> Any:
     _check_structure(config.name, vit)
     eps = _RELEASED_EPS if config.norm_eps is None and config.name.split(".")[0] == _RELEASED else config.norm_eps
     if eps is not None:
-        for module in vit.modules():
+        parts = (vit.norm_pre, vit.blocks, vit.norm, vit.attn_pool, vit.fc_norm)  # not those of a convolutional stem
+        for module in (module for part in parts if part is not None for module in part.modules()):
             if hasattr(module, "eps"):
                 vars(module)["eps"] = eps
     return vit
@@ -137,10 +138,20 @@ def _check_structure(name: str, vit: Any) -> None:
         raise ValueError(f"video.name: {name} is not supported: {reason}")
 
 
-def _weights_file(init: str) -> Path:
+def _check_folder(folder: Path, name: str) -> None:
+    """Check that a folder of the hub's layout, which says so in its `config.json`, holds weights of a timm model."""
+    if not (folder / "config.json").is_file():
+        return
+    stored = read_json(folder / "config.json", dict[str, Any]).get("architecture")
+    if isinstance(stored, str) and stored.split(".")[0] != name.split(".")[0]:
+        raise ValueError(f"video.init: {folder / 'config.json'} says {stored}, and video.name is {name}: they differ")
+
+
+def _weights_file(init: str, name: str) -> Path:
     path = Path(init)
     if path.is_dir():
-        path = next((path / name for name in _IN_FOLDER if (path / name).is_file()), path)
+        _check_folder(path, name)
+        path = next((path / file for file in _IN_FOLDER if (path / file).is_file()), path)
     if not path.is_file():
         raise ValueError(f"video.init: {init} is missing or has no {' or '.join(_IN_FOLDER)}: give `timm`, a file with "
                          "timm weights, a folder with one, or null")

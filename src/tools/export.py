@@ -108,6 +108,7 @@ def export_backbone(weights: str, out: str | Path, *, format: ExportFormat = "on
     frames = num_frames or num_frames_of(weights)
     backbone = open_backbone(weights, frames, "cpu").requires_grad_(False)
     words = open_tokenizer(backbone, tokenizer)
+    _, max_tokens = padding_of(words, "longest", max_tokens)
     if max_tokens > (most := backbone.text_tower.max_tokens):
         raise ValueError(f"--max-tokens {max_tokens}: the text tower of {weights} takes {most} at most")
     size = backbone.video_tower.patch_embed.img_size

@@ -77,9 +77,11 @@ def video_side(backbone: Backbone, num_frames: int, size: tuple[int, int]) -> Si
 
 
 def text_side(backbone: Backbone, tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> Side:
-    """Make the text side, for texts of up to a number of tokens."""
+    """Make the text side, for texts of up to a number of tokens, or of the tower's if it attends to padding."""
     texts = ["#C C opens the drawer", "#C C picks up the knife from the table with the left hand", "c " * max_tokens]
-    axes = {0: Dim("batch", min=1), 1: Dim("tokens", min=2, max=max_tokens)}
+    axes = {0: Dim("batch", min=1)}
+    if backbone.text_tower.masks_padding:
+        axes[1] = Dim("tokens", min=2, max=max_tokens)
     tokens = [tokenize(tokenizer, some, max_tokens, "longest") for some in (texts, texts[:1])]
     examples = [(text["input_ids"], text["attention_mask"]) for text in tokens]
     return Side("text", TextSide(backbone), {"input_ids": axes, "attention_mask": axes}, examples)

@@ -207,7 +207,7 @@ def test_first_weights_from_local_files(small_config, tmp_path) -> None:
     torch.testing.assert_close(backbone.text_tower.blocks[0].query.weight, query)
     torch.testing.assert_close(backbone.video_tower.blocks[1].attn.qkv.weight, vit.blocks[1].attn.qkv.weight)
     config.text.arch["num_hidden_layers"] = 4
-    with pytest.raises(ValueError, match="it is another model than text.arch says"):
+    with pytest.raises(ValueError, match="trained as another model: num_hidden_layers is 3 there and 4 in text.arch"):
         Backbone(config)
 
 
