@@ -84,6 +84,8 @@ class Pretrain(EgoMCQTask):
         self.make_choice_metrics(monitor, ("dual",) if vtm_weight == 0 else SCORES)  # the match head is untrained then
         if mlm_weight == vtm_weight == 0:
             self.backbone.freeze_fusion()
+        else:
+            backbone.require_fusion(f"mlm_weight={mlm_weight} and vtm_weight={vtm_weight}")
         tokenizer = load_fitting_tokenizer(backbone.text.tokenizer, self.backbone.text_tower)
         self.vocab_size = len(tokenizer)
         self.mask_id = mask_token_id(tokenizer, self.backbone.text_tower) if mlm_weight else 0  # not learned then

@@ -73,6 +73,7 @@ class VideoTower(nn.Module):
         self.norm_pre: nn.Module = vit.norm_pre  # CLIP's; an identity in others
         self.num_heads: int = vit.blocks[0].attn.num_heads
         self.norm_eps: float = vit.blocks[0].norm1.eps
+        self.activation = type(getattr(vit.blocks[0].mlp, "act", None)).__name__
         self.rope = getattr(vit, "rope", None)
         rope = None if self.rope is None else _rotations(self.rope)
         self.blocks = nn.ModuleList(
