@@ -5,6 +5,7 @@ pixel statistics, attention, and 64 channels in every head.
 """
 
 import re
+from collections.abc import Mapping
 from math import isqrt
 from typing import Any, NamedTuple
 
@@ -22,15 +23,14 @@ Rules = list[tuple[str, str]]  # pattern of a name and its replacement; the firs
 _HEAD_WIDTH = 64
 _CLIP_VOCABULARY = 49408  # its last token ends a text
 # Pixel statistics of LaViLa and AVION, where CLIP's weights were the first. The mean of red differs from CLIP's.
-_PIXEL_MEAN = [108.3272985 / 255, 116.7460125 / 255, 104.09373615 / 255]
-_PIXEL_STD = [68.5005327 / 255, 66.6321579 / 255, 70.32316305 / 255]
+_PIXEL_MEAN, _PIXEL_STD = [0.4248129, 0.4578275, 0.4082107], [0.2686295, 0.2613026, 0.2757771]
 _DROPPED = re.compile(r"^logit_scale$|\.position_ids$")  # the temperature, and a buffer that counts from 0
 
 
 class _Part(NamedTuple):
     """Layout of a tower, or of a projection."""
 
-    sized: dict[str, tuple[int, ...]]  # tensors that sizes are derived from: their possible numbers of dimensions
+    sized: Mapping[str, tuple[int, ...]]  # tensors that sizes are derived from: their possible numbers of dimensions
     rules: Rules
 
 
@@ -99,8 +99,8 @@ class Layout(NamedTuple):
              "img_size": patch * isqrt(max(tokens - 1, 0))},
             num_frames=1 if time is None or time.ndim < 2 else time.shape[-2], norm_eps=1e-6,
             norm_pre_eps=1e-5 if self.clip and self.divided else None,
-            pixel_mean=_PIXEL_MEAN if self.clip else list(IMAGENET_DEFAULT_MEAN),
-            pixel_std=_PIXEL_STD if self.clip else list(IMAGENET_DEFAULT_STD),
+            pixel_mean=list(_PIXEL_MEAN if self.clip else IMAGENET_DEFAULT_MEAN),
+            pixel_std=list(_PIXEL_STD if self.clip else IMAGENET_DEFAULT_STD),
             attention="divided" if self.divided else "joint")
 
 

@@ -89,6 +89,7 @@ class Backbone(PretrainedMixin, LightningModule):
                 "video num_heads": video.num_heads, "text num_attention_heads": text.num_heads,
                 "video norm_eps": video.norm_eps, "text layer_norm_eps": text.norm_eps,
                 "video norm_pre_eps": getattr(video.norm_pre, "eps", None), "video activation": video.activation,
+                "text activation": text.activation,
                 "video pixel_mean": video.pixels["mean"], "video pixel_std": video.pixels["std"]}
 
     def trunk_video(self, video: Tensor, gate: bool = False) -> Tensor:

@@ -64,6 +64,7 @@ class TextTower(nn.Module):
         self.num_heads: int = arch.num_attention_heads
         norm2: Any = layers[-1].norm2
         self.norm_eps: float = norm2.eps
+        self.activation = type(layers[-1].activation).__name__
         self.dropout = layers[-1].out_dropout
         self.embeddings = model.embeddings
         # RoBERTa derives positions from the ids: they start after the padding id.

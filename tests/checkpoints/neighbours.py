@@ -13,7 +13,7 @@ from torch import Tensor
 State = dict[str, Tensor]
 
 DIM, TEXT_DIM, WIDTH, PATCH, SIDE, TOKENS, CONTEXT, LAYERS = 128, 64, 24, 8, 16, 90, 12, 2
-PATCHES = (SIDE // PATCH) ** 2
+TEXT_LAYERS, TEXT_MLP = 2, 96
 SMALL = 0.03  # size of what the norm before the blocks takes: its epsilon then matters
 
 
@@ -32,7 +32,8 @@ def norm(name: str, dim: int) -> State:
 def space_time(prefix: str, frames: int, ln_pre: bool) -> State:
     """The video transformer of Frozen in Time."""
     size = SMALL if ln_pre else 1
-    state = {"cls_token": torch.randn(1, 1, DIM) * size, "pos_embed": torch.randn(1, 1 + PATCHES, DIM) * size / 3,
+    state = {"cls_token": torch.randn(1, 1, DIM) * size,
+             "pos_embed": torch.randn(1, 1 + (SIDE // PATCH) ** 2, DIM) * size / 3,
              "temporal_embed": torch.randn(1, frames, DIM) * size / 3,
              "patch_embed.proj.weight": torch.randn(DIM, 3, PATCH, PATCH) * size / 15, **norm("norm", DIM)}
     state |= norm("ln_pre", DIM) if ln_pre else {"patch_embed.proj.bias": torch.randn(DIM) * 0.1}
@@ -49,19 +50,19 @@ def distilbert(prefix: str) -> State:
     state = {"embeddings.word_embeddings.weight": torch.randn(TOKENS, TEXT_DIM),
              "embeddings.position_embeddings.weight": torch.randn(CONTEXT, TEXT_DIM),
              "embeddings.position_ids": torch.arange(CONTEXT)[None], **norm("embeddings.LayerNorm", TEXT_DIM)}
-    for i in range(LAYERS):
+    for i in range(TEXT_LAYERS):
         layer = f"transformer.layer.{i}."
         for name in ("q_lin", "k_lin", "v_lin", "out_lin"):
             state |= linear(f"{layer}attention.{name}", TEXT_DIM, TEXT_DIM)
         state |= norm(f"{layer}sa_layer_norm", TEXT_DIM) | norm(f"{layer}output_layer_norm", TEXT_DIM)
-        state |= linear(f"{layer}ffn.lin1", 96, TEXT_DIM) | linear(f"{layer}ffn.lin2", TEXT_DIM, 96)
+        state |= linear(f"{layer}ffn.lin1", TEXT_MLP, TEXT_DIM) | linear(f"{layer}ffn.lin2", TEXT_DIM, TEXT_MLP)
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
-def resblocks(dim: int) -> State:
+def resblocks(dim: int, layers: int) -> State:
     """Blocks of OpenAI's CLIP."""
     state: State = {}
-    for i in range(LAYERS):
+    for i in range(layers):
         block = f"transformer.resblocks.{i}."
         joined = linear("qkv", 3 * dim, dim)
         state |= {f"{block}attn.in_proj_weight": joined["qkv.weight"], f"{block}attn.in_proj_bias": joined["qkv.bias"]}
@@ -73,15 +74,15 @@ def resblocks(dim: int) -> State:
 def clip_text(prefix: str) -> State:
     state = {"token_embedding.weight": torch.randn(TOKENS, TEXT_DIM),
              "positional_embedding": torch.randn(CONTEXT, TEXT_DIM) * 0.3, **norm("ln_final", TEXT_DIM),
-             **resblocks(TEXT_DIM)}
+             **resblocks(TEXT_DIM, TEXT_LAYERS)}
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
 def avion_video(frames: int, fast: bool) -> State:
     state = {"class_embedding": torch.randn(DIM) * SMALL, "image_projection": matrix(DIM),
-             "positional_embedding": torch.randn(1 + PATCHES, DIM) * SMALL / 3,
+             "positional_embedding": torch.randn(1 + (SIDE // PATCH) ** 2, DIM) * SMALL / 3,
              "conv1.weight": torch.randn(DIM, 3, PATCH, PATCH) * SMALL / 15,
-             **norm("ln_pre", DIM), **norm("ln_post", DIM), **resblocks(DIM)}
+             **norm("ln_pre", DIM), **norm("ln_post", DIM), **resblocks(DIM, LAYERS)}
     if frames > 1:
         state["temporal_embedding"] = torch.randn(frames, DIM) * SMALL / 3
     if fast:  # their linear patch embedding and flash-attn's names

@@ -8,23 +8,31 @@ from typing import Any
 import neighbours
 import pytest
 import torch
+from helpers import ROOT
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from egovlpv2.batch import Text
 from egovlpv2.checkpoints import convert
 from egovlpv2.checkpoints.conversion import convert_checkpoint
+from egovlpv2.checkpoints.neighbours import layout_of
 from egovlpv2.checkpoints.weights import load_backbone, read_weights
 from egovlpv2.features.encoder import FeatureEncoder
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.config import BackboneConfig
+from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.egomcq import EgoMCQ
+from egovlpv2.tasks.ek100 import EK100
+from egovlpv2.tasks.pretrain import Pretrain
+from egovlpv2.tasks.taskqa import TaskQA
 
-KINDS = {  # kind of `convert`, model of timm, activation and pixel mean of red
+RED = pytest.approx(108.3272985 / 255, abs=1e-7)  # mean of red in LaViLa and AVION; CLIP's is 0.4815
+KINDS = {  # kind of `convert`, model of timm, pixel mean of red
     "egovlp": ("egovlp", "vit_base_patch16_224", 0.485), "lavila of egovlp": ("lavila", "vit_base_patch16_224", 0.485),
-    "lavila": ("lavila", "vit_base_patch16_clip_quickgelu_224", 108.3272985 / 255),
-    "lavila distilbert": ("lavila", "vit_base_patch16_clip_quickgelu_224", 108.3272985 / 255),
-    "avion": ("avion", "vit_base_patch16_clip_224", 108.3272985 / 255),
-    "avion flash": ("avion", "vit_base_patch16_clip_224", 108.3272985 / 255),
+    "lavila": ("lavila", "vit_base_patch16_clip_quickgelu_224", RED),
+    "lavila distilbert": ("lavila", "vit_base_patch16_clip_quickgelu_224", RED),
+    "avion": ("avion", "vit_base_patch16_clip_224", RED),
+    "avion flash": ("avion", "vit_base_patch16_clip_224", RED),
 }
 EOS = neighbours.TOKENS - 1
 
@@ -204,3 +212,34 @@ def test_weights_without_fusion_do_not_go_into_a_backbone_with_fusion(dual: Path
     assert EgoMCQ(config, str(dual)).scores == ("dual",)  # the only score that it has
     with pytest.raises(ValueError, match="theirs.pth is a dual encoder without fusion, and its weights don't fit"):
         EgoMCQ(BackboneConfig.from_dict(plain | {"fusion": "backbone", "num_fused_layers": 1}), str(dual))
+
+
+def test_tasks_that_need_the_open_gate_are_refused_by_name(dual: Path) -> None:
+    config = BackboneConfig.from_dict(read_weights(dual)[0])
+    for task, options, message in ((Pretrain, {}, "mlm_weight=0.25 and vtm_weight=0.5"),
+                                   (EK100, {"rerank": 5}, "rerank=5"), (TaskQA, {"num_answers": 3}, "EgoTaskQA")):
+        with pytest.raises(ValueError, match=f"{message} needs the gate open, and this backbone is a dual encoder"):
+            task(config, OptimizerConfig(), weights=str(dual), **options)
+    assert EK100(config, OptimizerConfig(), weights=str(dual)).rerank == 0
+
+
+SIZES = {"DIM": 768, "WIDTH": 256, "PATCH": 16, "SIDE": 224, "LAYERS": 12}
+DISTILBERT = {"TEXT_DIM": 768, "TEXT_LAYERS": 6, "TEXT_MLP": 3072, "TOKENS": 30522, "CONTEXT": 512}
+CLIP = {"TEXT_DIM": 512, "TEXT_LAYERS": 12, "TOKENS": 49408, "CONTEXT": 77}
+
+
+@pytest.mark.parametrize("kind", ["egovlp", "lavila", "avion"])
+def test_configs_of_neighbours_are_those_of_their_released_sizes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in (SIZES | (DISTILBERT if kind == "egovlp" else CLIP)).items():
+        monkeypatch.setattr(neighbours, name, size)
+    plain = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "model" / f"{kind}.yaml").model.init_args.backbone)
+    with torch.device("meta"):
+        state = neighbours.make(kind, 4)
+        layout = layout_of(state)
+        assert layout is not None
+        theirs, ours = (Backbone(BackboneConfig.from_dict(config)) for config in (layout.config(state), plain))
+    assert theirs.traits == ours.traits
+    shapes = [{name: tensor.shape for name, tensor in module.state_dict().items()} for module in (theirs, ours)]
+    assert shapes[0] == shapes[1] == {name: tensor.shape for name, tensor in layout.convert(state).items()}
+    assert theirs.config.text.tokenizer == ours.config.text.tokenizer
+    assert theirs.text_tower.eos_id == ours.text_tower.eos_id
