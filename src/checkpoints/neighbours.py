@@ -54,7 +54,7 @@ class Layout(NamedTuple):
         """Convert names and shapes to those of a backbone.
 
         Raises:
-            ValueError: A key is missing or doesn't belong to the layout; names it.
+            ValueError: A key is missing, there twice or not one of the layout; names it.
         """
         if lacking := self.lacking(state):
             raise ValueError(f"{lacking[0]} is missing or has another shape: it is not a whole dual encoder of "
@@ -63,7 +63,10 @@ class Layout(NamedTuple):
         found: State = {}
         for name, tensor in state.items():
             if not _DROPPED.search(name):
-                found |= _shape(rename(name, rules, f"checkpoint of {self.name}"), tensor)
+                ours = _shape(rename(name, rules, f"checkpoint of {self.name}"), tensor)
+                if twice := ours.keys() & found.keys():
+                    raise ValueError(f"{name} is there under another name too: both are {min(twice)}")
+                found |= ours
         if "video_tower.temporal_embed" not in found:  # AVION with one frame
             found["video_tower.temporal_embed"] = torch.zeros_like(found["video_tower.cls_token"])
         return found

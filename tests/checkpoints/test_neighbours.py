@@ -165,6 +165,7 @@ def test_what_sizes_are_derived_from_is_named(tmp_path: Path, kind: str, value: 
     ("avion flash", "visual.conv1.weight", torch.ones(128, 190), "its rows aren't square patches"),
     ("avion", "visual.conv1.weight", torch.ones(0, 3, 8, 8), "embed_dim: Expected `int` >= 1"),
     ("avion", "visual.temporal_embedding", torch.ones(()), r"temporal_embed is \(1, 1, 1\) in the file"),
+    ("avion", "visual.transformer.resblocks.0.mlp.fc1.weight", torch.ones(512, 128), "under another name too"),
     ("lavila", "visual.blocks.0.alpha_timeattn", torch.ones(()), "alpha_timeattn is not a key of a released"),
 ])
 def test_odd_tensors_are_named(tmp_path: Path, kind: str, name: str, value: Tensor, message: str) -> None:
