@@ -7,10 +7,10 @@ RUN ?= pretrain-$(MODEL)-$(DATA)
 BIN := .venv/bin
 overlay = $(addprefix --config ,$(wildcard conf/$(DATA)/$(1).yaml))
 head = --config conf/$(1).yaml --config conf/trainer/$(TRAINER).yaml $(call overlay,$(1))
-task = --config conf/$(1).yaml --config conf/model/$(MODEL).yaml --config conf/trainer/$(TRAINER).yaml $(call overlay,$(1))
+task = --config conf/$(1).yaml --config conf/model/$(MODEL).yaml --config conf/trainer/$(TRAINER).yaml $(call overlay,$(1)) $(call overlay,$(MODEL))
 help:  ## list the targets
 	@grep -hE '^[a-z0-9% -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-38s%s\n", $$1, $$2}'
-	@echo; echo '  MODEL=tiny|small|base DATA=toy|own|egoclip TRAINER=cpu|gpu|a100x8|a100x32 RUN=name WEIGHTS=path VIDEOS=folder ARGS="--more.options=1"'
+	@echo; echo '  MODEL=tiny|tiny_minilm|small|base DATA=toy|own|egoclip TRAINER=cpu|gpu|a100x8|a100x32 RUN=name WEIGHTS=path VIDEOS=folder ARGS="--more.options=1"'
 # The configs take these: the run whose weights are used, other weights, and the videos of frozen features.
 evaluate-% finetune-%: export EGO_RUN = $(RUN)
 evaluate-% finetune-%: export EGO_WEIGHTS = $(or $(WEIGHTS),runs/$(RUN)/checkpoints/best.ckpt)
@@ -27,11 +27,14 @@ $(BIN)/.ready: setup.cfg pyproject.toml build/files
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --config-settings editable_mode=strict --editable '.[dev,docs]'
 	@touch $@
-TOY = $(if $(filter toy,$(DATA))$(filter tiny,$(MODEL)),toy-data)  # the tiny model has its tokenizer from there
+# The tiny model has its tokenizer from the toy world, tiny_minilm its own from a package.
+TOY = $(if $(filter toy,$(DATA))$(filter tiny,$(MODEL)),toy-data) $(if $(filter tiny_minilm,$(MODEL)),minilm)
 toy-data: setup  ## render the toy world into data/toy, with a contact sheet to look at
 	$(BIN)/egovlpv2 toy-data --out $(or $(EGO_TOY),data/toy)
+minilm: setup  ## write the weights and the tokenizer of all-MiniLM-L6-v2 to data/minilm, for MODEL=tiny_minilm
+	$(BIN)/egovlpv2 minilm --out $(or $(EGO_MINILM),data/minilm)
 clips = --config conf/$(1).yaml --config conf/model/$(MODEL).yaml --config conf/data/$(DATA).yaml --config conf/trainer/$(TRAINER).yaml
-PRETRAIN = $(call clips,pretrain) $(if $(filter tiny,$(MODEL)),$(call overlay,pretrain))
+PRETRAIN = $(call clips,pretrain) $(if $(filter tiny%,$(MODEL)),$(call overlay,pretrain) $(call overlay,$(MODEL)))
 pretrain: setup $(TOY)  ## pre-train, by default the tiny model on the toy world: about 10 minutes on 2 cores
 	$(BIN)/egovlpv2 fit $(PRETRAIN) --trainer.logger.init_args.name=$(RUN) $(ARGS)
 evaluate-egomcq: setup $(TOY)  ## EgoMCQ with the weights of RUN, or with WEIGHTS=path
@@ -86,4 +89,4 @@ gpu-check:  ## the project on a GPU, in at most 8 minutes and without a network;
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) tests/gpu/check.py $(ARGS)
 tensorboard: setup  ## the curves of all runs
 	$(BIN)/tensorboard --logdir runs
-.PHONY: help setup toy-data pretrain finetune-qfvs evaluate-qfvs finetune-taskqa evaluate-taskqa test test-full test-matrix lint docs bench gpu-check tensorboard
+.PHONY: help setup toy-data minilm pretrain finetune-qfvs evaluate-qfvs finetune-taskqa evaluate-taskqa test test-full test-matrix lint docs bench gpu-check tensorboard

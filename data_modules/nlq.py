@@ -1,6 +1,6 @@
 """Ego4D natural language queries, in the official files and in those of VSLNet."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,6 +81,8 @@ class NLQDataModule(FeatureDataModule):
         test: Annotations to test on, or to predict for.
         max_positions: Longer clips are averaged down to this number of features.
         highlight_margin: Share of a window's length by which the highlight extends it on each side.
+        more_queries: Other annotations whose queries the features are extracted for, too, so that the same features
+            serve trainings and tests on several files.
         **kwargs: Arguments of all data sets with features, see `FeatureDataModule`.
     """
 
@@ -90,11 +92,12 @@ class NLQDataModule(FeatureDataModule):
 
     def __init__(self, root: str, features: str, train: str = "nlq_train.json", val: str = "nlq_val.json",
                  test: str | None = None, max_positions: int = 256, highlight_margin: float = 0.1,
-                 **kwargs: Any) -> None:
+                 more_queries: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(root, features, train, val, test, **kwargs)
         require_at_least(1, max_positions=max_positions)
         require_at_least(0, highlight_margin=highlight_margin)
         self.max_positions, self.highlight_margin = max_positions, highlight_margin
+        self.more_queries = tuple(more_queries)
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -124,8 +127,9 @@ class NLQDataModule(FeatureDataModule):
 
     @property
     def query_files(self) -> list[str]:
-        """The annotations of all splits."""
-        return [str(self.annotations(name)) for name in dict.fromkeys((self.train, self.val, self.test)) if name]
+        """The annotations of all splits, and others."""
+        names = dict.fromkeys((self.train, self.val, self.test, *self.more_queries))
+        return [str(self.annotations(name)) for name in names if name]
 
     def has_ground_truth(self, split: str) -> bool:
         return any(query.window is not None for clip in read_nlq_queries(self.path(split)) for query in clip)

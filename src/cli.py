@@ -14,6 +14,7 @@ COMMANDS = {
     "configs": Command("egovlpv2.configs", "list_configs"),
     "sweep": Command("egovlpv2.analysis.sweep", "sweep", ("folder",)),
     "toy-data": Command("egovlpv2.data_modules.toy_world.write", "write_toy_world"),
+    "minilm": Command("egovlpv2.checkpoints.minilm", "write_minilm"),
     "convert": Command("egovlpv2.checkpoints.conversion", "convert_checkpoint", ("source", "target")),
     "prepare": Command("egovlpv2.video.prepare", "prepare_videos", ("inputs",)),
     "extract": Command("egovlpv2.features.extract", "extract_features", ("videos",)),

@@ -29,6 +29,8 @@ class OptimizerConfig:
         lr: Peak learning rate of the towers.
         new_layer_factor: Factor of the learning rate of cross-attention, projectors and heads.
         alpha_lr_factor: Factor of the learning rate of the scalars `alpha`, which start at zero.
+        frozen_text_layers: Number of the text tower's layers, from the first, that keep their weights, and with them
+            its embeddings; cross-attention in them is trained. 0: all are trained.
         vector_factor: Additional factor of the learning rate of vectors (biases, weights of norms).
         betas: Decay rates of the moments.
         eps: Term added to the root of the second moment.
@@ -46,6 +48,7 @@ class OptimizerConfig:
     lr: float = 3e-5
     new_layer_factor: float = 4.0
     alpha_lr_factor: float = 4.0
+    frozen_text_layers: int = 0
     vector_factor: float = 1.0
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
@@ -60,6 +63,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.step_epochs < 1:
             raise ValueError(f"optimizer.step_epochs={self.step_epochs}: give 1 or more")
+        if self.frozen_text_layers < 0:
+            raise ValueError(f"optimizer.frozen_text_layers={self.frozen_text_layers}: give 0 or more")
 
 
 def decays(name: str, parameter: nn.Parameter, no_decay: str) -> bool:
@@ -76,6 +81,26 @@ def decays(name: str, parameter: nn.Parameter, no_decay: str) -> bool:
     if no_decay == "released":
         return not (name.endswith("bias") or "norm" in name.lower()) or name.endswith(_DECAYED_NORMS)
     return True
+
+
+def freeze_text(tower: nn.Module, layers: int) -> None:
+    """Freeze the first layers of a text tower and its embeddings; cross-attention of a fused layer stays trained.
+
+    Args:
+        tower: A module with `embeddings` and `blocks`.
+        layers: Number of layers; 0 freezes nothing.
+
+    Raises:
+        ValueError: The tower has fewer layers.
+    """
+    blocks = tower.get_submodule("blocks")
+    assert isinstance(blocks, nn.ModuleList)
+    if layers > len(blocks):
+        raise ValueError(f"optimizer.frozen_text_layers={layers}: the text tower has {len(blocks)} layers")
+    for part in (tower.get_submodule("embeddings"), *blocks[:layers]) if layers else ():
+        for name, parameter in part.named_parameters():
+            if not any(new in name for new in _NEW):
+                parameter.requires_grad_(False)
 
 
 def parameter_groups(module: nn.Module, config: OptimizerConfig, name_of_rest: str = "backbone"
@@ -174,7 +199,7 @@ def lr_factors(config: OptimizerConfig, total_steps: int, max_epochs: int) -> Ca
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int, max_epochs: int,
-                   name_of_rest: str = "backbone") -> dict[str, Any]:
+                   name_of_rest: str = "backbone", fused: bool = True) -> dict[str, Any]:
     """Build the return value of `LightningModule.configure_optimizers`: an optimizer and a schedule by steps.
 
     Their states hold moments and progress only: a run resumed from a checkpoint follows its current settings.
@@ -185,10 +210,11 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int,
         total_steps: Steps of the whole run.
         max_epochs: Epochs of the whole run.
         name_of_rest: See `parameter_groups`.
+        fused: Update all parameters in one kernel.
     """
     make = {"adamw": AdamW, "adam": Adam}[config.kind]
     groups = parameter_groups(module, config, name_of_rest)
-    optimizer = make(groups, betas=config.betas, eps=config.eps, fused=True)
+    optimizer = make(groups, betas=config.betas, eps=config.eps, fused=fused)
     optimizer.register_load_state_dict_pre_hook(_keep_settings)
     schedule = Schedule(optimizer, lr_factors(config, total_steps, max_epochs))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

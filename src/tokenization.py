@@ -178,5 +178,5 @@ def _missing(name_or_path: str) -> str:
     return (
         f"There is no tokenizer {name_or_path!r}: no such folder, and the Hugging Face hub did not give one of that "
         "name. Offline, save it elsewhere with `AutoTokenizer.from_pretrained(name).save_pretrained(folder)` "
-        "and name that folder; `make toy-data` writes the toy world's."
+        "and name that folder; `make toy-data` writes the toy world's, `make minilm` that of data/minilm."
     )

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from lightning import LightningModule
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from egovlpv2.checkpoints.weights import check_fusion, check_traits, load_strict
 from egovlpv2.distributed import mean_over_processes, rank
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.config import BackboneConfig
-from egovlpv2.optim import OptimizerConfig, make_optimizer
+from egovlpv2.optim import OptimizerConfig, freeze_text, make_optimizer
 from egovlpv2.tokenization import check_tokenizer
 
 
@@ -50,7 +51,9 @@ class Task(LightningModule):
         if not epochs or epochs < 1:
             raise ValueError("the learning rate's schedule needs trainer.max_epochs, since its warm-up is in epochs")
         steps = int(self.trainer.estimated_stepping_batches)
-        made = make_optimizer(self.trained, self.optimizer_config, steps, epochs, self.trains)
+        # Lightning refuses to clip the gradients of a fused optimizer in mixed precision.
+        fused = not (self.trainer.gradient_clip_val and isinstance(self.trainer.precision_plugin, MixedPrecision))
+        made = make_optimizer(self.trained, self.optimizer_config, steps, epochs, self.trains, fused)
         return OptimizerLRSchedulerConfig(optimizer=made["optimizer"], lr_scheduler=made["lr_scheduler"])
 
     def step_seed(self, batch_idx: int, *more: int) -> int:
@@ -123,6 +126,8 @@ class BackboneTask(Task):
         if weights is not None:
             load_strictly(self.backbone, state, weights)
             check_traits(self.backbone, plain, weights)
+        if optimizer is not None:
+            freeze_text(self.backbone.text_tower, optimizer.frozen_text_layers)
         self.weights = weights
 
     @property

@@ -26,7 +26,7 @@ from egovlpv2.model.outputs import Trunk
 from egovlpv2.model.released_init import init_as_released
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.egomcq import SCORES, EgoMCQTask, Monitor
-from egovlpv2.tokenization import load_fitting_tokenizer, mask_token_id
+from egovlpv2.tokenization import check_tokenizer, load_tokenizer, mask_token_id
 
 _IGNORED = -100  # in place of a token that is not to be predicted
 
@@ -69,7 +69,11 @@ class Pretrain(EgoMCQTask):
                  mlm_weight: float = 0.25, vtm_weight: float = 0.5, masked_share: float = 0.15,
                  init: Literal["default", "released"] = "default", negatives_by: NegativesBy = "own",
                  monitor: Monitor = "intra", contrastive_batch: int | None = None) -> None:
+        if mlm_weight or vtm_weight:
+            backbone.require_fusion(f"mlm_weight={mlm_weight} and vtm_weight={vtm_weight}")
+        tokenizer = load_tokenizer(backbone.text.tokenizer)  # before the weights, which take longer
         super().__init__(backbone, optimizer, weights)
+        check_tokenizer(tokenizer, self.backbone.text_tower, backbone.text.tokenizer)
         if init == "released" and weights is None:
             init_as_released(self.backbone)
         if min(mlm_weight, vtm_weight) < 0 or mlm_weight + vtm_weight > 1:
@@ -84,9 +88,6 @@ class Pretrain(EgoMCQTask):
         self.make_choice_metrics(monitor, ("dual",) if vtm_weight == 0 else SCORES)  # the match head is untrained then
         if mlm_weight == vtm_weight == 0:
             self.backbone.freeze_fusion()
-        else:
-            backbone.require_fusion(f"mlm_weight={mlm_weight} and vtm_weight={vtm_weight}")
-        tokenizer = load_fitting_tokenizer(backbone.text.tokenizer, self.backbone.text_tower)
         self.vocab_size = len(tokenizer)
         self.mask_id = mask_token_id(tokenizer, self.backbone.text_tower) if mlm_weight else 0  # not learned then
         self.register_buffer("special_ids", torch.tensor(tokenizer.all_special_ids), persistent=False)

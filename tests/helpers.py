@@ -9,6 +9,11 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from egovlpv2.batch import ClipBatch, Text
 from egovlpv2.model.config import BackboneConfig
@@ -41,6 +46,23 @@ def draw_parameters(module: torch.nn.Module) -> None:
         torch.nn.init.normal_(parameter, std=0.5 if "alpha" in name else 0.15)
         if parameter.ndim == 1 and "norm" in name.lower() and name.endswith("weight"):
             parameter.data += 1
+
+
+def small_tokenizer(folder: Path, words: int, end: int = 2, has_mask: bool = True, template: str = "<s> $A </s>"
+                    ) -> str:
+    """Write a tokenizer of `w0`, `w1`, ... with <s> 0, <pad> 1, </s> `end`, <unk> 3 and, last, <mask>."""
+    names = [f"w{i}" for i in range(words)]
+    names[0], names[1], names[3], names[end], names[-1] = "<s>", "<pad>", "<unk>", "</s>", "<mask>"
+    special = {"bos_token": "<s>", "pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}
+    if has_mask:
+        special["mask_token"] = "<mask>"
+    else:
+        del names[-1]
+    raw = RawTokenizer(WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    raw.pre_tokenizer = WhitespaceSplit()
+    raw.post_processor = TemplateProcessing(single=template, special_tokens=[("<s>", 0), ("</s>", end)])
+    PreTrainedTokenizerFast(tokenizer_object=raw, **special).save_pretrained(folder)
+    return str(folder)
 
 
 def make_text(batch: int, length: int = 7) -> Text:

@@ -14,7 +14,7 @@ from egovlpv2.cli import main as cli
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 TRAINERS = ("cpu", "cpu_nodes", "gpu", "a100x8", "a100x32")
-MODELS, DATA = ("tiny", "small", "base"), ("toy", "egoclip")
+MODELS, DATA = ("tiny", "tiny_minilm", "small", "base"), ("toy", "egoclip")
 NEIGHBOURS = ("egovlp", "lavila", "avion")
 TUNED = ("ek100", "charades_ego", "taskqa")
 HEADS = ("nlq", "mq", "qfvs")
@@ -24,6 +24,8 @@ RUNS = [
     *(("fit", "pretrain", f"model/{m}", f"data/{d}", "trainer/cpu") for m in MODELS for d in DATA),
     ("fit", "pretrain", "model/base", "data/egoclip", "trainer/a100x32", "released/pretrain"),
     ("fit", "pretrain", "model/tiny", "data/toy", "trainer/cpu", "toy/pretrain", "toy/long"),
+    ("fit", "pretrain", "model/tiny_minilm", "data/toy", "trainer/cpu", "toy/pretrain", "toy/tiny_minilm"),
+    *(("fit", task, "model/tiny_minilm", "trainer/cpu", f"toy/{task}", "toy/tiny_minilm") for task in TUNED),
     ("fit", "pretrain", "model/tiny", "data/own", "trainer/cpu", "own/pretrain"),
     *(("test", "egomcq", f"model/{m}", f"data/{d}", "trainer/cpu") for m in MODELS for d in DATA),
     *(("test", "egomcq", f"model/{m}", "data/egoclip", "trainer/gpu") for m in NEIGHBOURS),
@@ -32,6 +34,7 @@ RUNS = [
     *((command, task, "model/base", "trainer/a100x8", f"released/{task}")
       for task in TUNED for command in ("fit", "test")),
     *((command, task, "trainer/cpu", f"toy/{task}") for task in HEADS for command in ("fit", "test", "predict")),
+    *((command, "nlq", "trainer/cpu", "toy/nlq", "toy/nlq_questions") for command in ("fit", "test")),
     *(("fit", task, "trainer/a100x8", f"released/{task}") for task in HEADS),
     *(("fit", "pretrain", "model/tiny", "data/toy", "trainer/cpu", "toy/pretrain", "ablation/toy", overlay)
       for overlay in ABLATIONS),

@@ -10,7 +10,7 @@ from torch import nn
 from egovlpv2.checkpoints import convert
 from egovlpv2.heads import VSLNet
 from egovlpv2.model.backbone import Backbone
-from egovlpv2.optim import OptimizerConfig, lr_factor, parameter_groups
+from egovlpv2.optim import OptimizerConfig, freeze_text, lr_factor, parameter_groups
 
 GOLDEN = Path(__file__).parent / "golden"
 # Parts of the names of what the authors' optimizers don't decay.
@@ -37,6 +37,23 @@ def test_groups_of_the_paper(small_config) -> None:
             "text_projector.0.weight"} <= members["new layers"]
     gates = {f"{tower}_tower.blocks.{i}.fusion.alpha" for tower in ("video", "text") for i in (1, 2)}
     assert members["alphas"] == gates
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_lower_text_layers_are_frozen_with_the_embeddings(small_config, layers: int) -> None:
+    backbone = Backbone(small_config())
+    freeze_text(backbone.text_tower, layers)
+    frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
+    parts = ("text_tower.embeddings.", *(f"text_tower.blocks.{i}." for i in range(layers))) if layers else ()
+    own = [name for name, _ in backbone.named_parameters() if "fusion" not in name]
+    assert frozen == {name for name in own if name.startswith(parts)}
+
+
+def test_more_frozen_layers_than_there_are_is_an_error(small_config) -> None:
+    with pytest.raises(ValueError, match="optimizer.frozen_text_layers=4: the text tower has 3 layers"):
+        freeze_text(Backbone(small_config()).text_tower, 4)
+    with pytest.raises(ValueError, match="optimizer.frozen_text_layers=-1: give 0 or more"):
+        OptimizerConfig(frozen_text_layers=-1)
 
 
 def decayed(module: nn.Module, config: OptimizerConfig) -> dict[str, bool]:

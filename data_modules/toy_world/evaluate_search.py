@@ -2,18 +2,21 @@
 
 egovlpv2 index data/toy/videos/toy-test-* --chunk-seconds 20 --max-tokens 16 --weights W --out toy-index
 python -m egovlpv2.data_modules.toy_world.evaluate_search --index toy-index
+python -m egovlpv2.data_modules.toy_world.evaluate_search --index toy-index --synonyms
 """
 
 import argparse
 import json
 import random
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
 from egovlpv2.data_modules.toy_world.script import Event, Video, video_from_dict
+from egovlpv2.data_modules.toy_world.synonyms import rename
 from egovlpv2.search import Index, Moment
 
 _TOP = 5
@@ -34,7 +37,8 @@ def is_right(event: Event, video: Video, start: float, end: float) -> bool:
                for other in video.events)
 
 
-def measure(index: Index, videos: dict[str, Video], events: Sequence[Event], rerank: int = 0) -> SearchAccuracy:
+def measure(index: Index, videos: dict[str, Video], events: Sequence[Event], rerank: int = 0, synonyms: bool = False
+            ) -> SearchAccuracy:
     """Search for the narrations of events.
 
     Args:
@@ -42,6 +46,7 @@ def measure(index: Index, videos: dict[str, Video], events: Sequence[Event], rer
         videos: The videos by name.
         events: The events to search for.
         rerank: Number of moments to rerank with the gate open.
+        synonyms: True to replace the objects' names by their synonyms.
     """
     spans = index.store.spans()
 
@@ -50,15 +55,18 @@ def measure(index: Index, videos: dict[str, Video], events: Sequence[Event], rer
 
     hits, shares = [], []
     for event in tqdm(events, desc="searching", unit="query"):
-        hits.append([right(event, moment) for moment in index.search(event.text, _TOP, rerank)])
+        text = rename(event.text, event.noun) if synonyms else event.text
+        assert text is not None, "only events whose objects have synonyms are searched for by them"
+        hits.append([right(event, moment) for moment in index.search(text, _TOP, rerank)])
         shares.append(sum(is_right(event, videos[name], *span) for name, *span in spans) / len(spans))
     count = len(events) / 100
     return SearchAccuracy(sum(row[0] for row in hits) / count, sum(map(any, hits)) / count, sum(shares) / count)
 
 
-def draw_events(videos: dict[str, Video], count: int, seed: int) -> list[Event]:
-    """Draw `count` different events of the videos."""
-    events = [event for video in videos.values() for event in video.events]
+def draw_events(videos: dict[str, Video], count: int, seed: int, synonyms: bool = False) -> list[Event]:
+    """Draw `count` different events of the videos; with `synonyms`, of those whose object has one."""
+    events = [event for video in videos.values() for event in video.events
+              if not synonyms or rename(event.text, event.noun) is not None]
     if not 1 <= count <= len(events):
         raise ValueError(f"--queries {count}: these videos have 1 to {len(events)} narrations")
     return random.Random(seed).sample(events, count)
@@ -89,20 +97,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--queries", type=int, default=100, help="narrations to search for")
     parser.add_argument("--seed", type=int, default=0, help="seed of their selection")
     parser.add_argument("--rerank", type=int, nargs="+", default=[0], help="moments to rerank with the gate open")
+    parser.add_argument("--synonyms", action="store_true",
+                        help="search for events whose object has a synonym, by its name and by the synonym")
     args = parser.parse_args(argv)
     index = Index(args.index)
     videos = read_videos(args.toy, index.store.names)
-    events = draw_events(videos, args.queries, args.seed)
+    events = draw_events(videos, args.queries, args.seed, args.synonyms)
     splits = ", ".join(sorted({video.split for video in videos.values()}))
     recipe = index.store.recipe
     print(f"{len(events)} narrations of {len(videos)} videos ({splits}), {len(index.store)} windows of "
           f"{index.store.seconds:g} s each {recipe.stride / recipe.fps:g} s, {recipe.frames} frames, "
           f"weights {recipe.checkpoint}")
     print("right: the window's middle lies within an event of the narration's verb and noun")
-    for rerank in args.rerank:
-        accuracy = measure(index, videos, events, rerank)
-        print(f"{f'rerank {rerank}' if rerank else 'dual':<11}best moment {accuracy.top1:5.1f} %   one of "
-              f"five {accuracy.top5:5.1f} %   chance {accuracy.chance:.1f} %")
+    for rerank, synonyms in product(args.rerank, (False, True)[: 1 + args.synonyms]):
+        accuracy = measure(index, videos, events, rerank, synonyms)
+        how = f"{f'rerank {rerank}' if rerank else 'dual'}{', synonyms' if synonyms else ''}"
+        print(f"{how:<{21 if args.synonyms else 11}}best moment {accuracy.top1:5.1f} %   one of five "
+              f"{accuracy.top5:5.1f} %   chance {accuracy.chance:.1f} %")
 
 
 if __name__ == "__main__":

@@ -5,56 +5,24 @@ rendered.
 """
 
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from egovlpv2.data_modules.toy_world.nlq_questions import questions, renamed_questions
 from egovlpv2.data_modules.toy_world.retrieval_formats import link
-from egovlpv2.data_modules.toy_world.script import Event, Split, Video
+from egovlpv2.data_modules.toy_world.script import Split, Video
+from egovlpv2.data_modules.toy_world.takes import Take, happens_once, query_row, takes
 from egovlpv2.data_modules.toy_world.vocabulary import NOUNS
 
 WriteText = Callable[[Path, str], None]
 
-_CHUNKS = 5  # of a take
 _PAUSE = 0.05  # seconds without an event that end an activity
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-class Take(NamedTuple):
-    """A long video; times count from its start."""
-
-    uid: str
-    split: Split
-    videos: tuple[str, ...]  # its parts are their first chunks
-    seconds: float
-    events: list[Event]  # of the wearer, within the take
-    cut: list[Event]  # of the wearer, cut off at the end of a chunk
-
-
-def takes(videos: Sequence[Video], chunk_seconds: int) -> list[Take]:
-    """The long takes of all rooms."""
-    found = []
-    rooms = groupby(sorted(videos, key=lambda video: (video.split, video.scene, video.uid)),
-                    key=lambda video: (video.split, video.scene))
-    for (split, scene), group in rooms:
-        shown = [video for video in group if video.duration >= chunk_seconds]
-        for first in range(0, len(shown), _CHUNKS):
-            part = shown[first : first + _CHUNKS]
-            own = [(i * chunk_seconds, event) for i, video in enumerate(part) for event in video.events
-                   if event.wearer == "C"]
-            events = [replace(event, start=round(event.start + offset, 2), end=round(event.end + offset, 2))
-                      for offset, event in own if event.end <= chunk_seconds]
-            cut = [event for _, event in own if event.start < chunk_seconds < event.end]
-            uid = f"take-{split}-{scene:02d}-{first // _CHUNKS}"
-            found.append(Take(uid, split, tuple(v.uid for v in part), len(part) * chunk_seconds, events, cut))
-    return found
-
-
 def write_grounding(videos: Sequence[Video], root: Path, chunk_seconds: int, write: WriteText) -> None:
-    """Write `long/videos`, `nlq/nlq_<split>.json`, `mq/moments_<split>.json` and MQ's classes.
+    """Write `long/videos`, NLQ's queries, `mq/moments_<split>.json` and MQ's classes.
 
     Args:
         videos: Of all splits.
@@ -68,12 +36,31 @@ def write_grounding(videos: Sequence[Video], root: Path, chunk_seconds: int, wri
     for take in found:
         for i, uid in enumerate(take.videos):
             link(root / "videos" / uid / "0.mp4", root / "long" / "videos" / take.uid / f"{i}.mp4")
+    write_queries(found, root, write)
     for split in _SPLITS:
         of_split = [take for take in found if take.split == split]
-        write(root / "nlq" / f"nlq_{split}.json", _text(of_split, _nlq_annotations))
         write(root / "mq" / f"moments_{split}.json", _text(of_split, _mq_annotations))
     classes = {"Background": 0} | {f"use_{noun}": i + 1 for i, noun in enumerate(sorted(NOUNS))}
     write(root / "mq" / "moment_classes_idx.json", json.dumps(classes, indent=1))
+
+
+def write_queries(found: Sequence[Take], root: Path, write: WriteText) -> None:
+    """Write NLQ's queries about the same windows: narrations, questions, and questions with unknown nouns.
+
+    These are `nlq/nlq_<split>.json`, `nlq/questions_<split>.json`, and `nlq/synonyms_<split>.json` of the rooms to
+    validate and test on.
+
+    Args:
+        found: The takes of all splits.
+        root: The toy world's folder.
+        write: Writes a text into a file.
+    """
+    for split in _SPLITS:
+        of_split = [take for take in found if take.split == split]
+        write(root / "nlq" / f"nlq_{split}.json", _nlq_text(of_split, _narrations))
+        write(root / "nlq" / f"questions_{split}.json", _nlq_text(of_split, questions))
+        if split != "train":
+            write(root / "nlq" / f"synonyms_{split}.json", _nlq_text(of_split, renamed_questions))
 
 
 def _text(found: list[Take], annotate: Callable[[Take], list[dict[str, Any]]]) -> str:
@@ -85,16 +72,14 @@ def _text(found: list[Take], annotate: Callable[[Take], list[dict[str, Any]]]) -
     return json.dumps({"version": "1", "videos": entries}, indent=1)
 
 
-def _times(start: float, end: float) -> dict[str, float]:
-    return {"clip_start_sec": start, "clip_end_sec": end, "video_start_sec": start, "video_end_sec": end}
+def _nlq_text(found: list[Take], ask: Callable[[Take], list[dict[str, Any]]]) -> str:
+    """The text of an official file, with the queries that `ask` makes of a take."""
+    return _text(found, lambda take: [{"annotation_uid": f"{take.uid}-0", "language_queries": ask(take)}])
 
 
-def _nlq_annotations(take: Take) -> list[dict[str, Any]]:
-    """Queries for events that happen once, as their narrations: pre-training has no questions."""
-    count = Counter((event.verb, event.noun) for event in take.events + take.cut)
-    queries = [{**_times(event.start, event.end), "query": event.text, "template": "Moments: what was narrated"}
-               for event in take.events if count[event.verb, event.noun] == 1]
-    return [{"annotation_uid": f"{take.uid}-0", "language_queries": queries}]
+def _narrations(take: Take) -> list[dict[str, Any]]:
+    """Queries worded like narrations."""
+    return [query_row(event, event.text, "Moments: what was narrated") for event in happens_once(take)]
 
 
 def _mq_annotations(take: Take) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ import av
 
 from egovlpv2.data_modules.toy_world.question_templates import KINDS, Interval, intervals, questions
 from egovlpv2.data_modules.toy_world.script import Split, Video
+from egovlpv2.data_modules.toy_world.synonyms import write_taskqa_synonyms
 from egovlpv2.io.files import atomic_write
 
 WriteText = Callable[[Path, str], None]
@@ -144,7 +145,7 @@ def _words(question: str) -> list[str]:
 
 
 def write_taskqa(videos: Sequence[Video], root: Path, chunk_seconds: int, write: WriteText) -> None:
-    """Write `taskqa/qa_videos` and, for the direct and the indirect split, `taskqa/qa/<split>`.
+    """Write `taskqa/qa_videos`, `taskqa/qa/<split>` of the direct and the indirect split, and tests with synonyms.
 
     Args:
         videos: Videos of all splits.
@@ -160,6 +161,7 @@ def write_taskqa(videos: Sequence[Video], root: Path, chunk_seconds: int, write:
     pools = question_pools(videos, chunk_seconds)
     write_split(mixed(pools), root / "taskqa" / "qa" / "direct", write)
     write_split(unmixed(pools), root / "taskqa" / "qa" / "indirect", write)
+    write_taskqa_synonyms(root, write)
 
 
 def _cut(part: Interval, root: Path, path: Path, chunk_seconds: int) -> None:

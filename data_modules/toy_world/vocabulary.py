@@ -11,6 +11,14 @@ NOUNS: tuple[str, ...] = (
 )
 """The objects."""
 
+SYNONYMS: dict[str, str] = {
+    "cup": "mug", "bottle": "flask", "kettle": "teapot", "bowl": "basin", "can": "tin", "pan": "skillet",
+    "plate": "dish", "bread": "loaf", "sponge": "scrubber", "ball": "sphere", "book": "novel", "box": "carton",
+    "laptop": "computer", "phone": "cellphone", "scissors": "shears", "knife": "blade", "hammer": "mallet",
+    "bag": "backpack",
+}
+"""Names of objects that no text of the training data has; an object without an everyday synonym has none."""
+
 TOOLS: tuple[str, ...] = ("knife", "cloth", "glass")
 """Tools for cutting, wiping and pouring."""
 

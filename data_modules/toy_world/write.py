@@ -15,12 +15,14 @@ from egovlpv2.command.context import interrupts_held
 from egovlpv2.command.cores import usable_cores
 from egovlpv2.data_modules.toy_world.contact_sheet import contact_sheet
 from egovlpv2.data_modules.toy_world.formats import egoclip_csv, egomcq_json
-from egovlpv2.data_modules.toy_world.grounding_formats import write_grounding
+from egovlpv2.data_modules.toy_world.grounding_formats import write_grounding, write_queries
 from egovlpv2.data_modules.toy_world.question_formats import write_taskqa
 from egovlpv2.data_modules.toy_world.render import encode, film
 from egovlpv2.data_modules.toy_world.retrieval_formats import write_charades_ego, write_ek100
 from egovlpv2.data_modules.toy_world.script import Split, Video, write_script
 from egovlpv2.data_modules.toy_world.summary_formats import write_qfvs
+from egovlpv2.data_modules.toy_world.synonyms import TASKQA_FILES, write_taskqa_synonyms
+from egovlpv2.data_modules.toy_world.takes import takes
 from egovlpv2.data_modules.toy_world.tokenizer import write_tokenizer
 from egovlpv2.io.files import atomic_write
 from egovlpv2.io.schema import read_json, read_text
@@ -203,4 +205,7 @@ def generate(root: str | Path, *, num_workers: int | None = None, **parameters: 
         write_taskqa(videos, root, world.chunk_seconds, write_text)
         # The label comes last: a folder with a label is complete.
         write_text(root / "world.json", world.label())
+    elif not (root / "taskqa" / "qa" / "direct" / TASKQA_FILES[-1]).is_file():  # of a release without synonyms
+        write_queries(takes(world.script(), world.chunk_seconds), root, write_text)
+        write_taskqa_synonyms(root, write_text)
     return ToyWorld(root)

@@ -43,7 +43,7 @@ def randomize(model: AnyModule) -> AnyModule:
 
 
 def check_same_outputs(model: nn.Module, theirs: Callable[[], Tensor], ours: Callable[[], Tensor], what: str,
-                       library: str, own_dropouts: bool = False) -> None:
+                       library: str, own_dropouts: bool = False, spare: tuple[str, ...] = ()) -> None:
     """Check that our tower uses all parts of a library's model and computes the same outputs.
 
     Args:
@@ -53,26 +53,26 @@ def check_same_outputs(model: nn.Module, theirs: Callable[[], Tensor], ours: Cal
         what: Name of the model in error messages.
         library: Name of the library in error messages.
         own_dropouts: True if our tower replaces the model's dropouts by its own.
+        spare: Ends of names of modules that our tower replaces by its own.
 
     Raises:
-        ValueError: Our outputs don't depend on some parameters or dropouts of the model, or differ; names them.
+        ValueError: Our outputs don't depend on some parameters, dropouts or other modules of the model, or differ;
+            names them.
     """
     try:
-        expected = theirs()
+        with _recorded(model) as by_them:
+            expected = theirs()
     except STRUCTURE_ERRORS as error:
         raise ValueError(f"{what} is not supported: {library}'s own forward pass of a small one fails "
                          f"({' '.join(str(error).split())[:160]})") from error
-    ran: set[nn.Module] = set()
-    hooks = [module.register_forward_hook(lambda module, *_: ran.add(module)) for module in model.modules()]
     try:
-        outputs = ours()
+        with _recorded(model) as by_us:
+            outputs = ours()
     except STRUCTURE_ERRORS as error:
         raise ValueError(f"{what} is not supported: it has another structure ({' '.join(str(error).split())[:160]})"
                          ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    left = _unused(model, expected, outputs) + ([] if own_dropouts else _left_dropouts(model, ran))
+    left = _unused(model, expected, outputs) + _left_modules(model, by_them - by_us, spare)
+    left += [] if own_dropouts else _left_dropouts(model, by_us)
     if left:
         more = f" and {len(left) - 4} more" if len(left) > 4 else ""
         raise ValueError(f"{what} is not supported: {', '.join(left[:4])}{more} of {library}'s model would be left out")
@@ -119,6 +119,28 @@ def _unused(model: nn.Module, expected: Tensor, outputs: Tensor) -> list[str]:
     names, parameters = zip(*(pair for pair in model.named_parameters() if pair[1].requires_grad), strict=True)
     by_them, by_us = (torch.autograd.grad(y.square().sum(), parameters, allow_unused=True) for y in (expected, outputs))
     return [name for name, a, b in zip(names, by_them, by_us, strict=True) if a is not None and b is None]
+
+
+@contextmanager
+def _recorded(model: nn.Module) -> Iterator[set[nn.Module]]:
+    """Collect the modules that run."""
+    ran: set[nn.Module] = set()
+    hooks = [module.register_forward_hook(lambda module, *_: ran.add(module)) for module in model.modules()]
+    try:
+        yield ran
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _left_modules(model: nn.Module, left: set[nn.Module], spare: tuple[str, ...]) -> list[str]:
+    """List modules without parameters that only the library runs; dropouts are listed elsewhere."""
+    def counts(module: nn.Module) -> bool:
+        inert = isinstance(module, nn.Identity) or "drop" in type(module).__name__.lower()
+        return not inert and not [*module.children(), *module.parameters()]
+
+    return [name for name, module in model.named_modules()
+            if module in left and counts(module) and not name.endswith(spare)]
 
 
 def _left_dropouts(model: nn.Module, ran: set[nn.Module]) -> list[str]:

@@ -190,7 +190,7 @@ def _check_parts(arch: str) -> None:
             raise ValueError(f"{what} is not supported: it has another structure ({error})") from error
         text = _example(tower, model.config.pad_token_id or 0)
         check_same_outputs(model, lambda: _library_outputs(model, tower, text), lambda: _gate_closed(tower, text),
-                           what, "transformers", own_dropouts=True)
+                           what, "transformers", own_dropouts=True, spare=("rotary_emb", "pooler.activation"))
         check_all_used(model, tower, _SPARE, what, "transformers")
 
 

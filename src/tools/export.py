@@ -14,6 +14,7 @@ from egovlpv2.checkpoints.weights import num_frames_of
 from egovlpv2.io.egomcq_files import MCQuestion
 from egovlpv2.io.files import require_folder, write_json
 from egovlpv2.io.folders import atomic_folder, require_new_folder
+from egovlpv2.tokenization import padding_of
 from egovlpv2.tools.export_int8 import (
     Encoders,
     EncodeText,
@@ -188,9 +189,12 @@ def _facts(format: ExportFormat, sides: list[Side], weights: str, max_tokens: in
 
 
 def _write_tokenizer(tokenizer: "PreTrainedTokenizerBase", max_tokens: int, path: Path) -> None:
-    """Write a tokenizer.json that cuts texts at the maximum and pads those of a batch to the longest."""
+    """Write a tokenizer.json that cuts texts at the maximum and pads those of a batch to the longest, or all to the
+    length of a model that attends to padding.
+    """
+    padding, length = padding_of(tokenizer, "longest", max_tokens)
     fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    fast.enable_truncation(max_tokens)
+    fast.enable_truncation(length)
     fast.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=str(tokenizer.pad_token),
-                        direction=tokenizer.padding_side)
+                        direction=tokenizer.padding_side, length=length if padding == "max_length" else None)
     path.write_text(fast.to_str(pretty=True), encoding="utf-8")

@@ -95,6 +95,19 @@ def test_dual_features_serve_all_queries(make: Callable[..., NLQDataModule], tmp
     assert batch["query_mask"].sum(1).tolist() == [2, 1]
 
 
+def test_features_are_extracted_for_other_files_of_queries_too(toy: Path) -> None:
+    def files(**options: Any) -> list[str]:
+        data = NLQDataModule(str(toy / "nlq"), "features", train="questions_train.json", val="questions_val.json",
+                             test="synonyms_test.json", **options)
+        return [Path(path).name for path in data.query_files]
+
+    own = ["questions_train.json", "questions_val.json", "synonyms_test.json"]
+    assert files() == own
+    assert files(more_queries=["nlq_test.json", "questions_val.json"]) == [*own, "nlq_test.json"]
+    with pytest.raises(ValueError, match="There is no file .*gone.json"):
+        files(more_queries=["gone.json"])
+
+
 def test_max_positions(make: Callable[..., NLQDataModule], tmp_path: Path) -> None:
     write_features(tmp_path / "features", "a", 10.0, ("what?",))
     batch = only(make(clip("a", [row("What?", 5.0, 7.5)]), max_positions=4))

@@ -1,21 +1,16 @@
 """Families of ViTs and encoders as towers of a backbone: first weights, features, gate and gradients."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from helpers import draw_parameters, make_clips
+from helpers import draw_parameters, make_clips, small_tokenizer
 from safetensors.torch import save_file
-from tokenizers import Tokenizer as RawTokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedTokenizerFast, SiglipTextModel
+from transformers import AutoModel, SiglipTextModel
 
 import egovlpv2
 from egovlpv2.batch import Text
@@ -58,27 +53,6 @@ def texts(kind: str) -> Text:
     ids[:, 0], ids[:, -1] = 0, WORDS - 2 if kind == "clip_text_model" else EOS
     ids[0, 4], ids[0, 5:], mask[0, 5:] = ids[0, -1], 1, 0
     return Text(input_ids=ids, attention_mask=mask)
-
-
-@pytest.fixture
-def small_tokenizer(tmp_path: Path) -> Callable[[str], str]:
-    """A function that writes a tokenizer for a kind of encoder; CLIP's and SigLIP's have no mask token."""
-    def make(kind: str) -> str:
-        end = WORDS - 2 if kind == "clip_text_model" else EOS
-        words = [f"w{i}" for i in range(WORDS)]
-        words[0], words[1], words[3], words[end], words[-1] = "<s>", "<pad>", "<unk>", "</s>", "<mask>"
-        special = {"bos_token": "<s>", "pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}
-        if kind in ("clip_text_model", "siglip_text_model"):
-            del words[-1]
-        else:
-            special["mask_token"] = "<mask>"
-        raw = RawTokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-        raw.pre_tokenizer = WhitespaceSplit()
-        raw.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", end)])
-        PreTrainedTokenizerFast(tokenizer_object=raw, **special).save_pretrained(tmp_path / kind)
-        return str(tmp_path / kind)
-
-    return make
 
 
 def without_time(backbone: Backbone) -> None:
@@ -141,9 +115,11 @@ def test_an_open_gate_at_zero_is_a_closed_one(video: str, text: str, fusion: str
 
 
 @pytest.mark.parametrize("video, text", PAIRS)
-def test_objectives_reach_every_parameter(video: str, text: str, small_tokenizer: Callable[[str], str]) -> None:
+def test_objectives_reach_every_parameter(video: str, text: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    config = BackboneConfig.from_dict(mapping(video, text, text_more={"tokenizer": small_tokenizer(text)}))
+    words = small_tokenizer(tmp_path, WORDS, WORDS - 2 if text == "clip_text_model" else EOS,
+                            has_mask=text not in ("clip_text_model", "siglip_text_model"))
+    config = BackboneConfig.from_dict(mapping(video, text, text_more={"tokenizer": words}))
     task = Pretrain(config, OptimizerConfig())
     draw_parameters(task)
     batch = make_clips(8)

@@ -158,10 +158,13 @@ def test_top1_counts_the_questions_whose_best_clip_is_the_answer(toy: Path) -> N
         measure_top1([broken], read, lambda text: [torch.zeros(1)], right, wrong)
 
 
-@pytest.mark.parametrize("changes", [{"attention": "joint"}, {"fusion": "stacked"}, {"fusion_cls": "own"}])
+@pytest.mark.parametrize("changes", [{"attention": "joint"}, {"fusion": "stacked"}, {"fusion_cls": "own"},
+                                     {"name": "vit_base_patch16_siglip_224"}, {"name": "vit_small_patch16_dinov3"}])
 def test_other_backbones_are_exported_as_well(tokenizer: str, tmp_path: Path, changes: dict) -> None:
-    config = make_config(tokenizer=tokenizer, **{key: value for key, value in changes.items() if key != "attention"})
-    config.video.attention = changes.get("attention", "divided")
+    of_video = {key: value for key, value in changes.items() if key in ("attention", "name")}
+    config = make_config(tokenizer=tokenizer, **{key: value for key, value in changes.items() if key not in of_video})
+    for key, value in of_video.items():
+        setattr(config.video, key, value)
     backbone = Backbone(config).eval().requires_grad_(False)
     draw_parameters(backbone)
     for side in (video_side(backbone, 4, (32, 32)), text_side(backbone, open_tokenizer(backbone), 9)):
