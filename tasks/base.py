@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from egovlpv2.checkpoints.weights import check_traits, load_strictly, read_weights
+from egovlpv2.checkpoints.weights import check_fusion, check_traits, load_strictly, read_weights
 from egovlpv2.distributed import mean_over_processes, rank
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.config import BackboneConfig
@@ -120,6 +120,7 @@ class BackboneTask(Task):
             backbone = replace(backbone, video=replace(backbone.video, num_frames=num_frames))
         if weights is not None:
             plain, state = read_weights(weights)
+            check_fusion(backbone, plain, weights)
             backbone = BackboneConfig.from_dict(backbone.to_dict())  # without initial weights of the towers
         self.backbone = Backbone(replace(backbone))
         if weights is not None:

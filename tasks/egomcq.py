@@ -125,4 +125,4 @@ class EgoMCQ(EgoMCQTask):
 
     def __init__(self, backbone: BackboneConfig, weights: str | None = None, monitor: Monitor = "intra") -> None:
         super().__init__(backbone, None, weights)
-        self.make_choice_metrics(monitor)
+        self.make_choice_metrics(monitor, ("dual",) if backbone.fusion == "none" else SCORES)

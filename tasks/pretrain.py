@@ -69,6 +69,8 @@ class Pretrain(EgoMCQTask):
                  mlm_weight: float = 0.25, vtm_weight: float = 0.5, masked_share: float = 0.15,
                  init: Literal["default", "released"] = "default", negatives_by: NegativesBy = "own",
                  monitor: Monitor = "intra", contrastive_batch: int | None = None) -> None:
+        if mlm_weight or vtm_weight:
+            backbone.require_fusion(f"mlm_weight={mlm_weight} and vtm_weight={vtm_weight}")
         tokenizer = load_tokenizer(backbone.text.tokenizer)  # before the weights, which take longer
         super().__init__(backbone, optimizer, weights)
         check_tokenizer(tokenizer, self.backbone.text_tower, backbone.text.tokenizer)

@@ -53,6 +53,8 @@ class Retrieval(MetricTask, BackboneTask):
         super().__init__(backbone, optimizer, weights, num_frames)
         if rerank < 0 or (dual_softmax is not None and dual_softmax <= 0):
             raise ValueError(f"rerank={rerank} must be at least 0 and dual_softmax={dual_softmax} above 0")
+        if rerank:
+            backbone.require_fusion(f"rerank={rerank}")
         self.backbone.freeze_fusion()
         self.rerank, self.dual_softmax = rerank, dual_softmax
         self.make_metrics(RetrievalScores)

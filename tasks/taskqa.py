@@ -38,6 +38,7 @@ class TaskQA(MetricTask, BackboneTask):
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, num_answers: int,
                  tune: Literal["all", "head"] = "all", dropout: float = 0.2, weights: str | None = None,
                  num_frames: int | None = None) -> None:
+        backbone.require_fusion("EgoTaskQA")
         super().__init__(backbone, optimizer, weights, num_frames)
         self.make_metrics(AnswerAccuracy)
         self.tune, self.num_answers = tune, num_answers

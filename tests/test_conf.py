@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 TRAINERS = ("cpu", "cpu_nodes", "gpu", "a100x8", "a100x32")
 MODELS, DATA = ("tiny", "tiny_minilm", "small", "base"), ("toy", "egoclip")
+NEIGHBOURS = ("egovlp", "lavila", "avion")
 TUNED = ("ek100", "charades_ego", "taskqa")
 HEADS = ("nlq", "mq", "qfvs")
 ABLATIONS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("ablation/*/*.yaml"))
@@ -27,6 +28,7 @@ RUNS = [
     *(("fit", task, "model/tiny_minilm", "trainer/cpu", f"toy/{task}", "toy/tiny_minilm") for task in TUNED),
     ("fit", "pretrain", "model/tiny", "data/own", "trainer/cpu", "own/pretrain"),
     *(("test", "egomcq", f"model/{m}", f"data/{d}", "trainer/cpu") for m in MODELS for d in DATA),
+    *(("test", "egomcq", f"model/{m}", "data/egoclip", "trainer/gpu") for m in NEIGHBOURS),
     ("test", "egomcq", "model/base", "data/egoclip", "trainer/gpu", "released/egomcq", "released/small_projector"),
     *((command, task, "model/tiny", "trainer/cpu", f"toy/{task}") for task in TUNED for command in ("fit", "test")),
     *((command, task, "model/base", "trainer/a100x8", f"released/{task}")
@@ -148,7 +150,7 @@ def test_the_papers_recipes_of_summaries_and_questions(capsys: pytest.CaptureFix
     assert out.count("num_frames: 16") == 2  # of the data and of the model
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, *NEIGHBOURS])
 def test_models_parse(model: str) -> None:
     assert read_model_config(str(CONF / "model" / f"{model}.yaml")).video.init is None
 

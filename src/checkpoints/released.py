@@ -15,6 +15,7 @@ from torch import Tensor
 
 from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.foreign import describe
+from egovlpv2.checkpoints.neighbours import layout_of, rename
 from egovlpv2.checkpoints.released_heads import convert_answer_head, convert_vsgn, convert_vslnet
 from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file
 from egovlpv2.model.config import BackboneConfig
@@ -64,6 +65,7 @@ _SIZED = {
     "video_model.blocks.0.attn.qkv.weight": 2, "text_model.embeddings.word_embeddings.weight": 2,
     "text_model.embeddings.position_embeddings.weight": 2, "text_model.encoder.layer.0.intermediate.dense.weight": 2,
 }
+NEIGHBOURS = {"egovlp": "EgoVLP", "lavila": "LaViLa", "avion": "AVION"}
 
 
 def convert(kind: str, state_dict: State) -> State:
@@ -71,7 +73,8 @@ def convert(kind: str, state_dict: State) -> State:
 
     Args:
         kind: `egovlpv2` for a pre-trained backbone with either projector; `taskqa` for a backbone with an answer head,
-            here named `backbone.` and `answer_head.`; `vslnet` or `vsgn` for a grounding head.
+            here named `backbone.` and `answer_head.`; `vslnet` or `vsgn` for a grounding head; `egovlp`, `lavila` or
+            `avion` for those dual encoders.
         state_dict: A released state dict, with or without the `module.` of a data-parallel wrapper.
 
     Returns:
@@ -87,10 +90,20 @@ def convert(kind: str, state_dict: State) -> State:
         return heads[kind](state)
     if kind == "taskqa":
         return _convert_taskqa(state)
+    if kind in NEIGHBOURS:
+        return _convert_neighbour(kind, state)
     if kind != "egovlpv2":
-        raise ValueError(f"kind is {kind!r}; known: 'egovlpv2', 'taskqa', {', '.join(map(repr, heads))}")
+        known = ["egovlpv2", "taskqa", *heads, *NEIGHBOURS]
+        raise ValueError(f"kind is {kind!r}; known: {', '.join(map(repr, known))}")
     state = _join_key_value({k: v for k, v in state.items() if not _EGOVLPV2_DROPPED.search(k)})
-    return {_rename(k): v for k, v in state.items()}
+    return {rename(k, _EGOVLPV2_NAMES, "EgoVLPv2 checkpoint"): v for k, v in state.items()}
+
+
+def _convert_neighbour(kind: str, state: State) -> State:
+    layout = layout_of(state)
+    if layout is None or layout.name != NEIGHBOURS[kind]:
+        raise ValueError(f"these are not weights of a dual encoder of {NEIGHBOURS[kind]}: {describe(state)}")
+    return layout.convert(state)
 
 
 def _convert_taskqa(state: State) -> State:
@@ -112,14 +125,6 @@ def _join_key_value(state: State) -> State:
             name, tensor = name.replace("self.key.", "self.key_value."), torch.cat([tensor, value])
         joined[name] = tensor
     return joined
-
-
-def _rename(name: str) -> str:
-    for pattern, replacement in _EGOVLPV2_NAMES:
-        new, hits = re.subn(pattern, replacement, name)
-        if hits:
-            return new
-    raise ValueError(f"{name} is not a key of a released EgoVLPv2 checkpoint")
 
 
 def released_config(state: State) -> dict[str, Any]:
@@ -154,7 +159,7 @@ def strip_prefix(state: State, prefix: str) -> State:
 
 
 def read_released(path: Path) -> State:
-    """Read the tensors of a released `.pth`, under their released names without `module.`.
+    """Read the tensors of a released `.pth` of EgoVLPv2 or a neighbour, under their released names without `module.`.
 
     Pre-trained: `{"state_dict": {"module.<key>": ...}, "config": <object of theirs>, ...}`; fine-tuned on EgoTaskQA:
     `{"model_state_dict": ..., ...}`. A bare state dict is accepted too.
@@ -167,10 +172,15 @@ def read_released(path: Path) -> State:
     bare = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     state = check_tensors(content[wrapper] if wrapper else bare, f"{path}, {wrapper}" if wrapper else str(path))
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    looks = describe(state if wrapper else content)
+    if (layout := layout_of(state)) is not None:
+        if lacking := layout.lacking(state):
+            raise ValueError(f"{path} holds no EgoVLPv2 weights ({looks}): it lacks {lacking[0]}, so it is not a whole "
+                             f"dual encoder of {layout.name} either")
+        return state
     lacking = [name for name, dims in _SIZED.items() if name not in state or state[name].ndim != dims]
     if lacking or not any(name.endswith("alpha_t2i") for name in state):
         lacks = lacking[0] if lacking else "the gates of its text tower"
-        looks = describe(state if wrapper else content)
         raise ValueError(f"{path} holds no EgoVLPv2 weights ({looks}): it lacks {lacks}, so it is not a released "
                          "EgoVLPv2 checkpoint")
     return state

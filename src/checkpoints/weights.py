@@ -1,5 +1,6 @@
 """Load and save backbones: released `.pth`, own `.ckpt` and own `.safetensors`, always strictly."""
 
+import logging
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from timm.layers import to_2tuple
 
 from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.foreign import describe
+from egovlpv2.checkpoints.neighbours import layout_of
 from egovlpv2.checkpoints.released import convert, read_released, released_config, strip_prefix
 from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file, require_weights
 from egovlpv2.io.schema import parse_json
@@ -29,15 +31,17 @@ from egovlpv2.pretrained.hub import fetch, parse_name
 from egovlpv2.pretrained.soundness import check_weights
 from egovlpv2.types import NumFrames
 
+log = logging.getLogger(__name__)
+
 
 def load_backbone(path: str | os.PathLike[str], num_frames: NumFrames = 4,
                   img_size: int | tuple[int, int] | None = None) -> Backbone:
     """Load a backbone, in eval mode, from a weights file of any supported format, a folder, or the Hugging Face hub.
 
     Args:
-        path: A released `.pth`, an own `.ckpt` of a task, an own `.safetensors`, a folder that
-            `Backbone.save_pretrained` wrote, or, where there is no such file or folder, the `owner/name` of a
-            repository on the hub, also `owner/name@revision`.
+        path: A released `.pth` or `.pt` of EgoVLPv2, EgoVLP, LaViLa or AVION, an own `.ckpt` of a task, an own
+            `.safetensors`, a folder that `Backbone.save_pretrained` wrote, or, where there is no such file or folder,
+            the `owner/name` of a repository on the hub, also `owner/name@revision`.
         num_frames: Length of the temporal embedding, which is interpolated if the file's differs.
         img_size: Side of the frames, or height and width, in pixels; position embeddings are interpolated if the
             file's size differs. None keeps the file's.
@@ -58,6 +62,8 @@ def load_backbone(path: str | os.PathLike[str], num_frames: NumFrames = 4,
     _check_shapes(outline, _interpolate_frames(outline, state), path)
     backbone = Backbone(config)
     load_strictly(backbone, state, path)
+    if config.fusion == "none":
+        log.warning("%s is a dual encoder without fusion: it ranks by cosine, and has no pass with the gate open", path)
     if img_size is not None:
         resize_frames(backbone, to_2tuple(img_size))
     return backbone.eval()
@@ -137,6 +143,22 @@ def _check_shapes(backbone: Backbone, state: State, source: str | os.PathLike[st
                          + "; ".join(problems[:6]) + more)
 
 
+def check_fusion(config: BackboneConfig, plain: dict[str, Any], source: str | os.PathLike[str]) -> None:
+    """Check that weights of a dual encoder are not loaded into a backbone with fusion, whose layers would be random.
+
+    Args:
+        config: The configuration of the backbone that the weights are for.
+        plain: The configuration stored with the weights.
+        source: Their file, for error messages.
+
+    Raises:
+        ValueError: They are.
+    """
+    if _stored_config(plain, source).fusion == "none" != config.fusion:
+        raise ValueError(f"{source} is a dual encoder without fusion, and its weights don't fit a backbone with "
+                         "fusion: set fusion to none and num_fused_layers to 0 in `backbone`")
+
+
 def check_traits(backbone: Backbone, plain: dict[str, Any], source: str | os.PathLike[str]) -> None:
     """Check that weights were trained with a backbone's `traits`, which their shapes don't show.
 
@@ -202,13 +224,17 @@ def save_backbone(backbone: Backbone, path: str | os.PathLike[str]) -> None:
 
 def _read_released(path: Path) -> tuple[dict[str, Any], State]:
     state = read_released(path)
+    layout = layout_of(state)
     try:
+        if layout is not None:
+            return layout.config(state), layout.convert(state)
         config = released_config(state)
         if "projector_1.weight" not in state:
             return config, convert("egovlpv2", state)
         return config, strip_prefix(convert("taskqa", state), "backbone.")
     except ValueError as error:
-        raise ValueError(f"{path} holds no whole EgoVLPv2 weights: {error}") from error
+        name = "EgoVLPv2" if layout is None else layout.name
+        raise ValueError(f"{path} holds no whole {name} weights: {error}") from error
 
 
 def _read_own(path: Path) -> tuple[dict[str, Any], State]:

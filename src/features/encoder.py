@@ -29,6 +29,8 @@ class FeatureEncoder:
 
     def __init__(self, backbone: Backbone, recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None = None,
                  max_tokens: int = 30, precision: AbstractContextManager[None] | None = None) -> None:
+        if recipe.kind not in ("dual", "projected", "unit"):
+            backbone.config.require_fusion(f"the kind {recipe.kind}")
         self.backbone, self.recipe, self.tokenizer, self.max_tokens = backbone, recipe, tokenizer, max_tokens
         self.precision = precision or nullcontext()
 

@@ -50,15 +50,17 @@ class Backbone(PretrainedMixin, LightningModule):
                                  "pools its tokens otherwise: set fusion_cls to shared")
             self.fused_cls_token = nn.Parameter(torch.zeros(1, 1, video_dim))
             self.fused_norm = nn.LayerNorm(video_dim, eps=1e-6)
-        self.video_projector = projector(video_dim, config.projector, "video")
-        self.text_projector = projector(text_dim, config.projector, "text")
-        self.fused_video_transform = nn.Linear(video_dim, video_dim)
-        self.fused_text_transform = nn.Linear(text_dim, text_dim)
-        self.match_head = VTMHead(video_dim, text_dim)
-        self.masked_word_head = MLMHead(text_dim, self.text_tower.vocab_size)
+        self.video_projector = projector(video_dim, config.projector, "video", config.linear_projector)
+        self.text_projector = projector(text_dim, config.projector, "text", config.linear_projector)
+        heads: list[nn.Module] = []
+        if config.fusion != "none":
+            self.fused_video_transform = nn.Linear(video_dim, video_dim)
+            self.fused_text_transform = nn.Linear(text_dim, text_dim)
+            self.match_head = VTMHead(video_dim, text_dim)
+            self.masked_word_head = MLMHead(text_dim, self.text_tower.vocab_size)
+            heads = [self.fused_video_transform, self.fused_text_transform, self.match_head, self.masked_word_head]
         fusions = [m for m in self.modules() if isinstance(m, GatedCrossAttention | StackedFusionEncoder)]
-        for module in (self.fused_video_transform, self.fused_text_transform, self.match_head, self.masked_word_head,
-                       *fusions):
+        for module in (*heads, *fusions):
             module.apply(init_linear)
         for module in fusions:
             if isinstance(module, GatedCrossAttention) and config.alpha is not None:
@@ -131,6 +133,7 @@ class Backbone(PretrainedMixin, LightningModule):
             cls_only = video_output == "cls" and self.video_tower.reads_cls
             video = None if video_output == "none" else self.top_video(trunk.video, num_frames, cls_only)
             return self._pool(video, self.top_text(trunk.text, trunk.mask) if text_output else None, trunk.mask)
+        self.config.require_fusion("this pass")
         if self.stack is not None:
             video = self.video_tower.norm(trunk.video)
             return self._stacked_top(video, trunk.text, trunk.mask, video_output, text_output)
@@ -166,6 +169,7 @@ class Backbone(PretrainedMixin, LightningModule):
 
     def precompute_video(self, video: Tensor, num_frames: int) -> VideoContext:
         """Compute what `fused_video_cls` needs of a video's trunk (B, S, D), once for all its texts."""
+        self.config.require_fusion("this pass")
         if self.stack is not None:
             normed = self.video_tower.norm(video)
             return VideoContext(normed, normed[:, :1])

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 
-def projector(dim: int, widths: list[int], modality: str) -> nn.Sequential:
+def projector(dim: int, widths: list[int], modality: str, matrix: bool = False) -> nn.Sequential:
     """Build a projector from CLS states (B, D) to the space shared by both modalities (B, P).
 
     Several widths give the paper's MLP with ReLU, whose first layer has no bias. One width gives the small projector of
@@ -14,8 +14,9 @@ def projector(dim: int, widths: list[int], modality: str) -> nn.Sequential:
         dim: Width of the CLS states, `D`.
         widths: Width of each layer; the last is `P`.
         modality: `video` or `text`.
+        matrix: True for a linear layer without bias, and no ReLU, on both sides (CLIP's).
     """
-    small = len(widths) == 1
+    small = len(widths) == 1 and not matrix
     layers: list[nn.Module] = []
     for i, width in enumerate(widths):
         linear = nn.Linear(dim, width, bias=small or i > 0)

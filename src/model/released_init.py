@@ -34,8 +34,9 @@ def init_as_released(backbone: Backbone) -> None:
     for layer in _linears(*in_video, backbone.video_projector, backbone.text_projector):
         layer.reset_parameters()
     stacked = [] if backbone.stack is None else [backbone.stack]
-    for layer in _linears(*in_text, *stacked, backbone.fused_video_transform, backbone.fused_text_transform,
-                          backbone.match_head, backbone.masked_word_head):
+    heads = [] if backbone.config.fusion == "none" else [backbone.fused_video_transform, backbone.fused_text_transform,
+                                                         backbone.match_head, backbone.masked_word_head]
+    for layer in _linears(*in_text, *stacked, *heads):
         nn.init.normal_(layer.weight, std=_STD)
         nn.init.zeros_(layer.bias)
 

@@ -64,6 +64,8 @@ class TextTower(nn.Module):
         self.num_heads: int = arch.num_attention_heads
         norm2: Any = layers[-1].norm2
         self.norm_eps: float = norm2.eps
+        activation = layers[-1].activation or getattr(layers[-1].mlp.get("mlp"), "act", None)
+        self.activation: str = getattr(activation, "__name__", type(activation).__name__)
         self.dropout = layers[-1].out_dropout
         self.embeddings = model.embeddings
         # RoBERTa derives positions from the ids: they start after the padding id.
@@ -87,8 +89,7 @@ class TextTower(nn.Module):
     def traits(self) -> dict[str, Any]:
         """Settings of the encoder that change the outputs but not the names or shapes of the weights."""
         blocks = [block for block in self.blocks if isinstance(block, TextBlock)]
-        activation: Any = blocks[0].activation if not blocks[0].has_mlp else getattr(blocks[0].mlp, "act", None)
-        return {"eos_token_id": self.eos_id, "hidden_act": getattr(activation, "__name__", type(activation).__name__),
+        return {"eos_token_id": self.eos_id, "activation": self.activation,
                 "attention windows": sorted({block.window or 0 for block in blocks}),
                 "rotary bases": sorted({block.rotary_base or 0.0 for block in blocks})}
 

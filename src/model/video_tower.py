@@ -73,6 +73,7 @@ class VideoTower(nn.Module):
         self.norm_pre: nn.Module = vit.norm_pre  # CLIP's; an identity in others
         self.num_heads: int = vit.blocks[0].attn.num_heads
         self.norm_eps: float = vit.blocks[0].norm1.eps
+        self.activation = type(getattr(vit.blocks[0].mlp, "act", None)).__name__
         self.rope = getattr(vit, "rope", None)
         rope = None if self.rope is None else _rotations(self.rope)
         self.blocks = nn.ModuleList(
@@ -95,17 +96,10 @@ class VideoTower(nn.Module):
     @property
     def traits(self) -> dict[str, Any]:
         """Settings of the ViT that change the outputs but not the names or shapes of the weights."""
-        mlp: Any = self.first_block.mlp
-        rope = None if self.rope is None else round(float(_rotations(self.rope).double().abs().sum()), 3)
-        return {"pooling": f"{self.pooling} from {self.pool_from}", "rotary positions": rope,
-                "activation": type(getattr(mlp, "act", None)).__name__}
-
-    @property
-    def first_block(self) -> SpaceTimeBlock:
-        """The lowest block."""
-        block = self.blocks[0]
-        assert isinstance(block, SpaceTimeBlock)
-        return block
+        rope = {} if self.rope is None else {key: value for key, value in vars(self.rope).items()
+                                             if isinstance(value, str | float) and not key.startswith("_")}
+        return {"activation": self.activation, "pooling": f"{self.pooling} from {self.pool_from}",
+                "norm_pre_eps": getattr(self.norm_pre, "eps", None), "rotary positions": rope}
 
     @property
     def reads_cls(self) -> bool:

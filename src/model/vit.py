@@ -53,6 +53,7 @@ class VideoTowerConfig:
         pixel_std: Standard deviation of red, green and blue.
         attention: Attention of patches: `divided` into attention in time and in space (paper), or `joint`, of all
             frames' patches, which adds no weights to the ViT's.
+        norm_pre_eps: Epsilon of the norm before the blocks (CLIP's ViTs), where it isn't that of the other norms.
     """
 
     name: str = _RELEASED
@@ -64,10 +65,13 @@ class VideoTowerConfig:
     pixel_mean: list[float] | None = None
     pixel_std: list[float] | None = None
     attention: SpaceTimeAttention = "divided"
+    norm_pre_eps: float | None = None
 
     def __post_init__(self) -> None:
         require(1 <= self.num_frames <= 10_000, "num_frames", self.num_frames, "a number of frames from 1 to 10000")
         require(self.norm_eps is None or 0 < self.norm_eps < 1, "norm_eps", self.norm_eps, "a number between 0 and 1")
+        require(self.norm_pre_eps is None or 0 < self.norm_pre_eps < 1, "norm_pre_eps", self.norm_pre_eps,
+                "a number between 0 and 1")
         require(0 <= self.drop_path < 1, "drop_path", self.drop_path, "a rate from 0 on and below 1")
         for key, values in (("pixel_mean", self.pixel_mean), ("pixel_std", self.pixel_std)):
             require(values is None or (len(values) == 3 and all(map(isfinite, values))), key, values,
@@ -109,6 +113,10 @@ def make_vit(config: VideoTowerConfig) -> Any:
         for module in (module for part in parts if part is not None for module in part.modules()):
             if hasattr(module, "eps"):
                 vars(module)["eps"] = eps
+    if config.norm_pre_eps is not None:
+        if not hasattr(vit.norm_pre, "eps"):
+            raise ValueError(f"video.norm_pre_eps: {config.name} has no norm before its blocks: leave it at null")
+        vit.norm_pre.eps = config.norm_pre_eps
     return vit
 
 

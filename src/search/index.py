@@ -81,11 +81,13 @@ class Index:
                 match; the others follow.
 
         Raises:
-            ValueError: The text is empty, `top` is below 1, or `rerank` below 0.
+            ValueError: The text is empty, `top` is below 1, `rerank` below 0, or above it without fusion.
         """
         check_call(Index.search, locals())
         if not text.strip():
             raise ValueError("the query is empty: say what happens, such as '#C C opens the jar'")
+        if rerank:
+            self.backbone.config.require_fusion(f"rerank={rerank}")
         tokens = text_to(tokenize(self.tokenizer, [text], self.max_tokens), self.backbone.device)
         with self._precision:
             query = normalize(self.backbone.embed_text(tokens)[0].float(), dim=0).cpu()  # (P,)

@@ -134,6 +134,7 @@ def summarize(video: str | Path, query: str, weights: str, out: str | Path = "su
     source = _only(find_videos([video], image_fps))
     _check_out(Path(out), source)
     backbone = open_backbone(weights, _SHOT_FRAMES, device)
+    backbone.config.require_fusion("a summary for a query")
     text_tokenizer = open_tokenizer(backbone, tokenizer)
     warn_if_truncated(text_tokenizer, "query", query, max_tokens)
     opened = _open_head(head, weights, backbone.video_tower.patch_embed.img_size[0])

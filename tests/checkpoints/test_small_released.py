@@ -116,8 +116,8 @@ def test_a_key_that_is_not_theirs_is_named(state: dict[str, Tensor]) -> None:
     for name in ("video_model.block.0.norm1.weight", "mlm_score.bias.more", "projector_1.weight"):
         with pytest.raises(ValueError, match=re.escape(name)):
             convert("egovlpv2", state | {name: torch.zeros(1)})
-    with pytest.raises(ValueError, match="kind is 'egovlp'"):
-        convert("egovlp", state)
+    with pytest.raises(ValueError, match="kind is 'egovlpv3'; known: .*'avion'"):
+        convert("egovlpv3", state)
 
 
 def test_names_under_a_prefix() -> None:

@@ -217,6 +217,8 @@ def change(config, side: str, name: str, value: object) -> None:
     ("config", "alpha", 0.5, "alpha: None in the file, 0.5 in your config"),
     ("overrides", "num_heads", 3, "video num_heads: 2 in the file, 3 in your config"),
     ("arch", "num_attention_heads", 2, "text num_attention_heads: 4 in the file, 2 in your config"),
+    ("overrides", "act_layer", "quick_gelu", "video activation: GELU in the file, QuickGELU in your config"),
+    ("arch", "hidden_act", "relu", "text activation: GELUActivation in the file, ReLU in your config"),
     ("video", "norm_eps", 1e-6, "video norm_eps: 1e-05 in the file, 1e-06 in your config"),
     ("arch", "layer_norm_eps", 1e-6, "text layer_norm_eps: 1e-12 in the file, 1e-06 in your config"),
     ("video", "pixel_mean", [0.1, 0.2, 0.3], "video pixel_mean: .0.5, 0.5, 0.5. in the file, .0.1, 0.2, 0.3. in your"),

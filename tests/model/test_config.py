@@ -22,9 +22,9 @@ def test_defaults_are_the_papers() -> None:
 
 def test_a_checkpoint_keeps_all_but_first_weights_and_ways_of_computing() -> None:
     video = VideoTowerConfig("vit_small_patch16_224", {"depth": 3}, "vit.pth", 8, 1e-6, 0.1, [0.1] * 3, [0.2] * 3,
-                             "joint")
+                             "joint", 1e-4)
     text = TextTowerConfig({"model_type": "bert", "hidden_size": 8}, "folder", "tokens")
-    config = BackboneConfig(video, text, "backbone", 2, 0.5, "previous", "own", [16], True, True)
+    config = BackboneConfig(video, text, "backbone", 2, 0.5, "previous", "own", [16], True, True, True)
     plain = config.to_dict()
     assert json.loads(json.dumps(plain)) == plain
     assert plain["video"]["init"] is None and plain["text"]["init"] is None
@@ -41,6 +41,30 @@ def test_a_stack_has_no_gates(impossible: dict) -> None:
         BackboneConfig(fusion="stacked", **impossible)
     BackboneConfig(**impossible)
     assert BackboneConfig(fusion="stacked", fusion_cls="shared").alpha is None
+
+
+@pytest.mark.parametrize("impossible", [{"num_fused_layers": 6}, {"alpha": 0.5}, {"fusion_cls": "own"}])
+def test_a_dual_encoder_has_nothing_of_the_open_gate(impossible: dict) -> None:
+    with pytest.raises(ValueError, match="fusion: none has no fused layers: set num_fused_layers to 0"):
+        BackboneConfig(**({"fusion": "none", "num_fused_layers": 0} | impossible))
+    config = BackboneConfig(fusion="none", num_fused_layers=0)
+    with pytest.raises(ValueError, match="^rerank=5 needs the gate open, and this backbone is a dual encoder"):
+        config.require_fusion("rerank=5")
+    BackboneConfig(num_fused_layers=0).require_fusion("rerank=5")
+
+
+def test_a_linear_projector_has_one_width() -> None:
+    with pytest.raises(ValueError, match=r"projector is \[16, 8\]: give one width for linear_projector"):
+        BackboneConfig(projector=[16, 8], linear_projector=True)
+    assert BackboneConfig(projector=[8], linear_projector=True).projector == [8]
+
+
+def test_settings_that_earlier_versions_lack_are_written_only_where_they_matter() -> None:
+    plain = BackboneConfig(projector=[8]).to_dict()
+    assert not {"linear_projector", "compile"} & plain.keys()
+    assert not {"attention", "norm_pre_eps"} & plain["video"].keys()
+    changed = BackboneConfig(VideoTowerConfig(norm_pre_eps=1e-4), projector=[8], linear_projector=True).to_dict()
+    assert changed["linear_projector"] and changed["video"]["norm_pre_eps"] == 1e-4
 
 
 @pytest.mark.parametrize("key, value, said", [
