@@ -97,13 +97,15 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", tower: TokenEmbeddings
 def _check_special_tokens(tokenizer: "PreTrainedTokenizerBase", tower: TokenEmbeddings, name: str) -> None:
     """Check that the token whose state represents a text is in its place."""
     ids = tokenizer("a")["input_ids"]
+    if tokenizer.padding_side != "right":
+        raise ValueError(f"the tokenizer {name} pads on the left: set padding_side to right in its files")
     if tower.eos_id is not None:
         wanted = tower.eos_id if tower.eos_id != _LEGACY_EOS else max(ids)  # see `TextTower.mask`
-        if ids[-1:] != [wanted]:
-            raise ValueError(f"the tokenizer {name} doesn't fit the weights: its texts end with the id {ids[-1:]}, and "
-                             f"the state of the token {wanted} (eos_token_id) represents a text: give the tokenizer "
-                             "that they were trained with")
-    elif tower.masks_padding and ids[0] not in tokenizer.all_special_ids:
+        if ids[-1:] != [wanted] or ids.index(wanted) != len(ids) - 1:
+            raise ValueError(f"the tokenizer {name} doesn't fit the weights: its texts end with the id {ids[-1:]}, "
+                             f"and the state of the first token {wanted} (eos_token_id) represents a text: give the "
+                             "tokenizer that they were trained with")
+    elif tower.masks_padding and (ids[0] not in tokenizer.all_special_ids or ids[0] == tokenizer.unk_token_id):
         raise ValueError(f"the tokenizer {name} doesn't fit the weights: its texts begin with a word, and the state of "
                          "the first token represents a text: give one that begins them with a special token")
 

@@ -21,7 +21,7 @@ def tower(**changes: Any) -> Any:
 
 @pytest.mark.parametrize("eos, message", [
     (58, None), (2, None),  # the latter is of older configurations: the highest id ends a text
-    (57, r"its texts end with the id \[58\], and the state of the token 57 \(eos_token_id\) represents a text"),
+    (57, r"its texts end with the id \[58\], and the state of the first token 57 \(eos_token_id\) represents a text"),
 ])
 def test_texts_of_a_causal_tower_end_with_its_token(tmp_path: Path, eos: int, message: str | None) -> None:
     tokenizer = load_tokenizer(small_tokenizer(tmp_path, WORDS, end=58))
@@ -36,6 +36,15 @@ def test_texts_without_a_special_token_where_it_is_read_are_refused(tmp_path: Pa
     tokenizer.add_tokens(["a"])  # a word, where an unknown one would be a special token
     with pytest.raises(ValueError, match="its texts begin with a word"):
         check_tokenizer(tokenizer, tower(vocab_size=WORDS + 1), "mine")
+    unknown = load_tokenizer(small_tokenizer(tmp_path / "unknown", WORDS, template="$A"))
+    with pytest.raises(ValueError, match="its texts begin with a word"):  # an unknown one
+        check_tokenizer(unknown, tower(), "mine")
+    twice = load_tokenizer(small_tokenizer(tmp_path / "twice", WORDS, end=58, template="</s> $A </s>"))
+    with pytest.raises(ValueError, match="the state of the first token 58"):
+        check_tokenizer(twice, tower(eos_id=58), "mine")
+    unknown.padding_side = "left"
+    with pytest.raises(ValueError, match="the tokenizer mine pads on the left"):
+        check_tokenizer(unknown, tower(), "mine")
     with pytest.raises(ValueError, match="its texts end with the id"):
         check_tokenizer(tokenizer, tower(vocab_size=WORDS + 1, eos_id=5), "mine")
     check_tokenizer(tokenizer, tower(vocab_size=WORDS + 1, masks_padding=False), "mine")  # the last position is read

@@ -37,7 +37,7 @@ class FeatureEncoder:
     @property
     def num_tokens(self) -> int:
         """Tokens of a window, `S`."""
-        return self.backbone.video_tower.patch_embed.num_patches * self.recipe.frames + 1
+        return self.backbone.video_tower.num_tokens(self.recipe.frames)
 
     @torch.inference_mode()
     def encode_queries(self, texts: Sequence[str]) -> EncodedQueries | None:

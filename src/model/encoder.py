@@ -2,11 +2,13 @@
 
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pickle import PickleError
 from typing import Annotated, Any, TypedDict
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from msgspec import Meta
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -32,6 +34,7 @@ _MOST_ADDED_TOKENS = 8  # that a text tower may have beyond its initial weights,
 # Settings that change the outputs but not the shapes of the weights.
 _SETTINGS = ("num_hidden_layers", "num_attention_heads", "hidden_act", "hidden_activation", "activation",
              "eos_token_id", "layer_norm_eps", "norm_eps", "sliding_window", "layer_types", "rope_parameters")
+_ROBERTAS = {"roberta", "xlm-roberta", "camembert"}  # the same model under several names
 _UNUSED = ("pooler.", "embeddings.position_ids")  # a file may lack them
 
 
@@ -52,6 +55,10 @@ class _Arch(TypedDict, total=False):
     hidden_dropout_prob: Share
     attention_probs_dropout_prob: Share
     attention_dropout: Share
+    local_attention: Width
+    global_attn_every_n_layers: Width
+    n_heads: Width
+    n_layers: Depth
     initializer_range: Annotated[float, Meta(ge=0)]
     hidden_act: str
 
@@ -99,7 +106,7 @@ class TextTowerConfig:
 
 def _extra_arguments(kind: str) -> set[str]:
     """Arguments that a configuration turns into others."""
-    return {"global_rope_theta", "local_rope_theta"} if kind == "modernbert" else set()
+    return {"global_rope_theta", "local_rope_theta", "global_attn_every_n_layers"} if kind == "modernbert" else set()
 
 
 def make_encoder(config: TextTowerConfig) -> Any:
@@ -129,8 +136,8 @@ class _OtherModel(ValueError):
 
 def _check_stored(source: str, theirs: PreTrainedConfig, arch: PreTrainedConfig) -> None:
     """Compare settings that shapes of weights don't show with those that the weights were trained with."""
-    if theirs.model_type != arch.model_type:
-        return  # RoBERTa's weights fit CamemBERT, for example; other shapes and names are errors of their own
+    if theirs.model_type != arch.model_type and not {theirs.model_type, arch.model_type} <= _ROBERTAS:
+        raise _OtherModel(f"text.init: {source} holds a {theirs.model_type}, and text.arch is a {arch.model_type}")
     wrong = [f"{name} is {getattr(theirs, name)} there and {getattr(arch, name)} in text.arch" for name in _SETTINGS
              if hasattr(theirs, name) and getattr(theirs, name) != getattr(arch, name, None)]
     if wrong:
@@ -141,17 +148,17 @@ def _load(name_or_path: str, arch: PreTrainedConfig) -> PreTrainedModel:
     """Load a transformers model strictly; only weights that are unused here, such as a pooler's, may be missing."""
     kind: Any = _CLASSES.get(arch.model_type, AutoModel)
     try:
-        theirs = AutoConfig.from_pretrained(name_or_path).get_text_config()
+        theirs = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False).get_text_config()
         _check_stored(name_or_path, theirs, arch)
         rows, stored = getattr(theirs, "vocab_size", arch.vocab_size), deepcopy(arch)
         stored.vocab_size = rows if rows < arch.vocab_size <= rows + _MOST_ADDED_TOKENS else arch.vocab_size
-        model, report = kind.from_pretrained(name_or_path, config=stored, dtype=torch.float32,
+        model, report = kind.from_pretrained(name_or_path, config=stored, dtype=torch.float32, trust_remote_code=False,
                                              output_loading_info=True)
         if stored.vocab_size != arch.vocab_size:
             model.resize_token_embeddings(arch.vocab_size, mean_resizing=False)
     except _OtherModel:
         raise
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError, PickleError) as error:
         raise ValueError(f"text.init: no weights that fit text.arch at {name_or_path!r}: {str(error).splitlines()[0]}"
                          " (offline, give a folder that save_pretrained wrote)") from error
     missing = [key for key in report["missing_keys"] if not key.startswith(_UNUSED)]

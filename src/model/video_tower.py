@@ -93,6 +93,10 @@ class VideoTower(nn.Module):
         if build and config.init is not None:
             _check_weights(self, vit, config)
 
+    def num_tokens(self, num_frames: int) -> int:
+        """Count the tokens of a clip, `S`."""
+        return self.num_prefix + num_frames * self.patch_embed.num_patches
+
     @property
     def traits(self) -> dict[str, Any]:
         """Settings of the ViT that change the outputs but not the names or shapes of the weights."""
@@ -202,6 +206,8 @@ def _rotations(rope: Any) -> Tensor:
 
 
 def _patch_size(patch_embed: PatchEmbed) -> tuple[int, ...]:
+    if min(patch_embed.grid_size) < 1:
+        raise ValueError(f"video.overrides: frames of {patch_embed.img_size} px are smaller than a patch")
     sides = zip(patch_embed.img_size, patch_embed.grid_size, strict=True)
     return tuple(pixels // patches for pixels, patches in sides)
 

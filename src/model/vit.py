@@ -1,15 +1,19 @@
 """ViTs of timm: configuration and construction."""
 
+import sys
 from dataclasses import dataclass, field
 from inspect import signature
 from math import isfinite
 from pathlib import Path
+from pickle import PickleError
 from typing import Annotated, Any, Literal, TypedDict
 
 import timm
 from msgspec import Meta
+from safetensors import SafetensorError
+from timm.models import load_state_dict
 from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
 from egovlpv2.io.schema import check, read_json
 from egovlpv2.model.bounds import Depth, Width, require
@@ -19,6 +23,7 @@ _Pixels = Annotated[int, Meta(ge=1, le=1 << 14)]
 _Sides = _Pixels | Annotated[list[_Pixels], Meta(min_length=2, max_length=2)]
 _RELEASED = "vit_base_patch16_224"  # the released model's ViT, with another epsilon than timm's
 _RELEASED_EPS = 1e-5
+_UNUSED = ("head.", "head_dist.", "pre_logits.", "attn_pool.", "fc_norm.", "mask_token", "rope.")  # may be in a file
 _POOLS = ("token", "avg", "map", "prr")
 _IN_FOLDER = ("model.safetensors", "pytorch_model.bin")  # weights in a folder of the Hugging Face hub
 
@@ -104,9 +109,12 @@ def make_vit(config: VideoTowerConfig) -> Any:
     except OSError as error:
         raise ValueError(f"video.init: no weights of {config.name} from the Hugging Face hub "
                          f"({str(error).splitlines()[0]}); offline, give the path of a file with them") from error
-    except (ValueError, TypeError, AttributeError, LookupError, AssertionError, RuntimeError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, AssertionError, RuntimeError, EOFError, PickleError,
+            SafetensorError) as error:
         raise ValueError(_failure(config, error)) from error
     _check_structure(config.name, vit)
+    if config.init is not None and config.init != "timm" and file.suffix != ".npz":
+        _check_keys(config, vit, file)
     eps = _RELEASED_EPS if config.norm_eps is None and config.name.split(".")[0] == _RELEASED else config.norm_eps
     if eps is not None:
         parts = (vit.norm_pre, vit.blocks, vit.norm, vit.attn_pool, vit.fc_norm)  # not those of a convolutional stem
@@ -146,11 +154,29 @@ def _check_structure(name: str, vit: Any) -> None:
         raise ValueError(f"video.name: {name} is not supported: {reason}")
 
 
+def _check_keys(config: VideoTowerConfig, vit: Any, file: Path) -> None:
+    """Check that a file had every tensor of a ViT and no other; timm itself lets both pass.
+
+    Raises:
+        ValueError: A tensor is missing, or is not of this model; names it.
+    """
+    adapt = sys.modules[timm.model_entrypoint(config.name.split(".")[0]).__module__]
+    state = getattr(adapt, "checkpoint_filter_fn", checkpoint_filter_fn)(load_state_dict(str(file)), vit)
+    own = vit.state_dict().keys()
+    missing = sorted(own - state.keys())
+    more = sorted(key for key in state.keys() - own if not key.startswith(_UNUSED))
+    if missing or more:
+        which = f"it lacks {missing[0]}" if missing else f"it also has {more[0]}"
+        raise ValueError(f"video.init: {config.init} holds weights of another model than {config.name} with overrides "
+                         f"{config.overrides}: {which} ({len(missing)} missing, {len(more)} unknown)")
+
+
 def _check_folder(folder: Path, name: str) -> None:
     """Check that a folder of the hub's layout, which says so in its `config.json`, holds weights of a timm model."""
     if not (folder / "config.json").is_file():
         return
-    stored = read_json(folder / "config.json", dict[str, Any]).get("architecture")
+    facts = read_json(folder / "config.json", dict[str, Any])
+    stored = facts.get("architecture")
     if isinstance(stored, str) and stored.split(".")[0] != name.split(".")[0]:
         raise ValueError(f"video.init: {folder / 'config.json'} says {stored}, and video.name is {name}: they differ")
 
