@@ -105,7 +105,7 @@ def _check_special_tokens(tokenizer: "PreTrainedTokenizerBase", tower: TokenEmbe
             raise ValueError(f"the tokenizer {name} doesn't fit the weights: its texts end with the id {ids[-1:]}, "
                              f"and the state of the first token {wanted} (eos_token_id) represents a text: give the "
                              "tokenizer that they were trained with")
-    elif tower.masks_padding and (ids[0] not in tokenizer.all_special_ids or ids[0] == tokenizer.unk_token_id):
+    elif tower.masks_padding and ids[0] not in tokenizer.all_special_ids:
         raise ValueError(f"the tokenizer {name} doesn't fit the weights: its texts begin with a word, and the state of "
                          "the first token represents a text: give one that begins them with a special token")
 
