@@ -24,11 +24,11 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils.logging import set_verbosity_error
 
+from egovlpv2.model import text_tower, video_tower
 from egovlpv2.model.encoder import TextTowerConfig, make_encoder
-from egovlpv2.model.library_check import randomize
-from egovlpv2.model.text_tower import TextTower, _example, _gate_closed, _library_outputs
-from egovlpv2.model.video_tower import VideoTower, _one_frame
-from egovlpv2.model.video_tower import _library_outputs as _timm_outputs
+from egovlpv2.model.library_check import Comparison, randomize
+from egovlpv2.model.text_tower import TextTower
+from egovlpv2.model.video_tower import VideoTower
 from egovlpv2.model.vit import VideoTowerConfig, make_vit
 
 TIMM = [name for name in timm.list_models() if name.startswith(("vit_", "eva02_", "deit"))]
@@ -58,10 +58,7 @@ def read_video(name: str) -> Row:
     vit = randomize(make_vit(config))
     tower = VideoTower(config, 0, 8, vit).eval()
     nn.init.zeros_(tower.temporal_embed)
-    with torch.no_grad():
-        picture = torch.randn(1, 3, *tower.patch_embed.img_size)
-        off = (_timm_outputs(vit, picture) - _one_frame(tower, picture)).abs().max()
-    assert off <= MOST, (name, off)
+    off = difference(video_tower.COMPARISON, vit, tower)
     pooled = {"token": "CLS token", "avg": "mean of patches"}.get(tower.pooling, "attention pooling")
     return Row(name, count, f"{pooled}; {off:.0e}")
 
@@ -78,12 +75,18 @@ def read_text(kind: str) -> Row:
     config = TextTowerConfig({"model_type": kind, names.get("num_hidden_layers", "num_hidden_layers"): BLOCKS})
     model: Any = randomize(make_encoder(config))
     tower = TextTower(config, 0, 8, model).eval()
-    with torch.no_grad():
-        text = _example(tower, model.config.pad_token_id or 0)
-        off = (_library_outputs(model, tower, text) - _gate_closed(tower, text)).abs().max()
-    assert off <= MOST, (kind, off)
+    off = difference(text_tower.COMPARISON, model, tower)
     pooled = {"first": "first token", "eos": "first EOS", "last": "last position and `head`"}[tower.family.pooling]
     return Row(kind, sum(p.numel() for p in outline.parameters()), f"{pooled}; {off:.0e}")
+
+
+@torch.no_grad()
+def difference(comparison: Comparison, model: nn.Module, tower: nn.Module) -> float:
+    """The largest difference of the outputs, at most `MOST`."""
+    inputs = comparison.example(model, tower)
+    off = float((comparison.theirs(model, tower, inputs) - comparison.ours(tower, inputs)).abs().max())
+    assert off <= MOST, off
+    return off
 
 
 def reason(error: ValueError, name: str) -> str:

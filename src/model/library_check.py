@@ -1,11 +1,14 @@
-"""Check that a tower computes the same as the library's model that it is built from, on a small random copy."""
+"""Check that a tower computes the same as the library's model that it is built from."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from egovlpv2.pretrained.soundness import check_weights
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -13,6 +16,72 @@ _TOLERANCE = 1e-4  # of outputs after a LayerNorm; float32 differs by 1e-6
 _SEED = 0
 # Errors of a model with another structure: a missing part, or outputs of another shape.
 STRUCTURE_ERRORS = (AttributeError, TypeError, RuntimeError, ValueError, LookupError, AssertionError, ImportError)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How to run a tower and the library's model that it is built from on the same inputs.
+
+    Args:
+        library: Name of the library in error messages.
+        example: Makes inputs, of the model and the tower.
+        theirs: Runs the model, of the model, the tower and the inputs.
+        ours: Runs the tower, of the tower and the inputs.
+        own_dropouts: True if the tower replaces the model's dropouts by its own.
+        spare_modules: Ends of names of modules that the tower replaces by its own, or that the outputs don't need.
+        spare_tensors: The same of parameters and buffers.
+    """
+
+    library: str
+    example: Callable[[Any, Any], Any]
+    theirs: Callable[[Any, Any, Any], Tensor]
+    ours: Callable[[Any, Any], Tensor]
+    own_dropouts: bool = False
+    spare_modules: tuple[str, ...] = ()
+    spare_tensors: tuple[str, ...] = ()
+
+    def check_copy(self, build: Callable[[], tuple[nn.Module, nn.Module]], what: str) -> None:
+        """Check a small copy of a model with random weights.
+
+        Args:
+            build: Makes the model and the tower.
+            what: Name of the model in error messages.
+
+        Raises:
+            ValueError: The tower would leave out a part of the model or compute something else; names it.
+        """
+        with isolated_cpu():
+            try:
+                model, tower = build()
+            except STRUCTURE_ERRORS as error:
+                raise ValueError(f"{what} is not supported: it has another structure ({error})") from error
+            randomize(model), tower.eval()
+            inputs = self.example(model, tower)
+            check_same_outputs(model, lambda: self.theirs(model, tower, inputs), lambda: self.ours(tower, inputs),
+                               what, self.library, self.own_dropouts, self.spare_modules)
+            check_all_used(model, tower, self.spare_tensors, what, self.library)
+
+    def check_weights(self, model: nn.Module, tower: nn.Module, what: str) -> None:
+        """Check a model with its initial weights; without a check on the meta device and below float32.
+
+        Args:
+            model: The library's model, in training mode or not.
+            tower: The tower, in the same mode.
+            what: Name of the weights in error messages.
+
+        Raises:
+            ValueError: The weights have values that are not finite, or the outputs differ.
+        """
+        weight = next(tower.parameters())
+        if weight.is_meta or weight.dtype != torch.float32:
+            return  # rounding hides differences
+        check_weights(model.state_dict(), what)
+        training = model.training
+        with isolated_cpu(), torch.no_grad():
+            model.eval(), tower.eval()
+            inputs = self.example(model, tower)
+            check_same_values(self.theirs(model, tower, inputs), self.ours(tower, inputs), what, self.library)
+        model.train(training), tower.train(training)
 
 
 @contextmanager

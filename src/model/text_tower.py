@@ -13,19 +13,11 @@ from torch import Tensor, nn
 from egovlpv2.batch import Text
 from egovlpv2.model.encoder import TextTowerConfig, make_encoder
 from egovlpv2.model.fusion import GatedCrossAttention
-from egovlpv2.model.library_check import (
-    STRUCTURE_ERRORS,
-    check_all_used,
-    check_same_outputs,
-    check_same_values,
-    isolated_cpu,
-    randomize,
-)
+from egovlpv2.model.library_check import Comparison
 from egovlpv2.model.text_block import TextBlock
 from egovlpv2.model.text_families import family_of
 
 _LEGACY_EOS = 2  # in CLIP's older configurations; the text then ends at the highest id
-_SPARE = ("position_ids", "token_type_ids", "inv_freq", "pooler.dense.weight", "pooler.dense.bias")
 
 
 class TextTower(nn.Module):
@@ -83,7 +75,7 @@ class TextTower(nn.Module):
             raise ValueError(f"text.arch: projection_size is {self.head.out_features}, but must be hidden_size, "
                              f"{self.dim}")
         if build and config.init is not None:
-            _check_weights(self, model, config.init)
+            COMPARISON.check_weights(model, self, f"text.init: {config.init}")
 
     @property
     def traits(self) -> dict[str, Any]:
@@ -153,9 +145,9 @@ def _library_outputs(model: Any, tower: TextTower, text: Text) -> Tensor:
     return torch.cat([states * mask[..., None], pooled[:, None]], dim=1)
 
 
-def _example(tower: TextTower, padding: int) -> Text:
-    """Two texts of random tokens, the second with padding."""
-    length = min(9, max(tower.max_tokens, 1))
+def _example(model: Any, tower: TextTower) -> Text:
+    """Make two texts of random tokens, the second with padding."""
+    padding, length = model.config.pad_token_id or 0, min(9, max(tower.max_tokens, 1))
     ids = torch.randint(min(padding + 1, tower.vocab_size - 2), tower.vocab_size - 1, (2, length))  # (B, L)
     mask = torch.ones_like(ids)
     ids[1, -2:], mask[1, -2:] = padding, 0
@@ -165,18 +157,10 @@ def _example(tower: TextTower, padding: int) -> Text:
     return Text(input_ids=ids, attention_mask=mask)
 
 
-def _check_weights(tower: TextTower, model: Any, init: str) -> None:
-    """Check that the tower computes the same as transformers with the same initial weights."""
-    training = model.training
-    weight = next(tower.embeddings.parameters())
-    if weight.is_meta or weight.dtype != torch.float32:
-        return  # rounding hides differences
-    with isolated_cpu(), torch.no_grad():
-        model.eval(), tower.eval()
-        text = _example(tower, model.config.pad_token_id or 0)
-        check_same_values(_library_outputs(model, tower, text), _gate_closed(tower, text), f"text.init: {init}",
-                          "transformers")
-    model.train(training), tower.train(training)
+COMPARISON = Comparison("transformers", _example, _library_outputs, _gate_closed, own_dropouts=True,
+                         spare_modules=("rotary_emb", "pooler.activation"),
+                         spare_tensors=("position_ids", "token_type_ids", "inv_freq", "pooler.dense.weight",
+                                        "pooler.dense.bias"))
 
 
 @lru_cache
@@ -190,17 +174,12 @@ def _check_parts(arch: str) -> None:
         ValueError: The tower would leave out a part of the encoder or compute something else; names it.
     """
     config = TextTowerConfig(_small(json.loads(arch)))
-    what = f"text.arch: {config.arch['model_type']}"
-    with isolated_cpu():
-        try:
-            model = randomize(make_encoder(config))
-            tower = TextTower(config, 0, 1, model).eval()
-        except STRUCTURE_ERRORS as error:
-            raise ValueError(f"{what} is not supported: it has another structure ({error})") from error
-        text = _example(tower, model.config.pad_token_id or 0)
-        check_same_outputs(model, lambda: _library_outputs(model, tower, text), lambda: _gate_closed(tower, text),
-                           what, "transformers", own_dropouts=True, spare=("rotary_emb", "pooler.activation"))
-        check_all_used(model, tower, _SPARE, what, "transformers")
+
+    def build() -> tuple[nn.Module, nn.Module]:
+        model = make_encoder(config)
+        return model, TextTower(config, 0, 1, model)
+
+    COMPARISON.check_copy(build, f"text.arch: {config.arch['model_type']}")
 
 
 def _small(arch: dict[str, Any]) -> dict[str, Any]:

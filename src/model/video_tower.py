@@ -16,14 +16,7 @@ from timm.layers import PatchEmbed, resample_abs_pos_embed
 from torch import Tensor, nn
 
 from egovlpv2.model.fusion import GatedCrossAttention
-from egovlpv2.model.library_check import (
-    STRUCTURE_ERRORS,
-    check_all_used,
-    check_same_outputs,
-    check_same_values,
-    isolated_cpu,
-    randomize,
-)
+from egovlpv2.model.library_check import Comparison
 from egovlpv2.model.space_time_block import SpaceTimeBlock
 from egovlpv2.model.vit import VideoTowerConfig, make_vit
 
@@ -69,7 +62,8 @@ class VideoTower(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.patch_embed, self.cls_token, self.pos_embed = vit.patch_embed, vit.cls_token, vit.pos_embed
         self.reg_token, self.num_prefix = vit.reg_token, vit.num_prefix_tokens
-        self.temporal_embed = nn.Parameter(torch.randn(1, config.num_frames, self.dim) * 0.02)
+        time = torch.randn(1, config.num_frames, self.dim) * 0.02
+        self.temporal_embed = nn.Parameter(torch.zeros_like(time))
         self.norm_pre: nn.Module = vit.norm_pre  # CLIP's; an identity in others
         self.num_heads: int = vit.blocks[0].attn.num_heads
         self.norm_eps: float = vit.blocks[0].norm1.eps
@@ -91,7 +85,8 @@ class VideoTower(nn.Module):
         pools_prefix = getattr(vit, "pool_include_prefix", vit.global_pool == "map")
         self.pool_from = 0 if pools_prefix else self.num_prefix
         if build and config.init is not None:
-            _check_weights(self, vit, config)
+            COMPARISON.check_weights(vit, self, f"video.init: {config.name} with the weights of {config.init}")
+        self.temporal_embed.data.copy_(time)
 
     def num_tokens(self, num_frames: int) -> int:
         """Count the tokens of a clip, `S`."""
@@ -221,25 +216,18 @@ def _one_frame(tower: VideoTower, picture: Tensor) -> Tensor:
     return torch.cat([x, tower.pool(x)[:, None]], dim=1)
 
 
-def _library_outputs(vit: Any, picture: Tensor) -> Tensor:
+def _library_outputs(vit: Any, tower: VideoTower, picture: Tensor) -> Tensor:
     """Compute the same as `_one_frame` by timm's own forward pass."""
     tokens = vit.forward_features(picture)  # (B, S, D)
     return torch.cat([tokens, vit.forward_head(tokens, pre_logits=True)[:, None]], dim=1)
 
 
-def _check_weights(tower: VideoTower, vit: Any, config: VideoTowerConfig) -> None:
-    """Check that the tower, before training, computes the same as timm's ViT with the same initial weights."""
-    time, training = tower.temporal_embed.detach().clone(), vit.training
-    if time.is_meta or time.dtype != torch.float32:
-        return  # rounding hides differences
-    with isolated_cpu(), torch.no_grad():
-        picture = torch.randn(1, 3, *tower.patch_embed.img_size).to(time.device)
-        tower.temporal_embed.zero_()
-        vit.eval(), tower.eval()
-        check_same_values(_library_outputs(vit, picture), _one_frame(tower, picture),
-                          f"video.init: {config.name} with the weights of {config.init}", "timm")
-        tower.temporal_embed.copy_(time)
-    vit.train(training), tower.train(training)
+def _example(vit: Any, tower: VideoTower) -> Tensor:
+    """Make a random picture, (1, 3, H, W)."""
+    return torch.randn(1, 3, *tower.patch_embed.img_size).to(tower.temporal_embed.device)
+
+
+COMPARISON = Comparison("timm", _example, _library_outputs, _one_frame, spare_tensors=("k_bias",))
 
 
 @lru_cache
@@ -260,15 +248,11 @@ def _check_parts(name: str, overrides: str, norm_eps: float | None, attention: A
     """
     small = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": [2 * patch[0], 3 * patch[1]]}
     config = VideoTowerConfig(name, {**json.loads(overrides), **small}, norm_eps=norm_eps, attention=attention)
-    what = f"video.name: {name}" + (f" with overrides {overrides}" if overrides != "{}" else "")
-    with isolated_cpu():
-        try:
-            vit = randomize(make_vit(config))
-            tower = VideoTower(config, 0, 1, vit).eval()
-        except STRUCTURE_ERRORS as error:
-            raise ValueError(f"{what} is not supported: it has another structure ({error})") from error
+
+    def build() -> tuple[nn.Module, nn.Module]:
+        vit = make_vit(config)
+        tower = VideoTower(config, 0, 1, vit)
         nn.init.zeros_(tower.temporal_embed)
-        picture = torch.randn(2, 3, *config.overrides["img_size"])
-        check_same_outputs(vit, lambda: _library_outputs(vit, picture), lambda: _one_frame(tower, picture), what,
-                           "timm")
-        check_all_used(vit, tower, ("k_bias",), what, "timm")
+        return vit, tower
+
+    COMPARISON.check_copy(build, f"video.name: {name}" + (f" with overrides {overrides}" if overrides != "{}" else ""))
