@@ -11,6 +11,7 @@ import torch
 from egovlpv2.batch import multi_hot
 from egovlpv2.data_modules.csv_files import is_validation, read_csv, refuse, refuse_blanks, refuse_repeats
 from egovlpv2.data_modules.retrieval import RetrievalDataModule, RetrievalSet
+from egovlpv2.io.files import require_file
 from egovlpv2.io.schema import LONGEST, read_lines, shown
 from egovlpv2.metrics.relevancy import Relevancy
 from egovlpv2.video.frame_rules import FrameRule, charades
@@ -76,8 +77,7 @@ class CharadesEgoDataModule(RetrievalDataModule):
 
 def read_classes(path: Path) -> dict[str, str]:
     """Names of the classes by their ids (`c000`), which must count up from 0."""
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}: put Charades' Charades_v1_classes.txt there, or name another one.")
+    require_file(path, "Charades' Charades_v1_classes.txt")
     names: dict[str, str] = {}
     for number, line in enumerate(read_lines(path)):
         match = _CLASS.fullmatch(line.strip())

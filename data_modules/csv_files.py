@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from egovlpv2.io.files import require_file
 from egovlpv2.io.schema import read_text, shown
 
 
@@ -27,8 +28,7 @@ def read_csv(path: Path, columns: Sequence[str], kind: str) -> pd.DataFrame:
         ValueError: The file can't be read, isn't UTF-8 or a CSV, lacks a column or rows, names a column twice, or a row
             has more or fewer fields than the header.
     """
-    if not path.exists():
-        raise ValueError(f"There is no file {path}: put {kind} there, or name another one.")
+    require_file(path, kind)
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         rows = [(reader.line_num, fields) for fields in reader if fields]

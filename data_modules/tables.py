@@ -14,6 +14,7 @@ from pandas.api.types import is_string_dtype
 from torch import Tensor
 
 from egovlpv2.data_modules.packed import IdListParser, IdLists, Strings
+from egovlpv2.io.files import require_file
 from egovlpv2.io.schema import LONGEST, SURROGATE, decode_text, shown
 
 NUM_VERBS, NUM_NOUNS = 118, 582
@@ -99,8 +100,7 @@ class _Reader:
 
     def chunks(self) -> Iterator[pd.DataFrame]:
         """Read the file in frames of up to 400,000 rows, whose index counts the lines after the header."""
-        if not self.path.exists():
-            raise ValueError(f"There is no file {self.path}: put EgoClip's egoclip.csv there, or name another one.")
+        require_file(self.path, "EgoClip's egoclip.csv")
         try:
             self.names = self._header()
             ids = dict.fromkeys(("video_uid", *self.tags), "category")

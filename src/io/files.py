@@ -187,6 +187,20 @@ def refuse_unreadable(path: Path, wanted: str, may_be_empty: bool = False) -> No
         raise ValueError(f"{path} is an empty file (0 bytes): fetch or write it again")
 
 
+def require_file(file: Path, kind: str) -> None:
+    """Refuse an input file that is missing.
+
+    Args:
+        file: The file.
+        kind: Description of what it holds, for the error message.
+
+    Raises:
+        ValueError: It is missing.
+    """
+    if not file.exists():
+        raise ValueError(f"{file} is missing: put {kind} there, or name another file")
+
+
 def require_folder(folder: Path) -> None:
     """Refuse a path at which something other than a readable folder lies; one at which nothing lies is accepted.
 

@@ -61,6 +61,9 @@ def _siglip(model: Any) -> list[TextLayer]:
 
 def _modernbert(model: Any) -> list[TextLayer]:
     config = model.config
+    if config.hidden_size // config.num_attention_heads % 2:
+        raise ValueError(f"text.arch: rotary positions need heads of an even width, and hidden_size "
+                         f"{config.hidden_size} in {config.num_attention_heads} heads has an odd one")
     return [
         TextLayer(
             {"qkv": layer.attn.Wqkv}, config.num_attention_heads, layer.attn.Wo, layer.attn_norm, layer.mlp_norm,

@@ -113,6 +113,8 @@ def make_vit(config: VideoTowerConfig) -> Any:
             SafetensorError) as error:
         raise ValueError(_failure(config, error)) from error
     _check_structure(config.name, vit)
+    if config.init is not None and Path(config.init).is_dir():
+        _check_pixels(config, vit)
     if config.init is not None and config.init != "timm" and file.suffix != ".npz":
         _check_keys(config, vit, file)
     eps = _RELEASED_EPS if config.norm_eps is None and config.name.split(".")[0] == _RELEASED else config.norm_eps
@@ -169,6 +171,17 @@ def _check_keys(config: VideoTowerConfig, vit: Any, file: Path) -> None:
         which = f"it lacks {missing[0]}" if missing else f"it also has {more[0]}"
         raise ValueError(f"video.init: {config.init} holds weights of another model than {config.name} with overrides "
                          f"{config.overrides}: {which} ({len(missing)} missing, {len(more)} unknown)")
+
+
+def _check_pixels(config: VideoTowerConfig, vit: Any) -> None:
+    """Compare pixel statistics of a folder's `config.json` with those that the video tower will use."""
+    file = Path(config.init or "", "config.json")
+    stored = read_json(file, dict[str, Any]).get("pretrained_cfg", {}) if file.is_file() else {}
+    for key, ours in (("mean", config.pixel_mean), ("std", config.pixel_std)):
+        theirs, used = stored.get(key), list(ours or vit.default_cfg[key])
+        if theirs is not None and list(theirs) != used:
+            raise ValueError(f"video.init: {file} says that pixels have a {key} of {list(theirs)}, and the video tower "
+                             f"has {used}: set video.pixel_{key}")
 
 
 def _check_folder(folder: Path, name: str) -> None:

@@ -81,7 +81,7 @@ def require_token(token: str | None) -> str:
     """
     found = token or get_token()
     if not found:
-        raise ValueError("there is no token of the Hugging Face hub to upload with: run `hf auth login`, set HF_TOKEN, "
+        raise ValueError("uploading to the Hugging Face hub needs a token: run `hf auth login`, set HF_TOKEN, "
                          "or give `token`")
     return found
 

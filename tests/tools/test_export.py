@@ -198,7 +198,7 @@ def test_an_export_that_differs_is_refused_and_leaves_nothing(weights: Path, tmp
     ({"format": "torch", "int8": True}, "--int8 is dynamic quantisation of onnxruntime: give --format onnx"),
     ({"int8": True}, "--int8 needs --questions, an egomcq.json, and --videos"),
     ({"questions": "q.json"}, "--questions and --videos are for the loss of int8: give --int8 too"),
-    ({"int8": True, "questions": "q.json", "videos": "."}, "There is no file q.json"),
+    ({"int8": True, "questions": "q.json", "videos": "."}, "q.json is missing: put EgoMCQ's"),
     ({"max_tokens": 1000}, "--max-tokens 1000: the text tower of .* takes 38 at most"),
     ({"max_tokens": 2}, "max_tokens=2: give "),
     ({"num_frames": 0}, "num_frames=0: give")])
@@ -206,6 +206,17 @@ def test_options_that_cant_be_are_refused(weights: Path, tmp_path: Path, options
     with pytest.raises(ValueError, match=message):
         export_backbone(str(weights), tmp_path / "out", **options)
     assert not os.listdir(tmp_path)
+
+
+def test_the_loss_of_int8_is_not_measured_on_other_frames_than_the_backbones(tokenizer: str, toy: Path,
+                                                                             tmp_path: Path) -> None:
+    config = make_config(tokenizer=tokenizer)
+    config.video.overrides["img_size"] = [32, 64]
+    save_backbone(Backbone(config), tmp_path / "wide.safetensors")
+    with pytest.raises(ValueError, match="--int8 measures its loss on square frames, and .*wide.* takes 32 x 64 px"):
+        export_backbone(str(tmp_path / "wide.safetensors"), str(tmp_path / "out"), int8=True, max_tokens=9,
+                        questions=str(toy / "egomcq_test.json"), videos=str(toy / "videos"), chunk_seconds=8.0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_in_use_and_weights_without_a_backbone_are_refused(weights: Path, tmp_path: Path) -> None:

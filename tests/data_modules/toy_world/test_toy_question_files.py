@@ -8,6 +8,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from toy_helpers import read_videos, render
 
 from egovlpv2.data_modules.toy_world import write
 from egovlpv2.data_modules.toy_world.question_formats import (
@@ -20,11 +21,11 @@ from egovlpv2.data_modules.toy_world.question_formats import (
     write_taskqa,
 )
 from egovlpv2.data_modules.toy_world.question_templates import intervals
-from egovlpv2.data_modules.toy_world.script import Video, video_from_dict, write_script
+from egovlpv2.data_modules.toy_world.script import Video, write_script
 from egovlpv2.data_modules.toy_world.vocabulary import NOUNS, VERBS
 
 CHUNK = 8
-SMALL: dict[str, Any] = {
+LONGER: dict[str, Any] = {
     "train_videos": 6, "val_videos": 5, "test_videos": 5, "val_questions": 5, "test_questions": 5,
     "shortest_video": 12.0, "longest_video": 20.0, "chunk_seconds": CHUNK,
 }
@@ -34,15 +35,12 @@ KEYS = {"interval", "question", "answer", "answer_encode", "type", "category", "
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("toy")
-    write.generate(root, num_workers=2, **SMALL)
-    return root
+    return render(tmp_path_factory, LONGER)
 
 
 @pytest.fixture(scope="module")
 def videos(world: Path) -> dict[str, Video]:
-    found = [video_from_dict(data) for data in json.loads((world / "script.json").read_text())]
-    return {video.uid: video for video in found}
+    return {video.uid: video for video in read_videos(world)}
 
 
 def _read(world: Path, kind: str, split: str) -> list[Row]:
