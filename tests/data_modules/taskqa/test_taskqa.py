@@ -41,8 +41,9 @@ def check(batch: dict[str, Any], rows: list[Row], max_tokens: int = 6) -> None:
     assert batch["key"] == [question["question_id"] for question in asked]
     assert batch["answer"].tolist() == [question["answer_encode"] for question in asked]
     words = [question["question"].lower().split() for question in asked]
-    assert [ids[:2] for ids in batch["text"]["input_ids"].tolist()] == [[4 + int(w[1:]) for w in ws] for ws in words]
-    assert batch["text"]["attention_mask"].sum(1).tolist() == [2] * count
+    tokens = [[0, *(4 + int(word[1:]) for word in ws), 2] for ws in words]
+    assert [ids[:4] for ids in batch["text"]["input_ids"].tolist()] == tokens
+    assert batch["text"]["attention_mask"].sum(1).tolist() == [4] * count
     assert batch["answers"] == ANSWERS and batch["kind_names"] == ["all", "open", "binary", *KINDS]
     for flags, question in zip(batch["kinds"].tolist(), asked, strict=True):
         binary = "binary" if question["answer"] in ("yes", "no") else "open"
@@ -181,11 +182,11 @@ def test_a_damaged_video_is_left_out_and_counted_in_evaluation(make: Callable[..
 
 
 def test_long_questions_are_cut_and_counted(make: Callable[..., TaskQADataModule], root: Path) -> None:
-    lengths = {0: 400, 1: 7, 2: 6, 3: 1}
+    lengths = {0: 400, 1: 5, 2: 4, 3: 1}  # and two special tokens each
     rows = [row("desk", k, question=" ".join(f"w{i}" for i in range(k, k + length))) for k, length in lengths.items()]
     write(root, rows, "val")
     data = make()
     (batch,) = data.val_dataloader()
-    assert batch["text"]["attention_mask"].sum(1).tolist() == [6, 6, 6, 1]
-    assert batch["text"]["input_ids"][0].tolist() == [4, 5, 6, 7, 8, 9]
+    assert batch["text"]["attention_mask"].sum(1).tolist() == [6, 6, 6, 3]
+    assert batch["text"]["input_ids"][0].tolist() == [0, 4, 5, 6, 7, 2]
     assert data.counts["val_cut_questions"] == 2 and data.counts["val_questions"] == 4
