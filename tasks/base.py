@@ -154,7 +154,7 @@ class BackboneTask(Task):
         tower = self.backbone.text_tower
         if tokenizer := getattr(self.data, "tokenizer", None):
             check_tokenizer(tokenizer, tower, tokenizer.name_or_path)
-            length = self.data.max_tokens  # validation and testing pad to the longest text only
+            length = getattr(self.data, "max_tokens", 0)  # validation and testing pad to the longest text only
             if stage == "fit" and length > tower.max_tokens:
                 raise ValueError(f"data.init_args.max_tokens is {length}, but the text tower has {tower.max_tokens} "
                                  "positions: lower it")

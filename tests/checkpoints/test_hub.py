@@ -265,7 +265,7 @@ def test_a_missing_or_wrong_token_is_named(backbone: Backbone, hub: FakeHub, mon
     hub.requests.clear()
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
-    with pytest.raises(ValueError, match="no token of the Hugging Face hub .* run `hf auth login`"):
+    with pytest.raises(ValueError, match="to the Hugging Face hub needs a token: run `hf auth login`"):
         backbone.push_to_hub("me/small")
     assert not hub.requests
 

@@ -99,7 +99,7 @@ def test_the_best_answers_in_order(tuned: Callable[..., tuple[Path, TaskQA]], vi
     cli(ask(video, weights, "--question", f"  {QUESTION.upper()} "))
     check(printed(capsys), expected)
     other = probabilities(task.backbone, head, video, tokenizer, "w99 w98")
-    assert max(abs(a - b) for a, b in zip(other, expected, strict=True)) > 0.003
+    assert max(abs(a - b) for a, b in zip(other, expected, strict=True)) > 0.0015  # more than `check` allows
     cli(ask(video, weights, "--question", "w99 w98"))
     check(printed(capsys), other)
 
@@ -137,8 +137,8 @@ def test_a_long_question_is_cut_and_says_so(tuned: Callable[..., tuple[Path, Tas
     question = " ".join(f"w{i}" for i in range(100, 500))
     cli(ask(video, weights, "--question", question))
     out = capsys.readouterr()
-    assert "the question has 400 tokens and is cut to 9 (--max-tokens)" in out.out
-    cli(ask(video, weights, "--question", " ".join(question.split()[:9])))
+    assert "the question has 402 tokens and is cut to 9 (--max-tokens)" in out.out
+    cli(ask(video, weights, "--question", " ".join(question.split()[:7])))
     short = capsys.readouterr()
     assert "cut" not in short.out and out.out.splitlines()[1:] == short.out.splitlines()
 

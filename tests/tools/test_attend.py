@@ -162,7 +162,7 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, video: Path, tmp_path
             (["--layers", "last"], "--layers last: words look at the video in the layers 1, 2"),
             (["--heads", 0, 4], "--heads 4: `mean`, `all` or some of 0, 1, 2, 3"),
             (["--words", "w10", "w40"], "--words w40: the words that are read are w10, w20, w30; give some of them"),
-            (["--max-tokens", 2, "--words", "w30"], "--words w30: the words that are read are w10, w20; give"),
+            (["--max-tokens", 4, "--words", "w30"], "--words w30: the words that are read are w10, w20; give"),
             (["--start", 4.5], "--start 4.5 --end inf: nothing of .*film.mp4, which lasts 4.0 s, lies between"),
             (["--start", 3, "--end", 2], "--start 3.0 --end 2.0: nothing of "),
             (["--start", "nan"], "--start nan"), (["--start", -1], "--start -1.0"),

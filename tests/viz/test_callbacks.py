@@ -30,6 +30,7 @@ class Data(LightningDataModule):
     def __init__(self, folder: str, asked: int = 2) -> None:
         super().__init__()
         self.tokenizer, self.tokenizer_name, self.asked = load_tokenizer(folder), folder, asked
+        self.max_tokens = 7
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader([make_clips(4)] * 2, batch_size=None)
@@ -38,7 +39,7 @@ class Data(LightningDataModule):
         torch.manual_seed(5)
         self.batch: dict[str, Any] = {
             "key": ["0", "1"], "video": torch.randint(0, 256, (2, 5, 4, 3, 32, 32), dtype=torch.uint8),
-            "text": tokenize(self.tokenizer, [TEXT, "w1"], 7), "answer": torch.tensor([2, 0]), "kind": torch.ones(2)}
+            "text": tokenize(self.tokenizer, [TEXT, "w1"], self.max_tokens), "answer": torch.tensor([2, 0]), "kind": torch.ones(2)}
         cut = {name: value[:self.asked] for name, value in self.batch.items() if name != "text"}
         cut["text"] = {name: ids[:self.asked] for name, ids in self.batch["text"].items()}
         return DataLoader([cut, cut], batch_size=None)
