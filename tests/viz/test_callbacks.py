@@ -39,7 +39,8 @@ class Data(LightningDataModule):
         torch.manual_seed(5)
         self.batch: dict[str, Any] = {
             "key": ["0", "1"], "video": torch.randint(0, 256, (2, 5, 4, 3, 32, 32), dtype=torch.uint8),
-            "text": tokenize(self.tokenizer, [TEXT, "w1"], self.max_tokens), "answer": torch.tensor([2, 0]), "kind": torch.ones(2)}
+            "text": tokenize(self.tokenizer, [TEXT, "w1"], self.max_tokens), "answer": torch.tensor([2, 0]),
+            "kind": torch.ones(2)}
         cut = {name: value[:self.asked] for name, value in self.batch.items() if name != "text"}
         cut["text"] = {name: ids[:self.asked] for name, ids in self.batch["text"].items()}
         return DataLoader([cut, cut], batch_size=None)
