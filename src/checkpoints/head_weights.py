@@ -24,7 +24,7 @@ from egovlpv2.pretrained.soundness import check_weights
 
 _OURS = "head."
 _ANSWERS = "answer_head."
-_TOWERS = ("backbone.video_tower.", "backbone.text_tower.")
+_ACTIONFORMER = ("backbone.embd.", "backbone.embd_norm.", "backbone.stem.", "backbone.branch.")  # the released one
 _Count = Annotated[int, Meta(ge=1, le=1 << 20)]
 
 
@@ -137,7 +137,7 @@ def read_head(head: nn.Module, kind: str, path: Path) -> dict[str, Any]:
     content = read_torch_file(path, stubs=True)
     wrapper = next((name for name in ("state_dict_ema", "state_dict") if name in content), None)
     state = _state_of({"state_dict": content if wrapper is None else content[wrapper]}, path)
-    if any(name.startswith(_TOWERS) for name in state):
+    if any(name.startswith("backbone.") and not name.startswith(_ACTIONFORMER) for name in state):
         raise ValueError(f"{path} holds a backbone, not a head: features are extracted with it, and a head is what "
                          "`make finetune-nlq` or `finetune-mq` leaves")
     try:

@@ -91,7 +91,8 @@ class ActionFormer(nn.Module):
         if not 0 <= full <= num_levels or num_levels < 1:
             raise ValueError(f"num_levels={num_levels}, num_full_levels={full}: give 1 level or more, and no more full "
                              "levels than levels")
-        self.in_dim, self.num_classes, self.num_levels, self.max_steps = in_dim, num_classes, num_levels, max_steps
+        self.in_dim, self.num_classes, self.max_steps = in_dim, num_classes, max_steps
+        self.num_levels, self.num_full_levels = num_levels, full
         local = 0 if window <= 1 else num_levels - full
         self.radii = [window // 2] * local + [None] * (num_levels - local)
         eps, twice = design.norm_eps, design.masked_twice

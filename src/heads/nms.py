@@ -3,8 +3,9 @@
 Letters: `P` proposals, `G` groups of them that are suppressed apart, `n` proposals of a group.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 
+_INITIAL_FACTOR = 2  # proposals that are suppressed at first, in those that are kept
 _LENGTH_EPS = 1e-6  # added to lengths in ActionFormer's code
 
 
@@ -71,9 +73,16 @@ def suppress(found: Detections, settings: NMS) -> Detections:
         likely = scores > settings.min_score
         segments, scores, classes = segments[likely], scores[likely], classes[likely]
     group = classes if settings.per_class else torch.zeros_like(classes)
-    rows, values = _suppress_groups(segments.numpy(), scores.numpy(), group.numpy(), settings)
-    best = np.argsort(-values, kind="stable")[: settings.max_segments]
-    kept, lowered = torch.from_numpy(rows[best]), torch.from_numpy(values[best])
+    order = scores.argsort(descending=True, stable=True)
+    count, most = _INITIAL_FACTOR * settings.max_segments, settings.max_segments
+    while True:  # the likeliest proposals only, until no other one could be among the results
+        some = order[:count].numpy()
+        rows, values = _suppress_groups(segments.numpy()[some], scores.numpy()[some], group.numpy()[some], settings)
+        best = np.argsort(-values, kind="stable")[:most]
+        if count >= len(order) or (len(best) == most and values[best[-1]] >= scores[order[count]]):
+            break
+        count *= _INITIAL_FACTOR
+    kept, lowered = torch.from_numpy(some[rows[best]]), torch.from_numpy(values[best])
     moments = segments[kept]
     if settings.voting_iou > 0:
         moments = _vote(moments, segments, scores, settings.voting_iou)
@@ -83,23 +92,30 @@ def suppress(found: Detections, settings: NMS) -> Detections:
 def _suppress_groups(spans: Array, scores: Array, group: NDArray[np.int64], settings: NMS
                      ) -> tuple[NDArray[np.int64], Array]:
     """Suppress each group apart: proposals (P, 2), (P,), (P,) -> rows that stay (m,), and their scores (m,)."""
-    _, group, counts = np.unique(group, return_inverse=True, return_counts=True)
-    if not len(counts):
-        return np.empty(0, np.int64), np.empty(0)
-    order = np.argsort(group, kind="stable")
-    column = np.arange(len(order)) - np.repeat(counts.cumsum() - counts, counts)  # place within the group
-    table = np.full((len(counts), counts.max()), -1)  # (G, n) rows of the proposals
-    table[group[order], column] = order
-    left = np.where(table >= 0, scores[table], -np.inf)
-
     def lower(left: Array, overlap: Array) -> Array:
         if settings.method == "hard":
             return np.where(overlap >= settings.iou, -np.inf, left)
         lowered = left * np.exp(-overlap**2 / settings.sigma)
         return np.where(lowered < settings.min_score, -np.inf, lowered)
 
-    groups, columns, values = _select(spans[table], left, lower, settings.max_segments, _LENGTH_EPS)
-    return table[groups, columns], values
+    rows, values = [np.empty(0, np.int64)], [np.empty(0)]
+    for table in _tables(group):
+        left = np.where(table >= 0, scores[table], -np.inf)
+        groups, columns, kept = _select(spans[table], left, lower, settings.max_segments, _LENGTH_EPS)
+        rows.append(table[groups, columns])
+        values.append(kept)
+    return np.concatenate(rows), np.concatenate(values)
+
+
+def _tables(group: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Yield tables (G, n) of the rows of all groups, those of similar size together, filled up with -1."""
+    _, counts = np.unique(group, return_counts=True)
+    members = np.split(np.argsort(group, kind="stable"), counts.cumsum()[:-1])
+    by_size = sorted(members, key=len)
+    for _, similar in groupby(by_size, key=lambda rows: len(rows).bit_length()):
+        together = list(similar)
+        longest = len(together[-1])
+        yield np.stack([np.pad(rows, (0, longest - len(rows)), constant_values=-1) for rows in together])
 
 
 def soft_nms(segments: ArrayLike, scores: ArrayLike, sigma: float, max_proposals: int

@@ -261,7 +261,7 @@ def test_the_loss_of_a_validation_is_the_mean_over_clips_and_may_pick(monkeypatc
     for batch in (both, one | {"index": torch.tensor([2])}, both | {"key": []}):
         head.validation_step(batch, 0)
     head.on_validation_epoch_end()
-    parts = [head._losses(head(batch), batch)["loss"] for batch in (both, one)]
+    parts = [head.losses(head(batch), batch)["loss"] for batch in (both, one)]
     torch.testing.assert_close(logged["val/loss"], (2 * parts[0] + parts[1]) / 3)
     assert logged["val/score"] == -logged["val/loss"]
 
@@ -271,7 +271,7 @@ def test_labels_end_in_a_clips_last_step() -> None:
     head, batch = small_head("mq"), head_batch("mq")
     later = batch | {"segments": batch["segments"] + torch.tensor([[[0.0, 0], [0, 5]], [[0, 0], [0, 0]]])}
     ended = batch | {"segments": batch["segments"].clamp(max=31)}
-    losses = [head._losses(head(one), one)["loss"] for one in (batch, later, ended)]
+    losses = [head.losses(head(one), one)["loss"] for one in (batch, later, ended)]
     assert losses[0] == losses[1] == losses[2]
 
 
