@@ -156,6 +156,9 @@ class MQDataModule(FeatureDataModule):
         clips = self.clips(split)
         if self.clips_as == "resized":
             return MQClips(clips, self.read, self.classes, self.num_steps, training)
+        if training:
+            self.counts |= {"train_moments_too_short": sum(end - start < self.min_seconds for clip in clips
+                                                           for _, start, end in clip.instances)}
         return CroppedClips(clips, self.read, self.folder, self.classes, self.num_steps if training else None,
                             self.min_seconds, self.seed)
 

@@ -12,8 +12,8 @@ class WeightAverage(EMAWeightAveraging):
     In a checkpoint, `state_dict` has the average, and `current_model_state` the weights that a resumed run goes on
     with. Buffers are those of the last step.
 
-    Lightning's callback is corrected in two places: the evaluation after a fit is of the checkpoint that was loaded,
-    and a checkpoint that a signal asks for during a validation has both sets of weights in their places.
+    Lightning's callback is corrected: the evaluation after a fit is of the checkpoint that was loaded, and a checkpoint
+    that is saved during a validation, or at the end, has both sets of weights in their places.
 
     Args:
         decay: Share of the average that a step keeps.
@@ -40,6 +40,16 @@ class WeightAverage(EMAWeightAveraging):
             average, current = checkpoint["current_model_state"], checkpoint["state_dict"]
             checkpoint["state_dict"], checkpoint["current_model_state"] = average, current
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on with the average of a checkpoint; Lightning would warn of an evaluation, which needs none."""
+        if self._average_model is not None:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the model the average, and keep its own weights for the last checkpoint."""
+        if not self._swapped:
+            self._swap_models(pl_module)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the average: Lightning would put it in the place of weights that are loaded to be validated."""
-        self._average_model = None
+        self._average_model, self._swapped = None, False

@@ -80,12 +80,13 @@ def test_candidates_are_counted_for_each_level_or_for_the_clip() -> None:
 
 
 def test_seconds_are_rounded_before_suppression_on_demand() -> None:
-    """By 0.01 s and 0.0001, as OpenTAD's files have them; its example of seconds has a window's start besides."""
+    """To 0.01 s and 0.0001, as OpenTAD has them."""
     settings = Decoding(rounded=True, nms=NMS(method="hard", iou=2.0, max_segments=96))
-    found = find_moments(drawn(), 0, 16 / 30, 8 / 30, 1e9, settings)
+    found = find_moments(drawn(), 0, 16 / 30, 8 / 30, 8.0, settings)
     for values, unit in ((found.segments, 100), (found.scores, 10000)):
         torch.testing.assert_close(values * unit, (values * unit).round(), atol=1e-2, rtol=0)
-    assert found.segments.min() == 0  # clamped to the clip
+    free = find_moments(drawn(), 0, 16 / 30, -2.0, 1e9, settings)
+    assert found.segments.max() == 8.0 and free.segments.min() == 0.0 and free.segments.max() < 9  # within the clip
 
 
 def test_a_clip_without_a_likely_moment_has_none() -> None:
