@@ -46,7 +46,8 @@ class CroppedClips(FeatureRows):
     """
 
     def __init__(self, clips: list[Moments], read: Callable[[ClipSpan], Features], folder: FeatureFolder,
-                 classes: dict[str, int], num_steps: int | None = None, min_seconds: float = 0.0, seed: int = 0) -> None:
+                 classes: dict[str, int], num_steps: int | None = None, min_seconds: float = 0.0, seed: int = 0
+                 ) -> None:
         super().__init__(clips, read)
         self.folder, self.classes, self.num_steps = folder, classes, num_steps
         self.min_seconds, self.seed = min_seconds, seed
@@ -98,6 +99,7 @@ def crop(sample: MQSample, num_steps: int, half_window: float, rng: np.random.Ge
         stays = (right - left >= _LEAST_LEFT * (end - start)) & (right > left)  # (G,)
         if stays.any():
             break
-    segments = torch.stack([left, right], 1)[stays] - first
-    return sample._replace(features=sample.features[:, first : first + length], segments=segments,
-                           classes=sample.classes[stays], first_seconds=sample.first_seconds + first * sample.step_seconds)
+    return sample._replace(
+        features=sample.features[:, first : first + length], segments=torch.stack([left, right], 1)[stays] - first,
+        classes=sample.classes[stays], first_seconds=sample.first_seconds + first * sample.step_seconds,
+    )

@@ -48,7 +48,8 @@ class MQClips(FeatureRows):
         times = torch.tensor([times for _, *times in instances], dtype=torch.float32).reshape(-1, 2) / features.duration
         segments = (times.clamp(0, 1) if self.training else times) * count
         classes = torch.tensor([self.classes[label] for label, *_ in instances], dtype=torch.int64)
-        return MQSample(row, clip.span.clip, values, segments, classes, features.duration / count, 0.0, features.duration)
+        duration = features.duration
+        return MQSample(row, clip.span.clip, values, segments, classes, duration / count, 0.0, duration)
 
 
 class MQDataModule(FeatureDataModule):

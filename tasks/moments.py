@@ -68,8 +68,9 @@ class MomentTask(HeadTask):
         self.check_width(batch["features"].shape[1], self.in_dim, "in_dim")
         listed, known = len(batch["labels"]) - 1 + background, self.num_labels + background
         if listed != known:
-            raise ValueError(f"The list of classes has {listed} labels, background {'in' if background else 'ex'}cluded, "
-                             f"and the head {known}: set model.init_args.num_classes={listed}.")
+            counted = "included" if background else "excluded"
+            raise ValueError(f"The list of classes has {listed} labels, background {counted}, and the head {known}: "
+                             f"set model.init_args.num_classes={listed}.")
 
     def training_step(self, batch: MomentBatch, batch_idx: int) -> Tensor:
         losses = self.losses(self(batch), batch)

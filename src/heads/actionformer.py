@@ -2,7 +2,7 @@
 
 Two variants: that of the authors for Ego4D MQ (`happyharrycn/actionformer_release`), and OpenTAD's.
 
-Letters: `B` clips, `T` steps in time, `C` and `D` width in and inside, `L` levels, `P` points of all levels, `K` classes.
+Letters: `B` clips, `T` steps in time, `C` and `D` width in and inside, `P` points of all levels, `K` classes.
 Times are in steps of the features.
 """
 

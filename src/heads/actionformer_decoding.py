@@ -77,9 +77,8 @@ def find_moments(out: ActionFormerOutput, clip: int, step_seconds: float, first_
     """
     found = decode_points(out, clip, settings)
     if settings.rounded:
-        seconds = found.segments.double() * step_seconds + first_seconds
-        found = found._replace(segments=(seconds * 100).round() / 100, scores=(found.scores.double() * 1e4).round() / 1e4)
-        found = suppress(found, settings.nms)
+        seconds = (found.segments.double() * step_seconds + first_seconds).round(decimals=2)
+        found = suppress(found._replace(segments=seconds, scores=found.scores.double().round(decimals=4)), settings.nms)
     else:
         found = suppress(found, settings.nms)
         found = found._replace(segments=found.segments * step_seconds + first_seconds)

@@ -1,6 +1,7 @@
 """Layers of ActionFormer: masked convolutions, attention within windows of time, and transformer blocks.
 
-Letters: `B` clips, `C` channels, `T` steps in time, `H` attention heads, `d` width of a head. Masks are False on padding.
+Letters: `B` clips, `C` channels, `T` steps in time, `H` attention heads, `d` width of a head, `n` outputs or chunks.
+Masks are False on padding.
 """
 
 import torch

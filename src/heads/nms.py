@@ -52,8 +52,7 @@ class NMS:
 
     def __post_init__(self) -> None:
         if self.per_class and self.voting_iou > 0:
-            raise ValueError(f"nms.voting_iou={self.voting_iou} mixes classes: set nms.per_class to false, or voting_iou "
-                             "to 0")
+            raise ValueError(f"nms.voting_iou={self.voting_iou} mixes classes: set nms.per_class to false, or it to 0")
         if self.sigma <= 0 or self.max_segments < 1:
             raise ValueError(f"nms.sigma={self.sigma}, nms.max_segments={self.max_segments}: give numbers above 0")
 

@@ -121,7 +121,8 @@ def test_losses_by_formula() -> None:
     wanted = [0.25 * 0.5**2 * math.log(2), 0.75 * p**2 * -math.log(1 - p)]
     assert focal_loss(logits, targets)[0].tolist() == pytest.approx(wanted)
     # (-1, 3) and (-2, 2) around the point: 3 of 5 in common, middles 1 apart, hull 5
-    found = diou_loss(torch.tensor([[1.0, 3.0], [1.0, 2.0], [0.0, 0.0]]), torch.tensor([[2.0, 2.0], [1.0, 2.0], [0, 0]]))
+    offsets = torch.tensor([[1.0, 3.0], [1.0, 2.0], [0.0, 0.0]])
+    found = diou_loss(offsets, torch.tensor([[2.0, 2.0], [1.0, 2.0], [0.0, 0.0]]))
     assert found.tolist() == pytest.approx([1 - 3 / 5 + (1 / 5) ** 2, 0, 1])
 
 

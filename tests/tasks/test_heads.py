@@ -27,8 +27,8 @@ GOLDEN = ROOT / "tests" / "golden"
 WIDTH = 12
 SMALL = {"nlq": ["--model.init_args.video_dim=12", "--model.init_args.query_dim=12", "--model.init_args.dim=16"],
          "mq": ["--model.init_args.in_dim=12", "--model.init_args.dim=32", "--data.init_args.num_steps=96"],
-         "mq_actionformer": ["--model.init_args.in_dim=12", "--model.init_args.dim=32", "--model.init_args.num_levels=4",
-                             "--data.init_args.num_steps=96"]}
+         "mq_actionformer": ["--model.init_args.in_dim=12", "--model.init_args.dim=32", "--data.init_args.num_steps=96",
+                             "--model.init_args.num_levels=4"]}
 
 
 @pytest.fixture(scope="module")
