@@ -94,7 +94,7 @@ class ActionFormer(nn.Module):
         self.in_dim, self.num_classes, self.max_steps = in_dim, num_classes, max_steps
         self.num_levels, self.num_full_levels = num_levels, full
         local = 0 if window <= 1 else num_levels - full
-        self.radii = [window // 2] * local + [None] * (num_levels - local)
+        self.radii = [window // 2 if level < local else None for level in range(num_levels)]
         eps, twice = design.norm_eps, design.masked_twice
         self.input_dropout = nn.Dropout1d(design.input_dropout if input_dropout is None else input_dropout)
         self.embedding = nn.ModuleList(ConvNorm(width, dim, eps, twice)

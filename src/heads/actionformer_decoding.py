@@ -43,7 +43,8 @@ def decode_points(out: ActionFormerOutput, clip: int, settings: Decoding) -> Det
     sizes = out.points[:, 3].unique_consecutive(return_counts=True)[1].tolist() if settings.per_level else [-1]
     parts = [part.split(sizes) if settings.per_level else [part]
              for part in (out.class_logits[clip].float(), out.offsets[clip].float(), out.points, out.mask[clip])]
-    levels = [_decode_level(*level, settings) for level in zip(*parts, strict=True)]
+    levels = [_decode_level(logits, offsets, points, mask, settings)
+              for logits, offsets, points, mask in zip(*parts, strict=True)]
     return Detections(*(torch.cat(column) for column in zip(*levels, strict=True)))
 
 
