@@ -43,11 +43,13 @@ evaluate-ek100 evaluate-charades-ego: evaluate-%: setup $(TOY)  ## zero-shot ret
 	$(BIN)/egovlpv2 test $(call task,$(subst -,_,$*)) --trainer.logger.init_args.name=$*-$(RUN) $(ARGS)
 finetune-ek100 finetune-charades-ego: finetune-%: setup $(TOY)  ## fine-tune them on retrieval: minutes on the toy world
 	$(BIN)/egovlpv2 fit $(call task,$(subst -,_,$*)) --trainer.logger.init_args.name=finetune-$*-$(RUN) $(ARGS)
-finetune-nlq finetune-mq: finetune-%: setup $(TOY)  ## train a head on frozen features, which are extracted if they are missing
-	$(BIN)/egovlpv2 fit $(call head,$*) --trainer.logger.init_args.name=finetune-$*-$(RUN) $(ARGS)
-HEAD = $(or $(HEAD_WEIGHTS),runs/finetune-$*-$(RUN)/checkpoints/best.ckpt)
+HEAD ?= vsgn
+$(if $(filter-out vsgn actionformer,$(HEAD)),$(error HEAD=$(HEAD): the heads of MQ are vsgn and actionformer))
+headed = $*$(if $(filter mq,$*),$(addprefix $(1),$(filter-out vsgn,$(HEAD))))
+finetune-nlq finetune-mq: finetune-%: setup $(TOY)  ## train a head on frozen features, which are extracted if they are missing; MQ's may be HEAD=actionformer
+	$(BIN)/egovlpv2 fit $(call head,$(call headed,_)) --trainer.logger.init_args.name=finetune-$(call headed,-)-$(RUN) $(ARGS)
 evaluate-nlq evaluate-mq: evaluate-%: setup $(TOY)  ## test what that left, or HEAD_WEIGHTS=path
-	$(BIN)/egovlpv2 test $(call head,$*) --model.init_args.weights=$(HEAD) --trainer.logger.init_args.name=$*-$(RUN) $(ARGS)
+	$(BIN)/egovlpv2 test $(call head,$(call headed,_)) --trainer.logger.init_args.name=$(call headed,-)-$(RUN) --model.init_args.weights=$(or $(HEAD_WEIGHTS),runs/finetune-$(call headed,-)-$(RUN)/checkpoints/best.ckpt) $(ARGS)
 # Configs in ARGS go behind a sweep's base, all else to each of its rows.
 options = $(4) $(patsubst --%,%,$(filter-out --config %.yaml,$(ARGS)))
 sweep = $(BIN)/egovlpv2 sweep $(1) --base $(subst --config ,,$(2)) $(patsubst --config=%,%,$(filter %.yaml,$(ARGS))) \

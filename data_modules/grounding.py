@@ -250,6 +250,12 @@ def read_clip_features(folder: FeatureFolder, span: ClipSpan) -> Features:
     return whole._replace(values=values, duration=end - span.start)
 
 
+def clip_lag(folder: FeatureFolder, span: ClipSpan) -> float:
+    """Seconds by which a clip starts after its first feature, which may be cut out of its video's; negative: before."""
+    rate = folder.recipe.rate
+    return 0.0 if span.clip in folder.names else span.start - round(span.start * rate) / rate
+
+
 def averaged(values: Tensor, max_positions: int) -> Tensor:
     """Features (T, D), averaged within equal parts if there are more than `max_positions`."""
     if len(values) <= max_positions:

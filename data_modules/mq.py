@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from egovlpv2.batch import MomentBatch
+from egovlpv2.data_modules.cropped_moments import CroppedClips, MQSample
 from egovlpv2.data_modules.grounding import ClipSpan, FeatureDataModule, FeatureRows
 from egovlpv2.data_modules.loaders import ResumableDataLoader, require_at_least
 from egovlpv2.data_modules.moments import Moments, read_classes, read_moments
@@ -19,26 +20,14 @@ from egovlpv2.io.schema import plain, shown
 _MAX_INSTANCES = 50  # of a clip, in training
 
 
-class MQSample(NamedTuple):
-    """A clip with its features and moments."""
-
-    row: int
-    clip: str
-    features: Tensor  # (C, T) float32
-    num_frames: int
-    segments: Tensor  # (G, 2) steps
-    classes: Tensor  # (G,)
-    duration: float
-
-
 class MQClips(FeatureRows):
-    """Clips with their features and instances.
+    """Clips with their features and instances, at most `num_steps` long; times are shares of a clip's duration.
 
     Args:
         clips: The clips with features.
         read: Reads the features of a clip.
         classes: Numbers of the labels.
-        num_steps: Length to which clips are padded; longer ones are interpolated to it.
+        num_steps: Longer clips are interpolated to this length.
         training: Clamp a clip's instances to the clip, and keep the first 50. In evaluation they stay as they are
             annotated, as in the official score.
     """
@@ -49,6 +38,7 @@ class MQClips(FeatureRows):
         self.classes, self.num_steps, self.training = classes, num_steps, training
 
     def sample(self, row: int) -> MQSample:
+        """A clip."""
         clip: Moments = self.rows[row]
         features = self.read(clip.span)
         values = features.values.float().T  # (C, t)
@@ -58,8 +48,8 @@ class MQClips(FeatureRows):
         times = torch.tensor([times for _, *times in instances], dtype=torch.float32).reshape(-1, 2) / features.duration
         segments = (times.clamp(0, 1) if self.training else times) * count
         classes = torch.tensor([self.classes[label] for label, *_ in instances], dtype=torch.int64)
-        padded = F.pad(values, (0, self.num_steps - count))  # (C, T)
-        return MQSample(row, clip.span.clip, padded, count, segments, classes, features.duration)
+        duration = features.duration
+        return MQSample(row, clip.span.clip, values, segments, classes, duration / count, 0.0, duration)
 
 
 class MQDataModule(FeatureDataModule):
@@ -74,23 +64,29 @@ class MQDataModule(FeatureDataModule):
         test: Annotations to test on.
         classes: The labels' numbers, 0 being background.
         num_steps: Length to which clips are padded.
+        clips_as: Form of the clips. `resized`: longer ones are interpolated to `num_steps`, and times are shares of the
+            duration, as for VSGN. `cropped`: training takes random windows of at most `num_steps`, evaluation whole
+            clips, and times are those of the features' windows, as for ActionFormer.
+        min_seconds: Moments that are shorter are left out of training, of clips that are `cropped`.
         **kwargs: Arguments of all data sets with features, see `FeatureDataModule`.
     """
 
-    tasks = ("egovlpv2.tasks.mq.MQ",)
+    tasks = ("egovlpv2.tasks.mq.MQ", "egovlpv2.tasks.mq_actionformer.MQActionFormer")
     evaluated = "clips"
     kinds = ("projected", "dual", "unit")
 
     def __init__(self, root: str, features: str, train: str = "moments_train.json", val: str = "moments_val.json",
                  test: str | None = None, classes: str = "moment_classes_idx.json", num_steps: int = 928,
-                 **kwargs: Any) -> None:
+                 clips_as: Literal["resized", "cropped"] = "resized", min_seconds: float = 0.0, **kwargs: Any) -> None:
         super().__init__(root, features, train, val, test, **kwargs)
         require_at_least(1, num_steps=num_steps)
-        self.classes_file, self.num_steps = classes, num_steps
+        require_at_least(0, min_seconds=min_seconds)
+        self.classes_file, self.num_steps, self.clips_as, self.min_seconds = classes, num_steps, clips_as, min_seconds
 
     @property
     def protocol(self) -> dict[str, Any]:
-        return super().protocol | {"num_steps": self.num_steps}
+        cropped = {"min_seconds": self.min_seconds} if self.clips_as == "cropped" else {}
+        return super().protocol | {"num_steps": self.num_steps, "clips_as": self.clips_as} | cropped
 
     @cached_property
     def classes(self) -> dict[str, int]:
@@ -157,22 +153,35 @@ class MQDataModule(FeatureDataModule):
     def spans(self, split: str) -> list[ClipSpan]:
         return [clip.span for clip in self.clips(split)]
 
-    def _dataset(self, split: str, training: bool = False) -> MQClips:
-        return MQClips(self.clips(split), self.read, self.classes, self.num_steps, training)
+    def _dataset(self, split: str, training: bool = False) -> MQClips | CroppedClips:
+        clips = self.clips(split)
+        if self.clips_as == "resized":
+            return MQClips(clips, self.read, self.classes, self.num_steps, training)
+        if training:
+            self.counts |= {"train_moments_too_short": sum(end - start < self.min_seconds for clip in clips
+                                                           for _, start, end in clip.instances)}
+        return CroppedClips(clips, self.read, self.folder, self.classes, self.num_steps if training else None,
+                            self.min_seconds, self.seed)
 
     def _collate(self, samples: list[MQSample | None]) -> MomentBatch:
         real = [sample for sample in samples if sample is not None]
-        longest = max((len(sample.classes) for sample in real), default=0)
-        width = self.folder.recipe.width
+        most = max((len(sample.classes) for sample in real), default=0)
+        length = max([self.num_steps, *(sample.features.shape[1] for sample in real)])  # T
+        times = torch.tensor([(s.step_seconds, s.first_seconds, s.duration) for s in real]).reshape(-1, 3)
+        step_seconds, first_seconds, duration = times.float().unbind(1)
         return MomentBatch(
             key=[s.clip for s in real], index=torch.tensor([s.row for s in real], dtype=torch.int64),
-            features=torch.stack([s.features for s in real]) if real else torch.zeros(0, width, self.num_steps),
-            num_frames=torch.tensor([s.num_frames for s in real], dtype=torch.int64),
-            segments=_stacked([F.pad(s.segments, (0, 0, 0, longest - len(s.segments))) for s in real], (0, longest, 2)),
-            classes=_stacked([F.pad(s.classes, (0, longest - len(s.classes))) for s in real], (0, longest)).long(),
-            duration=torch.tensor([s.duration for s in real], dtype=torch.float32), labels=self.labels,
+            features=_padded([s.features for s in real], (self.folder.recipe.width, length)),
+            num_frames=torch.tensor([s.features.shape[1] for s in real], dtype=torch.int64),
+            segments=_padded([s.segments for s in real], (most, 2)),
+            classes=_padded([s.classes for s in real], (most,)).long(),
+            step_seconds=step_seconds, first_seconds=first_seconds, duration=duration, labels=self.labels,
         )
 
 
-def _stacked(tensors: list[Tensor], empty: tuple[int, ...]) -> Tensor:
-    return torch.stack(tensors) if tensors else torch.zeros(empty)
+def _padded(tensors: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """Stack tensors that are zero-padded to a shape: -> (B, *shape)."""
+    out = torch.zeros(len(tensors), *shape)
+    for row, tensor in zip(out, tensors, strict=True):
+        row[tuple(map(slice, tensor.shape))] = tensor
+    return out

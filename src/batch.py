@@ -121,6 +121,8 @@ class MomentBatch(TypedDict):
     num_frames: Tensor  # (B,) int64, length without padding
     segments: Tensor  # (B, G, 2), in steps
     classes: Tensor  # (B, G) int64; 0 on padding
+    step_seconds: Tensor  # (B,) seconds between two steps
+    first_seconds: Tensor  # (B,) seconds of the clip at step 0
     duration: Tensor  # (B,) seconds
     labels: list[str]  # names of classes, the first being the background
 

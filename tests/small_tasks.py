@@ -70,6 +70,7 @@ def head_batch(name: str) -> dict[str, Any]:
     if name == "mq":
         return {"key": ["a", "b"], "index": torch.arange(2), "features": torch.randn(2, 12, 32),
                 "labels": ["", "x", "y"], "num_frames": torch.tensor([32, 20]), "duration": torch.tensor([64.0, 40.0]),
+                "step_seconds": torch.tensor([2.0, 2.0]), "first_seconds": torch.zeros(2),
                 "segments": torch.tensor([[[2.0, 7], [9, 32]], [[1, 3], [0, 0]]]),
                 "classes": torch.tensor([[1, 2], [2, 0]])}
     mask = torch.arange(16) < torch.tensor([[16], [9]])

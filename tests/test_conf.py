@@ -34,6 +34,8 @@ RUNS = [
     *((command, task, "model/base", "trainer/a100x8", f"released/{task}")
       for task in TUNED for command in ("fit", "test")),
     *((command, task, "trainer/cpu", f"toy/{task}") for task in HEADS for command in ("fit", "test", "predict")),
+    *((command, "mq_actionformer", "trainer/cpu", "toy/mq_actionformer") for command in ("fit", "test", "predict")),
+    ("fit", "mq_actionformer", "trainer/gpu", "released/mq_opentad"),
     *((command, "nlq", "trainer/cpu", "toy/nlq", "toy/nlq_questions") for command in ("fit", "test")),
     *(("fit", task, "trainer/a100x8", f"released/{task}") for task in HEADS),
     *(("fit", "pretrain", "model/tiny", "data/toy", "trainer/cpu", "toy/pretrain", "ablation/toy", overlay)

@@ -29,7 +29,7 @@ ARROWS = {
     "metrics": ("batch", "io"),
     "pretrained": ("io", "tokenization"),
     "model": ("batch", "io", "pretrained", "tokenization"),
-    "heads": ("io", "metrics"),
+    "heads": ("distributed", "io", "metrics"),
     "video": ("arguments", "command", "io", "types"),
     "checkpoints": ("arguments", "command", "device", "heads", "io", "model", "pretrained", "tokenization", "types"),
     "viz": ("batch", "io", "model"),

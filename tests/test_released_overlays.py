@@ -21,6 +21,7 @@ RUNS = {
     "small_projector": ("test", "egomcq", "model/base", "data/egoclip", "trainer/gpu"),
     **{task: ("fit", task, "model/base", "trainer/a100x8") for task in ("charades_ego", "ek100", "taskqa")},
     **{task: ("fit", task, "trainer/a100x8") for task in ("nlq", "mq", "qfvs")},
+    "mq_opentad": ("fit", "mq_actionformer", "trainer/a100x8"),
 }
 MODEL, BACKBONE, OPTIMIZER = "model.init_args.", "model.init_args.backbone.", "model.init_args.optimizer."
 DATA, TRAINER = "data.init_args.", "trainer."
@@ -106,6 +107,15 @@ DIFFERENCES: dict[str, Differences] = {
         DATA + "validate_on": ("next", "test"),
         DATA + "batch_size": (20, 4),
         DATA + "templates": (_TEN_TEMPLATES, [["There is a {}", "There is a {} and a {}"]]),
+    },
+    "mq_opentad": {
+        MODEL + "variant": ("authors", "opentad"),
+        MODEL + "loss.all_classes": (False, True),
+        MODEL + "decoding.per_level": (True, False),
+        MODEL + "decoding.rounded": (False, True),
+        MODEL + "decoding.nms.sigma": (0.9, 2.0),
+        DATA + "min_seconds": (0.25, 0.0),
+        TRAINER + "max_epochs": (15, 25),
     },
 }
 

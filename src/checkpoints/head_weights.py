@@ -24,6 +24,7 @@ from egovlpv2.pretrained.soundness import check_weights
 
 _OURS = "head."
 _ANSWERS = "answer_head."
+_ACTIONFORMER = ("backbone.embd.", "backbone.embd_norm.", "backbone.stem.", "backbone.branch.")  # the released one
 _Count = Annotated[int, Meta(ge=1, le=1 << 20)]
 
 
@@ -123,8 +124,9 @@ def read_head(head: nn.Module, kind: str, path: Path) -> dict[str, Any]:
 
     Args:
         head: The head, changed in place.
-        kind: Kind of released weights for `convert`: `vslnet` or `vsgn`.
-        path: A `.ckpt` of the head's task, or a released state dict, bare or under `state_dict`.
+        kind: Kind of released weights for `convert`: `vslnet`, `vsgn` or `actionformer`.
+        path: A `.ckpt` of the head's task, or a released state dict, bare or under `state_dict`; the averaged one under
+            `state_dict_ema` is preferred, since the authors evaluate it.
 
     Returns:
         The recipe of the features that it was trained on; empty if the file doesn't store it.
@@ -133,8 +135,9 @@ def read_head(head: nn.Module, kind: str, path: Path) -> dict[str, Any]:
         ValueError: The file is missing, unreadable or of another head.
     """
     content = read_torch_file(path, stubs=True)
-    state = _state_of(content if "state_dict" in content else {"state_dict": content}, path)
-    if any(name.startswith("backbone.") for name in state):
+    wrapper = next((name for name in ("state_dict_ema", "state_dict") if name in content), None)
+    state = _state_of({"state_dict": content if wrapper is None else content[wrapper]}, path)
+    if any(name.startswith("backbone.") and not name.startswith(_ACTIONFORMER) for name in state):
         raise ValueError(f"{path} holds a backbone, not a head: features are extracted with it, and a head is what "
                          "`make finetune-nlq` or `finetune-mq` leaves")
     try:

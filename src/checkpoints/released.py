@@ -16,7 +16,12 @@ from torch import Tensor
 from egovlpv2.arguments import check_call
 from egovlpv2.checkpoints.foreign import describe
 from egovlpv2.checkpoints.neighbours import layout_of, rename
-from egovlpv2.checkpoints.released_heads import convert_answer_head, convert_vsgn, convert_vslnet
+from egovlpv2.checkpoints.released_heads import (
+    convert_actionformer,
+    convert_answer_head,
+    convert_vsgn,
+    convert_vslnet,
+)
 from egovlpv2.checkpoints.torch_files import State, check_tensors, read_torch_file
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.encoder import TextTowerConfig
@@ -73,8 +78,8 @@ def convert(kind: str, state_dict: State) -> State:
 
     Args:
         kind: `egovlpv2` for a pre-trained backbone with either projector; `taskqa` for a backbone with an answer head,
-            here named `backbone.` and `answer_head.`; `vslnet` or `vsgn` for a grounding head; `egovlp`, `lavila` or
-            `avion` for those dual encoders.
+            here named `backbone.` and `answer_head.`; `vslnet`, `vsgn` or `actionformer` (of its authors or of OpenTAD)
+            for a head on features; `egovlp`, `lavila` or `avion` for those dual encoders.
         state_dict: A released state dict, with or without the `module.` of a data-parallel wrapper.
 
     Returns:
@@ -85,7 +90,7 @@ def convert(kind: str, state_dict: State) -> State:
     """
     check_call(convert, locals())
     state = {k.removeprefix("module."): v for k, v in state_dict.items()}
-    heads = {"vslnet": convert_vslnet, "vsgn": convert_vsgn}
+    heads = {"vslnet": convert_vslnet, "vsgn": convert_vsgn, "actionformer": convert_actionformer}
     if kind in heads:
         return heads[kind](state)
     if kind == "taskqa":

@@ -5,12 +5,12 @@ Letters: `B` clips, `A` anchors, `N` classes, `n` detections. Times are in steps
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from egovlpv2.heads.nms import Detections
 from egovlpv2.heads.vsgn import VSGNOutput
 from egovlpv2.metrics.temporal import temporal_iou
 
@@ -18,14 +18,6 @@ MAX_MOMENTS = 200  # detections, and retrievals, of a clip
 _NMS_IOU = 0.4  # segments of a class that overlap by more are duplicates
 _SIGMA = 0.46  # of soft-NMS (Ego4D MQ)
 _INITIAL_PAIRS = 4096  # of a segment and a class
-
-
-class Detections(NamedTuple):
-    """Moments of a clip, best first."""
-
-    segments: Tensor  # (n, 2) steps
-    classes: Tensor  # (n,) int64, from 1
-    scores: Tensor  # (n,)
 
 
 def scored_segments(out: VSGNOutput) -> tuple[Tensor, Tensor]:
