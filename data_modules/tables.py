@@ -154,7 +154,8 @@ class _Reader:
         texts = {name: chunk[name].to_numpy() for name in self.texts}
         blank = columns["video_uid"] < 0  # some may be blank lines
         if blank.any():
-            blank &= (texts["clip_text"] == "") & (self._as_texts(chunk, self.names[:1])[self.names[0]] == "").to_numpy()
+            first = self._as_texts(chunk, self.names[:1])[self.names[0]]
+            blank &= (texts["clip_text"] == "") & (first == "").to_numpy()
         self.rows += len(chunk) - int(blank.sum())
         good = ~(blank | self._malformed(chunk, columns, blank))
         columns["line"] = chunk.index.to_numpy(np.int32) + 2

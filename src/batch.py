@@ -31,6 +31,23 @@ class ClipBatch(TypedDict):
     nouns: Tensor  # (B, 582) float32 multi-hot
 
 
+class HardNegativeBatch(ClipBatch):
+    """A batch of EgoClip with hard-negative texts: `K` with another verb and `K` with another noun for each clip."""
+
+    hard_text: Text  # (B*2K, L), those of a clip one after the other, verbs first; empty where there is none
+    hard_mask: Tensor  # (B, 2, K) bool, False where there is none
+
+
+class SentenceBatch(TypedDict):
+    """A batch of EgoHOIBench: a clip, its text, and texts with another verb and with another noun."""
+
+    key: list[int]  # of the Q clips: lines of their file
+    video: Tensor  # (Q, T, 3, H, W) uint8 RGB
+    text: Text  # (Q, L)
+    hard_text: Text  # (Q*2K, L), as in `HardNegativeBatch`
+    hard_mask: Tensor  # (Q, 2, K) bool
+
+
 class ChoiceBatch(TypedDict):
     """A batch of EgoMCQ: a text and five clips for each question."""
 

@@ -125,8 +125,8 @@ def ego_nce_plus_plus(text: Tensor, video: Tensor, hard_text: Tensor, nouns: Ten
         ValueError: The number of hard negatives is not a multiple of the number of clips.
     """
     if len(hard_text) % len(video):
-        raise ValueError(f"{len(hard_text)} hard negatives of {len(video)} clips: give each clip as many, and mask those "
-                         "that are missing")
+        raise ValueError(f"{len(hard_text)} hard negatives of {len(video)} clips: give each clip as many, and mask "
+                         "those that are missing")
     text, video, hard_text = (F.normalize(x.float(), dim=-1) for x in (text, video, hard_text))
     hard = hard_text.unflatten(0, (len(video), len(hard_text) // len(video)))  # (n, K, P)
     hard_similarity = (hard @ video[:, :, None]).squeeze(2)  # (n, K)
