@@ -4,6 +4,7 @@ Letters: `B` clips, `T` frames, `L` tokens, `Q` questions, `M` texts of a whole 
 """
 
 from collections.abc import Collection, Sequence
+from enum import IntEnum
 from typing import TypedDict, final
 
 import torch
@@ -48,6 +49,16 @@ class SentenceBatch(TypedDict):
     hard_mask: Tensor  # (Q, 2, K) bool
 
 
+class Difference(IntEnum):
+    """Differences of two clips by their tags; tags are equal where they share a class."""
+
+    verb = 0  # the verb alone
+    noun = 1
+    both = 2
+    neither = 3
+    unknown = 4  # one of the clips has no verb, or no noun
+
+
 class ChoiceBatch(TypedDict):
     """A batch of EgoMCQ: a text and five clips for each question."""
 
@@ -56,6 +67,7 @@ class ChoiceBatch(TypedDict):
     text: Text  # (Q, L)
     answer: Tensor  # (Q,) int64, index of the correct clip
     kind: Tensor  # (Q,) int64: 1 inter-video, 2 intra-video
+    difference: Tensor  # (Q, 5) int64, how the tags of each choice differ from the correct clip's, see `Difference`
 
 
 @final

@@ -25,7 +25,7 @@ class Asker(LightningModule):
         self.answers: list[int] = []
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        assert set(batch) == {"key", "video", "text", "answer", "kind"}
+        assert set(batch) == {"key", "video", "text", "answer", "kind", "difference"}
         self.answers += batch["answer"].tolist()
 
     test_step = validation_step
