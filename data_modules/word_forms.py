@@ -18,9 +18,9 @@ def inflect_verb(verb: str) -> tuple[str, ...]:
     """Spell a verb as it is and with s, ing and ed; of several words (pick up), the first one is inflected."""
     word, *rest = verb.split(" ")
     stem = word + word[-1] if _DOUBLES.fullmatch(word) else word
-    ing = f"{word[:-1]}ing" if re.search("[^eoy]e$", word) else f"{stem}ing"
+    ing = re.sub("ie$", "y", stem) if word.endswith("ie") else re.sub("(?<=[^eoy])e$", "", stem)
     ed = f"{word}d" if word.endswith("e") else f"{word[:-1]}ied" if _ends_in_y(word) else f"{stem}ed"
-    return tuple(" ".join([spelling, *rest]) for spelling in (word, _add_s(word), ing, ed))
+    return tuple(" ".join([spelling, *rest]) for spelling in (word, _add_s(word), f"{ing}ing", ed))
 
 
 def inflect_noun(noun: str) -> tuple[str, ...]:

@@ -109,6 +109,11 @@ class EgoMCQTask(MetricTask, BackboneTask):
             metric.update(choice_scores(self.backbone, batch, self.scores), batch["answer"], batch["kind"],
                           batch.get("difference"))
 
+    def summarize(self, split: Split, computed: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The accuracies; errors are logged beside them, as `val/errors/intra/verb` and the like."""
+        self.log_dict({f"{split}/{name}": value for name, value in computed.items() if name.startswith("errors/")})
+        return {name: value for name, value in computed.items() if not name.startswith("errors/")}
+
     def score(self, split: Split, values: dict[str, Tensor]) -> Tensor:
         """The monitored accuracy of the last score (`ensemble`); of the other questions if it is missing."""
         kinds = {name.rpartition("/")[2]: value for name, value in values.items()
