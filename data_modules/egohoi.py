@@ -113,9 +113,8 @@ class EgoHOIBench(Rows[SentenceSample]):
     def __getitem__(self, row: int) -> SentenceSample:
         if row == PAD_INDEX:
             return SentenceSample(row, 0, None, "", HardNegatives([], []), [])
-        name = self.table.videos[int(self.table.video[row])]
-        texts = int(self.table.line[row]), self.table.text[row], self.negatives(row)
-        line, text, negatives = texts
+        name, line = self.table.videos[int(self.table.video[row])], int(self.table.line[row])
+        text, negatives = self.table.text[row], self.negatives(row)
         try:
             clip = self.reader.evaluate(name, float(self.table.start[row]), float(self.table.end[row]))
         except ClipError as error:
