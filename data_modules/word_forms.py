@@ -66,7 +66,7 @@ class ClassWords:
     def find(self, caption: str) -> Mention | None:
         """Find the first mention of the class, the longest of those that begin there."""
         found = self._pattern.search(caption) if self.forms else None
-        return found and Mention(*found.span(), self.inflections[found[0].lower()])
+        return None if found is None else Mention(*found.span(), self.inflections[found[0].lower()])
 
 
 def read_taxonomy(path: Path, inflect: Inflect, num_classes: int) -> list[ClassWords]:
