@@ -39,9 +39,9 @@ pretrain: setup $(TOY)  ## pre-train, by default the tiny model on the toy world
 	$(BIN)/egovlpv2 fit $(PRETRAIN) --trainer.logger.init_args.name=$(RUN) $(ARGS)
 evaluate-egomcq: setup $(TOY)  ## EgoMCQ with the weights of RUN, or with WEIGHTS=path
 	$(BIN)/egovlpv2 test $(call clips,egomcq) --trainer.logger.init_args.name=egomcq-$(RUN) $(ARGS)
-evaluate-ek100 evaluate-charades-ego: evaluate-%: setup $(TOY)  ## zero-shot retrieval with those weights
+evaluate-ek100 evaluate-charades-ego evaluate-egohoi: evaluate-%: setup $(TOY)  ## zero-shot retrieval, or EgoHOIBench, with those weights
 	$(BIN)/egovlpv2 test $(call task,$(subst -,_,$*)) --trainer.logger.init_args.name=$*-$(RUN) $(ARGS)
-finetune-ek100 finetune-charades-ego: finetune-%: setup $(TOY)  ## fine-tune them on retrieval: minutes on the toy world
+finetune-ek100 finetune-charades-ego finetune-egohoi: finetune-%: setup $(TOY)  ## fine-tune them on retrieval, or with hard negatives: minutes on the toy world
 	$(BIN)/egovlpv2 fit $(call task,$(subst -,_,$*)) --trainer.logger.init_args.name=finetune-$*-$(RUN) $(ARGS)
 HEAD ?= vsgn
 $(if $(filter-out vsgn actionformer,$(HEAD)),$(error HEAD=$(HEAD): the heads of MQ are vsgn and actionformer))

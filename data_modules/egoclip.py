@@ -66,6 +66,11 @@ class Neighbours:
         other = begin + int(rng.integers(end - begin - 1))
         return int(self._order[other + (other >= place)])
 
+    def same_minute(self, row: int) -> list[int]:
+        """The other rows of a row's minute."""
+        scene = int(self._scene[int(self._place[row])])
+        return [other for other in self._order[slice(*self._range(scene, scene + 1))].tolist() if other != row]
+
     def _range(self, first: int, last: int) -> tuple[int, int]:
         """First and last place (exclusive) of the scenes from `first` to `last` (exclusive)."""
         begin, end = torch.searchsorted(self._scene, torch.tensor([first, last])).tolist()
@@ -75,6 +80,7 @@ class Neighbours:
 class ClipPair(NamedTuple):
     """A row and its negative; `failures` are pairs that were drawn before and could not be read."""
 
+    rows: list[int]
     video: Tensor  # (2, T, 3, H, W) uint8
     text: list[str]
     verbs: list[Tensor]
@@ -93,13 +99,15 @@ class EgoClip(Rows[ClipPair]):
         reader: Reads the clips.
         seed: Seed of the negatives, times and crops.
         negatives: See `EgoClipDataModule`.
+        table: The rows of `path`, if they have been read.
 
     Raises:
         ValueError: The file can't be read (see `read_clip_table`) or has only one row.
     """
 
-    def __init__(self, path: Path, reader: ClipReader, seed: int, negatives: Negatives = "scene") -> None:
-        self.table = read_clip_table(path)
+    def __init__(self, path: Path, reader: ClipReader, seed: int, negatives: Negatives = "scene",
+                 table: ClipTable | None = None) -> None:
+        self.table = read_clip_table(path) if table is None else table
         if len(self.table) < 2:
             raise ValueError(f"{path} has one row: a row needs another one as its negative.")
         self.reader, self.seed = reader, seed
@@ -113,7 +121,7 @@ class EgoClip(Rows[ClipPair]):
         rng = np.random.default_rng((self.seed, epoch, row))
         _, (rows, video), failures = read_or_replace(row, len(self), rng, lambda i: self._read_pair(i, rng))
         verbs, nouns = ([lists[i] for i in rows] for lists in (self.table.verbs, self.table.nouns))
-        return ClipPair(video, [self.table.text[i] for i in rows], verbs, nouns, failures)
+        return ClipPair(rows, video, [self.table.text[i] for i in rows], verbs, nouns, failures)
 
     def _draw_any(self, row: int, rng: np.random.Generator) -> int:
         other = int(rng.integers(len(self) - 1))

@@ -9,16 +9,26 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from egovlpv2.batch import Difference
 from egovlpv2.data_modules.base import VideoDataModule
 from egovlpv2.data_modules.clips import ClipError, ClipReader, EvalClip, Failure
 from egovlpv2.data_modules.loaders import PAD_INDEX, Rows, stack
 from egovlpv2.data_modules.packed import Strings
-from egovlpv2.io.egomcq_files import NUM_CHOICES, read_egomcq
+from egovlpv2.io.egomcq_files import NUM_CHOICES, MCQClip, read_egomcq
 from egovlpv2.tokenization import tokenize
 from egovlpv2.video.frame_rules import FrameRule, egoclip
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+def difference(clip: MCQClip, other: MCQClip) -> Difference:
+    """Compare the tags of two clips."""
+    if not (clip.verbs and other.verbs and clip.nouns and other.nouns):
+        return Difference.unknown
+    verb, noun = clip.verbs.isdisjoint(other.verbs), clip.nouns.isdisjoint(other.nouns)
+    kinds = {(True, False): Difference.verb, (False, True): Difference.noun, (True, True): Difference.both}
+    return kinds.get((verb, noun), Difference.neither)
 
 
 class MCQSample(NamedTuple):
@@ -29,6 +39,7 @@ class MCQSample(NamedTuple):
     text: str
     answer: int
     kind: int
+    difference: Tensor  # (5,) int64
     failures: list[Failure]
     row: int = PAD_INDEX
     beyond_video: bool = False  # one of its clips ends after its video
@@ -56,14 +67,16 @@ class EgoMCQ(Rows[MCQSample]):
         self.videos = sorted({clip.video for choices in clips for clip in choices})
         codes = {video: code for code, video in enumerate(self.videos)}
         self._video = torch.tensor([[codes[clip.video] for clip in choices] for choices in clips])  # (Q, 5)
-        self._times = torch.tensor([[clip[1:] for clip in choices] for choices in clips], dtype=torch.float64)
+        self._times = torch.tensor([[clip[1:3] for clip in choices] for choices in clips], dtype=torch.float64)
+        self._differences = torch.tensor([[difference(choices[question.answer], clip) for clip in choices] for
+                                          question, choices in zip(questions.values(), clips, strict=True)])  # (Q, 5)
 
     def __len__(self) -> int:
         return len(self._answers)
 
     def __getitem__(self, index: int) -> MCQSample:
         if index == PAD_INDEX:
-            return MCQSample("", None, "", 0, 0, [])
+            return MCQSample("", None, "", 0, 0, self._differences[0], [])
         clips: list[EvalClip] = []
         failures: list[Failure] = []
         for code, (start, end) in zip(self._video[index].tolist(), self._times[index].tolist(), strict=True):
@@ -73,8 +86,8 @@ class EgoMCQ(Rows[MCQSample]):
                 failures.append(Failure(index, self.videos[code], str(error)))
         video = None if failures else torch.stack([clip.frames for clip in clips])  # (5, T, 3, H, W)
         answer, kind = int(self._answers[index]), int(self._kinds[index])
-        return MCQSample(self._keys[index], video, self._texts[index], answer, kind, failures, index,
-                         any(clip.beyond_video for clip in clips))
+        return MCQSample(self._keys[index], video, self._texts[index], answer, kind, self._differences[index], failures,
+                         index, any(clip.beyond_video for clip in clips))
 
     def collate(
         self, questions: list[MCQSample], tokenizer: "PreTrainedTokenizerBase", max_tokens: int
@@ -90,6 +103,8 @@ class EgoMCQ(Rows[MCQSample]):
             "text": tokenize(tokenizer, [question.text for question in readable], max_tokens, "longest"),  # (Q, L)
             "answer": torch.tensor([question.answer for question in readable], dtype=torch.int64),
             "kind": torch.tensor([question.kind for question in readable], dtype=torch.int64),
+            "difference": torch.stack([question.difference for question in readable]) if readable
+            else self._differences[:0],  # (Q, 5)
             "failures": [failure for question in questions for failure in question.failures],
             "beyond_video": [question.row for question in readable if question.beyond_video],
         }

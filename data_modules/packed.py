@@ -64,7 +64,10 @@ class IdLists:
     ends: Tensor
 
     def __getitem__(self, index: int) -> Tensor:
-        code = int(self.codes[index])
+        return self.of_code(int(self.codes[index]))
+
+    def of_code(self, code: int) -> Tensor:
+        """The class ids of a distinct list, (ids,) int64."""
         begin = int(self.ends[code - 1]) if code else 0
         return self.ids[begin : int(self.ends[code])].long()
 

@@ -4,6 +4,7 @@ Letters: `B` clips, `T` frames, `L` tokens, `Q` questions, `M` texts of a whole 
 """
 
 from collections.abc import Collection, Sequence
+from enum import IntEnum
 from typing import TypedDict, final
 
 import torch
@@ -31,6 +32,33 @@ class ClipBatch(TypedDict):
     nouns: Tensor  # (B, 582) float32 multi-hot
 
 
+class HardNegativeBatch(ClipBatch):
+    """A batch of EgoClip with hard-negative texts: `K` with another verb and `K` with another noun for each clip."""
+
+    hard_text: Text  # (B*2K, L), those of a clip one after the other, verbs first; empty where there is none
+    hard_mask: Tensor  # (B, 2, K) bool, False where there is none
+
+
+class SentenceBatch(TypedDict):
+    """A batch of EgoHOIBench: a clip, its text, and texts with another verb and with another noun."""
+
+    key: list[int]  # of the Q clips: lines of their file
+    video: Tensor  # (Q, T, 3, H, W) uint8 RGB
+    text: Text  # (Q, L)
+    hard_text: Text  # (Q*2K, L), as in `HardNegativeBatch`
+    hard_mask: Tensor  # (Q, 2, K) bool
+
+
+class Difference(IntEnum):
+    """Differences of two clips by their tags; tags are equal where they share a class."""
+
+    verb = 0  # the verb alone
+    noun = 1
+    both = 2
+    neither = 3
+    unknown = 4  # one of the clips has no verb, or no noun
+
+
 class ChoiceBatch(TypedDict):
     """A batch of EgoMCQ: a text and five clips for each question."""
 
@@ -39,6 +67,7 @@ class ChoiceBatch(TypedDict):
     text: Text  # (Q, L)
     answer: Tensor  # (Q,) int64, index of the correct clip
     kind: Tensor  # (Q,) int64: 1 inter-video, 2 intra-video
+    difference: Tensor  # (Q, 5) int64, how the tags of each choice differ from the correct clip's, see `Difference`
 
 
 @final

@@ -6,6 +6,7 @@ Letters: `n` video-text pairs of the whole batch (of all processes), `L` tokens.
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Positives = Literal["verb_or_noun", "verb_and_noun", "verb", "noun", "none"]
@@ -73,6 +74,64 @@ def info_nce(similarity: Tensor, temperature: float = 0.05) -> Tensor:
     """Compute the symmetric InfoNCE loss of (n, n) cosines with the diagonal as positives."""
     own = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
     return multi_positive_nce(similarity, own, temperature)
+
+
+class HardNegativeNCE(NamedTuple):
+    """Both directions of EgoNCE++; the loss is their sum."""
+
+    text_to_video: Tensor  # scalar
+    video_to_text: Tensor  # scalar
+
+
+def hard_negative_nce(similarity: Tensor, hard_similarity: Tensor, nouns: Tensor, temperature: float = 0.05,
+                      hard_mask: Tensor | None = None) -> HardNegativeNCE:
+    """Compute both directions of EgoNCE++ from similarities, see `ego_nce_plus_plus`.
+
+    Args:
+        similarity: (n, n) cosines, text x video.
+        hard_similarity: (n, K) cosines of each clip with its own hard-negative texts.
+        nouns: (n, 582) multi-hot.
+        temperature: Divisor of the cosines.
+        hard_mask: (n, K) bool, False where there is no hard negative; None: all are there.
+    """
+    logits, hard = similarity.float() / temperature, hard_similarity.float() / temperature
+    if hard_mask is not None:
+        hard = hard.masked_fill(~hard_mask, -torch.inf)
+    same = torch.eye(len(nouns), dtype=torch.bool, device=nouns.device) | (nouns @ nouns.T > 0)  # (n, n)
+    text_to_video = logits.logsumexp(1) - logits.masked_fill(~same, -torch.inf).logsumexp(1)  # (n,)
+    video_to_text = torch.cat([logits.T, hard], dim=1).logsumexp(1) - logits.diagonal()  # (n,)
+    return HardNegativeNCE(text_to_video.mean(), video_to_text.mean())
+
+
+def ego_nce_plus_plus(text: Tensor, video: Tensor, hard_text: Tensor, nouns: Tensor, temperature: float = 0.05,
+                      hard_mask: Tensor | None = None) -> Tensor:
+    """Compute EgoNCE++ (Xu et al., 2025): nouns as positives one way, hard-negative texts the other way.
+
+    From text to video, all clips that share a noun are positives. From video to text, the clip's own text is the only
+    positive, and its own hard negatives join the texts of the batch in the denominator.
+
+    Args:
+        text: (n, P) embeddings, of any length.
+        video: (n, P) embeddings.
+        hard_text: (n*K, P) embeddings; rows `i*K` to `i*K + K - 1` belong to clip `i`.
+        nouns: (n, 582) multi-hot; a clip without nouns has only itself as a positive.
+        temperature: Divisor of the cosines.
+        hard_mask: (n, K) bool, False where there is no hard negative; None: all are there.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: The number of hard negatives is not a multiple of the number of clips.
+    """
+    if len(hard_text) % len(video):
+        raise ValueError(f"{len(hard_text)} hard negatives of {len(video)} clips: give each clip as many, and mask "
+                         "those that are missing")
+    text, video, hard_text = (F.normalize(x.float(), dim=-1) for x in (text, video, hard_text))
+    hard = hard_text.unflatten(0, (len(video), len(hard_text) // len(video)))  # (n, K, P)
+    hard_similarity = (hard @ video[:, :, None]).squeeze(2)  # (n, K)
+    halves = hard_negative_nce(text @ video.T, hard_similarity, nouns, temperature, hard_mask)
+    return halves.text_to_video + halves.video_to_text
 
 
 def max_margin(similarity: Tensor, margin: float = 0.2) -> Tensor:

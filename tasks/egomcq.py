@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.wrappers.abstract import WrapperMetric
 
-from egovlpv2.batch import ChoiceBatch
-from egovlpv2.metrics.egomcq import EgoMCQAccuracy
+from egovlpv2.batch import ChoiceBatch, Difference
+from egovlpv2.metrics.egomcq import EgoMCQAccuracy, EgoMCQErrors
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.outputs import Trunk
@@ -45,7 +45,7 @@ def choice_scores(backbone: Backbone, batch: ChoiceBatch, names: Sequence[str] =
 
 
 class ChoiceAccuracies(WrapperMetric):
-    """Accuracies in % of several scores: `ensemble/intra` and the like.
+    """Accuracies in % of several scores, `ensemble/intra` and the like, and errors of the last, `errors/intra/verb`.
 
     Args:
         names: Of the scores.
@@ -54,25 +54,32 @@ class ChoiceAccuracies(WrapperMetric):
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
         self.accuracies = nn.ModuleDict({name: EgoMCQAccuracy() for name in names})
+        self.last, self.errors = names[-1], EgoMCQErrors()
 
-    def update(self, scores: Mapping[str, Tensor], answer: Tensor, kind: Tensor) -> None:
-        """Count the right choices of Q questions.
+    def update(self, scores: Mapping[str, Tensor], answer: Tensor, kind: Tensor, difference: Tensor | None = None
+               ) -> None:
+        """Count the right and wrong choices of Q questions.
 
         Args:
             scores: (Q, 5) by name.
             answer: (Q,) int64.
             kind: (Q,) int64: 1 inter, 2 intra.
+            difference: (Q, 5) int64, see `Difference`; None: all are unknown.
         """
+        if difference is None:
+            difference = torch.full_like(scores[self.last], Difference.unknown, dtype=torch.int64)
         for name, accuracy in self._accuracies().items():
             accuracy.update(scores[name], answer, kind)
+        self.errors.update(scores[self.last], answer, kind, difference)
 
     def compute(self) -> dict[str, Tensor]:
         return {f"{name}/{kind}": value for name, accuracy in self._accuracies().items()
-                for kind, value in accuracy.compute().items()}
+                for kind, value in accuracy.compute().items()} | {
+            f"errors/{name}": value for name, value in self.errors.compute().items()}
 
     def reset(self) -> None:
-        for accuracy in self._accuracies().values():
-            accuracy.reset()
+        for metric in (*self._accuracies().values(), self.errors):
+            metric.reset()
         super().reset()
 
     def _accuracies(self) -> dict[str, EgoMCQAccuracy]:
@@ -93,11 +100,19 @@ class EgoMCQTask(MetricTask, BackboneTask):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        return super().protocol | {"monitor": self.monitor}  # what `score` is
+        errors = (f"% of the questions whose choice by {self.scores[-1]} differs from the right clip in the tags of "
+                  "the verb alone, of the noun alone, of both, of neither; unknown where a clip has no tags")
+        return super().protocol | {"monitor": self.monitor, "errors": errors}  # `monitor` is what `score` is
 
     def update_metric(self, metric: ChoiceAccuracies, batch: ChoiceBatch) -> None:
         if len(batch["answer"]):
-            metric.update(choice_scores(self.backbone, batch, self.scores), batch["answer"], batch["kind"])
+            metric.update(choice_scores(self.backbone, batch, self.scores), batch["answer"], batch["kind"],
+                          batch.get("difference"))
+
+    def summarize(self, split: Split, computed: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The accuracies; errors are logged beside them, as `val/errors/intra/verb` and the like."""
+        self.log_dict({f"{split}/{name}": value for name, value in computed.items() if name.startswith("errors/")})
+        return {name: value for name, value in computed.items() if not name.startswith("errors/")}
 
     def score(self, split: Split, values: dict[str, Tensor]) -> Tensor:
         """The monitored accuracy of the last score (`ensemble`); of the other questions if it is missing."""

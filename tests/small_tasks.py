@@ -9,6 +9,7 @@ from lightning import LightningModule
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.charades_ego import CharadesEgo
+from egovlpv2.tasks.egohoi import EgoHOI
 from egovlpv2.tasks.egomcq import EgoMCQ
 from egovlpv2.tasks.ek100 import EK100
 from egovlpv2.tasks.mq import MQ
@@ -17,7 +18,7 @@ from egovlpv2.tasks.pretrain import Pretrain
 from egovlpv2.tasks.qfvs import QFVS
 from egovlpv2.tasks.taskqa import TaskQA
 
-NAMES = ("pretrain", "egomcq", "ek100", "charades_ego", "taskqa", "nlq", "mq", "qfvs")
+NAMES = ("pretrain", "egomcq", "egohoi", "ek100", "charades_ego", "taskqa", "nlq", "mq", "qfvs")
 
 
 def small_task(name: str, tokenizer: str = "") -> tuple[LightningModule, dict[str, Any]]:
@@ -52,6 +53,9 @@ def _backbone_task(name: str, config: BackboneConfig) -> tuple[LightningModule, 
         video = make_clips(10)["video"].unflatten(0, (2, 5))
         return EgoMCQ(config), {"video": video, "text": make_text(2), "answer": torch.tensor([0, 3]),
                                 "kind": torch.tensor([1, 2]), "key": ["0", "1"]}
+    if name == "egohoi":
+        hard = {"hard_text": make_text(8 * 6), "hard_mask": torch.arange(48).view(8, 2, 3) % 5 > 0}
+        return EgoHOI(config, OptimizerConfig()), {**clips, **hard, "key": list(range(2, 10))}
     if name == "taskqa":
         return TaskQA(config, OptimizerConfig(), num_answers=5), answer_batch()
     return {"ek100": EK100, "charades_ego": CharadesEgo}[name](config, OptimizerConfig()), pairs

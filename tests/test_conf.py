@@ -33,6 +33,8 @@ RUNS = [
     *((command, task, "model/tiny", "trainer/cpu", f"toy/{task}") for task in TUNED for command in ("fit", "test")),
     *((command, task, "model/base", "trainer/a100x8", f"released/{task}")
       for task in TUNED for command in ("fit", "test")),
+    *((command, "egohoi", "model/tiny", "trainer/cpu", "toy/egohoi") for command in ("fit", "test", "predict")),
+    *((command, "egohoi", "model/base", "trainer/a100x8") for command in ("fit", "test")),
     *((command, task, "trainer/cpu", f"toy/{task}") for task in HEADS for command in ("fit", "test", "predict")),
     *((command, "mq_actionformer", "trainer/cpu", "toy/mq_actionformer") for command in ("fit", "test", "predict")),
     ("fit", "mq_actionformer", "trainer/gpu", "released/mq_opentad"),
@@ -105,6 +107,14 @@ def test_the_papers_retrieval_recipes(capsys: pytest.CaptureFixture[str]) -> Non
     for line in ("max_epochs: 20", "lr: 1.5e-05", "positives: none", "max_tokens: 15", "fusion_cls: own"):
         assert line in out, line
     assert out.count("num_frames: 32") == 2  # of the data and of the model
+
+
+def test_the_published_recipe_of_hard_negatives(capsys: pytest.CaptureFixture[str]) -> None:
+    out = parse(capsys, "fit", "egohoi", "model/base", "trainer/a100x8")
+    for line in ("max_epochs: 10", "limit_train_batches: 1388", "lr: 3.0e-05", "- 0.98", "weight_decay: 0.01",
+                 "decay: cosine", "temperature: 0.05", "num_negatives: 10", "max_tokens: 15", "chunk_seconds: 300.0",
+                 "objective: ego_nce_plus_plus", "num_frames: 4", "size: 224"):
+        assert line in out, line
 
 
 def test_the_papers_grounding_recipes(capsys: pytest.CaptureFixture[str]) -> None:

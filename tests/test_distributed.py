@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from helpers import WORDS, draw_parameters, make_clips, make_config
+from helpers import WORDS, draw_parameters, make_clips, make_config, make_text
 from torch.nn.parallel import DistributedDataParallel
 
 from egovlpv2.batch import ClipBatch
 from egovlpv2.bench.made_up import made_up_tokenizer
 from egovlpv2.distributed import exchange_rows, gather, local_shard
 from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.egohoi import EgoHOI
 from egovlpv2.tasks.ek100 import EK100
 from egovlpv2.tasks.pretrain import Pretrain
 
@@ -66,8 +67,10 @@ def make_batch() -> ClipBatch:
 
 
 def share_of(batch: dict, rank: int) -> dict:
-    rows = slice(rank * ROWS, (rank + 1) * ROWS)
-    return {k: v[rows] if torch.is_tensor(v) else {n: t[rows] for n, t in v.items()} for k, v in batch.items()}
+    def own(rows: torch.Tensor) -> torch.Tensor:
+        return rows.chunk(PROCESSES)[rank]
+
+    return {k: own(v) if torch.is_tensor(v) else {n: own(t) for n, t in v.items()} for k, v in batch.items()}
 
 
 def loss_of(task: Pretrain, batch: ClipBatch, at_a_time: int | None = None) -> torch.Tensor:
@@ -108,8 +111,17 @@ def make_retrieval() -> tuple[EK100, dict]:
     return task, {"video": clips["video"], "text": clips["text"], "relevancy": relevancy, "target": target}
 
 
+def make_second_stage() -> tuple[EgoHOI, dict]:
+    torch.manual_seed(0)
+    task = EgoHOI(make_config(), OptimizerConfig()).eval()
+    draw_parameters(task)
+    task.log = lambda *args, **kwargs: None
+    clips, hard, mask = make_batch(), make_text(PROCESSES * ROWS * 6), torch.rand(PROCESSES * ROWS, 2, 3) < 0.7
+    return task, {**clips, "hard_text": hard, "hard_mask": mask}
+
+
 class WrappedStep(torch.nn.Module):
-    def __init__(self, task: EK100) -> None:
+    def __init__(self, task: EK100 | EgoHOI) -> None:
         super().__init__()
         self.task = task
 
@@ -118,18 +130,30 @@ class WrappedStep(torch.nn.Module):
 
 
 def _check_retrieval_gradients(rank: int, folder: Path) -> None:
-    task, batch = make_retrieval()
+    _save_gradients(rank, folder, *make_retrieval())
+
+
+def _check_second_stage_gradients(rank: int, folder: Path) -> None:
+    _save_gradients(rank, folder, *make_second_stage())
+
+
+def _save_gradients(rank: int, folder: Path, task: EK100 | EgoHOI, batch: dict) -> None:
     wrapped = DistributedDataParallel(WrappedStep(task), static_graph=True)
     wrapped(share_of(batch, rank)).backward()
     if rank == 0:
         torch.save({n: p.grad for n, p in task.named_parameters() if p.requires_grad}, folder / "two.pt")
 
 
-def test_two_processes_give_the_gradients_of_one_in_retrieval(tmp_path: Path) -> None:
-    spawn(_check_retrieval_gradients, tmp_path)
+@pytest.mark.parametrize(("check", "make"), [(_check_retrieval_gradients, make_retrieval),
+                                             (_check_second_stage_gradients, make_second_stage)])
+def test_two_processes_give_the_gradients_of_one_with_the_gate_closed(
+    tmp_path: Path, check: Callable[..., None], make: Callable[[], tuple[EK100 | EgoHOI, dict]]
+) -> None:
+    spawn(check, tmp_path)
     two = torch.load(tmp_path / "two.pt", weights_only=True)
-    task, batch = make_retrieval()
+    task, batch = make()
     task.training_step(batch, 0).backward()
+    assert two.keys() == {name for name, parameter in task.named_parameters() if parameter.requires_grad}
     for name, grad in two.items():
         assert grad.abs().max() > 0, name
         torch.testing.assert_close(grad, task.get_parameter(name).grad, atol=1e-5, rtol=1e-4,

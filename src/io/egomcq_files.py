@@ -1,5 +1,6 @@
 """EgoMCQ's official `egomcq.json`: questions that ask for the one of five clips that fits a narration."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -11,6 +12,8 @@ from egovlpv2.io.schema import Seconds, Start, Words, check_entries, read_json, 
 
 NUM_CHOICES = 5
 
+_TAGS = re.compile(r"\s*\[[0-9,\s]{,999}\]\s*")
+
 
 class MCQClip(NamedTuple):
     """A choice of a question."""
@@ -18,6 +21,8 @@ class MCQClip(NamedTuple):
     video: str
     start: float  # seconds of the video, 0 at least
     end: float
+    verbs: frozenset[int]  # class ids, empty where the file has none
+    nouns: frozenset[int]
 
 
 class MCQuestion(NamedTuple):
@@ -34,6 +39,8 @@ class _Clip:
     video_uid: Words
     clip_start: Start
     clip_end: Seconds
+    tag_verb: Any = None  # a list, or text like "[1, 2]"; all else is taken as no tags
+    tag_noun: Any = None
 
 
 @dataclass
@@ -73,4 +80,14 @@ def _clips(where: str, choices: dict[str, Any]) -> list[MCQClip]:
         if not max(clip.clip_start, 0.0) <= clip.clip_end:
             raise ValueError(f"{where}, choice {key!r}: clip_start {clip.clip_start} and clip_end {clip.clip_end} are "
                              "not a span of seconds.")
-    return [MCQClip(clip.video_uid, max(clip.clip_start, 0.0), clip.clip_end) for clip in clips.values()]
+    return [MCQClip(clip.video_uid, max(clip.clip_start, 0.0), clip.clip_end, _ids(clip.tag_verb), _ids(clip.tag_noun))
+            for clip in clips.values()]
+
+
+def _ids(tags: Any) -> frozenset[int]:
+    """Read class ids; tags only explain wrong answers, so that others than lists of ids don't stop an evaluation."""
+    if isinstance(tags, str) and _TAGS.fullmatch(tags):
+        return frozenset(map(int, re.findall("[0-9]+", tags)))
+    if isinstance(tags, list) and all(type(tag) is int for tag in tags):
+        return frozenset(tags)
+    return frozenset()

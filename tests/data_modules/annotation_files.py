@@ -14,6 +14,7 @@ from scipy.io import savemat
 from egovlpv2.analysis.cost import read_bench
 from egovlpv2.bench.reader import OPENED
 from egovlpv2.data_modules.charades_ego import CharadesEgoDataModule
+from egovlpv2.data_modules.egohoi import EgoHOIBench
 from egovlpv2.data_modules.egomcq import EgoMCQ
 from egovlpv2.data_modules.ek100 import EK100DataModule
 from egovlpv2.data_modules.moments import read_classes, read_moments
@@ -21,6 +22,7 @@ from egovlpv2.data_modules.nlq import read_nlq_queries
 from egovlpv2.data_modules.qfvs_files import read_dictionary, read_oracles, read_tags
 from egovlpv2.data_modules.questions import kind_names, read_questions
 from egovlpv2.data_modules.tables import read_clip_table
+from egovlpv2.data_modules.word_forms import inflect_verb, read_taxonomy
 from egovlpv2.features.queries import read_queries as read_asked
 from egovlpv2.heads.answers import read_answers
 
@@ -44,7 +46,7 @@ def formats() -> dict[str, Format]:
     return {"egoclip": _egoclip(), "egomcq": _egomcq(), "nlq": _nlq(), "vslnet": _vslnet(), "moments": _moments(),
             "clip_annotations": _clip_annotations(), "classes": _classes(), "queries": _queries(), "qfvs": _qfvs(),
             "qfvs_mat": _qfvs_mat(), "taskqa": _taskqa(), "charades_ego": _charades_ego(), "ek100": _ek100(),
-            "relevancy": _relevancy(), "bench": _bench()}
+            "relevancy": _relevancy(), "bench": _bench(), "egohoi": _egohoi(), "taxonomy": _taxonomy()}
 
 
 def _json(value: Any) -> bytes:
@@ -69,6 +71,28 @@ def _egoclip() -> Format:
         assert all(table.text[i].strip() for i in range(len(table))) and all(isinstance(v, str) for v in table.videos)
 
     return Format({"egoclip.csv": _table(EGOCLIP, rows, "\t")}, ("egoclip.csv",), load)
+
+
+def _egohoi() -> Format:
+    rows = [(i, f"00{i % 3}", i * 2.5 - 1, i * 2.5 + 1, f"#C C does {i}", "[1]", "[2, 3]", "a,b", "c, d")
+            for i in range(150)]
+    header = (*(name for name in EGOCLIP if name != "narration_time"), "verb_neg", "noun_neg")
+
+    def load(folder: Path) -> None:
+        bench = EgoHOIBench(folder / "egohoi.csv", None)
+        assert len(bench) and all(all(bench.negatives(row)) for row in range(len(bench)))
+
+    return Format({"egohoi.csv": _table(header, rows, "\t")}, ("egohoi.csv",), load)
+
+
+def _taxonomy() -> Format:
+    rows = [("take_(pick,_grab)", "['take']"), ("cut", "[]"), ("", "[]")] * 3
+
+    def load(folder: Path) -> None:
+        classes = read_taxonomy(folder / "verbs.csv", inflect_verb, 118)
+        assert any(words.find(f"#C C {words.forms[0][1]} it") for words in classes if words.forms)
+
+    return Format({"verbs.csv": _table(("label", "group"), rows)}, ("verbs.csv",), load)
 
 
 def _egomcq() -> Format:

@@ -10,6 +10,7 @@ import torch
 from helpers import REAL_DATA
 from lightning import LightningModule, Trainer
 
+from egovlpv2.batch import Difference
 from egovlpv2.data_modules.clips import ClipReader
 from egovlpv2.data_modules.egomcq import EgoMCQ, EgoMCQDataModule
 from egovlpv2.data_modules.loaders import PAD_INDEX
@@ -25,7 +26,7 @@ class Asker(LightningModule):
         self.answers: list[int] = []
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        assert set(batch) == {"key", "video", "text", "answer", "kind"}
+        assert set(batch) == {"key", "video", "text", "answer", "kind", "difference"}
         self.answers += batch["answer"].tolist()
 
     test_step = validation_step
@@ -51,6 +52,7 @@ def test_batches(world: Path, options: dict[str, Any]) -> None:
     assert first["text"]["input_ids"].shape == (2, 4)  # as long as the longest
     assert torch.cat([batch["answer"] for batch in batches]).tolist() == [0, 1, 2, 3, 4, 0, 1]
     assert torch.cat([batch["kind"] for batch in batches]).tolist() == [1, 2, 1, 2, 1, 2, 1]
+    assert first["difference"].shape == (2, 5) and int(first["difference"][0, 0]) == Difference.neither  # its answer
     assert first["failures"] == []
 
 
@@ -61,6 +63,21 @@ def test_clips_are_those_of_the_choices(world: Path) -> None:
     expected = [60 - 2 + 4.0, 60 + 16 + 4, 100 + 6 + 4, 100 + 24 + 4, 180 + 12 + 4]  # the second file begins at 60
     assert torch.allclose(light, torch.tensor(expected), atol=3.0)
     assert question.text == "#C C does thing5"
+
+
+def test_choices_differ_from_the_answer_by_their_tags(world: Path, questions: dict[str, Any]) -> None:
+    tags: list[tuple[Any, Any]] = [("[1]", "[5, 6]"), ([1, 2], [6]), ("[3]", "[7, 6]"), (" [1 ] ", "[8]"),
+                                   ("[9]", "[9]")]
+    for choice, (verbs, nouns) in zip(questions["0"]["choices"].values(), tags, strict=True):
+        choice |= {"tag_verb": verbs, "tag_noun": nouns}
+    for key, odd in (("1", "[]"), ("2", None), ("3", "[1"), ("4", 7), ("5", [1.5]), ("6", "x")):
+        for choice in questions[key]["choices"].values():
+            choice["tag_verb"] = odd
+    (world / "tags.json").write_text(json.dumps(questions))
+    dataset = EgoMCQ(world / "tags.json", reader(world))
+    names = [[Difference(number).name for number in dataset[i].difference.tolist()] for i in range(len(dataset))]
+    assert names[0] == ["neither", "neither", "verb", "noun", "both"]
+    assert names[1:] == [["unknown"] * 5] * 6  # tags that can't be read stop no evaluation
 
 
 def test_evaluation_repeats_itself(world: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from helpers import make_clips, make_text
 
-from egovlpv2.batch import ChoiceBatch
+from egovlpv2.batch import ChoiceBatch, Difference
 from egovlpv2.tasks.egomcq import EgoMCQ, choice_scores
 
 
@@ -47,6 +47,24 @@ def test_the_chosen_kind_of_question_is_the_score(small_config, monitor: str, ex
     task.metric("val").update(scores, torch.tensor([0]), torch.tensor([1]))  # no question within a video
     task.on_validation_epoch_end()
     assert logged["val/score"] == 100.0
+
+
+def test_errors_of_the_last_score_are_logged_beside_the_accuracies(small_config) -> None:
+    task, logged = EgoMCQ(small_config()), {}
+    task.log = lambda name, value, prog_bar: logged.update({name: float(value)})
+    task.log_dict = lambda values: logged.update({name: float(value) for name, value in values.items()})
+    right, wrong = torch.eye(5)[:1], torch.eye(5)[1:2]
+    scores = {"dual": right.expand(2, 5), "fusion": right.expand(2, 5), "ensemble": torch.cat([right, wrong])}
+    difference = torch.full((2, 5), int(Difference.neither)).index_fill(1, torch.tensor([1]), int(Difference.verb))
+    answer, kind = torch.zeros(2, dtype=torch.long), torch.full((2,), 2)
+    task.metric("val").update(scores, answer, kind, difference)
+    task.on_validation_epoch_end()
+    errors = {name: value for name, value in logged.items() if "errors" in name}
+    assert errors == {f"val/errors/intra/{by.name}": 50.0 * (by == Difference.verb) for by in Difference}
+    assert logged["val/egomcq/ensemble/intra"] == 50.0 and "ensemble" in task.protocol["errors"]
+    task.metric("val").update(scores, answer, kind)
+    task.on_validation_epoch_end()
+    assert logged["val/errors/intra/unknown"] == 50.0  # without tags
 
 
 def test_the_papers_way_of_picking_a_checkpoint_is_the_default(small_config) -> None:
