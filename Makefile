@@ -12,8 +12,8 @@ help:  ## list the targets
 	@grep -hE '^[a-z0-9% -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-38s%s\n", $$1, $$2}'
 	@echo; echo '  MODEL=tiny|tiny_minilm|small|base DATA=toy|own|egoclip TRAINER=cpu|gpu|a100x8|a100x32 RUN=name WEIGHTS=path VIDEOS=folder ARGS="--more.options=1"'
 # The configs take these: the run whose weights are used, other weights, and the videos of frozen features.
-evaluate-% finetune-%: export EGO_RUN = $(RUN)
-evaluate-% finetune-%: export EGO_WEIGHTS = $(or $(WEIGHTS),runs/$(RUN)/checkpoints/best.ckpt)
+evaluate-% finetune-% probe-time: export EGO_RUN = $(RUN)
+evaluate-% finetune-% probe-time: export EGO_WEIGHTS = $(or $(WEIGHTS),runs/$(RUN)/checkpoints/best.ckpt)
 ifdef VIDEOS
 export EGO_VIDEOS = $(VIDEOS)
 endif
@@ -70,6 +70,12 @@ ablation-%: setup $(TOY)  ## a run for each overlay of conf/ablation/: objective
 	$(call sweep,conf/ablation/$*,$(PRETRAIN) $(wildcard conf/ablation/$(DATA).yaml),$(ABLATION)/$*) --no-mean --full $(ABLATION)/full \
 		--metrics ^test/egomcq --plot runs/$(ABLATION)/$*.png
 	$(if $(filter fusion,$*),$(BIN)/egovlpv2 ablation-fusion --runs runs/$(ABLATION) --plot runs/$(ABLATION)/fusion.png)
+# Each benchmark is tested four times; those of PROBE that are retrieval take the configs of evaluate-%.
+PROBE ?= egomcq ek100
+probe = $(call sweep,conf/probe_time,$(if $(filter egomcq,$(1)),$(call clips,egomcq),$(call task,$(1))),probe-time-$(RUN)/$(1)) --command test --no-mean
+probe-time: setup $(TOY)  ## the answers for clips forward, backward, shuffled and frozen: which need motion?
+	$(foreach name,$(PROBE),$(call probe,$(name)) && )$(BIN)/egovlpv2 probe-time $(PROBE:%=runs/probe-time-$(RUN)/%) \
+		--out runs/probe-time-$(RUN).json --plot runs/probe-time-$(RUN).png
 
 test: setup  ## the tests, in minutes
 	$(BIN)/pytest -n 2
@@ -89,4 +95,4 @@ gpu-check:  ## the project on a GPU, in at most 8 minutes and without a network;
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) tests/gpu/check.py $(ARGS)
 tensorboard: setup  ## the curves of all runs
 	$(BIN)/tensorboard --logdir runs
-.PHONY: help setup toy-data minilm pretrain finetune-qfvs evaluate-qfvs finetune-taskqa evaluate-taskqa test test-full test-matrix lint docs bench gpu-check tensorboard
+.PHONY: help setup toy-data minilm pretrain probe-time finetune-qfvs evaluate-qfvs finetune-taskqa evaluate-taskqa test test-full test-matrix lint docs bench gpu-check tensorboard

@@ -31,6 +31,7 @@ COMMANDS = {
     "export": Command("egovlpv2.tools.export", "export_backbone", ("weights", "out")),
     "collect": Command("egovlpv2.analysis.collect", "collect", ("runs",)),
     "cost": Command("egovlpv2.analysis.cost", "estimate_cost"),
+    "probe-time": Command("egovlpv2.analysis.probe", "probe_time", ("runs",)),
     "ablation-fusion": Command("egovlpv2.analysis.ablation", "compare_fusion"),
     "complexity": Command("egovlpv2.analysis.complexity", "count_complexity"),
     "bench": Command("egovlpv2.bench.run", "run_benchmarks", ("part",)),

@@ -18,6 +18,7 @@ MODELS, DATA = ("tiny", "tiny_minilm", "small", "base"), ("toy", "egoclip")
 NEIGHBOURS = ("egovlp", "lavila", "avion")
 TUNED = ("ek100", "charades_ego", "taskqa")
 HEADS = ("nlq", "mq", "qfvs")
+ORDERS = ("forward", "backward", "shuffled", "frozen")
 ABLATIONS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("ablation/*/*.yaml"))
 RUNS = [
     *(("fit", "pretrain", "model/tiny", "data/toy", f"trainer/{t}", "toy/pretrain") for t in TRAINERS),
@@ -38,6 +39,8 @@ RUNS = [
     *(("fit", task, "trainer/a100x8", f"released/{task}") for task in HEADS),
     *(("fit", "pretrain", "model/tiny", "data/toy", "trainer/cpu", "toy/pretrain", "ablation/toy", overlay)
       for overlay in ABLATIONS),
+    *(("test", "egomcq", "model/tiny", "data/toy", "trainer/cpu", f"probe_time/{order}") for order in ORDERS),
+    *(("test", "ek100", "model/tiny", "trainer/cpu", "toy/ek100", f"probe_time/{order}") for order in ORDERS),
     *(("fit", "qfvs", "trainer/cpu", "toy/qfvs", f"qfvs_test_videos/P0{n}") for n in range(1, 5)),
 ]
 
