@@ -15,9 +15,6 @@ from egovlpv2.types import FrameOrder
 from egovlpv2.viz.figures import drawable, png
 
 ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
-MAIN_METRICS = "^test/.*(/inter|/intra|/map|_avg|/all)$"
-"""EgoMCQ's accuracies, mAP and nDCG as means of both directions, and EgoTaskQA's accuracy."""
-
 _WIDTH = 0.8 / len(ORDERS)  # of a bar, where a metric takes 1
 
 
@@ -43,15 +40,15 @@ class TimeProbe:
         return "\n\n".join([*parts, *(f"written: {path}" for path in self.written)])
 
 
-def probe_time(runs: Sequence[str], *, metrics: str = MAIN_METRICS, out: str | Path | None = None,
-               plot: str | Path | None = None) -> TimeProbe:
+def probe_time(runs: Sequence[str], *, metrics: str = "^test/.*(/inter|/intra|/map|_avg|/all)$",
+               out: str | Path | None = None, plot: str | Path | None = None) -> TimeProbe:
     """Compare evaluations of clips played forward, backward, shuffled and frozen at one frame.
 
     What a model loses without the order of time, or without any motion, tells which of its answers need them.
 
     Args:
         runs: folders, each with four runs named after the orders, as `egovlpv2 sweep conf/probe_time` leaves them
-        metrics: part of the metrics' names, as a regular expression
+        metrics: part of the metrics' names, as a regular expression; by default the main ones
         out: write the numbers as JSON too
         plot: draw them as bars, a panel for each folder
 
