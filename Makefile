@@ -45,6 +45,16 @@ finetune-ek100 finetune-charades-ego: finetune-%: setup $(TOY)  ## fine-tune the
 	$(BIN)/egovlpv2 fit $(call task,$(subst -,_,$*)) --trainer.logger.init_args.name=finetune-$*-$(RUN) $(ARGS)
 finetune-nlq finetune-mq: finetune-%: setup $(TOY)  ## train a head on frozen features, which are extracted if they are missing
 	$(BIN)/egovlpv2 fit $(call head,$*) --trainer.logger.init_args.name=finetune-$*-$(RUN) $(ARGS)
+# NaQ: EgoClip's narrations become queries beside NLQ's (stage 1), then NLQ's alone train on from there (stage 2).
+NLQ_ROOT = $(if $(filter toy,$(DATA)),$(or $(EGO_TOY),data/toy)/nlq,$(or $(EGO_NLQ),data/nlq))
+NAQ_CLIPS ?= $(if $(filter toy,$(DATA)),$(NLQ_ROOT)/../mq/moments_train.json $(NLQ_ROOT)/../naq/vq_train.json)
+NARRATIONS ?= $(if $(filter toy,$(DATA)),$(NLQ_ROOT)/../naq,$(or $(EGO_ROOT),data/egoclip))/egoclip.csv
+naq = --config conf/nlq.yaml --config conf/naq.yaml $(2) --config conf/trainer/$(TRAINER).yaml $(call overlay,nlq) $(call overlay,naq) \
+	$(if $(2),$(call overlay,naq_stage2)) --trainer.logger.init_args.name=$(1)naq-$(RUN)
+finetune-naq: setup $(TOY)  ## NLQ's head on narrations as queries, NARRATIONS=egoclip.csv in the clips of NAQ_CLIPS, then on NLQ's own
+	$(BIN)/egovlpv2 naq $(NARRATIONS) $(NLQ_ROOT)/naq_train.json --clips $(NLQ_ROOT)/nlq_train.json $(NAQ_CLIPS) --nlq $(NLQ_ROOT)/nlq_train.json
+	$(BIN)/egovlpv2 fit $(call naq) $(ARGS)
+	$(BIN)/egovlpv2 fit $(call naq,finetune-,--config conf/naq_stage2.yaml) $(ARGS)
 HEAD = $(or $(HEAD_WEIGHTS),runs/finetune-$*-$(RUN)/checkpoints/best.ckpt)
 evaluate-nlq evaluate-mq: evaluate-%: setup $(TOY)  ## test what that left, or HEAD_WEIGHTS=path
 	$(BIN)/egovlpv2 test $(call head,$*) --model.init_args.weights=$(HEAD) --trainer.logger.init_args.name=$*-$(RUN) $(ARGS)
@@ -95,4 +105,4 @@ gpu-check:  ## the project on a GPU, in at most 8 minutes and without a network;
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) tests/gpu/check.py $(ARGS)
 tensorboard: setup  ## the curves of all runs
 	$(BIN)/tensorboard --logdir runs
-.PHONY: help setup toy-data minilm pretrain probe-time finetune-qfvs evaluate-qfvs finetune-taskqa evaluate-taskqa test test-full test-matrix lint docs bench gpu-check tensorboard
+.PHONY: help setup toy-data minilm pretrain finetune-naq probe-time finetune-qfvs evaluate-qfvs finetune-taskqa evaluate-taskqa test test-full test-matrix lint docs bench gpu-check tensorboard

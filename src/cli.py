@@ -19,6 +19,7 @@ COMMANDS = {
     "prepare": Command("egovlpv2.video.prepare", "prepare_videos", ("inputs",)),
     "extract": Command("egovlpv2.features.extract", "extract_features", ("videos",)),
     "fuse": Command("egovlpv2.features.fuse", "fuse_features", ("trunks",)),
+    "naq": Command("egovlpv2.data_modules.naq", "write_naq", ("narrations", "out")),
     "show-nlq": Command("egovlpv2.tools.show", "show_predictions", ("run",),
                         "Draw one query of NLQ with the windows that a trained head finds."),
     "show-mq": Command("egovlpv2.tools.show", "show_predictions", ("run",),

@@ -36,6 +36,8 @@ RUNS = [
       for task in TUNED for command in ("fit", "test")),
     *((command, task, "trainer/cpu", f"toy/{task}") for task in HEADS for command in ("fit", "test", "predict")),
     *((command, "nlq", "trainer/cpu", "toy/nlq", "toy/nlq_questions") for command in ("fit", "test")),
+    ("fit", "nlq", "naq", "trainer/cpu", "toy/nlq", "toy/naq"), ("fit", "nlq", "naq", "trainer/gpu"),
+    ("fit", "nlq", "naq", "naq_stage2", "trainer/cpu", "toy/nlq", "toy/naq", "toy/naq_stage2"),
     *(("fit", task, "trainer/a100x8", f"released/{task}") for task in HEADS),
     *(("fit", "pretrain", "model/tiny", "data/toy", "trainer/cpu", "toy/pretrain", "ablation/toy", overlay)
       for overlay in ABLATIONS),

@@ -16,6 +16,7 @@ from egovlpv2.command.cores import usable_cores
 from egovlpv2.data_modules.toy_world.contact_sheet import contact_sheet
 from egovlpv2.data_modules.toy_world.formats import egoclip_csv, egomcq_json
 from egovlpv2.data_modules.toy_world.grounding_formats import write_grounding, write_queries
+from egovlpv2.data_modules.toy_world.naq_formats import NAQ_FILES, write_narrations
 from egovlpv2.data_modules.toy_world.question_formats import write_taskqa
 from egovlpv2.data_modules.toy_world.render import encode, film
 from egovlpv2.data_modules.toy_world.retrieval_formats import write_charades_ego, write_ek100
@@ -203,9 +204,18 @@ def generate(root: str | Path, *, num_workers: int | None = None, **parameters: 
         write_grounding(videos, root, world.chunk_seconds, write_text)
         write_qfvs(videos, root, world.chunk_seconds, write_text)
         write_taskqa(videos, root, world.chunk_seconds, write_text)
+        write_narrations(videos, root, world.chunk_seconds, write_text)
         # The label comes last: a folder with a label is complete.
         write_text(root / "world.json", world.label())
-    elif not (root / "taskqa" / "qa" / "direct" / TASKQA_FILES[-1]).is_file():  # of a release without synonyms
+    else:
+        _add_new_files(root, world)
+    return ToyWorld(root)
+
+
+def _add_new_files(root: Path, world: World) -> None:
+    """Write the files that a world of an earlier release lacks."""
+    if not (root / "taskqa" / "qa" / "direct" / TASKQA_FILES[-1]).is_file():  # of a release without synonyms
         write_queries(takes(world.script(), world.chunk_seconds), root, write_text)
         write_taskqa_synonyms(root, write_text)
-    return ToyWorld(root)
+    if not (root / NAQ_FILES[-1]).is_file():  # of a release without NaQ
+        write_narrations(world.script(), root, world.chunk_seconds, write_text)
