@@ -208,15 +208,15 @@ def vslnet_form(queries: Queries) -> dict[str, Any]:
     """Convert an NLQ file to the form of VSLNet's `train.json`, by clip; windows of 1/30 s or less are left out."""
     found: dict[str, Any] = {}
     for clip, annotation, index, row in _annotated(queries):
-        window = (row.get("clip_start_sec"), row.get("clip_end_sec"))
-        if not row.get("query") or None in window or abs(window[1] - window[0]) <= _SHORTEST:
+        start, end = row.get("clip_start_sec"), row.get("clip_end_sec")
+        if not row.get("query") or start is None or end is None or abs(end - start) <= _SHORTEST:
             continue
         seconds = clip["video_end_sec"] - clip["video_start_sec"]
         entry = found.setdefault(clip["clip_uid"], {
             "fps": _VSLNET_RATE, "num_frames": int(seconds * _VSLNET_RATE), "timestamps": [], "exact_times": [],
             "sentences": [], "annotation_uids": [], "query_idx": []})
-        entry["timestamps"].append([int(time * _VSLNET_RATE) for time in window])
-        entry["exact_times"].append(list(window))
+        entry["timestamps"].append([int(time * _VSLNET_RATE) for time in (start, end)])
+        entry["exact_times"].append([start, end])
         entry["sentences"].append(row["query"].strip().strip("?").lower() + "?")
         entry["annotation_uids"].append(annotation)
         entry["query_idx"].append(index)
