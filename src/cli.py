@@ -20,6 +20,7 @@ COMMANDS = {
     "extract": Command("egovlpv2.features.extract", "extract_features", ("videos",)),
     "fuse": Command("egovlpv2.features.fuse", "fuse_features", ("trunks",)),
     "naq": Command("egovlpv2.data_modules.naq", "write_naq", ("narrations", "out")),
+    "llm-narrations": Command("egovlpv2.data_modules.llm_narrations", "convert_narrations", ("source", "out")),
     "show-nlq": Command("egovlpv2.tools.show", "show_predictions", ("run",),
                         "Draw one query of NLQ with the windows that a trained head finds."),
     "show-mq": Command("egovlpv2.tools.show", "show_predictions", ("run",),
