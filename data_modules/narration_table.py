@@ -77,7 +77,7 @@ class NarrationTable:
         if there != size:
             raise ValueError(f"{path} has {there:,} bytes and {_HEAD} says {size:,}: the table is damaged, write it "
                              "anew")
-        return np.memmap(path, dtype=kind, mode="r", shape=(length,))
+        return np.asarray(np.memmap(path, dtype=kind, mode="r", shape=(length,)))  # plain arrays are indexed faster
 
     def __reduce__(self) -> tuple[type["NarrationTable"], tuple[Path]]:
         """Open the files anew in another process, instead of sending their content."""
