@@ -12,8 +12,8 @@ help:  ## list the targets
 	@grep -hE '^[a-z0-9% -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-38s%s\n", $$1, $$2}'
 	@echo; echo '  MODEL=tiny|tiny_minilm|small|base DATA=toy|own|egoclip TRAINER=cpu|gpu|a100x8|a100x32 RUN=name WEIGHTS=path VIDEOS=folder ARGS="--more.options=1"'
 # The configs take these: the run whose weights are used, other weights, and the videos of frozen features.
-evaluate-% finetune-%: export EGO_RUN = $(RUN)
-evaluate-% finetune-%: export EGO_WEIGHTS = $(or $(WEIGHTS),runs/$(RUN)/checkpoints/best.ckpt)
+evaluate-% finetune-% probe-time: export EGO_RUN = $(RUN)
+evaluate-% finetune-% probe-time: export EGO_WEIGHTS = $(or $(WEIGHTS),runs/$(RUN)/checkpoints/best.ckpt)
 ifdef VIDEOS
 export EGO_VIDEOS = $(VIDEOS)
 endif
@@ -48,6 +48,16 @@ $(if $(filter-out vsgn actionformer,$(HEAD)),$(error HEAD=$(HEAD): the heads of 
 headed = $*$(if $(filter mq,$*),$(addprefix $(1),$(filter-out vsgn,$(HEAD))))
 finetune-nlq finetune-mq: finetune-%: setup $(TOY)  ## train a head on frozen features, which are extracted if they are missing; MQ's may be HEAD=actionformer
 	$(BIN)/egovlpv2 fit $(call head,$(call headed,_)) --trainer.logger.init_args.name=finetune-$(call headed,-)-$(RUN) $(ARGS)
+# NaQ: EgoClip's narrations become queries beside NLQ's (stage 1), then NLQ's alone train on from there (stage 2).
+NLQ_ROOT = $(if $(filter toy,$(DATA)),$(or $(EGO_TOY),data/toy)/nlq,$(or $(EGO_NLQ),data/nlq))
+NAQ_CLIPS ?= $(if $(filter toy,$(DATA)),$(NLQ_ROOT)/../mq/moments_train.json $(NLQ_ROOT)/../naq/vq_train.json)
+NARRATIONS ?= $(if $(filter toy,$(DATA)),$(NLQ_ROOT)/../naq,$(or $(EGO_ROOT),data/egoclip))/egoclip.csv
+naq = --config conf/nlq.yaml --config conf/naq.yaml $(2) --config conf/trainer/$(TRAINER).yaml $(call overlay,nlq) $(call overlay,naq) \
+	$(if $(2),$(call overlay,naq_stage2)) --trainer.logger.init_args.name=$(1)naq-$(RUN)
+finetune-naq: setup $(TOY)  ## NLQ's head on narrations as queries, NARRATIONS=egoclip.csv in the clips of NAQ_CLIPS, then on NLQ's own
+	$(BIN)/egovlpv2 naq $(NARRATIONS) $(NLQ_ROOT)/naq_train.json --clips $(NLQ_ROOT)/nlq_train.json $(NAQ_CLIPS) --nlq $(NLQ_ROOT)/nlq_train.json
+	$(BIN)/egovlpv2 fit $(call naq) $(ARGS)
+	$(BIN)/egovlpv2 fit $(call naq,finetune-,--config conf/naq_stage2.yaml) $(ARGS)
 evaluate-nlq evaluate-mq: evaluate-%: setup $(TOY)  ## test what that left, or HEAD_WEIGHTS=path
 	$(BIN)/egovlpv2 test $(call head,$(call headed,_)) --trainer.logger.init_args.name=$(call headed,-)-$(RUN) --model.init_args.weights=$(or $(HEAD_WEIGHTS),runs/finetune-$(call headed,-)-$(RUN)/checkpoints/best.ckpt) $(ARGS)
 # Configs in ARGS go behind a sweep's base, all else to each of its rows.
@@ -72,6 +82,12 @@ ablation-%: setup $(TOY)  ## a run for each overlay of conf/ablation/: objective
 	$(call sweep,conf/ablation/$*,$(PRETRAIN) $(wildcard conf/ablation/$(DATA).yaml),$(ABLATION)/$*) --no-mean --full $(ABLATION)/full \
 		--metrics ^test/egomcq --plot runs/$(ABLATION)/$*.png
 	$(if $(filter fusion,$*),$(BIN)/egovlpv2 ablation-fusion --runs runs/$(ABLATION) --plot runs/$(ABLATION)/fusion.png)
+# Each benchmark is tested four times; those of PROBE that are retrieval take the configs of evaluate-%.
+PROBE ?= egomcq ek100
+probe = $(call sweep,conf/probe_time,$(if $(filter egomcq,$(1)),$(call clips,egomcq),$(call task,$(1))),probe-time-$(RUN)/$(1)) --command test --no-mean
+probe-time: setup $(TOY)  ## the answers for clips forward, backward, shuffled and frozen: which need motion?
+	$(foreach name,$(PROBE),$(call probe,$(name)) && )$(BIN)/egovlpv2 probe-time $(PROBE:%=runs/probe-time-$(RUN)/%) \
+		--out runs/probe-time-$(RUN).json --plot runs/probe-time-$(RUN).png
 
 test: setup  ## the tests, in minutes
 	$(BIN)/pytest -n 2
@@ -91,4 +107,4 @@ gpu-check:  ## the project on a GPU, in at most 8 minutes and without a network;
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) tests/gpu/check.py $(ARGS)
 tensorboard: setup  ## the curves of all runs
 	$(BIN)/tensorboard --logdir runs
-.PHONY: help setup toy-data minilm pretrain finetune-qfvs evaluate-qfvs finetune-taskqa evaluate-taskqa test test-full test-matrix lint docs bench gpu-check tensorboard
+.PHONY: help setup toy-data minilm pretrain finetune-naq probe-time finetune-qfvs evaluate-qfvs finetune-taskqa evaluate-taskqa test test-full test-matrix lint docs bench gpu-check tensorboard

@@ -14,7 +14,7 @@ from egovlpv2.data_modules.loaders import (
     require_at_least,
 )
 from egovlpv2.tokenization import load_tokenizer
-from egovlpv2.types import FrameRuleName
+from egovlpv2.types import FrameOrder, FrameRuleName
 from egovlpv2.video.frame_rules import FrameRule, find_rule
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ class VideoDataModule(LoaderDataModule):
             frame numbers as the released code counts them, and in its readers' colours.
         seed: Seed of the order of the rows and of all that is random in the training data.
         max_failed_share: The run fails when a larger share of the clips can't be read.
+        frame_order: Order of a clip's frames in an evaluation, a probe of how much the answers depend on motion:
+            `forward`, `backward`, `shuffled` (the same for a clip in each run of a seed) or `frozen` at the middle
+            frame. A fit takes `forward` alone.
         drop_last: See `LoaderDataModule`.
     """
 
@@ -72,6 +75,7 @@ class VideoDataModule(LoaderDataModule):
         frame_rule: FrameRuleName = "centre",
         seed: int = 0,
         max_failed_share: float = 0.01,
+        frame_order: FrameOrder = "forward",
         drop_last: bool = True,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, seed, drop_last)
@@ -84,6 +88,7 @@ class VideoDataModule(LoaderDataModule):
         if self.chunk_seconds is not None:
             require_at_least(SHORTEST_CHUNK, chunk_seconds=self.chunk_seconds)
         self.size, self.frame_rule, self.max_failed_share = size, frame_rule, max_failed_share
+        self.frame_order = frame_order
         find_rule(frame_rule, self.released_rule())  # raises where there is no such rule
         self._logged: dict[str, str] = {}  # the reason by video
 
@@ -103,12 +108,20 @@ class VideoDataModule(LoaderDataModule):
                              "data.init_args.videos.")
         rule = find_rule(self.frame_rule, self.released_rule())
         return ClipReader(self.videos, num_frames, self.size, self.chunk_seconds, rule=rule, flip=self.flip,
-                          short_side=self.short_side or self.size, rgb_first=self.frame_rule == "released")
+                          short_side=self.short_side or self.size, rgb_first=self.frame_rule == "released",
+                          order=self.frame_order, seed=self.seed)
 
     def setup(self, stage: str) -> None:
-        """Read the annotations that a fit validates and tests with before hours of training, not after."""
+        """Read the annotations that a fit validates and tests with before hours of training, not after.
+
+        Raises:
+            ValueError: A fit would show its clips in another order than that of time.
+        """
         if stage != "fit":
             return
+        if self.frame_order != "forward":
+            raise ValueError(f"data.init_args.frame_order={self.frame_order} is for `egovlpv2 test` and `validate`: a "
+                             "fit takes forward")
         counts = dict(self.counts)
         self.val_dataloader()
         if self.has_test_data:
@@ -118,7 +131,8 @@ class VideoDataModule(LoaderDataModule):
     @property
     def protocol(self) -> dict[str, Any]:
         """The settings of the data, for `metrics.json`."""
-        names = ("num_frames", "eval_num_frames", "size", "max_tokens", "eval_max_tokens", "frame_rule")
+        names = ("num_frames", "eval_num_frames", "size", "max_tokens", "eval_max_tokens", "frame_rule",
+                 "frame_order")
         return {name: getattr(self, name) for name in names} | {"evaluation": "the largest centred square, "
                                                                 + _FRAMES_OF[self.frame_rule],
                                                                 "counts": self._counts_of_all()}

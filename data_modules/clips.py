@@ -11,7 +11,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from torch import Tensor
 
+from egovlpv2.data_modules.frame_order import arrange
 from egovlpv2.io.schema import shown
+from egovlpv2.types import FrameOrder
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.decode import Clip, VideoInfo, read_chunks, read_frames, video_info
 from egovlpv2.video.frame_rules import FrameRule, Span, Times, centre
@@ -157,6 +159,8 @@ class ClipReader:
         flip: Probability of mirroring a clip in training, 0 to 1.
         short_side: Of the evaluation's crop, see `EvalTransform`.
         rgb_first: See `EvalTransform`.
+        order: Order of the frames in evaluation; training is always forward.
+        seed: Seed of the `shuffled` orders.
     """
 
     folder: Path
@@ -167,6 +171,8 @@ class ClipReader:
     flip: float = field(default=0.5, kw_only=True)
     short_side: int = field(default=256, kw_only=True)
     rgb_first: bool = field(default=False, kw_only=True)
+    order: FrameOrder = field(default="forward", kw_only=True)
+    seed: int = field(default=0, kw_only=True)
 
     def train(self, name: str, start: float, end: float, rng: np.random.Generator) -> Tensor:
         """Frames at random times in a random part of the picture: (T, 3, H, W) uint8.
@@ -186,7 +192,7 @@ class ClipReader:
             return video.read(times, partial(crop, rng=rng)).frames
 
     def evaluate(self, name: str, start: float, end: float, rng: np.random.Generator | None = None) -> EvalClip:
-        """Frames of the largest square, at the centres of equal segments, or at times drawn by `rng`.
+        """Frames of the largest square, at the centres of equal segments, or at times drawn by `rng`, in `order`.
 
         Raises:
             ClipError: The video can't be read.
@@ -197,6 +203,7 @@ class ClipReader:
             stop = video.end(span, times[-1])
             crop = EvalTransform(self.size, self.short_side, self.rgb_first)
             frames = video.read(np.minimum(times, stop), crop).frames
+            frames = arrange(frames, self.order, f"{self.seed} {name} {start} {end}")
             return EvalClip(frames, stop + TAIL_SECONDS < end < inf)
 
     def video(self, name: str) -> VideoFile | ChunkedVideo:

@@ -1,8 +1,9 @@
 """EgoClip: 3.8 million narrated clips to pre-train on, each with a scene-aware negative."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,9 +12,12 @@ from torch.utils.data import DataLoader
 
 from egovlpv2.batch import multi_hot
 from egovlpv2.data_modules.base import VideoDataModule
-from egovlpv2.data_modules.clips import ClipReader, Failure, read_or_replace
+from egovlpv2.data_modules.clip_pairs import ClipPair, Negatives
+from egovlpv2.data_modules.clips import ClipReader, read_or_replace
 from egovlpv2.data_modules.egomcq import MCQSplits
+from egovlpv2.data_modules.llm_clips import Concatenated, TableClips
 from egovlpv2.data_modules.loaders import ResumableDataLoader, Rows, stack
+from egovlpv2.data_modules.narration_table import NarrationTable
 from egovlpv2.data_modules.tables import NUM_NOUNS, NUM_VERBS, ClipTable, read_clip_table
 from egovlpv2.tokenization import tokenize
 from egovlpv2.video.frame_rules import FrameRule, egoclip
@@ -21,7 +25,6 @@ from egovlpv2.video.frame_rules import FrameRule, egoclip
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Negatives = Literal["scene", "any"]
 _SCENE_SECONDS = 60
 
 
@@ -75,17 +78,6 @@ class Neighbours:
         """First and last place (exclusive) of the scenes from `first` to `last` (exclusive)."""
         begin, end = torch.searchsorted(self._scene, torch.tensor([first, last])).tolist()
         return begin, end
-
-
-class ClipPair(NamedTuple):
-    """A row and its negative; `failures` are pairs that were drawn before and could not be read."""
-
-    rows: list[int]
-    video: Tensor  # (2, T, 3, H, W) uint8
-    text: list[str]
-    verbs: list[Tensor]
-    nouns: list[Tensor]
-    failures: list[Failure]
 
 
 class EgoClip(Rows[ClipPair]):
@@ -151,12 +143,16 @@ class EgoClipDataModule(VideoDataModule):
 
     Args:
         root: The data set's folder; the other paths are relative to it.
-        csv: The training rows, an `egoclip.csv`.
+        csv: The training rows, an `egoclip.csv`; null: those of the tables alone.
         negatives: The second clip of each row: another one of its own `scene` (paper) or `any` other.
         videos: The folder of `<video_uid>/<k>.mp4`.
         mcq_val: Questions to validate on, an `egomcq.json`; null: a fit doesn't validate.
         mcq_test: Questions to test on, an `egomcq.json`.
         chunk_seconds: Length of a video's files.
+        tables: Tables of more training rows, which `egovlpv2 llm-narrations` writes. Each row is shown once an epoch,
+            with one of its texts. They have no verbs and nouns: EgoNCE's positives are their own pairs.
+        table_prompt: Template of the tables' texts, with `{}` for the text: `#C {}` makes `#C C lifts the cup` of
+            `C lifts the cup`.
         **kwargs: Arguments of every data module of videos, see `VideoDataModule`.
     """
 
@@ -164,18 +160,25 @@ class EgoClipDataModule(VideoDataModule):
     evaluated = "questions"
     chunk_seconds: float
 
-    def __init__(self, root: str, csv: str = "egoclip.csv", negatives: Negatives = "scene", videos: str = "videos",
-                 mcq_val: str | None = None, mcq_test: str | None = None, chunk_seconds: float = 600.0,
+    def __init__(self, root: str, csv: str | None = "egoclip.csv", negatives: Negatives = "scene",
+                 videos: str = "videos", mcq_val: str | None = None, mcq_test: str | None = None,
+                 chunk_seconds: float = 600.0, tables: Sequence[str] = (), table_prompt: str = "{}",
                  **kwargs: Any) -> None:
         self.chunk_seconds = chunk_seconds  # first, since `released_rule` needs it
         super().__init__(**kwargs)
-        self.path, self.negatives = Path(root) / csv, negatives
+        if csv is None and not tables:
+            raise ValueError("data.init_args.csv is null and there are no data.init_args.tables: give one of them")
+        if "{}" not in table_prompt:
+            raise ValueError(f"data.init_args.table_prompt must have {{}} where the text goes, not {table_prompt!r}")
+        self.path, self.negatives = None if csv is None else Path(root) / csv, negatives
+        self.tables, self.table_prompt = [Path(root) / name for name in tables], table_prompt
         self.videos = Path(root) / videos
         self.questions = MCQSplits(Path(root), mcq_val, mcq_test)
 
     @property
     def protocol(self) -> dict[str, Any]:
-        return super().protocol | self.questions.protocol | {"negatives": self.negatives}
+        return super().protocol | self.questions.protocol | {
+            "negatives": self.negatives, "tables": [str(path) for path in self.tables]}
 
     @property
     def has_test_data(self) -> bool:
@@ -185,9 +188,19 @@ class EgoClipDataModule(VideoDataModule):
         return partial(egoclip, chunk_seconds=self.chunk_seconds)
 
     def train_dataloader(self) -> ResumableDataLoader:
-        """Shuffled batches of `csv` with negatives, the same again after a resume."""
-        dataset = EgoClip(self.path, self.reader(self.num_frames), self.seed, self.negatives)
-        self.counts["malformed_rows"] = dataset.table.malformed
+        """Shuffled batches of `csv` and the tables with negatives, the same again after a resume."""
+        reader = self.reader(self.num_frames)
+        parts: list[Rows[ClipPair]] = []
+        if self.path is not None:
+            rows = EgoClip(self.path, reader, self.seed, self.negatives)
+            self.counts["malformed_rows"] = rows.table.malformed
+            parts.append(rows)
+        tables = [NarrationTable(path) for path in self.tables]
+        parts += [TableClips(table, reader, self.seed, place, self.negatives, self.table_prompt)
+                  for place, table in enumerate(tables)]
+        self.counts |= {f"{source}_table_rows": sum(len(table) for table in tables if table.source == source)
+                        for source in sorted({table.source for table in tables})}
+        dataset = parts[0] if len(parts) == 1 else Concatenated(parts)
         return self.train_loader(dataset, partial(collate, tokenizer=self.tokenizer, max_tokens=self.max_tokens))
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 from egovlpv2.batch import QueryBatch
 from egovlpv2.data_modules.grounding import ClipSpan, FeatureDataModule, FeatureRows, averaged, check_span, pad
 from egovlpv2.data_modules.loaders import ResumableDataLoader, require_at_least
+from egovlpv2.data_modules.naq import jitter_span
 from egovlpv2.features import Features
 from egovlpv2.io.annotations import check_times
 from egovlpv2.io.nlq_files import AskedClip, AskedQuery, read_nlq
@@ -42,6 +44,7 @@ class NLQSample(NamedTuple):
     tokens: Tensor  # (L, D)
     max_tokens: int  # of a query in the file
     duration: float
+    span: tuple[int, int]  # first and last feature of the window
 
 
 class NLQQueries(FeatureRows):
@@ -51,11 +54,22 @@ class NLQQueries(FeatureRows):
         queries: The queries with features.
         read: Reads the features of a clip.
         max_positions: Longer clips are averaged down to it.
+        jitter: Largest factor by which a narration's span is expanded at each access in training; None: as it is.
+        seed: Seed of the jitter, a function of it, the epoch and the row.
     """
 
-    def __init__(self, queries: list[NLQQuery], read: Callable[[ClipSpan], Features], max_positions: int) -> None:
+    def __init__(self, queries: list[NLQQuery], read: Callable[[ClipSpan], Features], max_positions: int,
+                 jitter: float | None = None, seed: int = 0) -> None:
         super().__init__(queries, read)
-        self.max_positions = max_positions
+        self.max_positions, self.jitter, self.seed = max_positions, jitter, seed
+
+    def __getitem__(self, key: int | tuple[int, int]) -> NLQSample | None:
+        sample: NLQSample | None = super().__getitem__(key)
+        if sample is None or self.jitter is None or not isinstance(key, tuple):
+            return sample
+        uniform = np.random.default_rng((self.seed, *key)).uniform
+        span = jitter_span(sample.query.text, sample.span, len(sample.video), self.jitter, uniform)
+        return sample._replace(span=span)
 
     def sample(self, row: int) -> NLQSample:
         query: NLQQuery = self.rows[row]
@@ -65,9 +79,10 @@ class NLQQueries(FeatureRows):
                              "extract them with --queries of this annotation file")
         index = features.queries.index(query.text)
         values = features.values[:, index] if features.values.ndim == 3 else features.values  # (T, D)
+        video = averaged(values, self.max_positions)  # (n, D)
+        span = label_span(query.window or (0.0, 0.0), features.duration, len(video))
         tokens = features.words[index][features.word_mask[index]]  # (L, D)
-        return NLQSample(query, row, averaged(values, self.max_positions), tokens, features.words.shape[1],
-                         features.duration)
+        return NLQSample(query, row, video, tokens, features.words.shape[1], features.duration, span)
 
 
 class NLQDataModule(FeatureDataModule):
@@ -83,6 +98,8 @@ class NLQDataModule(FeatureDataModule):
         highlight_margin: Share of a window's length by which the highlight extends it on each side.
         more_queries: Other annotations whose queries the features are extracted for, too, so that the same features
             serve trainings and tests on several files.
+        narration_jitter: In training, expand the spans of narrations (queries that begin with `#`, see `egovlpv2 naq`)
+            by a random factor from 1 to this, and shift them; null: leave them as they are.
         **kwargs: Arguments of all data sets with features, see `FeatureDataModule`.
     """
 
@@ -92,16 +109,18 @@ class NLQDataModule(FeatureDataModule):
 
     def __init__(self, root: str, features: str, train: str = "nlq_train.json", val: str = "nlq_val.json",
                  test: str | None = None, max_positions: int = 256, highlight_margin: float = 0.1,
-                 more_queries: Sequence[str] = (), **kwargs: Any) -> None:
+                 more_queries: Sequence[str] = (), narration_jitter: float | None = None, **kwargs: Any) -> None:
         super().__init__(root, features, train, val, test, **kwargs)
         require_at_least(1, max_positions=max_positions)
         require_at_least(0, highlight_margin=highlight_margin)
+        require_at_least(1, narration_jitter=1.0 if narration_jitter is None else narration_jitter)
         self.max_positions, self.highlight_margin = max_positions, highlight_margin
-        self.more_queries = tuple(more_queries)
+        self.more_queries, self.narration_jitter = tuple(more_queries), narration_jitter
 
     @property
     def protocol(self) -> dict[str, Any]:
-        return super().protocol | {"max_positions": self.max_positions, "highlight_margin": self.highlight_margin}
+        return super().protocol | {"max_positions": self.max_positions, "highlight_margin": self.highlight_margin,
+                                   "narration_jitter": self.narration_jitter}
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled queries, without those whose window has no length."""
@@ -110,7 +129,9 @@ class NLQDataModule(FeatureDataModule):
         self.counts |= {"train_without_length": len(queries) - len(long)}
         if not long:
             raise ValueError(f"{self.path('train')}: none of {len(queries)} queries with features has a window")
-        return self.train_loader(NLQQueries(long, self.read, self.max_positions), self._collate)
+        self.counts |= {"train_narrations": sum(query.text.startswith("#") for query in long)}
+        return self.train_loader(NLQQueries(long, self.read, self.max_positions, self.narration_jitter, self.seed),
+                                 self._collate)
 
     def val_dataloader(self) -> DataLoader:
         """The queries of `val`."""
@@ -179,7 +200,7 @@ class NLQDataModule(FeatureDataModule):
 def _batch(samples: list[NLQSample], video: tuple[Tensor, Tensor], tokens: tuple[Tensor, Tensor], margin: float
            ) -> QueryBatch:
     (features, mask), (query, query_mask) = video, tokens
-    spans = [label_span(s.query.window or (0.0, 0.0), s.duration, len(s.video)) for s in samples]
+    spans = [sample.span for sample in samples]
     highlight = torch.zeros(len(samples), features.shape[1])
     for row, (start, end), sample in zip(highlight, spans, samples, strict=True):
         extra = round(margin * (end - start + 1))

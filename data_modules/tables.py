@@ -43,7 +43,7 @@ class ClipTable:
         videos: The distinct video uids.
         video: The row's video, an index of `videos`, (N,) int32.
         time: The narration's time in the video, seconds, (N,) float64.
-        start: Start of the clip in the video, seconds, not negative, (N,) float64.
+        start: Start of the clip in the video, seconds, not negative unless asked for, (N,) float64.
         end: Its end, seconds, (N,) float64.
         text: The narrations.
         verbs, nouns: Class ids, below 118 and 582.
@@ -68,16 +68,17 @@ class ClipTable:
         return len(self.video)
 
 
-def read_clip_table(path: str | Path, more: Sequence[str] = ()) -> ClipTable:
+def read_clip_table(path: str | Path, more: Sequence[str] = (), *, clamp: bool = True) -> ClipTable:
     """Read an `egoclip.csv`, the official one of 3.8 million rows or any in its format.
 
     Args:
         path: A tab-separated file with a header; a line is a row; quotes around a whole text are removed.
         more: Other columns to read, of texts that may be blank. Then the file may lack `narration_time`, and the
             middle of a clip takes its place.
+        clamp: Set starts before 0 to 0.
 
     Returns:
-        The well-formed rows. Starts before 0 are set to 0. A row is malformed, and logged with its line and column,
+        The well-formed rows. A row is malformed, and logged with its line and column,
         when a field is missing or one too many, a number isn't one or isn't a time, a tag list isn't a list of ids of
         its classes, the clip ends before it starts, its text is blank, or a text is not UTF-8.
 
@@ -88,7 +89,10 @@ def read_clip_table(path: str | Path, more: Sequence[str] = ()) -> ClipTable:
     reader = _Reader(Path(path), more)
     for chunk in reader.chunks():
         reader.add(chunk)
-    return reader.table()
+    table = reader.table()
+    if clamp:
+        table.start.clamp_(min=0)
+    return table
 
 
 class _Reader:
@@ -191,7 +195,7 @@ class _Reader:
             videos=list(self.videos),
             video=tensors["video_uid"],
             time=tensors.get("narration_time", (tensors["clip_start"] + tensors["clip_end"]) / 2),
-            start=tensors["clip_start"].clamp_(min=0),
+            start=tensors["clip_start"],
             end=tensors["clip_end"],
             text=Strings.join(self.texts["clip_text"]),
             verbs=self.tags["tag_verb"].pack(tensors["tag_verb"]),

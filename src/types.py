@@ -7,6 +7,8 @@ from msgspec import Meta
 Precision = Literal["32", "bf16"]
 PrecisionChoice = Literal["auto", "32", "bf16"]
 FrameRuleName = Literal["centre", "released"]
+NarrationSource = Literal["human", "pseudo"]
+FrameOrder = Literal["forward", "backward", "shuffled", "frozen"]
 FeatureKind = Literal["dual", "projected", "unit", "fused", "transformed", "trunk"]
 PerQueryKind = Literal["fused", "transformed"]
 Split = Literal["val", "test"]

@@ -18,11 +18,13 @@ MODELS, DATA = ("tiny", "tiny_minilm", "small", "base"), ("toy", "egoclip")
 NEIGHBOURS = ("egovlp", "lavila", "avion")
 TUNED = ("ek100", "charades_ego", "taskqa")
 HEADS = ("nlq", "mq", "qfvs")
+ORDERS = ("forward", "backward", "shuffled", "frozen")
 ABLATIONS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("ablation/*/*.yaml"))
 RUNS = [
     *(("fit", "pretrain", "model/tiny", "data/toy", f"trainer/{t}", "toy/pretrain") for t in TRAINERS),
     *(("fit", "pretrain", f"model/{m}", f"data/{d}", "trainer/cpu") for m in MODELS for d in DATA),
     ("fit", "pretrain", "model/base", "data/egoclip", "trainer/a100x32", "released/pretrain"),
+    ("fit", "pretrain", "model/base", "data/egoclip", "trainer/a100x8", "llm_narrations"),
     ("fit", "pretrain", "model/tiny", "data/toy", "trainer/cpu", "toy/pretrain", "toy/long"),
     ("fit", "pretrain", "model/tiny_minilm", "data/toy", "trainer/cpu", "toy/pretrain", "toy/tiny_minilm"),
     *(("fit", task, "model/tiny_minilm", "trainer/cpu", f"toy/{task}", "toy/tiny_minilm") for task in TUNED),
@@ -39,9 +41,13 @@ RUNS = [
     *((command, "mq_actionformer", "trainer/cpu", "toy/mq_actionformer") for command in ("fit", "test", "predict")),
     ("fit", "mq_actionformer", "trainer/gpu", "released/mq_opentad"),
     *((command, "nlq", "trainer/cpu", "toy/nlq", "toy/nlq_questions") for command in ("fit", "test")),
+    ("fit", "nlq", "naq", "trainer/cpu", "toy/nlq", "toy/naq"), ("fit", "nlq", "naq", "trainer/gpu"),
+    ("fit", "nlq", "naq", "naq_stage2", "trainer/cpu", "toy/nlq", "toy/naq", "toy/naq_stage2"),
     *(("fit", task, "trainer/a100x8", f"released/{task}") for task in HEADS),
     *(("fit", "pretrain", "model/tiny", "data/toy", "trainer/cpu", "toy/pretrain", "ablation/toy", overlay)
       for overlay in ABLATIONS),
+    *(("test", "egomcq", "model/tiny", "data/toy", "trainer/cpu", f"probe_time/{order}") for order in ORDERS),
+    *(("test", "ek100", "model/tiny", "trainer/cpu", "toy/ek100", f"probe_time/{order}") for order in ORDERS),
     *(("fit", "qfvs", "trainer/cpu", "toy/qfvs", f"qfvs_test_videos/P0{n}") for n in range(1, 5)),
 ]
 

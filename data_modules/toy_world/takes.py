@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from egovlpv2.data_modules.toy_world.script import Event, Split, Video
 
-_CHUNKS = 5  # of a take
+CHUNKS = 5
+"""Most parts of a take."""
 
 
 class Take(NamedTuple):
@@ -29,14 +30,14 @@ def takes(videos: Sequence[Video], chunk_seconds: int) -> list[Take]:
                     key=lambda video: (video.split, video.scene))
     for (split, scene), group in rooms:
         shown = [video for video in group if video.duration >= chunk_seconds]
-        for first in range(0, len(shown), _CHUNKS):
-            part = shown[first : first + _CHUNKS]
+        for first in range(0, len(shown), CHUNKS):
+            part = shown[first : first + CHUNKS]
             own = [(i * chunk_seconds, event) for i, video in enumerate(part) for event in video.events
                    if event.wearer == "C"]
             events = [replace(event, start=round(event.start + offset, 2), end=round(event.end + offset, 2))
                       for offset, event in own if event.end <= chunk_seconds]
             cut = [event for _, event in own if event.start < chunk_seconds < event.end]
-            uid = f"take-{split}-{scene:02d}-{first // _CHUNKS}"
+            uid = f"take-{split}-{scene:02d}-{first // CHUNKS}"
             found.append(Take(uid, split, tuple(v.uid for v in part), len(part) * chunk_seconds, events, cut))
     return found
 

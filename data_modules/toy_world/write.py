@@ -17,6 +17,7 @@ from egovlpv2.data_modules.toy_world.contact_sheet import contact_sheet
 from egovlpv2.data_modules.toy_world.formats import egoclip_csv, egomcq_json
 from egovlpv2.data_modules.toy_world.grounding_formats import write_grounding, write_queries
 from egovlpv2.data_modules.toy_world.hard_negative_formats import HOI_FILES, write_egohoi
+from egovlpv2.data_modules.toy_world.naq_formats import NAQ_FILES, write_narrations
 from egovlpv2.data_modules.toy_world.question_formats import write_taskqa
 from egovlpv2.data_modules.toy_world.render import encode, film
 from egovlpv2.data_modules.toy_world.retrieval_formats import write_charades_ego, write_ek100
@@ -205,6 +206,7 @@ def generate(root: str | Path, *, num_workers: int | None = None, **parameters: 
         write_qfvs(videos, root, world.chunk_seconds, write_text)
         write_taskqa(videos, root, world.chunk_seconds, write_text)
         write_egohoi(videos, root, world.seed, write_text)
+        write_narrations(videos, root, world.chunk_seconds, write_text)
         # The label comes last: a folder with a label is complete.
         write_text(root / "world.json", world.label())
     else:
@@ -219,3 +221,5 @@ def _add_newer_files(root: Path, world: World) -> None:
         write_taskqa_synonyms(root, write_text)
     if not (root / HOI_FILES[-1]).is_file():
         write_egohoi(world.script(), root, world.seed, write_text)
+    if not (root / NAQ_FILES[-1]).is_file():  # of a release without NaQ
+        write_narrations(world.script(), root, world.chunk_seconds, write_text)
