@@ -1,4 +1,4 @@
-"""EgoClip: 3.8 million narrated clips to pre-train on, each with a scene-aware negative."""
+"""EgoClip: 3.8 million narrated clips to pre-train on, each with scene-aware negatives."""
 
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from egovlpv2.batch import multi_hot
 from egovlpv2.data_modules.base import VideoDataModule
 from egovlpv2.data_modules.clips import ClipReader, Failure, read_or_replace
 from egovlpv2.data_modules.egomcq import MCQSplits
-from egovlpv2.data_modules.loaders import ResumableDataLoader, Rows, stack
+from egovlpv2.data_modules.loaders import ResumableDataLoader, Rows, require_at_least, stack
 from egovlpv2.data_modules.tables import NUM_NOUNS, NUM_VERBS, ClipTable, read_clip_table
 from egovlpv2.tokenization import tokenize
 from egovlpv2.video.frame_rules import FrameRule, egoclip
@@ -46,25 +46,24 @@ class Neighbours:
         self._scene = scene[self._order]  # (N,) of a place, ascending
         self._time = table.time
 
-    def draw(self, row: int, rng: np.random.Generator) -> int:
-        """Draw a negative of a row.
+    def draw(self, row: int, count: int, rng: np.random.Generator) -> list[int]:
+        """Draw negatives of a row.
 
         Returns:
-            Another row of its minute; if there is none, the row of its video that is nearest in time; if its video
-            has no other, any other row.
+            Other rows of its minute; if there are too few, also those of its video that are nearest in time; if its
+            video has too few others, any other rows.
         """
         place = int(self._place[row])
         scene = int(self._scene[place])
-        begin, end = self._range(scene, scene + 1)
-        if end - begin < 2:
+        taken = _draw_others(*self._range(scene, scene + 1), {place}, count, rng)
+        if len(taken) < count:
             video = scene // self._minutes * self._minutes
-            begin, end = self._range(video, video + self._minutes)
-            near = [int(self._order[p]) for p in (place - 1, place + 1) if begin <= p < end]
-            if near:
-                return min(near, key=lambda other: abs(float(self._time[other] - self._time[row])))
-            begin, end = 0, len(self._order)
-        other = begin + int(rng.integers(end - begin - 1))
-        return int(self._order[other + (other >= place)])
+            others = [i for i in range(*self._range(video, video + self._minutes)) if i not in {place, *taken}]
+            others.sort(key=lambda other: abs(float(self._time[self._order[other]] - self._time[row])))
+            taken += others[:count - len(taken)]
+        if len(taken) < count:
+            taken += _draw_others(0, len(self._order), {place, *taken}, count - len(taken), rng)
+        return [int(self._order[other]) for other in taken]
 
     def _range(self, first: int, last: int) -> tuple[int, int]:
         """First and last place (exclusive) of the scenes from `first` to `last` (exclusive)."""
@@ -72,69 +71,83 @@ class Neighbours:
         return begin, end
 
 
-class ClipPair(NamedTuple):
-    """A row and its negative; `failures` are pairs that were drawn before and could not be read."""
+def _draw_others(begin: int, end: int, taken: set[int], count: int, rng: np.random.Generator) -> list[int]:
+    """Draw different numbers from `begin` to `end` (exclusive) but those in `taken`; fewer than `count` if all are."""
+    taken, drawn = {i for i in taken if begin <= i < end}, []
+    for _ in range(min(count, end - begin - len(taken))):
+        other = begin + int(rng.integers(end - begin - len(taken)))
+        for i in sorted(taken):
+            other += other >= i
+        taken.add(other)
+        drawn.append(other)
+    return drawn
 
-    video: Tensor  # (2, T, 3, H, W) uint8
+
+class ClipGroup(NamedTuple):
+    """A row and its N - 1 negatives; `failures` are groups that were drawn before and could not be read."""
+
+    video: Tensor  # (N, T, 3, H, W) uint8
     text: list[str]
     verbs: list[Tensor]
     nouns: list[Tensor]
     failures: list[Failure]
 
 
-class EgoClip(Rows[ClipPair]):
-    """The N rows of an `egoclip.csv`, each with a negative.
+class EgoClip(Rows[ClipGroup]):
+    """The rows of an `egoclip.csv`, each with negatives.
 
-    The sample of a key `(epoch, row)` depends on the seed and the key alone. When a clip of the pair can't be read,
-    another row and a negative of its own take their place.
+    The sample of a key `(epoch, row)` depends on the seed and the key alone. When one of its clips can't be read,
+    another row and negatives of its own take their place.
 
     Args:
         path: The official file, or one in its format.
         reader: Reads the clips.
         seed: Seed of the negatives, times and crops.
         negatives: See `EgoClipDataModule`.
+        num_negatives: See `EgoClipDataModule`.
 
     Raises:
-        ValueError: The file can't be read (see `read_clip_table`) or has only one row.
+        ValueError: The file can't be read (see `read_clip_table`) or has too few rows.
     """
 
-    def __init__(self, path: Path, reader: ClipReader, seed: int, negatives: Negatives = "scene") -> None:
+    def __init__(self, path: Path, reader: ClipReader, seed: int, negatives: Negatives = "scene",
+                 num_negatives: int = 1) -> None:
         self.table = read_clip_table(path)
-        if len(self.table) < 2:
-            raise ValueError(f"{path} has one row: a row needs another one as its negative.")
-        self.reader, self.seed = reader, seed
-        self.draw_negative = Neighbours(self.table).draw if negatives == "scene" else self._draw_any
+        if len(self.table) <= num_negatives:
+            rows = "one row" if len(self.table) == 1 else f"{len(self.table)} rows"
+            raise ValueError(f"{path} has {rows}: a row needs {num_negatives} other(s) as its negatives.")
+        self.reader, self.seed, self.num_negatives = reader, seed, num_negatives
+        self.draw_negatives = Neighbours(self.table).draw if negatives == "scene" else self._draw_any
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, key: tuple[int, int]) -> ClipPair:
+    def __getitem__(self, key: tuple[int, int]) -> ClipGroup:
         epoch, row = key
         rng = np.random.default_rng((self.seed, epoch, row))
-        _, (rows, video), failures = read_or_replace(row, len(self), rng, lambda i: self._read_pair(i, rng))
+        _, (rows, video), failures = read_or_replace(row, len(self), rng, lambda i: self._read_group(i, rng))
         verbs, nouns = ([lists[i] for i in rows] for lists in (self.table.verbs, self.table.nouns))
-        return ClipPair(video, [self.table.text[i] for i in rows], verbs, nouns, failures)
+        return ClipGroup(video, [self.table.text[i] for i in rows], verbs, nouns, failures)
 
-    def _draw_any(self, row: int, rng: np.random.Generator) -> int:
-        other = int(rng.integers(len(self) - 1))
-        return other + (other >= row)
+    def _draw_any(self, row: int, count: int, rng: np.random.Generator) -> list[int]:
+        return _draw_others(0, len(self), {row}, count, rng)
 
-    def _read_pair(self, row: int, rng: np.random.Generator) -> tuple[list[int], Tensor]:
-        """A row and its negative, with their clips (2, T, 3, H, W)."""
-        rows, table = [row, self.draw_negative(row, rng)], self.table
+    def _read_group(self, row: int, rng: np.random.Generator) -> tuple[list[int], Tensor]:
+        """A row and its negatives, with their clips (N, T, 3, H, W)."""
+        rows, table = [row, *self.draw_negatives(row, self.num_negatives, rng)], self.table
         return rows, torch.stack([self.reader.train(table.videos[int(table.video[i])], float(table.start[i]),
                                                     float(table.end[i]), rng) for i in rows])
 
 
-def collate(pairs: list[ClipPair], tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> dict[str, Any]:
-    """Make a `ClipBatch` with `failures`: B/2 rows and, after them, their negatives."""
-    sides = [(pair, side) for side in (0, 1) for pair in pairs]
+def collate(groups: list[ClipGroup], tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> dict[str, Any]:
+    """Make a `ClipBatch` with `failures`: all rows, then the first negative of each, then the second of each."""
+    members = [(group, i) for i in range(len(groups[0].text)) for group in groups]
     return {
-        "video": stack([pair.video[side] for pair, side in sides]),  # (B, T, 3, H, W)
-        "text": tokenize(tokenizer, [pair.text[side] for pair, side in sides], max_tokens),  # (B, L)
-        "verbs": multi_hot([pair.verbs[side].tolist() for pair, side in sides], NUM_VERBS),  # (B, 118)
-        "nouns": multi_hot([pair.nouns[side].tolist() for pair, side in sides], NUM_NOUNS),  # (B, 582)
-        "failures": [failure for pair in pairs for failure in pair.failures],
+        "video": stack([group.video[i] for group, i in members]),  # (B, T, 3, H, W)
+        "text": tokenize(tokenizer, [group.text[i] for group, i in members], max_tokens),  # (B, L)
+        "verbs": multi_hot([group.verbs[i].tolist() for group, i in members], NUM_VERBS),  # (B, 118)
+        "nouns": multi_hot([group.nouns[i].tolist() for group, i in members], NUM_NOUNS),  # (B, 582)
+        "failures": [failure for group in groups for failure in group.failures],
     }
 
 
@@ -144,7 +157,9 @@ class EgoClipDataModule(VideoDataModule):
     Args:
         root: The data set's folder; the other paths are relative to it.
         csv: The training rows, an `egoclip.csv`.
-        negatives: The second clip of each row: another one of its own `scene` (paper) or `any` other.
+        negatives: The other clips beside each row: others of its own `scene` (paper) or `any` others.
+        num_negatives: Number of those (paper: 1). With more of one scene, more of a clip's negatives show the same
+            objects in other actions.
         videos: The folder of `<video_uid>/<k>.mp4`.
         mcq_val: Questions to validate on, an `egomcq.json`; null: a fit doesn't validate.
         mcq_test: Questions to test on, an `egomcq.json`.
@@ -156,18 +171,25 @@ class EgoClipDataModule(VideoDataModule):
     evaluated = "questions"
     chunk_seconds: float
 
-    def __init__(self, root: str, csv: str = "egoclip.csv", negatives: Negatives = "scene", videos: str = "videos",
-                 mcq_val: str | None = None, mcq_test: str | None = None, chunk_seconds: float = 600.0,
-                 **kwargs: Any) -> None:
+    def __init__(self, root: str, csv: str = "egoclip.csv", negatives: Negatives = "scene", num_negatives: int = 1,
+                 videos: str = "videos", mcq_val: str | None = None, mcq_test: str | None = None,
+                 chunk_seconds: float = 600.0, **kwargs: Any) -> None:
         self.chunk_seconds = chunk_seconds  # first, since `released_rule` needs it
         super().__init__(**kwargs)
-        self.path, self.negatives = Path(root) / csv, negatives
+        require_at_least(1, num_negatives=num_negatives)
+        self.path, self.negatives, self.num_negatives = Path(root) / csv, negatives, num_negatives
         self.videos = Path(root) / videos
         self.questions = MCQSplits(Path(root), mcq_val, mcq_test)
 
     @property
     def protocol(self) -> dict[str, Any]:
-        return super().protocol | self.questions.protocol | {"negatives": self.negatives}
+        return super().protocol | self.questions.protocol | {
+            "negatives": self.negatives, "num_negatives": self.num_negatives}
+
+    @property
+    def clips_per_row(self) -> int:
+        """Clips of a row in a batch: its own and those of its negatives."""
+        return 1 + self.num_negatives
 
     @property
     def has_test_data(self) -> bool:
@@ -178,7 +200,7 @@ class EgoClipDataModule(VideoDataModule):
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled batches of `csv` with negatives, the same again after a resume."""
-        dataset = EgoClip(self.path, self.reader(self.num_frames), self.seed, self.negatives)
+        dataset = EgoClip(self.path, self.reader(self.num_frames), self.seed, self.negatives, self.num_negatives)
         self.counts["malformed_rows"] = dataset.table.malformed
         return self.train_loader(dataset, partial(collate, tokenizer=self.tokenizer, max_tokens=self.max_tokens))
 

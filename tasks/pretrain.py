@@ -101,7 +101,7 @@ class Pretrain(EgoMCQTask):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         # The generator is the same on every process: all draw the pairs and masks of the whole batch.
-        at_a_time = None if self.contrastive_batch is None else 2 * self.data.batch_size  # a row and its negative
+        at_a_time = None if self.contrastive_batch is None else self.data.clips_per_row * self.data.batch_size
         total, losses = self.objectives(batch, torch.Generator().manual_seed(self.step_seed(batch_idx)), at_a_time)
         self.log_losses({"loss": total} | losses, len(batch["video"]))
         return total
