@@ -98,9 +98,10 @@ def _check_gradients(rank: int, folder: Path, tokenizer: str, changes: dict[str,
                    folder / "two.pt")
 
 
-def make_retrieval() -> tuple[EK100, dict]:
+def make_retrieval(match_weight: float) -> tuple[EK100, dict]:
     torch.manual_seed(0)
-    task = EK100(make_config(), OptimizerConfig(), objective="symmetric_multi_similarity", margin=0.6).eval()
+    task = EK100(make_config(), OptimizerConfig(), objective="symmetric_multi_similarity", margin=0.6,
+                 match_weight=match_weight).eval()
     draw_parameters(task)
     task.log = lambda *args, **kwargs: None
     clips, relevancy = make_batch(), torch.randint(0, 3, (PROCESSES * ROWS, 11)) / 2
@@ -117,18 +118,20 @@ class WrappedStep(torch.nn.Module):
         return self.task.training_step(batch, 0)
 
 
-def _check_retrieval_gradients(rank: int, folder: Path) -> None:
-    task, batch = make_retrieval()
+def _check_retrieval_gradients(rank: int, folder: Path, match_weight: float) -> None:
+    task, batch = make_retrieval(match_weight)
     wrapped = DistributedDataParallel(WrappedStep(task), static_graph=True)
     wrapped(share_of(batch, rank)).backward()
     if rank == 0:
         torch.save({n: p.grad for n, p in task.named_parameters() if p.requires_grad}, folder / "two.pt")
 
 
-def test_two_processes_give_the_gradients_of_one_in_retrieval(tmp_path: Path) -> None:
-    spawn(_check_retrieval_gradients, tmp_path)
+@pytest.mark.parametrize("match_weight", [0.0, 0.5])
+def test_two_processes_give_the_gradients_of_one_in_retrieval(tmp_path: Path, match_weight: float) -> None:
+    spawn(_check_retrieval_gradients, tmp_path, match_weight)
     two = torch.load(tmp_path / "two.pt", weights_only=True)
-    task, batch = make_retrieval()
+    assert any("match_head" in name for name in two) == bool(match_weight)
+    task, batch = make_retrieval(match_weight)
     task.training_step(batch, 0).backward()
     for name, grad in two.items():
         assert grad.abs().max() > 0, name
