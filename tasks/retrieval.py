@@ -69,7 +69,7 @@ class Retrieval(MetricTask, BackboneTask):
             if value:
                 backbone.require_fusion(f"{option}={value}")
         if match_weight:
-            self.backbone.freeze_masked_word_head()
+            self.backbone.masked_word_head.requires_grad_(False)
         else:
             self.backbone.freeze_fusion()
         self.rerank, self.rerank_weight, self.dual_softmax = rerank, rerank_weight, dual_softmax

@@ -232,10 +232,6 @@ class Backbone(PretrainedMixin, LightningModule):
             if ".fusion." in name or name.startswith(("stack.", "fused_", "match_head.", "masked_word_head.")):
                 parameter.requires_grad_(False)
 
-    def freeze_masked_word_head(self) -> None:
-        """Freeze the head of masked language modelling."""
-        self.masked_word_head.requires_grad_(False)
-
     def freeze_all_but_fused_video(self) -> None:
         """Freeze the parameters that `fused_video_cls` doesn't depend on."""
         last_text = (f"text_tower.blocks.{len(self.text_tower.blocks) - 1}." if self.stack is None
