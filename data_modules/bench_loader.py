@@ -20,7 +20,8 @@ from egovlpv2.bench.made_up import made_up_tokenizer
 from egovlpv2.bench.measure import BenchOptions, Figure
 from egovlpv2.bench.reader import bare_loop, write_video
 from egovlpv2.command.cores import usable_cores
-from egovlpv2.data_modules.egoclip import ClipPair, EgoClip, EgoClipDataModule
+from egovlpv2.data_modules.clip_groups import ClipGroup
+from egovlpv2.data_modules.egoclip import EgoClip, EgoClipDataModule
 from egovlpv2.data_modules.loaders import Rows
 from egovlpv2.video.sampling import jittered_times
 
@@ -29,16 +30,16 @@ _HEADER = ("video_uid", "video_dur", "narration_source", "narration_ind", "narra
            "clip_text", "tag_verb", "tag_noun")
 
 
-class _Ready(Rows[ClipPair]):
+class _Ready(Rows[ClipGroup]):
     """Rows that need no reading: the same pair each time."""
 
-    def __init__(self, pair: ClipPair, count: int) -> None:
+    def __init__(self, pair: ClipGroup, count: int) -> None:
         self.pair, self.count = pair, count
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, key: tuple[int, int]) -> ClipPair:
+    def __getitem__(self, key: tuple[int, int]) -> ClipGroup:
         return self.pair
 
 

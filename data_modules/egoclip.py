@@ -1,4 +1,4 @@
-"""EgoClip: 3.8 million narrated clips to pre-train on, each with a scene-aware negative."""
+"""EgoClip: 3.8 million narrated clips to pre-train on, each with scene-aware negatives."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,11 +12,17 @@ from torch.utils.data import DataLoader
 
 from egovlpv2.batch import multi_hot
 from egovlpv2.data_modules.base import VideoDataModule
-from egovlpv2.data_modules.clip_pairs import ClipPair, Negatives
+from egovlpv2.data_modules.clip_groups import (
+    ClipGroup,
+    Negatives,
+    draw_others,
+    draw_scene_negatives,
+    require_rows,
+)
 from egovlpv2.data_modules.clips import ClipReader, read_or_replace
 from egovlpv2.data_modules.egomcq import MCQSplits
 from egovlpv2.data_modules.llm_clips import Concatenated, TableClips
-from egovlpv2.data_modules.loaders import ResumableDataLoader, Rows, stack
+from egovlpv2.data_modules.loaders import ResumableDataLoader, Rows, require_at_least, stack
 from egovlpv2.data_modules.narration_table import NarrationTable
 from egovlpv2.data_modules.tables import NUM_NOUNS, NUM_VERBS, ClipTable, read_clip_table
 from egovlpv2.tokenization import tokenize
@@ -49,92 +55,80 @@ class Neighbours:
         self._scene = scene[self._order]  # (N,) of a place, ascending
         self._time = table.time
 
-    def draw(self, row: int, rng: np.random.Generator) -> int:
-        """Draw a negative of a row.
-
-        Returns:
-            Another row of its minute; if there is none, the row of its video that is nearest in time; if its video
-            has no other, any other row.
-        """
+    def draw(self, row: int, count: int, rng: np.random.Generator) -> list[int]:
+        """Draw negatives of a row, see `draw_scene_negatives`."""
         place = int(self._place[row])
         scene = int(self._scene[place])
-        begin, end = self._range(scene, scene + 1)
-        if end - begin < 2:
-            video = scene // self._minutes * self._minutes
-            begin, end = self._range(video, video + self._minutes)
-            near = [int(self._order[p]) for p in (place - 1, place + 1) if begin <= p < end]
-            if near:
-                return min(near, key=lambda other: abs(float(self._time[other] - self._time[row])))
-            begin, end = 0, len(self._order)
-        other = begin + int(rng.integers(end - begin - 1))
-        return int(self._order[other + (other >= place)])
+        video = scene // self._minutes * self._minutes
+        drawn = draw_scene_negatives(
+            place, count, self._range(scene, scene + 1), self._range(video, video + self._minutes),
+            range(len(self._order)), lambda other: float(self._time[self._order[other]]), rng)
+        return [int(self._order[other]) for other in drawn]
 
     def same_minute(self, row: int) -> list[int]:
         """The other rows of a row's minute."""
         scene = int(self._scene[int(self._place[row])])
-        return [other for other in self._order[slice(*self._range(scene, scene + 1))].tolist() if other != row]
+        return [other for place in self._range(scene, scene + 1) if (other := int(self._order[place])) != row]
 
-    def _range(self, first: int, last: int) -> tuple[int, int]:
-        """First and last place (exclusive) of the scenes from `first` to `last` (exclusive)."""
-        begin, end = torch.searchsorted(self._scene, torch.tensor([first, last])).tolist()
-        return begin, end
+    def _range(self, first: int, last: int) -> range:
+        """Places of the scenes from `first` to `last` (exclusive)."""
+        return range(*torch.searchsorted(self._scene, torch.tensor([first, last])).tolist())
 
 
-class EgoClip(Rows[ClipPair]):
-    """The N rows of an `egoclip.csv`, each with a negative.
+class EgoClip(Rows[ClipGroup]):
+    """The rows of an `egoclip.csv`, each with negatives.
 
-    The sample of a key `(epoch, row)` depends on the seed and the key alone. When a clip of the pair can't be read,
-    another row and a negative of its own take their place.
+    The sample of a key `(epoch, row)` depends on the seed and the key alone. When one of its clips can't be read,
+    another row and negatives of its own take their place.
 
     Args:
         path: The official file, or one in its format.
         reader: Reads the clips.
         seed: Seed of the negatives, times and crops.
         negatives: See `EgoClipDataModule`.
+        num_negatives: See `EgoClipDataModule`.
         table: The rows of `path`, if they have been read.
 
     Raises:
-        ValueError: The file can't be read (see `read_clip_table`) or has only one row.
+        ValueError: The file can't be read (see `read_clip_table`) or has too few rows.
     """
 
     def __init__(self, path: Path, reader: ClipReader, seed: int, negatives: Negatives = "scene",
-                 table: ClipTable | None = None) -> None:
+                 num_negatives: int = 1, table: ClipTable | None = None) -> None:
         self.table = read_clip_table(path) if table is None else table
-        if len(self.table) < 2:
-            raise ValueError(f"{path} has one row: a row needs another one as its negative.")
-        self.reader, self.seed = reader, seed
-        self.draw_negative = Neighbours(self.table).draw if negatives == "scene" else self._draw_any
+        require_rows(len(self.table), path, num_negatives)
+        self.reader, self.seed, self.num_negatives = reader, seed, num_negatives
+        self.draw_negatives = Neighbours(self.table).draw if negatives == "scene" else self._draw_any
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, key: tuple[int, int]) -> ClipPair:
+    def __getitem__(self, key: tuple[int, int]) -> ClipGroup:
         epoch, row = key
         rng = np.random.default_rng((self.seed, epoch, row))
-        _, (rows, video), failures = read_or_replace(row, len(self), rng, lambda i: self._read_pair(i, rng))
+        _, (rows, video), failures = read_or_replace(row, len(self), rng, lambda i: self._read_group(i, rng))
         verbs, nouns = ([lists[i] for i in rows] for lists in (self.table.verbs, self.table.nouns))
-        return ClipPair(rows, video, [self.table.text[i] for i in rows], verbs, nouns, failures)
+        return ClipGroup(rows, video, [self.table.text[i] for i in rows], verbs, nouns, failures)
 
-    def _draw_any(self, row: int, rng: np.random.Generator) -> int:
-        other = int(rng.integers(len(self) - 1))
-        return other + (other >= row)
+    def _draw_any(self, row: int, count: int, rng: np.random.Generator) -> list[int]:
+        return draw_others(range(len(self)), {row}, count, rng)
 
-    def _read_pair(self, row: int, rng: np.random.Generator) -> tuple[list[int], Tensor]:
-        """A row and its negative, with their clips (2, T, 3, H, W)."""
-        rows, table = [row, self.draw_negative(row, rng)], self.table
+    def _read_group(self, row: int, rng: np.random.Generator) -> tuple[list[int], Tensor]:
+        """A row and its negatives, with their clips (N, T, 3, H, W)."""
+        rows, table = [row, *self.draw_negatives(row, self.num_negatives, rng)], self.table
         return rows, torch.stack([self.reader.train(table.videos[int(table.video[i])], float(table.start[i]),
                                                     float(table.end[i]), rng) for i in rows])
 
 
-def collate(pairs: list[ClipPair], tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> dict[str, Any]:
-    """Make a `ClipBatch` with `failures`: B/2 rows and, after them, their negatives."""
-    sides = [(pair, side) for side in (0, 1) for pair in pairs]
+def collate(groups: list[ClipGroup], tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> dict[str, Any]:
+    """Make a `ClipBatch` with `failures`: all rows, then the first negative of each, then the second of each."""
+    members = [(group, i) for i in range(len(groups[0].text)) for group in groups]
     return {
-        "video": stack([pair.video[side] for pair, side in sides]),  # (B, T, 3, H, W)
-        "text": tokenize(tokenizer, [pair.text[side] for pair, side in sides], max_tokens),  # (B, L)
-        "verbs": multi_hot([pair.verbs[side].tolist() for pair, side in sides], NUM_VERBS),  # (B, 118)
-        "nouns": multi_hot([pair.nouns[side].tolist() for pair, side in sides], NUM_NOUNS),  # (B, 582)
-        "failures": [failure for pair in pairs for failure in pair.failures],
+        "video": stack([group.video[i] for group, i in members]),  # (B, T, 3, H, W)
+        "text": tokenize(tokenizer, [group.text[i] for group, i in members], max_tokens),  # (B, L)
+        "verbs": multi_hot([group.verbs[i].tolist() for group, i in members], NUM_VERBS),  # (B, 118)
+        "nouns": multi_hot([group.nouns[i].tolist() for group, i in members], NUM_NOUNS),  # (B, 582)
+        "failures": [failure for group in groups for failure in group.failures],
     }
 
 
@@ -144,7 +138,9 @@ class EgoClipDataModule(VideoDataModule):
     Args:
         root: The data set's folder; the other paths are relative to it.
         csv: The training rows, an `egoclip.csv`; null: those of the tables alone.
-        negatives: The second clip of each row: another one of its own `scene` (paper) or `any` other.
+        negatives: The other clips beside each row: others of its own `scene` (paper) or `any` others.
+        num_negatives: Number of those (paper: 1). With more of one scene, more of a clip's negatives show the same
+            objects in other actions.
         videos: The folder of `<video_uid>/<k>.mp4`.
         mcq_val: Questions to validate on, an `egomcq.json`; null: a fit doesn't validate.
         mcq_test: Questions to test on, an `egomcq.json`.
@@ -161,16 +157,18 @@ class EgoClipDataModule(VideoDataModule):
     chunk_seconds: float
 
     def __init__(self, root: str, csv: str | None = "egoclip.csv", negatives: Negatives = "scene",
-                 videos: str = "videos", mcq_val: str | None = None, mcq_test: str | None = None,
-                 chunk_seconds: float = 600.0, tables: Sequence[str] = (), table_prompt: str = "{}",
-                 **kwargs: Any) -> None:
+                 num_negatives: int = 1, videos: str = "videos", mcq_val: str | None = None,
+                 mcq_test: str | None = None, chunk_seconds: float = 600.0, tables: Sequence[str] = (),
+                 table_prompt: str = "{}", **kwargs: Any) -> None:
         self.chunk_seconds = chunk_seconds  # first, since `released_rule` needs it
         super().__init__(**kwargs)
+        require_at_least(1, num_negatives=num_negatives)
         if csv is None and not tables:
             raise ValueError("data.init_args.csv is null and there are no data.init_args.tables: give one of them")
         if "{}" not in table_prompt:
             raise ValueError(f"data.init_args.table_prompt must have {{}} where the text goes, not {table_prompt!r}")
-        self.path, self.negatives = None if csv is None else Path(root) / csv, negatives
+        self.path = None if csv is None else Path(root) / csv
+        self.negatives, self.num_negatives = negatives, num_negatives
         self.tables, self.table_prompt = [Path(root) / name for name in tables], table_prompt
         self.videos = Path(root) / videos
         self.questions = MCQSplits(Path(root), mcq_val, mcq_test)
@@ -178,7 +176,13 @@ class EgoClipDataModule(VideoDataModule):
     @property
     def protocol(self) -> dict[str, Any]:
         return super().protocol | self.questions.protocol | {
-            "negatives": self.negatives, "tables": [str(path) for path in self.tables]}
+            "negatives": self.negatives, "num_negatives": self.num_negatives,
+            "tables": [str(path) for path in self.tables]}
+
+    @property
+    def clips_per_row(self) -> int:
+        """Clips of a row in a batch: its own and those of its negatives."""
+        return 1 + self.num_negatives
 
     @property
     def has_test_data(self) -> bool:
@@ -190,13 +194,13 @@ class EgoClipDataModule(VideoDataModule):
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled batches of `csv` and the tables with negatives, the same again after a resume."""
         reader = self.reader(self.num_frames)
-        parts: list[Rows[ClipPair]] = []
+        parts: list[Rows[ClipGroup]] = []
         if self.path is not None:
-            rows = EgoClip(self.path, reader, self.seed, self.negatives)
+            rows = EgoClip(self.path, reader, self.seed, self.negatives, self.num_negatives)
             self.counts["malformed_rows"] = rows.table.malformed
             parts.append(rows)
         tables = [NarrationTable(path) for path in self.tables]
-        parts += [TableClips(table, reader, self.seed, place, self.negatives, self.table_prompt)
+        parts += [TableClips(table, reader, self.seed, place, self.negatives, self.num_negatives, self.table_prompt)
                   for place, table in enumerate(tables)]
         self.counts |= {f"{source}_table_rows": sum(len(table) for table in tables if table.source == source)
                         for source in sorted({table.source for table in tables})}

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from egovlpv2.data_modules.base import VideoDataModule
+from egovlpv2.data_modules.clip_groups import ClipGroup, Negatives
 from egovlpv2.data_modules.clips import ClipError, ClipReader, Failure
-from egovlpv2.data_modules.egoclip import ClipPair, EgoClip, Negatives, collate
+from egovlpv2.data_modules.egoclip import EgoClip, collate
 from egovlpv2.data_modules.hard_negatives import (
     NEGATIVES,
     HardNegatives,
@@ -37,7 +38,7 @@ _TRIED = 1000  # rows, evenly spaced, one of which must have a hard negative
 class HardPair(NamedTuple):
     """A row of EgoClip and its scene-aware negative, each with hard-negative captions."""
 
-    clips: ClipPair
+    clips: ClipGroup
     negatives: list[HardNegatives]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from egovlpv2.data_modules.clip_groups import draw_scene_negatives
 from egovlpv2.io.files import atomic_write, make_folder
 from egovlpv2.io.schema import read_json
 from egovlpv2.types import NarrationSource
@@ -25,6 +26,7 @@ _OF_ROWS = {"video": "<i4", "start": "<f8", "end": "<f8", "first": "<i8", "count
 _OF_TEXTS = {"text_end": "<i8", "nll": "<f4"}
 _BUFFERED = 65_536  # rows
 _COPIED = 1_000_000  # rows at a time
+_SCENE_SECONDS = 60
 
 
 class NarratedClip(NamedTuple):
@@ -103,24 +105,13 @@ class NarrationTable:
         return NarratedClip(self.videos[int(self.video[row])], float(self.start[row]), float(self.end[row]),
                             [self.text(row, place) for place in range(count)], None if np.isnan(nlls).any() else nlls)
 
-    def draw_neighbour(self, row: int, rng: np.random.Generator, seconds: float = 60.0) -> int:
-        """Draw another row of the same part of the same video, all of which are `seconds` long.
-
-        Returns:
-            If there is no other row in it, the row of the video that is nearest in the order of time; if the video has
-            none, any other.
-        """
+    def draw_neighbours(self, row: int, count: int, rng: np.random.Generator) -> list[int]:
+        """Draw negatives of a row, see `draw_scene_negatives`."""
         video, time = int(self.video[row]), self._time(row)
         ends = np.array([video, video + 1], self.video.dtype)  # of another type, the whole column would be converted
         first, last = np.searchsorted(self.video, ends).tolist()
-        begin, end = (self._search(first, last, (time // seconds + part) * seconds) for part in (0, 1))
-        if end - begin < 2:
-            near = [other for other in (row - 1, row + 1) if first <= other < last]
-            if near:
-                return min(near, key=lambda other: abs(self._time(other) - time))
-            begin, end = 0, len(self)
-        other = begin + int(rng.integers(end - begin - 1))
-        return other + (other >= row)
+        minute = range(*(self._search(first, last, (time // _SCENE_SECONDS + i) * _SCENE_SECONDS) for i in (0, 1)))
+        return draw_scene_negatives(row, count, minute, range(first, last), range(len(self)), self._time, rng)
 
     def _time(self, row: int) -> float:
         return (float(self.start[row]) + float(self.end[row])) / 2

@@ -24,7 +24,7 @@ def text_to(text: Text, device: torch.device) -> Text:
 
 
 class ClipBatch(TypedDict):
-    """A batch of EgoClip: clips, followed by their scene-aware negatives (clip `i + B/2` is that of clip `i`)."""
+    """A batch of EgoClip: N clips, then their scene-aware negatives (clip `i + N` is the first one of clip `i`)."""
 
     video: Tensor  # (B, T, 3, H, W) uint8 RGB
     text: Text

@@ -9,23 +9,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from egovlpv2.batch import ClipBatch
-from egovlpv2.distributed import broadcast_from_rank0, exchange_rows, gather, local_shard, rank, world_size
+from egovlpv2.distributed import gather, local_shard, world_size
 from egovlpv2.gradients import Cut, in_parts
 from egovlpv2.losses import (
     MaskedTokens,
     NegativesBy,
     Positives,
-    VTMPairs,
     ego_positives,
     mask_tokens,
     multi_positive_nce,
-    sample_vtm_pairs,
 )
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.outputs import Trunk
 from egovlpv2.model.released_init import init_as_released
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.egomcq import SCORES, EgoMCQTask, Monitor
+from egovlpv2.tasks.matching import draw_pairs, match_logits
 from egovlpv2.tokenization import check_tokenizer, load_tokenizer, mask_token_id
 
 _IGNORED = -100  # in place of a token that is not to be predicted
@@ -101,7 +100,7 @@ class Pretrain(EgoMCQTask):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         # The generator is the same on every process: all draw the pairs and masks of the whole batch.
-        at_a_time = None if self.contrastive_batch is None else 2 * self.data.batch_size  # a row and its negative
+        at_a_time = None if self.contrastive_batch is None else self.data.clips_per_row * self.data.batch_size
         total, losses = self.objectives(batch, torch.Generator().manual_seed(self.step_seed(batch_idx)), at_a_time)
         self.log_losses({"loss": total} | losses, len(batch["video"]))
         return total
@@ -133,11 +132,9 @@ class Pretrain(EgoMCQTask):
         if not backbone.shares_trunk:
             fused = in_parts(partial(backbone.trunk_video, gate=True), at_a_time, batch["video"])
             trunk = trunk._replace(video=cut.share(fused))
-        # Rank 0 draws for all: a similarity that differs in its last bit could draw another pair on another process.
-        drawn = sample_vtm_pairs(similarity.detach(), positives, self.negative_temperature, generator,
-                                 self.negatives_by)
-        pairs = VTMPairs(*map(broadcast_from_rank0, drawn))
-        losses["vtm"] = cut.backward(self._matching(trunk, num_frames, pairs, at_a_time), weights["vtm"])
+        pairs = draw_pairs(similarity, positives, self.negative_temperature, generator, self.negatives_by)
+        logits = match_logits(backbone, trunk, num_frames, pairs, at_a_time)  # (B, 2)
+        losses["vtm"] = cut.backward(F.cross_entropy(logits.float(), local_shard(pairs.is_match)), weights["vtm"])
         masked = self._mask(gather(ids), generator)  # the same on every process
         own = MaskedTokens(*map(local_shard, masked))
         # Shared although one objective uses it: its parameters' gradients don't wait beside the other objectives' then.
@@ -151,18 +148,6 @@ class Pretrain(EgoMCQTask):
         dual = self.backbone.top(Trunk(*trunk), num_frames, gate=False, video_output="cls")
         return (F.normalize(self.backbone.project_video(dual.video_cls).float(), dim=-1),
                 F.normalize(self.backbone.project_text(dual.text_cls).float(), dim=-1))
-
-    def _matching(self, trunk: Trunk, num_frames: int, pairs: VTMPairs, at_a_time: int | None) -> Tensor:
-        """Loss of video-text matching; hard negatives of other processes come as trunk states, not as pixels."""
-        def match(videos: Tensor, texts: Tensor) -> Tensor:
-            matched = Trunk(exchange_rows(trunk.video, videos.T.flatten()),
-                            exchange_rows(trunk.text, texts.T.flatten()), masks[texts[:, rank()]])
-            return self.backbone.vtm_logits_from(self.backbone.top(matched, num_frames, True, "cls"))
-
-        masks = gather(trunk.mask.long()).bool()  # (n, L)
-        videos, texts = (rows.view(world_size(), -1).T for rows in (pairs.video, pairs.text))  # (B, processes)
-        logits = in_parts(match, at_a_time, videos, texts)  # (B, 2)
-        return F.cross_entropy(logits.float(), local_shard(pairs.is_match))
 
     def _mask(self, ids: Tensor, generator: torch.Generator) -> MaskedTokens:
         maskable = ~torch.isin(ids, self.special_ids)

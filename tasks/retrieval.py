@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from egovlpv2.batch import RetrievalBatch, RetrievalPairs, Text, TextBatch
-from egovlpv2.distributed import gather
+from egovlpv2.distributed import gather, local_shard
 from egovlpv2.metrics.ranking import dual_softmax
 from egovlpv2.metrics.retrieval import RetrievalScores, ScoredClips, rankings
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.outputs import Trunk
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import BackboneTask
+from egovlpv2.tasks.matching import draw_pairs, match_logits
 from egovlpv2.tasks.metric_task import MetricTask, Split
 
 EvalBatch: TypeAlias = TextBatch | RetrievalBatch  # all texts come first, then the clips
@@ -34,29 +35,45 @@ class EncodedTexts(NamedTuple):
 class Retrieval(MetricTask, BackboneTask):
     """Base class of text-to-video and video-to-text retrieval.
 
-    Training and ranking have the gate closed. With `rerank`, the `rerank` best texts of each clip are scored again with
-    the gate open, and that score of a pair is used in both directions.
+    Ranking has the gate closed. With `rerank`, the `rerank` best texts of each clip are scored again with the gate
+    open, and that score of a pair is used in both directions.
+
+    Training has the gate closed too, unless `match_weight` also trains the fused layers and the match head: on the
+    clips' own texts, and on other texts and clips of the batch, drawn the more often the more similar they are. The
+    target of a pair is its relevancy.
 
     Args:
         backbone: Configuration of the backbone.
-        optimizer: The optimiser and its schedule; parameters that only the open gate uses are frozen.
+        optimizer: The optimiser and its schedule; parameters that nothing trains are frozen.
         weights: Weights to start from.
         num_frames: Frames of the training clips; see `BackboneTask`.
         rerank: Number of texts of a clip to match with the gate open; 0: none.
+        rerank_weight: Factor of the probability of a match, which is added to the cosine.
+        match_weight: Weight of video-text matching beside the retrieval loss in training; 0: none.
+        negative_temperature: Temperature of the sampling of pairs to match: the lower, the harder they are.
         dual_softmax: Temperature of a softmax over texts and over clips before ranking; null: none.
     """
 
     monitored: ClassVar[tuple[str, ...]]  # the metrics whose mean ranks checkpoints
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, weights: str | None = None,
-                 num_frames: int | None = None, rerank: int = 0, dual_softmax: float | None = None) -> None:
+                 num_frames: int | None = None, rerank: int = 0, rerank_weight: float = 1.0, match_weight: float = 0.0,
+                 negative_temperature: float = 0.05, dual_softmax: float | None = None) -> None:
         super().__init__(backbone, optimizer, weights, num_frames)
         if rerank < 0 or (dual_softmax is not None and dual_softmax <= 0):
             raise ValueError(f"rerank={rerank} must be at least 0 and dual_softmax={dual_softmax} above 0")
-        if rerank:
-            backbone.require_fusion(f"rerank={rerank}")
-        self.backbone.freeze_fusion()
-        self.rerank, self.dual_softmax = rerank, dual_softmax
+        if min(rerank_weight, negative_temperature) <= 0 or match_weight < 0:
+            raise ValueError(f"rerank_weight={rerank_weight} and negative_temperature={negative_temperature} must be "
+                             f"above 0 and match_weight={match_weight} at least 0")
+        for option, value in (("rerank", rerank), ("match_weight", match_weight)):
+            if value:
+                backbone.require_fusion(f"{option}={value}")
+        if match_weight:
+            self.backbone.masked_word_head.requires_grad_(False)
+        else:
+            self.backbone.freeze_fusion()
+        self.rerank, self.rerank_weight, self.dual_softmax = rerank, rerank_weight, dual_softmax
+        self.match_weight, self.negative_temperature = match_weight, negative_temperature
         self.make_metrics(RetrievalScores)
         self._start_evaluation()
 
@@ -78,19 +95,39 @@ class Retrieval(MetricTask, BackboneTask):
         """The settings of the model, for `metrics.json`, and the cost of the open gate (on the first process)."""
         cost = {"rerank_pairs": self._pairs, "rerank_seconds": round(self._seconds["fusion"], 1),
                 "dual_seconds": round(self._seconds["dual"], 1)}
-        options = {"rerank": self.rerank, "dual_softmax": self.dual_softmax}
+        options = {"rerank": self.rerank, "rerank_weight": self.rerank_weight, "dual_softmax": self.dual_softmax,
+                   "match_weight": self.match_weight, "negative_temperature": self.negative_temperature}
         return super().protocol | options | (cost if self.rerank else {})
 
     def training_step(self, batch: RetrievalPairs, batch_idx: int) -> Tensor:
-        video_embeds = gather(_normalised(self.backbone.embed_video(batch["video"])))  # (n, P)
-        text_embeds = gather(_normalised(self.backbone.embed_text(batch["text"])))  # (n, P)
+        trunk = Trunk(self.backbone.trunk_video(batch["video"]), *self.backbone.trunk_text(batch["text"]))
+        dual = self.backbone.top(trunk, batch["video"].shape[1], gate=False, video_output="cls")
+        video_embeds = gather(_normalised(self.backbone.project_video(dual.video_cls)))  # (n, P)
+        text_embeds = gather(_normalised(self.backbone.project_text(dual.text_cls)))  # (n, P)
         relevancy = gather(batch["relevancy"][:, gather(batch["target"])])  # (n, n)
         if len(video_embeds) < 2 and batch_idx == 0:  # not just an epoch's last batch
             raise ValueError("A batch of one clip has nothing to compare it with: raise data.init_args.batch_size.")
         with torch.autocast(self.device.type, enabled=False):  # in bfloat16 a cosine is a hundredth off
-            loss = self.loss(video_embeds @ text_embeds.T, relevancy)
-        self.log_losses({"loss": loss}, len(batch["video"]))
-        return loss
+            similarity = video_embeds @ text_embeds.T
+            loss = self.loss(similarity, relevancy)
+        losses = {"loss": loss}
+        if self.match_weight:
+            seed = self.step_seed(batch_idx)  # the same on every process
+            losses = {"retrieval": loss, "vtm": self._match_loss(batch["video"], trunk, similarity, relevancy, seed)}
+            losses = {"loss": loss + self.match_weight * losses["vtm"]} | losses
+        self.log_losses(losses, len(batch["video"]))
+        return losses["loss"]
+
+    def _match_loss(self, video: Tensor, trunk: Trunk, similarity: Tensor, relevancy: Tensor, seed: int) -> Tensor:
+        """Cross-entropy of video-text matching; what is as relevant as a row's own text or clip isn't drawn for it."""
+        if not self.backbone.shares_trunk:
+            trunk = trunk._replace(video=self.backbone.trunk_video(video, gate=True))
+        own = relevancy.diagonal()
+        same = (relevancy >= own[:, None]) | (relevancy >= own)  # (n, n) clips x texts
+        pairs = draw_pairs(similarity.T, same.T, self.negative_temperature, torch.Generator().manual_seed(seed))
+        target = local_shard(relevancy[pairs.video, pairs.text])  # (B,)
+        logits = match_logits(self.backbone, trunk, video.shape[1], pairs).float()  # (B, 2)
+        return F.cross_entropy(logits, torch.stack([1 - target, target], dim=1))
 
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation()
@@ -109,7 +146,7 @@ class Retrieval(MetricTask, BackboneTask):
         if "video" not in batch:
             self._texts.append(self._encode(batch["text"]))
             return []
-        scores = rankings(ScoredClips(batch["relevancy"], *self._compare(batch["video"])))
+        scores = rankings(ScoredClips(batch["relevancy"], *self._compare(batch["video"])), self.rerank_weight)
         best = scores.get("ensemble", scores["dual"]).sort(dim=1, descending=True)
         return [{"clip": key, "texts": texts[:_BEST], "scores": values[:_BEST]} for key, texts, values
                 in zip(batch["key"], best.indices.tolist(), best.values.tolist(), strict=True)]
@@ -134,14 +171,15 @@ class Retrieval(MetricTask, BackboneTask):
                              "model.init_args.optimizer.lr, or look at the weights")
         without_clip = (computed.relevancy.max(0).values < 1).sum()  # mean average precision leaves them out
         values = {"texts_without_clip": float(without_clip)}
-        for name, scores in rankings(computed).items():
+        for name, scores in rankings(computed, self.rerank_weight).items():
             if self.dual_softmax is not None and name != "chance":
                 scores = dual_softmax(scores, self.dual_softmax)
             values |= {f"{name}/{metric}": value for metric, value in self.measure(scores, computed.relevancy).items()}
         return values
 
     def score(self, split: Split, values: dict[str, float]) -> float:
-        return sum(values[f"dual/{metric}"] for metric in self.monitored) / len(self.monitored)  # dual is trained
+        trained = "ensemble" if self.match_weight and self.rerank else "dual"
+        return sum(values[f"{trained}/{metric}"] for metric in self.monitored) / len(self.monitored)
 
     def _start_evaluation(self) -> None:
         self._texts: list[EncodedTexts] = []

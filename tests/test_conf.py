@@ -33,6 +33,7 @@ RUNS = [
     *(("test", "egomcq", f"model/{m}", "data/egoclip", "trainer/gpu") for m in NEIGHBOURS),
     ("test", "egomcq", "model/base", "data/egoclip", "trainer/gpu", "released/egomcq", "released/small_projector"),
     *((command, task, "model/tiny", "trainer/cpu", f"toy/{task}") for task in TUNED for command in ("fit", "test")),
+    *((command, "ek100", "model/tiny", "trainer/cpu", "toy/ek100", "ek100_rerank") for command in ("fit", "test")),
     *((command, task, "model/base", "trainer/a100x8", f"released/{task}")
       for task in TUNED for command in ("fit", "test")),
     *((command, "egohoi", "model/tiny", "trainer/cpu", "toy/egohoi") for command in ("fit", "test", "predict")),

@@ -1,6 +1,7 @@
 """Two processes give the gradients of one with both batches."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -101,9 +102,10 @@ def _check_gradients(rank: int, folder: Path, tokenizer: str, changes: dict[str,
                    folder / "two.pt")
 
 
-def make_retrieval() -> tuple[EK100, dict]:
+def make_retrieval(match_weight: float) -> tuple[EK100, dict]:
     torch.manual_seed(0)
-    task = EK100(make_config(), OptimizerConfig(), objective="symmetric_multi_similarity", margin=0.6).eval()
+    task = EK100(make_config(), OptimizerConfig(), objective="symmetric_multi_similarity", margin=0.6,
+                 match_weight=match_weight).eval()
     draw_parameters(task)
     task.log = lambda *args, **kwargs: None
     clips, relevancy = make_batch(), torch.randint(0, 3, (PROCESSES * ROWS, 11)) / 2
@@ -130,7 +132,11 @@ class WrappedStep(torch.nn.Module):
 
 
 def _check_retrieval_gradients(rank: int, folder: Path) -> None:
-    _save_gradients(rank, folder, *make_retrieval())
+    _save_gradients(rank, folder, *make_retrieval(0.0))
+
+
+def _check_matching_gradients(rank: int, folder: Path) -> None:
+    _save_gradients(rank, folder, *make_retrieval(0.5))
 
 
 def _check_second_stage_gradients(rank: int, folder: Path) -> None:
@@ -144,13 +150,15 @@ def _save_gradients(rank: int, folder: Path, task: EK100 | EgoHOI, batch: dict) 
         torch.save({n: p.grad for n, p in task.named_parameters() if p.requires_grad}, folder / "two.pt")
 
 
-@pytest.mark.parametrize(("check", "make"), [(_check_retrieval_gradients, make_retrieval),
+@pytest.mark.parametrize(("check", "make"), [(_check_retrieval_gradients, partial(make_retrieval, 0.0)),
+                                             (_check_matching_gradients, partial(make_retrieval, 0.5)),
                                              (_check_second_stage_gradients, make_second_stage)])
-def test_two_processes_give_the_gradients_of_one_with_the_gate_closed(
+def test_two_processes_give_the_gradients_of_one_in_fine_tuning(
     tmp_path: Path, check: Callable[..., None], make: Callable[[], tuple[EK100 | EgoHOI, dict]]
 ) -> None:
     spawn(check, tmp_path)
     two = torch.load(tmp_path / "two.pt", weights_only=True)
+    assert any("match_head" in name for name in two) == (check is _check_matching_gradients)
     task, batch = make()
     task.training_step(batch, 0).backward()
     assert two.keys() == {name for name, parameter in task.named_parameters() if parameter.requires_grad}

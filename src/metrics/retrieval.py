@@ -53,17 +53,21 @@ class RetrievalScores(Metric):
         return ScoredClips(*(dim_zero_cat(getattr(self, name))[order] for name in ScoredClips._fields))
 
 
-def rankings(scored: ScoredClips) -> dict[str, Tensor]:
+def rankings(scored: ScoredClips, match_weight: float = 1.0) -> dict[str, Tensor]:
     """Compute the scores of each ranking, (N, M).
+
+    Args:
+        scored: Cosines and probabilities of a match.
+        match_weight: Factor of the probabilities in `ensemble`.
 
     Returns:
         `dual`: cosines. `chance`: random numbers from a fixed seed. With match probabilities of the best texts of each
         clip also `fusion`, which ranks those first by their probability and the others by their cosine; and `ensemble`,
-        the sum of both scores as in EgoMCQ.
+        the cosine plus the weighted probability, as in EgoMCQ, where the weight is 1.
     """
     dual, match = scored.dual, scored.match
     noise = torch.rand(dual.shape, generator=torch.Generator().manual_seed(0)).to(dual.device)
     if not match.shape[1]:
         return {"chance": noise, "dual": dual}
     fusion = torch.where(match.isnan(), dual, match.double() + 2)  # above any cosine
-    return {"chance": noise, "dual": dual, "fusion": fusion, "ensemble": dual + match.nan_to_num(0.0)}
+    return {"chance": noise, "dual": dual, "fusion": fusion, "ensemble": dual + match_weight * match.nan_to_num(0.0)}

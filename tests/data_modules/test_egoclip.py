@@ -168,18 +168,18 @@ def test_negatives_are_of_the_same_minute(tmp_path: Path, make_row: MakeRow, wri
     table = read_clip_table(write_csv(tmp_path / "egoclip.csv", rows))
     neighbours = Neighbours(table)
     for row in range(400):
-        other = neighbours.draw(row, draw)
+        (other,) = neighbours.draw(row, 1, draw)
         assert other != row and table.video[other] == table.video[row]
         assert table.time[other] // 60 == table.time[row] // 60
     minute = {i for i in range(400) if table.video[i] == table.video[0] and table.time[i] // 60 == table.time[0] // 60}
-    counts = Counter(neighbours.draw(0, draw) for _ in range(200 * len(minute)))
+    counts = Counter(neighbours.draw(0, 1, draw)[0] for _ in range(200 * len(minute)))
     assert set(counts) == minute - {0} and min(counts.values()) > 100
 
 
 def test_any_other_row_may_be_the_negative(tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv) -> None:
     path = write_csv(tmp_path / "egoclip.csv", [make_row(i, f"v{i % 2}", 100.0 * i) for i in range(5)])
     clips, draw = EgoClip(path, ClipReader(tmp_path, 2, 16, 4.0), 0, "any"), np.random.default_rng(0)
-    counts = Counter(clips.draw_negative(2, draw) for _ in range(400))
+    counts = Counter(clips.draw_negatives(2, 1, draw)[0] for _ in range(400))
     assert set(counts) == {0, 1, 3, 4} and min(counts.values()) > 70
 
 
@@ -187,8 +187,34 @@ def test_negatives_of_lone_rows(tmp_path: Path, make_row: MakeRow, write_csv: Wr
     rows = [make_row(0, "v", 5.0), make_row(1, "w", 5.0), make_row(2, "v", 170.0), make_row(3, "v", 300.0)]
     neighbours = Neighbours(read_clip_table(write_csv(tmp_path / "egoclip.csv", rows)))
     rng = np.random.default_rng(0)
-    assert [neighbours.draw(row, rng) for row in (0, 2, 3)] == [2, 3, 2]  # the nearest of the video
-    assert {neighbours.draw(1, rng) for _ in range(50)} == {0, 2, 3}  # alone in its video: any
+    assert [neighbours.draw(row, 1, rng) for row in (0, 2, 3)] == [[2], [3], [2]]  # the nearest of the video
+    assert {neighbours.draw(1, 1, rng)[0] for _ in range(50)} == {0, 2, 3}  # alone in its video: any
+
+
+def test_several_negatives_are_different_rows_the_nearest_first_where_the_minute_has_too_few(
+        tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv) -> None:
+    times = [5.0, 20.0, 30.0, 59.0, 61.0, 130.0, 500.0]
+    rows = [make_row(i, "v", time) for i, time in enumerate(times)] + [make_row(7, "w", 5.0), make_row(8, "w", 9.0)]
+    neighbours = Neighbours(read_clip_table(write_csv(tmp_path / "egoclip.csv", rows)))
+    rng = np.random.default_rng(0)
+    assert {tuple(neighbours.draw(1, 2, rng)) for _ in range(100)} == {(0, 2), (0, 3), (2, 0), (2, 3), (3, 0), (3, 2)}
+    assert all(sorted(drawn[:3]) == [0, 2, 3] and drawn[3:] == [4, 5]
+               for drawn in (neighbours.draw(1, 5, rng) for _ in range(20)))
+    assert all(drawn[0] == 8 and len({7, *drawn}) == 5 for drawn in (neighbours.draw(7, 4, rng) for _ in range(20)))
+    assert sorted(neighbours.draw(0, 8, rng)) == list(range(1, 9))
+
+
+def test_a_batch_holds_all_rows_and_then_their_negatives_in_turn(world: Path, options: dict[str, Any]) -> None:
+    data = EgoClipDataModule(str(world), num_negatives=3, **options)
+    assert data.clips_per_row == 4 and data.protocol["num_negatives"] == 3
+    for batch in data.train_dataloader():
+        rows = batch["verbs"].argmax(1).view(4, 4)  # a row's verb is its number; (negatives, rows)
+        assert (torch.tensor([0] * 10 + [1] * 5 + [2] * 5)[rows].diff(dim=0) == 0).all()
+        assert all(len(set(column)) == 4 for column in rows.T.tolist())
+    with pytest.raises(ValueError, match="num_negatives"):
+        EgoClipDataModule(str(world), num_negatives=0, **options)
+    with pytest.raises(ValueError, match=r"egoclip.csv has 20 rows: a row needs 20 other\(s\) as its negatives"):
+        EgoClipDataModule(str(world), num_negatives=20, **options).train_dataloader()
 
 
 def test_one_row_has_no_negative(world: Path, make_row: MakeRow, write_csv: WriteCsv) -> None:

@@ -132,7 +132,7 @@ def make_table(folder: Path, times: dict[str, list[float]]) -> NarrationTable:
 def test_negatives_are_of_the_same_minute_or_the_nearest(tmp_path: Path) -> None:
     table = make_table(tmp_path / "t", {"a": [1.0, 30.0, 58.0, 59.8, 200.0, 500.0], "b": [2.0], "c": [3.0, 4.0]})
     rng = np.random.default_rng(0)
-    drawn = [{table.draw_neighbour(row, rng) for _ in range(200)} for row in range(9)]
+    drawn = [{table.draw_neighbours(row, 1, rng)[0] for _ in range(200)} for row in range(9)]
     assert drawn[0] == {1, 2} and drawn[1] == {0, 2} and drawn[2] == {0, 1}
     assert drawn[3] == {2} and drawn[4] == {3} and drawn[5] == {4}  # alone in their minute
     assert drawn[6] == {0, 1, 2, 3, 4, 5, 7, 8} and drawn[7] == {8} and drawn[8] == {7}

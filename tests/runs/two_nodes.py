@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from egovlpv2.data_modules.egoclip import ClipPair, EgoClipDataModule
+from egovlpv2.data_modules.clip_groups import ClipGroup
+from egovlpv2.data_modules.egoclip import EgoClipDataModule
 from egovlpv2.data_modules.loaders import Collate, ResumableDataLoader, Rows
 from egovlpv2.training.run_checkpoints import LastCheckpoint
 
 
-def collate_as_two(pairs: list[ClipPair], collate: Collate) -> dict[str, Any]:
+def collate_as_two(pairs: list[ClipGroup], collate: Collate) -> dict[str, Any]:
     """Make the batch that two processes have together: rows 0, 2, ... and their negatives, then those of 1, 3, ..."""
     first, second = (collate(pairs[rank::2]) for rank in range(2))
     joined = {name: torch.cat([first[name], second[name]]) for name in ("video", "verbs", "nouns")}
@@ -23,7 +24,7 @@ def collate_as_two(pairs: list[ClipPair], collate: Collate) -> dict[str, Any]:
 class OrderOfTwo(EgoClipDataModule):
     """EgoClip for one process, in the order of two: masks and negative pairs are drawn by the place in the batch."""
 
-    def train_loader(self, dataset: Rows[ClipPair], collate: Collate) -> ResumableDataLoader:
+    def train_loader(self, dataset: Rows[ClipGroup], collate: Collate) -> ResumableDataLoader:
         return super().train_loader(dataset, partial(collate_as_two, collate=collate))
 
 

@@ -162,17 +162,39 @@ def test_reranking_is_the_backbones_own_match(fusion_cls: str) -> None:
     assert task.protocol["rerank_pairs"] == 6
 
 
+@pytest.mark.parametrize("match_weight", [0.0, 0.5])
 @pytest.mark.parametrize("task", TASKS)
-def test_every_trainable_parameter_has_a_gradient(task: str) -> None:
-    """DDP waits for all gradients, and parameters that only the open gate uses are frozen."""
-    module, clips = make_task(TASKS[task], fusion_cls="own").train(), make_clips(4)
+def test_every_trainable_parameter_has_a_gradient(task: str, match_weight: float) -> None:
+    """DDP waits for all gradients; parameters that only the open gate uses are frozen, unless pairs are matched too."""
+    module, clips = make_task(TASKS[task], fusion_cls="own", match_weight=match_weight).train(), make_clips(4)
     module.log = lambda *args, **kwargs: None
     batch = {"video": clips["video"], "text": clips["text"], "target": torch.arange(4), "relevancy": torch.eye(4)}
     module.training_step(batch, 0).backward()
     for name, parameter in module.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
-        frozen = ".fusion." in name or "fused_" in name or "match_head" in name or "masked_word_head" in name
+        fused = ".fusion." in name or "fused_" in name or "match_head" in name
+        frozen = "masked_word_head" in name or (fused and not match_weight)
         assert parameter.requires_grad != frozen, name
+
+
+def test_matching_learns_the_relevancy_of_pairs() -> None:
+    task, clips = make_task(EK100, match_weight=1.0, negative_temperature=1.0), make_clips(6)
+    task.log = lambda *args, **kwargs: None
+    relevancy = torch.eye(6)
+    relevancy[0, 1] = relevancy[1, 0] = 1.0  # these two show the same
+    batch = {"video": clips["video"], "text": clips["text"], "target": torch.arange(6), "relevancy": relevancy}
+    optimizer = torch.optim.AdamW((p for p in task.parameters() if p.requires_grad), lr=3e-3)
+    for step in range(80):
+        loss = task.training_step(batch, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        pairs = [(i, j) for i in range(6) for j in range(6)]
+        texts = {name: ids[[j for _, j in pairs]] for name, ids in clips["text"].items()}
+        logits = task.backbone.vtm_logits(clips["video"][[i for i, _ in pairs]], texts)
+    match = logits.softmax(-1)[:, 1].view(6, 6)
+    assert match[relevancy == 0].max() < 0.2 and match.diagonal().min() > 0.8
 
 
 @pytest.mark.parametrize("objective", ["adaptive_max_margin", "max_margin", "symmetric_multi_similarity"])
@@ -191,9 +213,14 @@ def test_a_batch_can_be_learned(objective: str) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("options", [{"rerank": -1}, {"dual_softmax": 0.0}])
-def test_bad_options_are_named(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="rerank=.* must be at least 0 and dual_softmax=.* above 0"):
+@pytest.mark.parametrize(("options", "problem"), [
+    ({"rerank": -1}, "rerank=-1 must be at least 0 and dual_softmax=None above 0"),
+    ({"dual_softmax": 0.0}, "rerank=0 must be at least 0 and dual_softmax=0.0 above 0"),
+    ({"rerank_weight": 0.0}, "rerank_weight=0.0 and negative_temperature=0.05 must be above 0"),
+    ({"negative_temperature": 0.0}, "negative_temperature=0.0 must be above 0 and match_weight=0.0 at least 0"),
+    ({"match_weight": -0.5}, "match_weight=-0.5 at least 0")])
+def test_bad_options_are_named(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
         make_task(EK100, **options)
 
 
