@@ -153,7 +153,7 @@ class EgoHOIDataModule(VideoDataModule):
             be the file of `train` itself; null: by rule (see `NegativesByRule`), which needs the taxonomies.
         verb_taxonomy: The words of the verb classes, see `read_taxonomy`.
         noun_taxonomy: The words of the noun classes.
-        num_negatives: Hard negatives with another verb, and as many with another noun, of a training clip: more are
+        num_hard_negatives: Hard negatives with another verb, and as many with another noun, of a training clip: more are
             cut, and where there are fewer the others are masked.
         negatives: The second clip of each row: another one of its own `scene`, or `any` other.
         videos: The folder of `<video_uid>/<k>.mp4`.
@@ -168,21 +168,21 @@ class EgoHOIDataModule(VideoDataModule):
     def __init__(self, root: str, train: str = "egoclip.csv", val: str | None = None,
                  test: str | None = "EgoMCQ_hardnegHOI.csv", hard_negatives: str | None = None,
                  verb_taxonomy: str = "narration_verb_taxonomy.csv", noun_taxonomy: str = "narration_noun_taxonomy.csv",
-                 num_negatives: int = NUM_NEGATIVES, negatives: Negatives = "scene", videos: str = "videos",
+                 num_hard_negatives: int = NUM_NEGATIVES, negatives: Negatives = "scene", videos: str = "videos",
                  chunk_seconds: float = 600.0, **kwargs: Any) -> None:
         self.chunk_seconds = chunk_seconds  # first, since `released_rule` needs it
         super().__init__(**kwargs)
-        require_at_least(1, num_negatives=num_negatives)
+        require_at_least(1, num_hard_negatives=num_hard_negatives)
         self.root, self.train, self.hard_negatives = Path(root), Path(root) / train, hard_negatives
         self.files = {"val": val, "test": test}
         self.taxonomies = Path(root) / verb_taxonomy, Path(root) / noun_taxonomy
-        self.num_negatives, self.negatives = num_negatives, negatives
+        self.num_hard_negatives, self.negatives = num_hard_negatives, negatives
         self.videos = Path(root) / videos
 
     @property
     def protocol(self) -> dict[str, Any]:
         files = {split: str(self.root / file) for split, file in self.files.items() if file}
-        return super().protocol | files | {"negatives": self.negatives, "num_negatives": self.num_negatives,
+        return super().protocol | files | {"negatives": self.negatives, "num_hard_negatives": self.num_hard_negatives,
                                            "hard_negatives": self.hard_negatives or "by rule"}
 
     @property
@@ -196,10 +196,10 @@ class EgoHOIDataModule(VideoDataModule):
         """Shuffled batches of `train` with hard negatives, the same again after a resume."""
         table, negatives = self._read_rows()
         self.counts["malformed_rows"] = table.malformed
-        clips = EgoClip(self.train, self.reader(self.num_frames), self.seed, self.negatives, table)
+        clips = EgoClip(self.train, self.reader(self.num_frames), self.seed, self.negatives, table=table)
         dataset = HardNegativeClips(clips, negatives, self.hard_negatives or " and ".join(map(str, self.taxonomies)))
         return self.train_loader(dataset, partial(collate_pairs, tokenizer=self.tokenizer, max_tokens=self.max_tokens,
-                                                  count=self.num_negatives))
+                                                  count=self.num_hard_negatives))
 
     def _read_rows(self) -> tuple[ClipTable, NegativesByRule | NegativesOfFile]:
         """The training rows, and what gives their hard negatives."""
@@ -207,7 +207,7 @@ class EgoHOIDataModule(VideoDataModule):
             table = read_clip_table(self.train)
             verbs, nouns = (read_taxonomy(path, inflect, count) for path, inflect, count in zip(
                 self.taxonomies, (inflect_verb, inflect_noun), (NUM_VERBS, NUM_NOUNS), strict=True))
-            return table, NegativesByRule(table, verbs, nouns, self.num_negatives, self.seed)
+            return table, NegativesByRule(table, verbs, nouns, self.num_hard_negatives, self.seed)
         path = self.root / self.hard_negatives
         with_negatives = read_clip_table(path, NEGATIVES)
         if path == self.train:

@@ -58,7 +58,7 @@ def test_evaluation_batches(world: Path, options: dict[str, Any], write_hard: Wr
 
 def test_training_batches_with_negatives_of_a_file(world: Path, options: dict[str, Any], write_hard: WriteHard) -> None:
     write_hard(changes={i: {"verb_neg": "", "noun_neg": ""} for i in range(1, 20)})
-    data = EgoHOIDataModule(str(world), hard_negatives="hard.csv", num_negatives=3, **options)
+    data = EgoHOIDataModule(str(world), hard_negatives="hard.csv", num_hard_negatives=3, **options)
     batches = list(data.train_dataloader())
     assert len(batches) == 5 and data.counts["train_rows"] == 20
     assert all(batch["hard_mask"].shape == (8, 2, 3) and len(batch["hard_text"]["input_ids"]) == 48
@@ -68,7 +68,7 @@ def test_training_batches_with_negatives_of_a_file(world: Path, options: dict[st
     is_first = own[:, 3] == data.tokenizer.convert_tokens_to_ids("thing0")
     assert is_first.any() and torch.equal(masks.any(2).any(1), is_first)
     assert masks[is_first].tolist() == [[[True, False, False]] * 2] * int(is_first.sum())
-    assert data.protocol["hard_negatives"] == "hard.csv" and data.protocol["num_negatives"] == 3
+    assert data.protocol["hard_negatives"] == "hard.csv" and data.protocol["num_hard_negatives"] == 3
 
 
 def test_the_authors_file_serves_as_rows_too(world: Path, options: dict[str, Any], write_hard: WriteHard) -> None:
@@ -142,5 +142,5 @@ def test_a_fit_without_validation_and_a_split_without_a_file(world: Path, option
     for name in ("val", "test"):
         with pytest.raises(ValueError, match=f"Set data.init_args.{name} to an EgoMCQ_hardnegHOI.csv"):
             getattr(data, f"{name}_dataloader")()
-    with pytest.raises(ValueError, match="num_negatives=0: give 1 or more"):
-        EgoHOIDataModule(str(world), num_negatives=0, **options)
+    with pytest.raises(ValueError, match="num_hard_negatives=0: give 1 or more"):
+        EgoHOIDataModule(str(world), num_hard_negatives=0, **options)
