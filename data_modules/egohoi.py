@@ -153,8 +153,8 @@ class EgoHOIDataModule(VideoDataModule):
             be the file of `train` itself; null: by rule (see `NegativesByRule`), which needs the taxonomies.
         verb_taxonomy: The words of the verb classes, see `read_taxonomy`.
         noun_taxonomy: The words of the noun classes.
-        num_hard_negatives: Hard negatives with another verb, and as many with another noun, of a training clip: more are
-            cut, and where there are fewer the others are masked.
+        num_hard_negatives: Hard negatives with another verb, and as many with another noun, of a training clip: more
+            are cut, and where there are fewer the others are masked.
         negatives: The second clip of each row: another one of its own `scene`, or `any` other.
         videos: The folder of `<video_uid>/<k>.mp4`.
         chunk_seconds: Length of a video's files.

@@ -119,8 +119,8 @@ def test_the_papers_retrieval_recipes(capsys: pytest.CaptureFixture[str]) -> Non
 def test_the_published_recipe_of_hard_negatives(capsys: pytest.CaptureFixture[str]) -> None:
     out = parse(capsys, "fit", "egohoi", "model/base", "trainer/a100x8")
     for line in ("max_epochs: 10", "limit_train_batches: 1388", "lr: 3.0e-05", "- 0.98", "weight_decay: 0.01",
-                 "decay: cosine", "temperature: 0.05", "num_hard_negatives: 10", "max_tokens: 15", "chunk_seconds: 300.0",
-                 "objective: ego_nce_plus_plus", "num_frames: 4", "size: 224"):
+                 "decay: cosine", "temperature: 0.05", "num_hard_negatives: 10", "max_tokens: 15",
+                 "chunk_seconds: 300.0", "objective: ego_nce_plus_plus", "num_frames: 4", "size: 224"):
         assert line in out, line
 
 
