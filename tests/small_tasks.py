@@ -5,9 +5,11 @@ from typing import Any
 import torch
 from helpers import draw_parameters, make_clips, make_config, make_text
 from lightning import LightningModule
+from torch.nn import Parameter
 
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig
+from egovlpv2.tasks.base import BackboneTask
 from egovlpv2.tasks.charades_ego import CharadesEgo
 from egovlpv2.tasks.egohoi import EgoHOI
 from egovlpv2.tasks.egomcq import EgoMCQ
@@ -34,12 +36,17 @@ def small_task(name: str, tokenizer: str = "") -> tuple[LightningModule, dict[st
     else:
         task, batch = _backbone_task(name, make_config(tokenizer))
         draw_parameters(task)
-        for parameter in (task.backbone.video_tower.patch_embed.proj.weight,
-                          task.backbone.text_tower.embeddings.word_embeddings.weight):
+        for parameter in inputs_of(task):
             parameter.data *= 8  # else the biases make all embeddings nearly the same
     for method in ("log", "log_dict"):
         setattr(task, method, lambda *args, **kwargs: None)
     return task.eval(), batch
+
+
+def inputs_of(task: BackboneTask) -> tuple[Parameter, Parameter]:
+    """Weights that pictures and tokens meet first."""
+    video, text = task.backbone.video_tower, task.backbone.text_tower
+    return video.patch_embed.proj.weight, text.embeddings.word_embeddings.weight
 
 
 def _backbone_task(name: str, config: BackboneConfig) -> tuple[LightningModule, dict[str, Any]]:

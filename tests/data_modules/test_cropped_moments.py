@@ -1,14 +1,14 @@
 """Clips of MQ in all their features: times of windows, random windows in training, whole clips in evaluation."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from data_modules.test_mq import WIDTH, make, write_features  # noqa: F401  # a fixture
 from helpers import only
-from mq_files import clip, row
+from mq_files import WIDTH, clip, make_module, row, write_features
 
 from egovlpv2.data_modules.cropped_moments import MQSample, crop
 from egovlpv2.data_modules.mq import MQDataModule
@@ -17,9 +17,9 @@ HALF = 2.0  # of a window of 2 s at 2 features a second, in steps
 
 
 @pytest.fixture
-def cropped(make: Callable[..., MQDataModule]) -> Callable[..., MQDataModule]:  # noqa: F811
+def cropped(tmp_path: Path) -> Callable[..., MQDataModule]:
     """A function that makes a data module of clips in all their features."""
-    return lambda *clips, **options: make(*clips, clips_as="cropped", **options)
+    return partial(make_module, tmp_path, clips_as="cropped")
 
 
 def test_steps_are_the_middles_of_windows(cropped: Callable[..., MQDataModule], tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_unreadable_clips_are_replaced(world: Path, tmp_path: Path) -> None:
 
 
 def test_a_table_of_one_row_is_refused(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="t has one row: a row needs another one as its negative"):
+    with pytest.raises(ValueError, match="t has one row: a row needs 1 other.s. as its negatives"):
         make_clips(world, tmp_path / "t", [("short", 0.0, 1.0, "C cuts")])
 
 

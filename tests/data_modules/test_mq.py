@@ -3,51 +3,28 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import REAL_DATA, only
-from mq_files import CLASSES, clip, entry, row, write_official
+from mq_files import STEPS, WIDTH, clip, entry, make_module, row, write_features, write_official
 from torch import Tensor
 
 from egovlpv2.batch import MomentBatch
 from egovlpv2.data_modules.loaders import PAD_INDEX
 from egovlpv2.data_modules.moments import read_moments
 from egovlpv2.data_modules.mq import MQClips, MQDataModule
-from egovlpv2.features.files import FeatureWriter
-from egovlpv2.features.header import Recipe
 
 REAL = REAL_DATA / "mq"
-WIDTH, RATE, STEPS = 4, 2, 48  # of the features, how many there are a second, and to how many a clip is padded
-def write_features(folder: Path, name: str, seconds: float, kind: str = "projected",
-                   checkpoint: str = "0" * 16) -> Path:
-    """Features that tell their time: feature t is t + 1."""
-    folder.mkdir(exist_ok=True)
-    path, count = folder / f"{name}.safetensors", int(seconds * RATE)
-    values, queries = torch.arange(1.0, count + 1)[:, None].expand(-1, WIDTH), ()
-    if kind in ("fused", "transformed"):
-        values, queries = values[:, None], ("What?",)
-    with path.open("wb") as file:
-        writer = FeatureWriter(file, Recipe(kind, WIDTH, 10.0, 20, 5, 4, 32, checkpoint), seconds, count, queries)
-        writer.append(values)
-        writer.finish()
-    return path
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., MQDataModule]:
     """A function that makes a data module of clips that are all in all splits."""
-
-    def _make(*clips: dict[str, Any], classes: dict[str, Any] = CLASSES, **options: Any) -> MQDataModule:
-        for split in ("train", "val"):
-            write_official(tmp_path / f"moments_{split}.json", *clips, split=split)
-        (tmp_path / "moment_classes_idx.json").write_text(json.dumps(classes))
-        options = {"batch_size": 2, "eval_batch_size": 2, "num_workers": 0, "num_steps": STEPS} | options
-        return MQDataModule(str(tmp_path), str(tmp_path / "features"), **options)
-
-    return _make
+    return partial(make_module, tmp_path)
 
 
 def test_a_batch(make: Callable[..., MQDataModule], tmp_path: Path) -> None:

@@ -17,4 +17,4 @@ def test_a_removed_variable_is_refused_with_the_setting_of_today(old: str, now: 
 
 def test_it_stays_small() -> None:
     lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
-    assert len(lines) < 110 and next(i for i, line in enumerate(lines) if line.startswith("help:")) <= 15
+    assert len(lines) < 120 and next(i for i, line in enumerate(lines) if line.startswith("help:")) <= 15

@@ -183,7 +183,7 @@ def test_evaluation_of_weights_gives_the_numbers_of_the_run(toy: Path, tmp_path:
     cli(["test", *own, weights])
     metrics = [json.loads((tmp_path / name / "metrics.json").read_text())["metrics"] for name in ("run", "evaluated")]
     names = [name for name in metrics[1] if name.startswith("test/")]
-    assert len(names) == 7 and all(metrics[0][name] == metrics[1][name] for name in names)
+    assert len(names) == 7 + 2 * 5 and all(metrics[0][name] == metrics[1][name] for name in names)
     with pytest.raises(SystemExit, match="text_attends_to: previous in the file, current in your config"):
         cli(["test", *own, weights, "--model.init_args.backbone.text_attends_to=current"])
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from egovlpv2.batch import ClipBatch
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.optim import OptimizerConfig
-from egovlpv2.tasks import base, pretrain
+from egovlpv2.tasks import base, matching, pretrain
 
 EPOCHS, STEPS = 2, 2
 
@@ -45,7 +45,7 @@ def task(small_config, tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> Any:
         return call
 
     monkeypatch.setattr(pretrain, "mask_tokens", recorded(pretrain.mask_tokens, "masks", "chosen"))
-    monkeypatch.setattr(pretrain, "sample_vtm_pairs", recorded(pretrain.sample_vtm_pairs, "pairs", "video"))
+    monkeypatch.setattr(matching, "sample_vtm_pairs", recorded(matching.sample_vtm_pairs, "pairs", "video"))
 
     def make() -> Drawn:
         torch.manual_seed(0)

@@ -150,5 +150,6 @@ def test_the_data_of_another_task_is_refused() -> None:
                        (EK100.__new__(EK100), RowsDataModule())):
         check_pair(task, data)
     with pytest.raises(ValueError, match="^EK100 can't use the batches of Other: set model.class_path to "
-                                         "egovlpv2.tasks.mq.MQ, or data.class_path to the data module of EK100"):
+                                         "egovlpv2.tasks.mq.MQ or egovlpv2.tasks.mq_actionformer.MQActionFormer, or "
+                                         "data.class_path to the data module of EK100"):
         check_pair(EK100.__new__(EK100), Other())

@@ -13,6 +13,7 @@ from egovlpv2.data_modules.hard_negatives import NegativesByRule
 from egovlpv2.data_modules.tables import NUM_NOUNS, NUM_VERBS, read_clip_table
 from egovlpv2.data_modules.toy_world import write
 from egovlpv2.data_modules.toy_world.hard_negative_formats import HOI_FILES
+from egovlpv2.data_modules.toy_world.naq_formats import NAQ_FILES
 from egovlpv2.data_modules.toy_world.script import Video
 from egovlpv2.data_modules.toy_world.synonyms import TASKQA_FILES
 from egovlpv2.data_modules.toy_world.vocabulary import AFFORDANCES, NOUN_IDS, NOUNS, PHRASES, VERBS
@@ -74,7 +75,7 @@ def test_training_rows_get_hard_negatives_by_rule(world: Path) -> None:
     assert all(table.text[row] not in each.verbs + each.nouns for row, each in enumerate(found))
 
 
-def test_a_world_of_an_earlier_release_gets_these_files_alone(
+def test_a_world_of_an_earlier_release_gets_the_newer_files_alone(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = ["world.json", f"taskqa/qa/direct/{TASKQA_FILES[-1]}"]
@@ -84,7 +85,7 @@ def test_a_world_of_an_earlier_release_gets_these_files_alone(
     monkeypatch.setattr(write, "_write_videos", None)  # nothing is rendered again
     write.generate(tmp_path, **SMALL)
     written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert written == {*kept, *HOI_FILES}
+    assert written == {*kept, *HOI_FILES, *NAQ_FILES}
     assert all((tmp_path / name).read_bytes() == (world / name).read_bytes() for name in written)
 
 
