@@ -36,13 +36,14 @@ def run_small(out: Path, *parts: str) -> tuple[dict, str]:
     return json.loads((out / "gpu-check.json").read_text()), done.stdout
 
 
-def test_every_part_of_the_check_runs_on_a_cpu_too(tmp_path: Path) -> None:
-    report, printed = run_small(tmp_path, *SHOWN)
-    assert [part["name"] for part in report["parts"]] == list(check.PARTS) == list(SHOWN)
+@pytest.mark.parametrize("chosen", [("tests", "step"), pytest.param(tuple(SHOWN), marks=pytest.mark.slow)])
+def test_the_check_runs_on_a_cpu_too(tmp_path: Path, chosen: tuple[str, ...]) -> None:
+    report, printed = run_small(tmp_path, *chosen)
+    assert tuple(part["name"] for part in report["parts"]) == chosen and list(check.PARTS) == list(SHOWN)
     assert all(part["outcome"] == "ok" and part["seconds"] > 0 for part in report["parts"])
     figures = {(figure["part"], figure["what"]): figure["value"] for figure in report["figures"]}
     assert len(figures) == len(report["figures"])
-    assert {(part, what) for part, names in SHOWN.items() for what in names} <= figures.keys()
+    assert {(part, what) for part in chosen for what in SHOWN[part]} <= figures.keys()
     assert figures["tests", "passed"] > 20 and figures["tests", "failed"] == 0
     assert report["device"] and report["torch"] and report["date"] and report["size"] == "small"
     for part, what in figures:
