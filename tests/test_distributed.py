@@ -168,8 +168,8 @@ def test_two_processes_give_the_gradients_of_one_in_fine_tuning(
                                    msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("at_a_time", [None, 2])
-@pytest.mark.parametrize("changes", [{}, {"fusion_cls": "own", "text_attends_to": "previous"}, {"fusion": "stacked"}])
+@pytest.mark.parametrize(("changes", "at_a_time"), [
+    ({}, None), ({}, 2), ({"fusion_cls": "own", "text_attends_to": "previous"}, None), ({"fusion": "stacked"}, 2)])
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path, changes: dict[str, str], at_a_time: int | None
                                                  ) -> None:
     tokenizer = made_up_tokenizer(tmp_path / "tokenizer", WORDS)

@@ -36,7 +36,7 @@ def run_small(out: Path, *parts: str) -> tuple[dict, str]:
     return json.loads((out / "gpu-check.json").read_text()), done.stdout
 
 
-@pytest.mark.parametrize("chosen", [("tests", "step"), pytest.param(tuple(SHOWN), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("chosen", [("tests",), pytest.param(tuple(SHOWN), marks=pytest.mark.slow)])
 def test_the_check_runs_on_a_cpu_too(tmp_path: Path, chosen: tuple[str, ...]) -> None:
     report, printed = run_small(tmp_path, *chosen)
     assert tuple(part["name"] for part in report["parts"]) == chosen and list(check.PARTS) == list(SHOWN)

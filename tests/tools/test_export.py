@@ -158,8 +158,10 @@ def test_top1_counts_the_questions_whose_best_clip_is_the_answer(toy: Path) -> N
         measure_top1([broken], read, lambda text: [torch.zeros(1)], right, wrong)
 
 
-@pytest.mark.parametrize("changes", [{"attention": "joint"}, {"fusion": "stacked"}, {"fusion_cls": "own"},
-                                     {"name": "vit_base_patch16_siglip_224"}, {"name": "vit_small_patch16_dinov3"}])
+@pytest.mark.parametrize("changes", [
+    {"attention": "joint"}, {"name": "vit_small_patch16_dinov3"},
+    *(pytest.param(more, marks=pytest.mark.slow) for more in ({"fusion": "stacked"}, {"fusion_cls": "own"},
+                                                              {"name": "vit_base_patch16_siglip_224"}))])
 def test_other_backbones_are_exported_as_well(tokenizer: str, tmp_path: Path, changes: dict) -> None:
     of_video = {key: value for key, value in changes.items() if key in ("attention", "name")}
     config = make_config(tokenizer=tokenizer, **{key: value for key, value in changes.items() if key not in of_video})
