@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -128,7 +129,8 @@ class MomentTask(HeadTask):
         out, drawings = self(batch), []
         truth = [_ground_truth(batch, i) for i in range(len(batch["key"]))]
         found = self.moments(out, batch, [one.classes.unique() for one in truth])
-        for i, (real, (detected, _)) in enumerate(zip(truth[:count], found, strict=False)):
+        pairs = islice(zip(truth, found, strict=True), count)  # the others are not decoded
+        for i, (real, (detected, _)) in enumerate(pairs):
             spans = [[Span(row["label"], *row["segment"]) for row in _named(moments, batch["labels"])]
                      for moments in (real, detected)]
             curves = self.curves(out, i, int(batch["num_frames"][i]))
