@@ -176,13 +176,17 @@ def _measure(variant: Variant, options: BenchOptions, clips: int) -> Cost:
 
 
 def step_cost(variant: Variant, options: BenchOptions, clips: int) -> Cost:
-    """Measure a step in a process of its own.
+    """Measure a step: on a CPU in a process of its own, whose peak memory is then the step's.
 
     Raises:
         ValueError: The clips don't fit the memory.
     """
     try:
-        return alone(_measure, variant, options, clips)
+        if not options.device.startswith("cuda"):
+            return alone(_measure, variant, options, clips)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(options.device)
+        return _measure(variant, options, clips)
     except (BrokenProcessPool, torch.OutOfMemoryError) as error:
         raise ValueError(f"the step of {options.config} did not end; are {clips} clips too many for the memory? Give a "
                          "smaller --batch-size") from error
@@ -205,8 +209,8 @@ def best_batch(options: BenchOptions) -> tuple[int, list[Figure]]:
 
 
 def _in_turn(options: BenchOptions, clips: int) -> tuple[Cost, dict[StepVariant, Cost]]:
-    """Ours and the variants, each time in a new process; a variant that needs more memory may not fit."""
-    rounds = 1 if options.device.startswith("cuda") else options.repeats  # on a GPU the process has rounds of its own
+    """Ours and the variants in turn; a variant that needs more memory may not fit."""
+    rounds = 1 if options.device.startswith("cuda") else options.repeats  # on a GPU each step has rounds of its own
     ours: list[Cost] = []
     others: dict[StepVariant, list[Cost]] = {name: [] for name in options.variants}
     for _ in tqdm(range(rounds), "rounds", leave=False):

@@ -4,17 +4,19 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 from video.numbered_videos import write_video
 
 from egovlpv2.analysis.complexity import complexity
 from egovlpv2.bench.made_up import made_up_tokenizer
-from egovlpv2.bench.measure import UTILISATION, BenchOptions, Figure, peak_tflops, training_flops
+from egovlpv2.bench.measure import UTILISATION, BenchOptions, Figure, in_turn, peak_tflops, training_flops
 from egovlpv2.checkpoints.inference import open_backbone
 from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.cli import main as cli
@@ -34,15 +36,17 @@ from egovlpv2.tasks.bench_step import (
     make_videos,
     read_model,
     step_cost,
+    training_step,
 )
 from egovlpv2.types import FeatureKind, StepVariant
 from egovlpv2.video.collection import find_videos
 
 CONF = Path(__file__).parents[2] / "conf"
 WAYS: dict[StepVariant, str] = {  # of computing a step, beside the usual one
-    "one_graph": "all objectives in memory together", "trunk_anew": "the trunk's blocks checkpointed",
-    "all_anew": "all blocks checkpointed", "compiled": "compiled",
+    "compiled": "compiled", "one_graph": "all objectives in memory together",
+    "trunk_anew": "the trunk's blocks checkpointed", "all_anew": "all blocks checkpointed",
 }
+KERNELS = 8  # of a step that are named
 
 
 class Size(NamedTuple):
@@ -59,9 +63,9 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "full": Size("base", (32, 64), tuple(WAYS), 60, 60, max(usable_cores() - 2, 1),
+    "full": Size("base", (64, 128), tuple(WAYS), 60, 60, max(usable_cores() - 2, 1),
                  ("--train-videos=80", "--val-videos=10", "--test-videos=10", "--val-questions=60",
-                  "--test-questions=60"), ("--trainer.max_epochs=2", "--data.init_args.num_workers=8")),
+                  "--test-questions=60"), ("--trainer.max_epochs=1", "--data.init_args.num_workers=8")),
     "small": Size("tiny", (2,), ("one_graph",), 2, 2, 0,
                   ("--train-videos=5", "--val-videos=5", "--test-videos=5", "--val-questions=4", "--test-questions=4",
                    "--shortest-video=14", "--longest-video=15", "--fps=5", "--num-workers=1"),
@@ -103,6 +107,9 @@ def step(report: Report, device: torch.device, size: Size) -> None:
         report.add(f"{clips} clips a step", clips / costs[clips].seconds, "clips/s")
     clips = max(costs, key=lambda clips: clips / costs[clips].seconds)
     _add_cost(report, f"{clips} clips", options, clips, costs[clips], costs[clips])
+    timed = training_step(OURS, options.config, clips, device, options.precision)
+    _add_kernels(report, f"{clips} clips", timed, device)
+    del timed  # its weights and optimizer leave the memory
     for way in size.ways:
         try:
             cost = step_cost(VARIANTS[way], options, clips)
@@ -110,6 +117,19 @@ def step(report: Report, device: torch.device, size: Size) -> None:
             print(f"{WAYS[way]}: {error}")
         else:
             _add_cost(report, f"{clips} clips, {WAYS[way]}", options, clips, cost, costs[clips])
+
+
+def _add_kernels(report: Report, name: str, step: Callable[[], None], device: torch.device) -> None:
+    """Add the share of a step that the GPU works, and where it does; on a CPU, the operations instead of kernels."""
+    on_gpu = device.type == "cuda"
+    step()  # warms up
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as found:
+        seconds = in_turn([step], 1, 1, device)[0]
+    spent = {event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
+             for event in found.key_averages()}
+    report.add(f"of the step the device works, {name}", 100 * sum(spent.values()) / seconds, "%")
+    for kernel in sorted(spent, key=spent.__getitem__, reverse=True)[:KERNELS]:
+        report.add(f"of the step in {kernel[:60]}", 100 * spent[kernel] / seconds, "%")
 
 
 def _add_cost(report: Report, name: str, options: BenchOptions, clips: int, cost: Cost, usual: Cost) -> None:

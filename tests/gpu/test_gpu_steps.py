@@ -38,7 +38,8 @@ class Step(torch.nn.Module):
 
     def forward(self) -> torch.Tensor:
         torch.manual_seed(1)
-        batch = move_data_to_device(make_clips(8), self.task.device)
+        device = next(self.parameters()).device  # `task.device` is another's when not the task itself was moved
+        batch = move_data_to_device(make_clips(8), device)
         return self.task.objectives(batch, torch.Generator().manual_seed(2)).total
 
 
@@ -110,7 +111,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_is_the_uninterrupted_one(device: t
 
 def test_a_timed_step_has_its_share_of_the_peak(device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                                                 ) -> None:
-    monkeypatch.setattr(bench_step, "alone", lambda measure, *args: measure(*args))  # in this process, which is faster
+    monkeypatch.setattr(bench_step, "alone", lambda measure, *args: measure(*args))  # on a CPU too, which is faster
     config = str(ROOT / "conf" / "model" / "tiny.yaml")
     cli(["bench", "step", "--config", config, "--device", device.type, "--precision", "bf16", "--batch-size", "2",
          "--repeats", "1", "--variants", "one_graph", "--peak-tflops", "100", "--out", str(tmp_path / "step.json")])
