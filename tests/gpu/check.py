@@ -37,11 +37,11 @@ class Part(NamedTuple):
 
 _OWN = str(HERE / "parts.py")
 PARTS = {
-    "tests": Part(80, ("-m", "pytest", "-m", "gpu", str(HERE), "-p", "no:cacheprovider", "--junitxml={out}.xml")),
+    "tests": Part(75, ("-m", "pytest", "-m", "gpu", str(HERE), "-p", "no:cacheprovider", "--junitxml={out}.xml")),
     "step": Part(185, (_OWN, "step", "{device}", "{size}", "{out}.json")),
     "model": Part(80, (_OWN, "model", "{device}", "{size}", "{out}.json")),
     "search": Part(55, ("-m", "egovlpv2.cli", "bench", "search", "--out", "{out}.json")),
-    "toy": Part(80, (_OWN, "toy", "{device}", "{size}", "{out}.json")),
+    "toy": Part(65, (_OWN, "toy", "{device}", "{size}", "{out}.json")),
 }
 SEARCH_SIZES = {"full": ("--hours", "100", "--widths", "4096"),
                 "small": ("--hours", "0.1", "--widths", "8", "--index-files", "3")}
