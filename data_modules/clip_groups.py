@@ -9,7 +9,7 @@ from torch import Tensor
 
 from egovlpv2.data_modules.clips import Failure
 
-Negatives = Literal["scene", "any"]
+Negatives = Literal["scene", "any", "object"]
 
 
 class ClipGroup(NamedTuple):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SCENE_SECONDS = 60
+_TRIES = 10
 
 
 class Neighbours:
@@ -75,6 +76,35 @@ class Neighbours:
         return range(*torch.searchsorted(self._scene, torch.tensor([first, last])).tolist())
 
 
+class SameObject:
+    """Draw negatives that show a row's object in another action: rows that share a noun and no verb with it.
+
+    Args:
+        table: The N rows, at least two.
+    """
+
+    def __init__(self, table: ClipTable) -> None:
+        self._verbs, self._nouns, self._scene = table.verbs, table.nouns, Neighbours(table)
+        rows = np.repeat(np.arange(len(table)), [len(table.nouns[i]) for i in range(len(table))])
+        nouns = np.concatenate([np.asarray(table.nouns[i]) for i in range(len(table))])
+        order = np.argsort(nouns, kind="stable")
+        self._rows = rows[order]  # (M,) sorted by noun
+        self._first = np.searchsorted(nouns[order], np.arange(NUM_NOUNS + 1))
+
+    def draw(self, row: int, count: int, rng: np.random.Generator) -> list[int]:
+        """Draw negatives of a row; scene-aware ones in place of those that aren't found in a few tries."""
+        drawn: list[int] = []
+        nouns, verbs = np.asarray(self._nouns[row]), set(self._verbs[row].tolist())
+        for _ in range(_TRIES * count if len(nouns) else 0):
+            noun = int(rng.choice(nouns))
+            other = int(self._rows[rng.integers(self._first[noun], self._first[noun + 1])])
+            if other not in drawn and other != row and not verbs & set(self._verbs[other].tolist()):
+                drawn.append(other)
+            if len(drawn) == count:
+                return drawn
+        return drawn + [i for i in self._scene.draw(row, count, rng) if i not in drawn][:count - len(drawn)]
+
+
 class EgoClip(Rows[ClipGroup]):
     """The rows of an `egoclip.csv`, each with negatives.
 
@@ -98,7 +128,8 @@ class EgoClip(Rows[ClipGroup]):
         self.table = read_clip_table(path) if table is None else table
         require_rows(len(self.table), path, num_negatives)
         self.reader, self.seed, self.num_negatives = reader, seed, num_negatives
-        self.draw_negatives = Neighbours(self.table).draw if negatives == "scene" else self._draw_any
+        draw = {"scene": Neighbours, "object": SameObject}
+        self.draw_negatives = draw[negatives](self.table).draw if negatives in draw else self._draw_any
 
     def __len__(self) -> int:
         return len(self.table)
@@ -138,7 +169,8 @@ class EgoClipDataModule(VideoDataModule):
     Args:
         root: The data set's folder; the other paths are relative to it.
         csv: The training rows, an `egoclip.csv`; null: those of the tables alone.
-        negatives: The other clips beside each row: others of its own `scene` (paper) or `any` others.
+        negatives: The other clips beside each row: others of its own `scene` (paper), those that show the same `object`
+            in another action (they share a noun and no verb with the row, in any video), or `any` others.
         num_negatives: Number of those (paper: 1). With more of one scene, more of a clip's negatives show the same
             objects in other actions.
         videos: The folder of `<video_uid>/<k>.mp4`.
@@ -165,6 +197,9 @@ class EgoClipDataModule(VideoDataModule):
         require_at_least(1, num_negatives=num_negatives)
         if csv is None and not tables:
             raise ValueError("data.init_args.csv is null and there are no data.init_args.tables: give one of them")
+        if negatives == "object" and tables:
+            raise ValueError("data.init_args.negatives=object needs the nouns and verbs of the rows, and those of "
+                             "data.init_args.tables have none: take negatives=scene with tables")
         if "{}" not in table_prompt:
             raise ValueError(f"data.init_args.table_prompt must have {{}} where the text goes, not {table_prompt!r}")
         self.path = None if csv is None else Path(root) / csv

@@ -64,7 +64,7 @@ class BackboneConfig:
         """Convert to plain values for a checkpoint; sources of initial weights and ways of computing are left out."""
         plain = asdict(self)
         plain["gradient_checkpointing"] = False
-        del plain["compile"]
+        del plain["compile"], plain["video"]["position_std"]
         plain["video"]["init"] = plain["text"]["init"] = None
         for part, key, default in ((plain["video"], "attention", "divided"), (plain["video"], "norm_pre_eps", None),
                                    (plain, "linear_projector", False)):

@@ -62,7 +62,7 @@ class VideoTower(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.patch_embed, self.cls_token, self.pos_embed = vit.patch_embed, vit.cls_token, vit.pos_embed
         self.reg_token, self.num_prefix = vit.reg_token, vit.num_prefix_tokens
-        time = torch.randn(1, config.num_frames, self.dim) * 0.02
+        time = torch.randn(1, config.num_frames, self.dim) * config.position_std
         self.temporal_embed = nn.Parameter(torch.zeros_like(time))
         self.norm_pre: nn.Module = vit.norm_pre  # CLIP's; an identity in others
         self.num_heads: int = vit.blocks[0].attn.num_heads

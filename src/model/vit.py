@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from timm.models import load_state_dict
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import nn
 
 from egovlpv2.io.schema import check, read_json
 from egovlpv2.model.bounds import Depth, Width, require
@@ -23,6 +24,7 @@ _Pixels = Annotated[int, Meta(ge=1, le=1 << 14)]
 _Sides = _Pixels | Annotated[list[_Pixels], Meta(min_length=2, max_length=2)]
 _RELEASED = "vit_base_patch16_224"  # the released model's ViT, with another epsilon than timm's
 _RELEASED_EPS = 1e-5
+_POSITION_STD = 0.02  # that of timm's ViTs
 _UNUSED = ("head.", "head_dist.", "pre_logits.", "attn_pool.", "fc_norm.", "mask_token", "rope.")  # may be in a file
 _POOLS = ("token", "avg", "map", "prr")
 _IN_FOLDER = ("model.safetensors", "pytorch_model.bin")  # weights in a folder of the Hugging Face hub
@@ -59,6 +61,8 @@ class VideoTowerConfig:
         attention: Attention of patches: `divided` into attention in time and in space (paper), or `joint`, of all
             frames' patches, which adds no weights to the ViT's.
         norm_pre_eps: Epsilon of the norm before the blocks (CLIP's ViTs), where it isn't that of the other norms.
+        position_std: Standard deviation of the random positions in space and time that training begins with. A new
+            tower learns motions in fewer steps if they are as large as the embedded patches.
     """
 
     name: str = _RELEASED
@@ -71,12 +75,17 @@ class VideoTowerConfig:
     pixel_std: list[float] | None = None
     attention: SpaceTimeAttention = "divided"
     norm_pre_eps: float | None = None
+    position_std: float = _POSITION_STD
 
     def __post_init__(self) -> None:
         require(1 <= self.num_frames <= 10_000, "num_frames", self.num_frames, "a number of frames from 1 to 10000")
         require(self.norm_eps is None or 0 < self.norm_eps < 1, "norm_eps", self.norm_eps, "a number between 0 and 1")
         require(self.norm_pre_eps is None or 0 < self.norm_pre_eps < 1, "norm_pre_eps", self.norm_pre_eps,
                 "a number between 0 and 1")
+        require(0 < self.position_std <= 10, "position_std", self.position_std, "a number above 0 and up to 10")
+        if self.init is not None and self.position_std != _POSITION_STD:
+            raise ValueError(f"position_std={self.position_std} is for a tower without init: with init={self.init!r} "
+                             "the positions in space are those of the weights")
         require(0 <= self.drop_path < 1, "drop_path", self.drop_path, "a rate from 0 on and below 1")
         for key, values in (("pixel_mean", self.pixel_mean), ("pixel_std", self.pixel_std)):
             require(values is None or (len(values) == 3 and all(map(isfinite, values))), key, values,
@@ -127,6 +136,8 @@ def make_vit(config: VideoTowerConfig) -> Any:
         if not hasattr(vit.norm_pre, "eps"):
             raise ValueError(f"video.norm_pre_eps: {config.name} has no norm before its blocks: leave it at null")
         vit.norm_pre.eps = config.norm_pre_eps
+    if config.position_std != _POSITION_STD and vit.pos_embed is not None:
+        nn.init.normal_(vit.pos_embed, std=config.position_std)
     return vit
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from egovlpv2.data_modules.clips import ClipReader
-from egovlpv2.data_modules.egoclip import EgoClip, EgoClipDataModule, Neighbours
+from egovlpv2.data_modules.egoclip import EgoClip, EgoClipDataModule, Neighbours, SameObject
 from egovlpv2.data_modules.packed import Strings
 from egovlpv2.data_modules.tables import read_clip_table
 
@@ -202,6 +202,25 @@ def test_several_negatives_are_different_rows_the_nearest_first_where_the_minute
                for drawn in (neighbours.draw(1, 5, rng) for _ in range(20)))
     assert all(drawn[0] == 8 and len({7, *drawn}) == 5 for drawn in (neighbours.draw(7, 4, rng) for _ in range(20)))
     assert sorted(neighbours.draw(0, 8, rng)) == list(range(1, 9))
+
+
+def test_negatives_that_show_the_same_object_in_another_action(tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv
+                                                              ) -> None:
+    tags = [([0], [5]), ([1], [5]), ([2], [5, 7]), ([0, 3], [5]), ([4], [7]), ([6], [9]), ([6], [9]), ([8], [])]
+    rows = [make_row(i, "v", 10.0 * i) | {"tag_verb": str(verbs), "tag_noun": str(nouns)}
+            for i, (verbs, nouns) in enumerate(tags)]
+    table = read_clip_table(write_csv(tmp_path / "egoclip.csv", rows))
+    draw, rng = SameObject(table).draw, np.random.default_rng(0)
+    assert {draw(0, 1, rng)[0] for _ in range(60)} == {1, 2}  # row 3 has its verb, too
+    assert {draw(2, 1, rng)[0] for _ in range(60)} == {0, 1, 3, 4}  # of either of its nouns
+    for row, own in ((0, {1, 2}), (4, {2}), (5, set()), (7, set())):  # too few: scene-aware ones fill up
+        for count in (3, 5):
+            drawn = draw(row, count, rng)
+            assert len(drawn) == len({row, *drawn}) - 1 == count and own <= set(drawn)
+    clips = EgoClip(tmp_path / "egoclip.csv", ClipReader(tmp_path, 2, 16, 4.0), 0, "object", table=table)
+    assert {clips.draw_negatives(0, 1, rng)[0] for _ in range(60)} == {1, 2}
+    with pytest.raises(ValueError, match="negatives=object needs the nouns and verbs"):
+        EgoClipDataModule(str(tmp_path), negatives="object", tables=["rephrased"])
 
 
 def test_a_batch_holds_all_rows_and_then_their_negatives_in_turn(world: Path, options: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from helpers import draw_parameters
 from safetensors.torch import save_file
 from torch import nn
 
+from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.video_tower import VideoTower, interpolate_time
 from egovlpv2.model.vit import VideoTowerConfig
 
@@ -58,6 +59,19 @@ def test_time_starts_as_if_it_were_not_there() -> None:
         assert block.time_attn.qkv.weight is not block.attn.qkv.weight and block.attn.proj.weight.any()
     assert 0.01 < tower.temporal_embed.std() < 0.03 and tower.temporal_embed.shape == (1, 4, 24)
     assert video_tower(num_frames=7).temporal_embed.shape == (1, 7, 24)
+
+
+def test_positions_of_a_new_tower_have_their_standard_deviation(tmp_path: Path) -> None:
+    tower, usual = video_tower(position_std=0.5), video_tower()
+    assert 0.4 < tower.pos_embed.std() < 0.6 and 0.4 < tower.temporal_embed.std() < 0.6
+    assert usual.pos_embed.std() < 0.03 and usual.temporal_embed.std() < 0.03
+    assert torch.equal(tower.patch_embed.proj.weight, usual.patch_embed.proj.weight)
+    with pytest.raises(ValueError, match="position_std"):
+        VideoTowerConfig(position_std=0.0)
+    with pytest.raises(ValueError, match="position_std=0.5 is for a tower without init"):
+        VideoTowerConfig(position_std=0.5, init="timm")
+    plain = BackboneConfig(VideoTowerConfig(position_std=0.5), projector=[8]).to_dict()
+    assert plain == BackboneConfig(VideoTowerConfig(), projector=[8]).to_dict()  # it decides first weights alone
 
 
 def test_stochastic_depth_rises_to_the_last_block_and_falls_on_all_that_a_block_adds() -> None:
