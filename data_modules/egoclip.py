@@ -128,8 +128,8 @@ class EgoClip(Rows[ClipGroup]):
         self.table = read_clip_table(path) if table is None else table
         require_rows(len(self.table), path, num_negatives)
         self.reader, self.seed, self.num_negatives = reader, seed, num_negatives
-        draw = {"scene": Neighbours, "object": SameObject}
-        self.draw_negatives = draw[negatives](self.table).draw if negatives in draw else self._draw_any
+        self.draw_negatives = self._draw_any if negatives == "any" else (
+            Neighbours(self.table) if negatives == "scene" else SameObject(self.table)).draw
 
     def __len__(self) -> int:
         return len(self.table)

@@ -11,13 +11,14 @@ from egovlpv2.model.outputs import Trunk
 
 
 def draw_pairs(similarity: Tensor, positives: Tensor, temperature: float, generator: torch.Generator,
-               negatives_by: NegativesBy = "own") -> VTMPairs:
-    """Draw the pairs of `sample_vtm_pairs`, the same on every process.
+               negatives_by: NegativesBy = "own", per_clip: int = 1) -> VTMPairs:
+    """Draw the pairs of `sample_vtm_pairs`, `per_clip` times, the same on every process.
 
     Rank 0 draws for all: a similarity that differs in its last bit could draw another pair on another process.
     """
-    drawn = sample_vtm_pairs(similarity.detach(), positives, temperature, generator, negatives_by)
-    return VTMPairs(*map(broadcast_from_rank0, drawn))
+    drawn = [sample_vtm_pairs(similarity.detach(), positives, temperature, generator, negatives_by)
+             for _ in range(per_clip)]
+    return VTMPairs(*(broadcast_from_rank0(torch.cat(part)) for part in zip(*drawn, strict=True)))
 
 
 def match_logits(backbone: Backbone, trunk: Trunk, num_frames: int, pairs: VTMPairs, at_a_time: int | None = None

@@ -1,7 +1,7 @@
 """Pre-training: EgoNCE, masked language modelling and video-text matching over one shared trunk."""
 
 from functools import partial
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -51,6 +51,9 @@ class Pretrain(EgoMCQTask):
         positives: The rows that EgoNCE treats as the same action; `none` is InfoNCE.
         temperature: Temperature of EgoNCE.
         negative_temperature: Temperature of the hard negatives' sampling: the lower, the harder; infinite: uniform.
+        end_negative_temperature: What that falls to, linearly by steps until the last; None: it stays. A new model
+            can't separate at first what it has to learn in the end.
+        pairs_per_clip: Pairs to match for each clip of a batch; half of them are matches.
         mlm_weight: Weight of masked language modelling.
         vtm_weight: Weight of video-text matching; with 0, EgoMCQ is evaluated with the gate closed only.
         masked_share: Share of the tokens to predict.
@@ -67,7 +70,8 @@ class Pretrain(EgoMCQTask):
                  positives: Positives = "verb_or_noun", temperature: float = 0.05, negative_temperature: float = 0.05,
                  mlm_weight: float = 0.25, vtm_weight: float = 0.5, masked_share: float = 0.15,
                  init: Literal["default", "released"] = "default", negatives_by: NegativesBy = "own",
-                 monitor: Monitor = "intra", contrastive_batch: int | None = None) -> None:
+                 monitor: Monitor = "intra", contrastive_batch: int | None = None,
+                 end_negative_temperature: float | None = None, pairs_per_clip: int = 1) -> None:
         if mlm_weight or vtm_weight:
             backbone.require_fusion(f"mlm_weight={mlm_weight} and vtm_weight={vtm_weight}")
         tokenizer = load_tokenizer(backbone.text.tokenizer)  # before the weights, which take longer
@@ -83,6 +87,12 @@ class Pretrain(EgoMCQTask):
         self.contrastive_batch = contrastive_batch
         self.positives, self.masked_share, self.negatives_by = positives, masked_share, negatives_by
         self.temperature, self.negative_temperature = temperature, negative_temperature
+        if end_negative_temperature is not None and not 0 < end_negative_temperature <= negative_temperature < inf:
+            raise ValueError(f"end_negative_temperature={end_negative_temperature} must be above 0 and at most "
+                             f"negative_temperature={negative_temperature}, which must be finite then")
+        if pairs_per_clip < 1:
+            raise ValueError(f"pairs_per_clip={pairs_per_clip} must be at least 1; vtm_weight=0 leaves matching out")
+        self.end_negative_temperature, self.pairs_per_clip = end_negative_temperature, pairs_per_clip
         self.loss_weights = {"ego_nce": 1 - mlm_weight - vtm_weight, "mlm": mlm_weight, "vtm": vtm_weight}
         self.make_choice_metrics(monitor, ("dual",) if vtm_weight == 0 else SCORES)  # the match head is untrained then
         if mlm_weight == vtm_weight == 0:
@@ -94,9 +104,20 @@ class Pretrain(EgoMCQTask):
     @property
     def protocol(self) -> dict[str, Any]:
         negatives = self.negative_temperature if isfinite(self.negative_temperature) else "any"  # no infinity in JSON
+        if self.end_negative_temperature is not None:
+            negatives = f"{negatives} to {self.end_negative_temperature}"
         return super().protocol | {"positives": self.positives, "loss_weights": self.loss_weights,
                                    "negative_temperature": negatives, "negatives_by": self.negatives_by,
+                                   "pairs_per_clip": self.pairs_per_clip,
                                    "contrastive_batch": self.contrastive_batch}
+
+    @property
+    def sampling_temperature(self) -> float:
+        """The temperature of the hard negatives' sampling at this step."""
+        if self.end_negative_temperature is None or self._trainer is None:
+            return self.negative_temperature
+        share = self.global_step / max(self.trainer.estimated_stepping_batches, 1)  # 0 to 1
+        return self.negative_temperature + min(share, 1) * (self.end_negative_temperature - self.negative_temperature)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         # The generator is the same on every process: all draw the pairs and masks of the whole batch.
@@ -132,8 +153,9 @@ class Pretrain(EgoMCQTask):
         if not backbone.shares_trunk:
             fused = in_parts(partial(backbone.trunk_video, gate=True), at_a_time, batch["video"])
             trunk = trunk._replace(video=cut.share(fused))
-        pairs = draw_pairs(similarity, positives, self.negative_temperature, generator, self.negatives_by)
-        logits = match_logits(backbone, trunk, num_frames, pairs, at_a_time)  # (B, 2)
+        pairs = draw_pairs(similarity, positives, self.sampling_temperature, generator, self.negatives_by,
+                           self.pairs_per_clip)
+        logits = match_logits(backbone, trunk, num_frames, pairs, at_a_time)  # (pairs of this process, 2)
         losses["vtm"] = cut.backward(F.cross_entropy(logits.float(), local_shard(pairs.is_match)), weights["vtm"])
         masked = self._mask(gather(ids), generator)  # the same on every process
         own = MaskedTokens(*map(local_shard, masked))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,9 +56,10 @@ def test_rows_travel_with_their_gradients(tmp_path: Path) -> None:
     spawn(_check_rows, tmp_path)
 
 
-def make_task(tokenizer: str, **changes: str) -> Pretrain:
+def make_task(tokenizer: str, pairs_per_clip: int = 1, **changes: Any) -> Pretrain:
     torch.manual_seed(0)
-    task = Pretrain(make_config(tokenizer, **changes), OptimizerConfig(), masked_share=0.4).eval()
+    task = Pretrain(make_config(tokenizer, **changes), OptimizerConfig(), masked_share=0.4,
+                    pairs_per_clip=pairs_per_clip).eval()
     draw_parameters(task)
     return task
 
@@ -89,7 +91,7 @@ class Wrapped(torch.nn.Module):
         return loss_of(self.task, batch, self.at_a_time)
 
 
-def _check_gradients(rank: int, folder: Path, tokenizer: str, changes: dict[str, str], at_a_time: int | None) -> None:
+def _check_gradients(rank: int, folder: Path, tokenizer: str, changes: dict[str, Any], at_a_time: int | None) -> None:
     task, batch = make_task(tokenizer, **changes), make_batch()
     share = share_of(batch, rank)
     # It must outlive the backward pass, where it averages gradients.
@@ -169,8 +171,9 @@ def test_two_processes_give_the_gradients_of_one_in_fine_tuning(
 
 
 @pytest.mark.parametrize(("changes", "at_a_time"), [
-    ({}, None), ({}, 2), ({"fusion_cls": "own", "text_attends_to": "previous"}, None), ({"fusion": "stacked"}, 2)])
-def test_two_processes_give_the_gradients_of_one(tmp_path: Path, changes: dict[str, str], at_a_time: int | None
+    ({}, None), ({"pairs_per_clip": 3}, 2), ({"fusion_cls": "own", "text_attends_to": "previous"}, None),
+    ({"fusion": "stacked"}, 2)])
+def test_two_processes_give_the_gradients_of_one(tmp_path: Path, changes: dict[str, Any], at_a_time: int | None
                                                  ) -> None:
     tokenizer = made_up_tokenizer(tmp_path / "tokenizer", WORDS)
     spawn(_check_gradients, tmp_path, tokenizer, changes, at_a_time)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from egovlpv2.model import attention
 from egovlpv2.model.attention import (
     Axis,
     attend,
@@ -84,9 +85,33 @@ def test_another_device_takes_torchs_attention_as_it_is(monkeypatch: pytest.Monk
     assert kwargs["attn_mask"] is mask and kwargs["dropout_p"] == 0.25
 
 
+@pytest.mark.parametrize("kind, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-12), (torch.bfloat16, 0.02)])
+def test_few_keys_are_attended_to_by_plain_products(kind: torch.dtype, tolerance: float,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same values and gradients, whichever way they are computed."""
+    torch.manual_seed(0)
+    given = [torch.randn(2, 3, 6, n, 8, dtype=kind, requires_grad=True) for n in (4, 5, 5)]
+    results, few = [], attention._FEW_KEYS
+    for keys in (few, 0):
+        monkeypatch.setattr(attention, "_FEW_KEYS", keys)
+        with torch.autocast("cpu"):  # neither way is changed by it
+            out = scaled_dot_product(*given)
+        results.append([out, *torch.autograd.grad(out.square().sum(), given)])
+    for plain, library in zip(*results, strict=True):
+        assert plain.dtype == library.dtype == kind
+        torch.testing.assert_close(plain, library, atol=tolerance * float(library.abs().max()), rtol=0)
+    called = []
+    monkeypatch.setattr(attention, "_plain_products", lambda q, k, v: called.append(k.shape[-2]) or q)
+    monkeypatch.setattr(attention, "_FEW_KEYS", few)
+    for n in (few, few + 1):
+        scaled_dot_product(*(torch.zeros(1, 1, n, 8) for _ in range(3)))
+    assert called == [few]
+
+
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_dropout_of_the_weights_is_off_by_default(monkeypatch: pytest.MonkeyPatch, on_cpu: bool) -> None:
     asked = []
+    monkeypatch.setattr(attention, "_FEW_KEYS", 0)
     monkeypatch.setattr(F, "scaled_dot_product_attention",
                         lambda q, *_, dropout_p, **__: asked.append(dropout_p) or torch.zeros_like(q))
     x = torch.zeros(1, 2, 4, device="cpu" if on_cpu else "meta")
@@ -155,6 +180,7 @@ def test_dropout_is_for_training_and_falls_on_weights_and_output(kind: type[Cros
         return plain(*args, **kwargs)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
+    monkeypatch.setattr(attention, "_FEW_KEYS", 0)
     layer, default = kind(12, 8, 3, None, 0.5), kind(12, 8, 3, None)
     inner = CrossAttention.forward
     outputs = [inner(layer.train(training), QUERY, context) for training in (False, False, True)]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from egovlpv2.cli import main as cli
 from egovlpv2.losses import sample_vtm_pairs
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.bench_step import UnsharedPretrain
+from egovlpv2.tasks.matching import draw_pairs
 from egovlpv2.tasks.pretrain import Pretrain
 
 
@@ -85,6 +87,30 @@ def test_negatives_are_drawn_as_asked(small_config, tokenizer: str) -> None:
         losses[by] = task.objectives(make_clips(12), torch.Generator().manual_seed(2)).losses
     assert losses["own"]["vtm"] != losses["swapped"]["vtm"]
     assert all(losses["own"][name] == losses["swapped"][name] for name in ("ego_nce", "mlm"))
+
+
+def test_negatives_become_harder_by_steps(small_config, tokenizer: str) -> None:
+    task = Pretrain(small_config(tokenizer), OptimizerConfig(), negative_temperature=0.3, end_negative_temperature=0.1)
+    found = []
+    for step in (0, 25, 50, 100):
+        task._trainer = SimpleNamespace(global_step=step, estimated_stepping_batches=100)  # as in a run
+        found.append(task.sampling_temperature)
+    assert found == pytest.approx([0.3, 0.25, 0.2, 0.1])
+    task._trainer = None
+    assert task.sampling_temperature == 0.3 and task.protocol["negative_temperature"] == "0.3 to 0.1"
+    for first, last in ((0.3, 0.4), (0.3, 0.0), (float("inf"), 0.1)):
+        with pytest.raises(ValueError, match=f"end_negative_temperature={last} must be above 0 and at most"):
+            Pretrain(small_config(tokenizer), OptimizerConfig(), negative_temperature=first,
+                     end_negative_temperature=last)
+
+
+def test_each_clip_may_be_matched_in_several_pairs(small_config, tokenizer: str) -> None:
+    pairs = draw_pairs(torch.randn(8, 8), torch.eye(8, dtype=torch.bool), 0.3, torch.Generator().manual_seed(0),
+                       per_clip=3)
+    assert pairs.is_match.tolist() == (pairs.video == pairs.text).tolist() and len(pairs.is_match) == 24
+    assert pairs.is_match.view(3, 8).sum(1).tolist() == [4, 4, 4] and len(pairs.is_match.view(3, 8).unique(dim=0)) > 1
+    with pytest.raises(ValueError, match="pairs_per_clip=0 must be at least 1"):
+        Pretrain(small_config(tokenizer), OptimizerConfig(), pairs_per_clip=0)
 
 
 def test_an_infinite_temperature_draws_any_negative() -> None:
