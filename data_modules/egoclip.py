@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SCENE_SECONDS = 60
-_TRIES = 10
+_TRIES = 10  # for each negative that shows the same object
 
 
 class Neighbours:
@@ -85,19 +85,18 @@ class SameObject:
 
     def __init__(self, table: ClipTable) -> None:
         self._verbs, self._nouns, self._scene = table.verbs, table.nouns, Neighbours(table)
-        rows = np.repeat(np.arange(len(table)), [len(table.nouns[i]) for i in range(len(table))])
-        nouns = np.concatenate([np.asarray(table.nouns[i]) for i in range(len(table))])
-        order = np.argsort(nouns, kind="stable")
-        self._rows = rows[order]  # (M,) sorted by noun
-        self._first = np.searchsorted(nouns[order], np.arange(NUM_NOUNS + 1))
+        rows, nouns = table.nouns.entries()
+        nouns, order = nouns.sort(stable=True)
+        self._rows = rows[order]  # (entries,) those of each noun together
+        self._first = torch.searchsorted(nouns, torch.arange(NUM_NOUNS + 1))
 
     def draw(self, row: int, count: int, rng: np.random.Generator) -> list[int]:
         """Draw negatives of a row; scene-aware ones in place of those that aren't found in a few tries."""
         drawn: list[int] = []
-        nouns, verbs = np.asarray(self._nouns[row]), set(self._verbs[row].tolist())
-        for _ in range(_TRIES * count if len(nouns) else 0):
+        nouns, verbs = self._nouns[row].tolist(), set(self._verbs[row].tolist())
+        for _ in range(_TRIES * count if nouns else 0):
             noun = int(rng.choice(nouns))
-            other = int(self._rows[rng.integers(self._first[noun], self._first[noun + 1])])
+            other = int(self._rows[rng.integers(int(self._first[noun]), int(self._first[noun + 1]))])
             if other not in drawn and other != row and not verbs & set(self._verbs[other].tolist()):
                 drawn.append(other)
             if len(drawn) == count:

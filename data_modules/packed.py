@@ -71,6 +71,15 @@ class IdLists:
         begin = int(self.ends[code - 1]) if code else 0
         return self.ids[begin : int(self.ends[code])].long()
 
+    def entries(self) -> tuple[Tensor, Tensor]:
+        """Row and class id of every entry of every row's list, (entries,) int64 each, in the order of the rows."""
+        begins = torch.cat([self.ends.new_zeros(1), self.ends])[:-1]  # of the distinct lists
+        codes = self.codes.long()
+        counts = (self.ends - begins)[codes]  # (N,)
+        rows = torch.repeat_interleave(counts)
+        offset = begins[codes] - (counts.cumsum(0) - counts)  # (N,) from an entry's number to its place in `ids`
+        return rows, self.ids[torch.arange(len(rows)) + offset[rows]].long()
+
 
 class IdListParser:
     """Assign a code to each distinct list literal; -1 if it isn't a list of ids below `num_classes`."""

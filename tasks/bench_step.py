@@ -35,10 +35,11 @@ from egovlpv2.bench.measure import (
 )
 from egovlpv2.device import autocast
 from egovlpv2.gradients import Cut
-from egovlpv2.losses import ego_positives, mask_tokens, multi_positive_nce, sample_vtm_pairs
+from egovlpv2.losses import ego_positives, mask_tokens, multi_positive_nce
 from egovlpv2.model.config import BackboneConfig
 from egovlpv2.model.outputs import Top
 from egovlpv2.optim import OptimizerConfig, parameter_groups
+from egovlpv2.tasks.matching import draw_pairs
 from egovlpv2.tasks.pretrain import Objectives, Pretrain
 from egovlpv2.types import Precision, StepVariant
 
@@ -58,7 +59,8 @@ class UnsharedPretrain(Pretrain):
         text_embeds = F.normalize(backbone.project_text(dual.text_cls).float(), dim=-1)
         similarity = text_embeds @ video_embeds.T
         positives = ego_positives(batch["verbs"], batch["nouns"], self.positives)
-        pairs = sample_vtm_pairs(similarity.detach(), positives, self.negative_temperature, generator)
+        pairs = draw_pairs(similarity, positives, self.sampling_temperature, generator, self.negatives_by,
+                           self.pairs_per_clip)
         ids, mask = batch["text"]["input_ids"], batch["text"]["attention_mask"]
         texts = Text(input_ids=ids[pairs.text], attention_mask=mask[pairs.text])
         logits = backbone.vtm_logits_from(self._pass(batch["video"][pairs.video], texts, gate=True))

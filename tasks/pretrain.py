@@ -51,8 +51,8 @@ class Pretrain(EgoMCQTask):
         positives: The rows that EgoNCE treats as the same action; `none` is InfoNCE.
         temperature: Temperature of EgoNCE.
         negative_temperature: Temperature of the hard negatives' sampling: the lower, the harder; infinite: uniform.
-        end_negative_temperature: What that falls to, linearly by steps until the last; None: it stays. A new model
-            can't separate at first what it has to learn in the end.
+        end_negative_temperature: Temperature of that sampling at the last step, to which it falls linearly; None: it
+            stays. A model without pre-trained weights learns nothing from the hardest negatives at first.
         pairs_per_clip: Pairs to match for each clip of a batch; half of them are matches.
         mlm_weight: Weight of masked language modelling.
         vtm_weight: Weight of video-text matching; with 0, EgoMCQ is evaluated with the gate closed only.
@@ -93,6 +93,7 @@ class Pretrain(EgoMCQTask):
         if pairs_per_clip < 1:
             raise ValueError(f"pairs_per_clip={pairs_per_clip} must be at least 1; vtm_weight=0 leaves matching out")
         self.end_negative_temperature, self.pairs_per_clip = end_negative_temperature, pairs_per_clip
+        self.sampling_temperature = negative_temperature  # of this step
         self.loss_weights = {"ego_nce": 1 - mlm_weight - vtm_weight, "mlm": mlm_weight, "vtm": vtm_weight}
         self.make_choice_metrics(monitor, ("dual",) if vtm_weight == 0 else SCORES)  # the match head is untrained then
         if mlm_weight == vtm_weight == 0:
@@ -111,13 +112,12 @@ class Pretrain(EgoMCQTask):
                                    "pairs_per_clip": self.pairs_per_clip,
                                    "contrastive_batch": self.contrastive_batch}
 
-    @property
-    def sampling_temperature(self) -> float:
-        """The temperature of the hard negatives' sampling at this step."""
-        if self.end_negative_temperature is None or self._trainer is None:
-            return self.negative_temperature
-        share = self.global_step / max(self.trainer.estimated_stepping_batches, 1)  # 0 to 1
-        return self.negative_temperature + min(share, 1) * (self.end_negative_temperature - self.negative_temperature)
+    def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        if self.end_negative_temperature is not None:
+            done = self.global_step / self.trainer.estimated_stepping_batches  # 0 to 1
+            change = self.end_negative_temperature - self.negative_temperature
+            self.sampling_temperature = self.negative_temperature + done * change
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         # The generator is the same on every process: all draw the pairs and masks of the whole batch.

@@ -25,7 +25,6 @@ RUNS = [
     *(("fit", "pretrain", f"model/{m}", f"data/{d}", "trainer/cpu") for m in MODELS for d in DATA),
     ("fit", "pretrain", "model/base", "data/egoclip", "trainer/a100x32", "released/pretrain"),
     ("fit", "pretrain", "model/base", "data/egoclip", "trainer/a100x8", "llm_narrations"),
-    ("fit", "pretrain", "model/tiny", "data/toy", "trainer/cpu", "toy/pretrain", "toy/long"),
     ("fit", "pretrain", "model/tiny_minilm", "data/toy", "trainer/cpu", "toy/pretrain", "toy/tiny_minilm"),
     *(("fit", task, "model/tiny_minilm", "trainer/cpu", f"toy/{task}", "toy/tiny_minilm") for task in TUNED),
     ("fit", "pretrain", "model/tiny", "data/own", "trainer/cpu", "own/pretrain"),

@@ -207,3 +207,23 @@ def test_rows_of_any_shape_and_kind_travel(on_all) -> None:
     found = on_all(lambda r: (gather(rows[2 * r : 2 * r + 2]), exchange_rows(rows[2 * r : 2 * r + 2], asked)))
     assert all(torch.equal(everything, rows) and everything.dtype == torch.int64 for everything, _ in found)
     assert torch.equal(torch.cat([fetched for _, fetched in found]), rows[asked])
+
+
+def test_gradients_of_repeated_rows_are_the_same_in_each_run() -> None:
+    """Threads that added to one row in any order gave other last digits, and so another model, in each run."""
+    torch.manual_seed(0)
+    x, index, weight = torch.randn(64, 200), torch.randint(16, (4096,)), torch.randn(4096, 1)
+
+    def gradient() -> Tensor:
+        rows = x.clone().requires_grad_()
+        (exchange_rows(rows, index) * weight).sum().backward()
+        assert rows.grad is not None
+        return rows.grad
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first = gradient()
+        assert all(torch.equal(gradient(), first) for _ in range(20))
+    finally:
+        torch.set_num_threads(threads)

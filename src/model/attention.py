@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 Axis = Literal["time", "space"]
-_FEW_KEYS = 80  # the weights of all queries are kept for the backward pass: no more than queries and keys themselves
+_FEW_KEYS = 80  # the backward pass needs the weights: of so many keys they take about the memory of the queries
 
 
 def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None,
@@ -34,11 +34,12 @@ def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor |
 
 
 def _plain_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention by two matrix products in the tensors' own precision, with a softmax in float32 at least."""
+    """Apply attention by two matrix products in the query's precision, with a softmax in float32 at least."""
+    kind = query.dtype
     with torch.autocast("cpu", enabled=False):
-        logits = query @ key.transpose(-2, -1)  # (..., h, S, L)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * query.shape[-1] ** -0.5
-        return logits.softmax(-1).to(value.dtype) @ value
+        logits = query @ key.to(kind).transpose(-2, -1)  # (..., h, S, L)
+        logits = logits.to(torch.promote_types(kind, torch.float32)) * query.shape[-1] ** -0.5
+        return logits.softmax(-1).to(kind) @ value.to(kind)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

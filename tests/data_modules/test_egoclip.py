@@ -1,5 +1,6 @@
 """EgoClip: the official format and its malformed rows, scene-aware negatives, and what a key gives."""
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import torch
 
 from egovlpv2.data_modules.clips import ClipReader
 from egovlpv2.data_modules.egoclip import EgoClip, EgoClipDataModule, Neighbours, SameObject
-from egovlpv2.data_modules.packed import Strings
+from egovlpv2.data_modules.packed import IdListParser, Strings
 from egovlpv2.data_modules.tables import read_clip_table
 
 MakeRow = Callable[..., dict[str, Any]]
@@ -160,6 +161,15 @@ def test_packed_texts() -> None:
     texts = ["one", "", "two\nlines", "drei: größer"]
     packed = Strings.join([Strings.pack(texts), Strings.pack([]), Strings.pack(["end"])])
     assert [packed[i] for i in range(5)] == ["one", "", "two lines", "drei: größer", "end"]
+
+
+@pytest.mark.parametrize("lists", [["[3, 1]", "[]", "[1]", "[3, 1]", "[ 2 ]"], ["[]", "[]"], ["[]", "[0]"], ["[5]"]])
+def test_entries_of_packed_lists(lists: list[str]) -> None:
+    parser = IdListParser(6)
+    packed = parser.pack(torch.tensor([parser.code(text) for text in lists], dtype=torch.int32))
+    rows, ids = packed.entries()
+    assert list(zip(rows.tolist(), ids.tolist(), strict=True)) == [
+        (row, number) for row, text in enumerate(lists) for number in json.loads(text)]
 
 
 def test_negatives_are_of_the_same_minute(tmp_path: Path, make_row: MakeRow, write_csv: WriteCsv) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,7 +47,7 @@ WAYS: dict[StepVariant, str] = {  # of computing a step, beside the usual one
     "compiled": "compiled", "one_graph": "all objectives in memory together",
     "trunk_anew": "the trunk's blocks checkpointed", "all_anew": "all blocks checkpointed",
 }
-KERNELS = 8  # of a step that are named
+KERNELS = 8  # the slowest, which are listed
 
 
 class Size(NamedTuple):
@@ -120,16 +121,17 @@ def step(report: Report, device: torch.device, size: Size) -> None:
 
 
 def _add_kernels(report: Report, name: str, step: Callable[[], None], device: torch.device) -> None:
-    """Add the share of a step that the GPU works, and where it does; on a CPU, the operations instead of kernels."""
+    """Add the share of a step in which the GPU is busy, and its slowest kernels; on a CPU, its slowest operations."""
     on_gpu = device.type == "cuda"
     step()  # warms up
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as found:
         seconds = in_turn([step], 1, 1, device)[0]
-    spent = {event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
-             for event in found.key_averages()}
-    report.add(f"of the step the device works, {name}", 100 * sum(spent.values()) / seconds, "%")
-    for kernel in sorted(spent, key=spent.__getitem__, reverse=True)[:KERNELS]:
-        report.add(f"of the step in {kernel[:60]}", 100 * spent[kernel] / seconds, "%")
+    spent: Counter[str] = Counter()  # seconds; kernels whose names begin alike are one
+    for event in found.key_averages():
+        spent[event.key[:60]] += (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
+    report.add(f"device busy, {name}", 100 * sum(spent.values()) / seconds, "% of the step")
+    for kernel, kernel_seconds in spent.most_common(KERNELS):
+        report.add(f"kernel {kernel}", 100 * kernel_seconds / seconds, "% of the step")
 
 
 def _add_cost(report: Report, name: str, options: BenchOptions, clips: int, cost: Cost, usual: Cost) -> None:

@@ -38,7 +38,7 @@ class Step(torch.nn.Module):
 
     def forward(self) -> torch.Tensor:
         torch.manual_seed(1)
-        device = next(self.parameters()).device  # `task.device` is another's when not the task itself was moved
+        device = next(self.parameters()).device  # Lightning's `device` knows only moves of the task itself
         batch = move_data_to_device(make_clips(8), device)
         return self.task.objectives(batch, torch.Generator().manual_seed(2)).total
 

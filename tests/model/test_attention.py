@@ -100,9 +100,13 @@ def test_few_keys_are_attended_to_by_plain_products(kind: torch.dtype, tolerance
     for plain, library in zip(*results, strict=True):
         assert plain.dtype == library.dtype == kind
         torch.testing.assert_close(plain, library, atol=tolerance * float(library.abs().max()), rtol=0)
+    monkeypatch.setattr(attention, "_FEW_KEYS", few)
+    for kinds in ((torch.float32, kind, kind), (kind, torch.float32, kind), (kind, kind, torch.float32)):
+        mixed = [x.detach().to(other) for x, other in zip(given, kinds, strict=True)]  # as norms may give them
+        assert scaled_dot_product(*mixed).dtype == kinds[0]
+        torch.testing.assert_close(scaled_dot_product(*mixed).to(kind), results[1][0].detach(), atol=0.05, rtol=0)
     called = []
     monkeypatch.setattr(attention, "_plain_products", lambda q, k, v: called.append(k.shape[-2]) or q)
-    monkeypatch.setattr(attention, "_FEW_KEYS", few)
     for n in (few, few + 1):
         scaled_dot_product(*(torch.zeros(1, 1, n, 8) for _ in range(3)))
     assert called == [few]

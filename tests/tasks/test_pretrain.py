@@ -23,12 +23,13 @@ from egovlpv2.tasks.matching import draw_pairs
 from egovlpv2.tasks.pretrain import Pretrain
 
 
+@pytest.mark.parametrize("pairs", [1, 3])
 @pytest.mark.parametrize("changes", KINDS)
-def test_sharing_changes_no_objective(small_config, tokenizer: str, changes: dict[str, str]) -> None:
+def test_sharing_changes_no_objective(small_config, tokenizer: str, changes: dict[str, str], pairs: int) -> None:
     config, losses = small_config(tokenizer, **changes), []
     for kind in (Pretrain, UnsharedPretrain):
         torch.manual_seed(0)
-        task = kind(config, OptimizerConfig(), masked_share=0.4).eval()
+        task = kind(config, OptimizerConfig(), masked_share=0.4, pairs_per_clip=pairs).eval()
         draw_parameters(task)
         torch.manual_seed(1)
         losses.append(task.objectives(make_clips(8), torch.Generator().manual_seed(2)).losses)
@@ -92,12 +93,12 @@ def test_negatives_are_drawn_as_asked(small_config, tokenizer: str) -> None:
 def test_negatives_become_harder_by_steps(small_config, tokenizer: str) -> None:
     task = Pretrain(small_config(tokenizer), OptimizerConfig(), negative_temperature=0.3, end_negative_temperature=0.1)
     found = []
-    for step in (0, 25, 50, 100):
-        task._trainer = SimpleNamespace(global_step=step, estimated_stepping_batches=100)  # as in a run
+    assert task.sampling_temperature == 0.3 and task.protocol["negative_temperature"] == "0.3 to 0.1"
+    task.trainer = trainer = SimpleNamespace(estimated_stepping_batches=100, current_epoch=0, accumulate_grad_batches=1)
+    for trainer.global_step in (0, 25, 50, 100):
+        task.on_train_batch_start(make_clips(2), 0)
         found.append(task.sampling_temperature)
     assert found == pytest.approx([0.3, 0.25, 0.2, 0.1])
-    task._trainer = None
-    assert task.sampling_temperature == 0.3 and task.protocol["negative_temperature"] == "0.3 to 0.1"
     for first, last in ((0.3, 0.4), (0.3, 0.0), (float("inf"), 0.1)):
         with pytest.raises(ValueError, match=f"end_negative_temperature={last} must be above 0 and at most"):
             Pretrain(small_config(tokenizer), OptimizerConfig(), negative_temperature=first,
