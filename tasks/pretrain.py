@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from egovlpv2.batch import ClipBatch
 from egovlpv2.distributed import gather, local_shard, world_size
@@ -28,6 +28,7 @@ from egovlpv2.tasks.matching import draw_pairs, match_logits
 from egovlpv2.tokenization import check_tokenizer, load_tokenizer, mask_token_id
 
 _IGNORED = -100  # in place of a token that is not to be predicted
+_CENTRE_RATE = 0.1  # share of a batch's mean that is taken off a projector's bias
 
 
 class Objectives(NamedTuple):
@@ -61,6 +62,8 @@ class Pretrain(EgoMCQTask):
         monitor: See `EgoMCQ`.
         contrastive_batch: Rows in the losses of a step on one device, a multiple of `data.batch_size`, the rows whose
             activations are in memory at a time. A third more is computed. None: `data.batch_size`.
+        center_embeddings: Subtract the mean of a step's embeddings, of clips and of texts, before EgoNCE. A new text
+            tower gives nearly the same embedding to all texts, and actions are learned several times later.
     """
 
     special_ids: Tensor
@@ -71,7 +74,8 @@ class Pretrain(EgoMCQTask):
                  mlm_weight: float = 0.25, vtm_weight: float = 0.5, masked_share: float = 0.15,
                  init: Literal["default", "released"] = "default", negatives_by: NegativesBy = "own",
                  monitor: Monitor = "intra", contrastive_batch: int | None = None,
-                 end_negative_temperature: float | None = None, pairs_per_clip: int = 1) -> None:
+                 end_negative_temperature: float | None = None, pairs_per_clip: int = 1,
+                 center_embeddings: bool = False) -> None:
         if mlm_weight or vtm_weight:
             backbone.require_fusion(f"mlm_weight={mlm_weight} and vtm_weight={vtm_weight}")
         tokenizer = load_tokenizer(backbone.text.tokenizer)  # before the weights, which take longer
@@ -94,6 +98,9 @@ class Pretrain(EgoMCQTask):
             raise ValueError(f"pairs_per_clip={pairs_per_clip} must be at least 1; vtm_weight=0 leaves matching out")
         self.end_negative_temperature, self.pairs_per_clip = end_negative_temperature, pairs_per_clip
         self.sampling_temperature = negative_temperature  # of this step
+        if center_embeddings and backbone.linear_projector:
+            raise ValueError("center_embeddings needs projectors with a bias, and linear_projector has none")
+        self.center_embeddings = center_embeddings
         self.loss_weights = {"ego_nce": 1 - mlm_weight - vtm_weight, "mlm": mlm_weight, "vtm": vtm_weight}
         self.make_choice_metrics(monitor, ("dual",) if vtm_weight == 0 else SCORES)  # the match head is untrained then
         if mlm_weight == vtm_weight == 0:
@@ -110,6 +117,7 @@ class Pretrain(EgoMCQTask):
         return super().protocol | {"positives": self.positives, "loss_weights": self.loss_weights,
                                    "negative_temperature": negatives, "negatives_by": self.negatives_by,
                                    "pairs_per_clip": self.pairs_per_clip,
+                                   "center_embeddings": self.center_embeddings,
                                    "contrastive_batch": self.contrastive_batch}
 
     def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
@@ -142,8 +150,11 @@ class Pretrain(EgoMCQTask):
                       cut.share(in_parts(backbone.trunk_tokens, at_a_time, ids, mask)), mask)
         embed = partial(self._embed, num_frames)
         video_embeds, text_embeds = map(gather, in_parts(embed, at_a_time, *trunk))  # (n, P)
+        if self.center_embeddings:
+            video_embeds = _centered(video_embeds, backbone.video_projector)
+            text_embeds = _centered(text_embeds, backbone.text_projector)
         with torch.autocast(self.device.type, enabled=False):  # in bfloat16 a logit is a tenth off
-            similarity = text_embeds @ video_embeds.T  # (n, n)
+            similarity = F.normalize(text_embeds, dim=-1) @ F.normalize(video_embeds, dim=-1).T  # (n, n)
         positives = ego_positives(gather(batch["verbs"]), gather(batch["nouns"]), self.positives)
         ego_nce = multi_positive_nce(similarity, positives, self.temperature)
         losses = {"ego_nce": cut.backward(ego_nce, weights["ego_nce"])}
@@ -166,10 +177,9 @@ class Pretrain(EgoMCQTask):
         return Objectives(cut.total(), losses)
 
     def _embed(self, num_frames: int, *trunk: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings of length 1 of clips and texts, gate closed: (B, P) each."""
+        """Embeddings of clips and texts, gate closed: (B, P) each."""
         dual = self.backbone.top(Trunk(*trunk), num_frames, gate=False, video_output="cls")
-        return (F.normalize(self.backbone.project_video(dual.video_cls).float(), dim=-1),
-                F.normalize(self.backbone.project_text(dual.text_cls).float(), dim=-1))
+        return (self.backbone.project_video(dual.video_cls).float(), self.backbone.project_text(dual.text_cls).float())
 
     def _mask(self, ids: Tensor, generator: torch.Generator) -> MaskedTokens:
         maskable = ~torch.isin(ids, self.special_ids)
@@ -192,3 +202,15 @@ class Pretrain(EgoMCQTask):
             for i, block in enumerate(getattr(self.backbone, f"{tower}_tower").blocks):
                 if block.fusion is not None:
                     self.log(f"alpha/{tower}/{i}", block.fusion.alpha.detach().squeeze())
+
+
+def _centered(embeds: Tensor, projector: nn.Sequential) -> Tensor:
+    """Subtract the mean of embeddings (n, P), and move the projector's bias, of which the loss is independent, after it.
+
+    Embeddings of single clips and texts are centred by the bias.
+    """
+    bias, mean = projector[-1].bias, embeds.mean(0)
+    assert isinstance(bias, nn.Parameter)
+    with torch.no_grad():
+        bias -= _CENTRE_RATE * mean
+    return embeds - mean
