@@ -56,10 +56,10 @@ def test_rows_travel_with_their_gradients(tmp_path: Path) -> None:
     spawn(_check_rows, tmp_path)
 
 
-def make_task(tokenizer: str, pairs_per_clip: int = 1, **changes: Any) -> Pretrain:
+def make_task(tokenizer: str, pairs_per_clip: int = 1, center_embeddings: bool = False, **changes: Any) -> Pretrain:
     torch.manual_seed(0)
     task = Pretrain(make_config(tokenizer, **changes), OptimizerConfig(), masked_share=0.4,
-                    pairs_per_clip=pairs_per_clip).eval()
+                    pairs_per_clip=pairs_per_clip, center_embeddings=center_embeddings).eval()
     draw_parameters(task)
     return task
 
@@ -100,8 +100,8 @@ def _check_gradients(rank: int, folder: Path, tokenizer: str, changes: dict[str,
     loss.backward()
     dist.all_reduce(loss)
     if rank == 0:
-        torch.save({"loss": loss.detach() / PROCESSES, **{n: p.grad for n, p in task.named_parameters()}},
-                   folder / "two.pt")
+        torch.save({"loss": loss.detach() / PROCESSES, "bias": task.backbone.text_projector[-1].bias.detach(),
+                    **{n: p.grad for n, p in task.named_parameters()}}, folder / "two.pt")
 
 
 def make_retrieval(match_weight: float) -> tuple[EK100, dict]:
@@ -171,7 +171,8 @@ def test_two_processes_give_the_gradients_of_one_in_fine_tuning(
 
 
 @pytest.mark.parametrize(("changes", "at_a_time"), [
-    ({}, None), ({"pairs_per_clip": 3}, 2), ({"fusion_cls": "own", "text_attends_to": "previous"}, None),
+    ({}, None), ({"pairs_per_clip": 3, "center_embeddings": True}, 2),
+    ({"fusion_cls": "own", "text_attends_to": "previous"}, None),
     ({"fusion": "stacked"}, 2)])
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path, changes: dict[str, Any], at_a_time: int | None
                                                  ) -> None:
@@ -182,6 +183,7 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path, changes: dict[s
     loss = loss_of(task, make_batch())
     loss.backward()
     torch.testing.assert_close(two.pop("loss"), loss.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(two.pop("bias"), task.backbone.text_projector[-1].bias.detach())  # centring moves it
     for name, parameter in task.named_parameters():
         assert parameter.grad.abs().max() > 0, name
         torch.testing.assert_close(two[name], parameter.grad, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")

@@ -105,6 +105,26 @@ def test_negatives_become_harder_by_steps(small_config, tokenizer: str) -> None:
                      end_negative_temperature=last)
 
 
+def test_centred_embeddings_stay_centred_when_each_is_computed_alone(small_config, tokenizer: str) -> None:
+    torch.manual_seed(0)
+    config, batch = small_config(tokenizer), make_clips(8)
+    task = Pretrain(config, OptimizerConfig(), center_embeddings=True).eval()
+    for projector in (task.backbone.video_projector, task.backbone.text_projector):
+        torch.nn.init.normal_(projector[-1].bias, std=10)  # all embeddings point in one direction
+    first = task.objectives(batch, torch.Generator().manual_seed(0))
+    first.total.backward()
+    for projector in (task.backbone.video_projector, task.backbone.text_projector):
+        assert projector[-1].bias.grad.abs().max() < 1e-5 < projector[-1].weight.grad.abs().max()
+    for _ in range(100):
+        last = task.objectives(batch, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(first.losses["ego_nce"], last.losses["ego_nce"], atol=1e-4, rtol=0)
+    for embeds in (task.backbone.embed_video(batch["video"]), task.backbone.embed_text(batch["text"])):
+        assert embeds.mean(0).abs().max() < 1e-2 * embeds.abs().max()
+    config = small_config(tokenizer, projector=[16], linear_projector=True)
+    with pytest.raises(ValueError, match="center_embeddings needs projectors with a bias"):
+        Pretrain(config, OptimizerConfig(), center_embeddings=True)
+
+
 def test_each_clip_may_be_matched_in_several_pairs(small_config, tokenizer: str) -> None:
     pairs = draw_pairs(torch.randn(8, 8), torch.eye(8, dtype=torch.bool), 0.3, torch.Generator().manual_seed(0),
                        per_clip=3)
