@@ -11,6 +11,7 @@ from egovlpv2.distributed import gather
 from egovlpv2.losses import Positives, ego_nce, hard_negative_nce
 from egovlpv2.metrics.egohoi import HOIAccuracy
 from egovlpv2.model.config import BackboneConfig
+from egovlpv2.model.freeze import freeze_fusion
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import BackboneTask
 from egovlpv2.tasks.metric_task import MetricTask
@@ -43,7 +44,7 @@ class EgoHOI(MetricTask, BackboneTask):
         self.objective, self.positives, self.temperature, self.monitor = objective, positives, temperature, monitor
         self.backbone.requires_grad_(False)
         self.backbone.video_tower.requires_grad_(True)
-        self.backbone.freeze_fusion()
+        freeze_fusion(self.backbone)
         self.make_metrics(HOIAccuracy)
 
     @property

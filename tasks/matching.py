@@ -35,8 +35,10 @@ def match_logits(backbone: Backbone, trunk: Trunk, num_frames: int, pairs: VTMPa
         at_a_time: Pairs whose activations are in memory at a time; None for all.
     """
     def match(videos: Tensor, texts: Tensor) -> Tensor:
-        matched = Trunk(exchange_rows(trunk.video, videos.T.flatten()),
-                        exchange_rows(trunk.text, texts.T.flatten()), masks[texts[:, rank()]])
+        clips = videos.T.flatten()
+        matched = Trunk(exchange_rows(trunk.video, clips), exchange_rows(trunk.text, texts.T.flatten()),
+                        masks[texts[:, rank()]],
+                        None if trunk.attended is None else exchange_rows(trunk.attended, clips))
         return backbone.vtm_logits_from(backbone.top(matched, num_frames, True, "cls"))
 
     masks = gather(trunk.mask.long()).bool()  # (n, L)

@@ -20,6 +20,7 @@ from egovlpv2.losses import (
     multi_positive_nce,
 )
 from egovlpv2.model.config import BackboneConfig
+from egovlpv2.model.freeze import freeze_fusion
 from egovlpv2.model.outputs import Trunk
 from egovlpv2.model.released_init import init_as_released
 from egovlpv2.optim import OptimizerConfig
@@ -104,7 +105,7 @@ class Pretrain(EgoMCQTask):
         self.loss_weights = {"ego_nce": 1 - mlm_weight - vtm_weight, "mlm": mlm_weight, "vtm": vtm_weight}
         self.make_choice_metrics(monitor, ("dual",) if vtm_weight == 0 else SCORES)  # the match head is untrained then
         if mlm_weight == vtm_weight == 0:
-            self.backbone.freeze_fusion()
+            freeze_fusion(self.backbone)
         self.vocab_size = len(tokenizer)
         self.mask_id = mask_token_id(tokenizer, self.backbone.text_tower) if mlm_weight else 0  # not learned then
         self.register_buffer("special_ids", torch.tensor(tokenizer.all_special_ids), persistent=False)
@@ -146,10 +147,10 @@ class Pretrain(EgoMCQTask):
         backbone, cut, weights = self.backbone, self.cut(self.backbone.parameters()), self.loss_weights
         num_frames = batch["video"].shape[1]
         ids, mask = batch["text"]["input_ids"], backbone.text_tower.mask(batch["text"])
-        trunk = Trunk(cut.share(in_parts(backbone.trunk_video, at_a_time, batch["video"])),
-                      cut.share(in_parts(backbone.trunk_tokens, at_a_time, ids, mask)), mask)
+        video, attended = self._share_video(cut, batch["video"], at_a_time)
+        trunk = Trunk(video, cut.share(in_parts(backbone.trunk_tokens, at_a_time, ids, mask)), mask, attended)
         embed = partial(self._embed, num_frames)
-        video_embeds, text_embeds = map(gather, in_parts(embed, at_a_time, *trunk))  # (n, P)
+        video_embeds, text_embeds = map(gather, in_parts(embed, at_a_time, *trunk.tensors))  # (n, P)
         if self.center_embeddings:
             video_embeds = _centered(video_embeds, backbone.video_projector)
             text_embeds = _centered(text_embeds, backbone.text_projector)
@@ -162,8 +163,8 @@ class Pretrain(EgoMCQTask):
             return Objectives(cut.total(), losses)
         # Compute both even if one has no weight: DDP waits for a gradient of each parameter.
         if not backbone.shares_trunk:
-            fused = in_parts(partial(backbone.trunk_video, gate=True), at_a_time, batch["video"])
-            trunk = trunk._replace(video=cut.share(fused))
+            video, attended = self._share_video(cut, batch["video"], at_a_time, gate=True)
+            trunk = trunk._replace(video=video, attended=attended)
         pairs = draw_pairs(similarity, positives, self.sampling_temperature, generator, self.negatives_by,
                            self.pairs_per_clip)
         logits = match_logits(backbone, trunk, num_frames, pairs, at_a_time)  # (pairs of this process, 2)
@@ -175,6 +176,17 @@ class Pretrain(EgoMCQTask):
         summed = self._masked_tokens(trunk, num_frames, torch.where(own.chosen, ids, _IGNORED), at_a_time)
         losses["mlm"] = cut.backward(summed * world_size() / masked.chosen.sum().clamp(min=1), weights["mlm"])
         return Objectives(cut.total(), losses)
+
+    def _share_video(self, cut: Cut, video: Tensor, at_a_time: int | None, gate: bool = False
+                     ) -> tuple[Tensor, Tensor | None]:
+        """Trunk states of clips, and the self-attention of the layer above, for all objectives."""
+        def run(clips: Tensor) -> tuple[Tensor, ...]:
+            states = self.backbone.trunk_video(clips, gate)
+            attended = self.backbone.attend_first(states, clips.shape[1])
+            return (states,) if attended is None else (states, attended)
+
+        states, *attended = map(cut.share, in_parts(run, at_a_time, video))
+        return states, attended[0] if attended else None
 
     def _embed(self, num_frames: int, *trunk: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings of clips and texts, gate closed: (B, P) each."""
@@ -195,7 +207,7 @@ class Pretrain(EgoMCQTask):
             logits = self.backbone.mlm_logits_from(states[chosen])  # (tokens, V)
             return F.cross_entropy(logits.float(), target[chosen], reduction="sum")[None]
 
-        return in_parts(loss, at_a_time, *trunk, target).sum()
+        return in_parts(loss, at_a_time, *trunk.tensors, target).sum()
 
     def on_train_epoch_end(self) -> None:
         for tower in ("video", "text"):
@@ -205,12 +217,12 @@ class Pretrain(EgoMCQTask):
 
 
 def _centered(embeds: Tensor, projector: nn.Sequential) -> Tensor:
-    """Subtract the mean of embeddings (n, P), and move the projector's bias, of which the loss is independent, after it.
+    """Subtract the mean of embeddings (n, P), and let the projector's bias follow it.
 
-    Embeddings of single clips and texts are centred by the bias.
+    EgoNCE doesn't depend on the bias then, and the embeddings of an evaluation are centred by it.
     """
     bias, mean = projector[-1].bias, embeds.mean(0)
     assert isinstance(bias, nn.Parameter)
     with torch.no_grad():
-        bias -= _CENTRE_RATE * mean
+        bias.sub_(_CENTRE_RATE * mean)
     return embeds - mean

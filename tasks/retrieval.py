@@ -13,6 +13,7 @@ from egovlpv2.distributed import gather, local_shard
 from egovlpv2.metrics.ranking import dual_softmax
 from egovlpv2.metrics.retrieval import RetrievalScores, ScoredClips, rankings
 from egovlpv2.model.config import BackboneConfig
+from egovlpv2.model.freeze import freeze_fusion
 from egovlpv2.model.outputs import Trunk
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import BackboneTask
@@ -71,7 +72,7 @@ class Retrieval(MetricTask, BackboneTask):
         if match_weight:
             self.backbone.masked_word_head.requires_grad_(False)
         else:
-            self.backbone.freeze_fusion()
+            freeze_fusion(self.backbone)
         self.rerank, self.rerank_weight, self.dual_softmax = rerank, rerank_weight, dual_softmax
         self.match_weight, self.negative_temperature = match_weight, negative_temperature
         self.make_metrics(RetrievalScores)
@@ -101,7 +102,10 @@ class Retrieval(MetricTask, BackboneTask):
 
     def training_step(self, batch: RetrievalPairs, batch_idx: int) -> Tensor:
         trunk = Trunk(self.backbone.trunk_video(batch["video"]), *self.backbone.trunk_text(batch["text"]))
-        dual = self.backbone.top(trunk, batch["video"].shape[1], gate=False, video_output="cls")
+        num_frames = batch["video"].shape[1]
+        if self.match_weight and self.backbone.shares_trunk:  # both passes read it
+            trunk = trunk._replace(attended=self.backbone.attend_first(trunk.video, num_frames))
+        dual = self.backbone.top(trunk, num_frames, gate=False, video_output="cls")
         video_embeds = gather(_normalised(self.backbone.project_video(dual.video_cls)))  # (n, P)
         text_embeds = gather(_normalised(self.backbone.project_text(dual.text_cls)))  # (n, P)
         relevancy = gather(batch["relevancy"][:, gather(batch["target"])])  # (n, n)
@@ -222,9 +226,9 @@ class Retrieval(MetricTask, BackboneTask):
 
     def _match(self, trunk: Tensor, texts: EncodedTexts, best: Tensor, num_frames: int) -> Tensor:
         """Probabilities of a match (B, k) with the best texts (B, k) of each clip, one column at a time for memory."""
-        columns = []
+        columns, attended = [], self.backbone.attend_first(trunk, num_frames)
         for text in best.T:  # (B,)
-            pairs = Trunk(trunk, texts.trunk[text], texts.mask[text])
+            pairs = Trunk(trunk, texts.trunk[text], texts.mask[text], attended)
             logits = self.backbone.vtm_logits_from(self.backbone.top(pairs, num_frames, True, "cls"))
             columns.append(logits.float().softmax(-1)[:, 1])
         self._pairs += best.numel()

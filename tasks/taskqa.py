@@ -13,6 +13,7 @@ from egovlpv2.distributed import all_reduce_sum, world_size
 from egovlpv2.heads.answers import AnswerHead
 from egovlpv2.metrics.answers import AnswerAccuracy
 from egovlpv2.model.config import BackboneConfig
+from egovlpv2.model.freeze import freeze_all_but_fused_video
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import BackboneTask
 from egovlpv2.tasks.metric_task import MetricTask
@@ -45,7 +46,7 @@ class TaskQA(MetricTask, BackboneTask):
         self.answer_head = AnswerHead(self.backbone.video_tower.dim, num_answers, dropout)
         self.trained_on: dict[str, Any] = {}
         self.can_answer = weights is not None and self._read_head(Path(weights))
-        self.backbone.freeze_all_but_fused_video()
+        freeze_all_but_fused_video(self.backbone)
         if tune == "head":
             self.backbone.requires_grad_(False)
 

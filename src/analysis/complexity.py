@@ -64,7 +64,11 @@ def macs_by_objective(backbone: Backbone, video: Tensor, text: Text) -> dict[str
     The shared trunk counts once; each objective adds its own part. Only masked tokens are decoded.
     """
     num_frames, masked_tokens = video.shape[1], math.ceil(MASKED_SHARE * text["input_ids"].shape[1])
-    shared, trunk = gmacs(lambda: backbone.trunk(video, text, gate=False))
+
+    def with_attention(trunk: Trunk) -> Trunk:
+        return trunk._replace(attended=backbone.attend_first(trunk.video, num_frames))
+
+    shared, trunk = gmacs(lambda: with_attention(backbone.trunk(video, text, gate=False)))
 
     def ego_nce() -> None:
         top = backbone.top(trunk, num_frames, gate=False, video_output="cls")
@@ -72,13 +76,15 @@ def macs_by_objective(backbone: Backbone, video: Tensor, text: Text) -> dict[str
         backbone.project_text(top.text_cls)
 
     def open_trunk() -> Trunk:
-        return trunk if backbone.shares_trunk else trunk._replace(video=backbone.trunk_video(video, gate=True))
+        if backbone.shares_trunk:
+            return trunk
+        return with_attention(trunk._replace(video=backbone.trunk_video(video, gate=True)))
 
     def vtm() -> None:
         backbone.vtm_logits_from(backbone.top(fused, num_frames, True, "cls"))
 
     def mlm() -> None:
-        masked = Trunk(fused.video, *backbone.trunk_text(text))
+        masked = Trunk(fused.video, *backbone.trunk_text(text), fused.attended)
         states = backbone.top(masked, num_frames, True, "none").text
         assert states is not None
         backbone.mlm_logits_from(states[:, :masked_tokens])

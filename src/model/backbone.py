@@ -129,9 +129,11 @@ class Backbone(PretrainedMixin, LightningModule):
                 the video tower has one), or none.
             text_output: False to skip the text's last layer.
         """
+        assert trunk.attended is None or video_output != "all" or trunk.attended.shape[1] == trunk.video.shape[1]
         if not gate:
             cls_only = video_output == "cls" and self.video_tower.reads_cls
-            video = None if video_output == "none" else self.top_video(trunk.video, num_frames, cls_only)
+            video = None if video_output == "none" else self.top_video(trunk.video, num_frames, cls_only,
+                                                                       trunk.attended)
             return self._pool(video, self.top_text(trunk.text, trunk.mask) if text_output else None, trunk.mask)
         self.config.require_fusion("this pass")
         if self.stack is not None:
@@ -139,14 +141,32 @@ class Backbone(PretrainedMixin, LightningModule):
             return self._stacked_top(video, trunk.text, trunk.mask, video_output, text_output)
         return self._fused_top(trunk, num_frames, video_output, text_output)
 
-    def top_video(self, x: Tensor, num_frames: int, cls_only: bool = False) -> Tensor:
+    def attend_first(self, video: Tensor, num_frames: int) -> Tensor | None:
+        """Compute the self-attention of the first fused video layer, which no text changes, once for many passes.
+
+        Returns:
+            (B, S, D) for a trunk (B, S, D). If one layer is fused and the text doesn't attend to it, (B, 1, D) of the
+            CLS token, for the video outputs `cls` and `none`. None if no layer of the towers is fused.
+        """
+        if self.stack is not None or not self.config.num_fused_layers:
+            return None
+        alone = self._reads_cls_of_first and self.config.text_attends_to == "previous"
+        return self._run(self.video_tower.first_fused.attend, video, num_frames, alone)
+
+    @property
+    def _reads_cls_of_first(self) -> bool:
+        return self.config.num_fused_layers == 1 and self.video_tower.reads_cls
+
+    def top_video(self, x: Tensor, num_frames: int, cls_only: bool = False, attended: Tensor | None = None) -> Tensor:
         """Run the video's upper layers, gate closed, and its final norm.
 
-        (B, S, D) -> (B, S, D), or (B, 1, D) of the CLS token alone.
+        (B, S, D) -> (B, S, D), or (B, 1, D) of the CLS token alone. `attended` is from `attend_first`.
         """
         blocks = self._fused(self.video_tower)
         for i, block in enumerate(blocks):
-            x = self._run(block, x, num_frames, None, None, cls_only and i == len(blocks) - 1)
+            only = cls_only and i == len(blocks) - 1
+            x = (self._run(block, x, num_frames, None, None, only) if i or attended is None
+                 else self._run(self.video_tower.first_fused.join, x, attended[:, :1] if only else attended))
         return self.video_tower.norm(x[:, :1] if cls_only else x)
 
     def top_text(self, y: Tensor, mask: Tensor) -> Tensor:
@@ -177,9 +197,8 @@ class Backbone(PretrainedMixin, LightningModule):
         if not self.config.num_fused_layers:
             read = video[:, :1] if reads_cls else video
             return VideoContext(read, read)
-        alone = self.config.num_fused_layers == 1 and reads_cls
-        first = self._run(self.video_tower.first_fused.attend, video, num_frames, alone)
-        return VideoContext(video[:, :1] if alone else video, first)
+        first = self._run(self.video_tower.first_fused.attend, video, num_frames, self._reads_cls_of_first)
+        return VideoContext(video[:, :1] if self._reads_cls_of_first else video, first)
 
     def fused_video_cls(self, context: VideoContext, num_frames: int, text: Tensor, mask: Tensor) -> Tensor:
         """Compute the states (B, D) that represent B videos, each fused with its text.
@@ -188,11 +207,10 @@ class Backbone(PretrainedMixin, LightningModule):
         """
         if self.stack is not None:
             return self._stacked_top(context.video, text, mask, "cls", False).video_cls
-        return self._fused_top(Trunk(context.video, text, mask), num_frames, "cls", False, context.first).video_cls
+        return self._fused_top(Trunk(context.video, text, mask, context.first), num_frames, "cls", False).video_cls
 
-    def _fused_top(self, trunk: Trunk, num_frames: int, video_output: str, text_output: bool,
-                   first: Tensor | None = None) -> Top:
-        x, y, mask = trunk
+    def _fused_top(self, trunk: Trunk, num_frames: int, video_output: str, text_output: bool) -> Top:
+        x, y, mask, attended = trunk
         attends_to_current, reads_cls = self.config.text_attends_to == "current", self.video_tower.reads_cls
         pairs = list(zip(self._fused(self.video_tower), self._fused(self.text_tower), strict=True))
         for i, (video_block, text_block) in enumerate(pairs):
@@ -200,8 +218,9 @@ class Backbone(PretrainedMixin, LightningModule):
             feeds_text = attends_to_current and (text_output or not last)
             if not last or feeds_text or video_output != "none":
                 cls_only = last and not feeds_text and video_output == "cls" and reads_cls
-                x = (self._run(video_block, previous, num_frames, y, mask, cls_only) if i or first is None
-                     else self._run(self.video_tower.first_fused.join, previous, first, y, mask))
+                x = (self._run(video_block, previous, num_frames, y, mask, cls_only) if i or attended is None
+                     else self._run(self.video_tower.first_fused.join, previous,
+                               attended[:, :1] if cls_only else attended, y, mask))
             if not last or text_output:
                 y = self._run(text_block, y, mask, x if attends_to_current else previous)
         norm = self.video_tower.norm if self.shares_trunk else self.fused_norm
@@ -225,25 +244,6 @@ class Backbone(PretrainedMixin, LightningModule):
         if again and self.training and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
-
-    def freeze_fusion(self) -> None:
-        """Freeze the parameters that only the open gate uses: DDP requires a gradient of every trainable one."""
-        for name, parameter in self.named_parameters():
-            if ".fusion." in name or name.startswith(("stack.", "fused_", "match_head.", "masked_word_head.")):
-                parameter.requires_grad_(False)
-
-    def freeze_all_but_fused_video(self) -> None:
-        """Freeze the parameters that `fused_video_cls` doesn't depend on."""
-        last_text = (f"text_tower.blocks.{len(self.text_tower.blocks) - 1}." if self.stack is None
-                      else f"stack.text.{len(self.stack.text) - 1}.")
-        unused = ["text_projector.", "video_projector.", "fused_video_transform.", "fused_text_transform.",
-                  "match_head.", "masked_word_head.", last_text, "text_tower.head."]
-        unused += ["text_tower.norm."] if self.stack is None else []
-        if not self.shares_trunk:
-            unused += ["video_tower.cls_token", "video_tower.norm."]
-        for name, parameter in self.named_parameters():
-            if name.startswith(tuple(unused)):
-                parameter.requires_grad_(False)
 
     # ---- heads on outputs of `top` ----------------------------------------------------------------------------------
 

@@ -14,6 +14,12 @@ class Trunk(NamedTuple):
     video: Tensor  # (B, S, D)
     text: Tensor  # (B, L, D)
     mask: Tensor  # (B, L) bool
+    attended: Tensor | None = None  # (B, S, D) or (B, 1, D), see `Backbone.attend_first`; None: each pass computes it
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The parts that are there, in this order."""
+        return tuple(part for part in self if part is not None)
 
 
 class VideoContext(NamedTuple):

@@ -10,6 +10,7 @@ from torch import nn
 
 from egovlpv2.checkpoints.weights import check_traits
 from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.freeze import freeze_all_but_fused_video, freeze_fusion
 from egovlpv2.model.heads import MLMHead, VTMHead, projector
 
 # ---- first weights ----
@@ -180,7 +181,7 @@ def split_by_gradient(backbone: Backbone, total: torch.Tensor) -> tuple[set[str]
 def test_only_what_the_open_gate_reads_is_frozen_with_the_fusion(make_backbone, kind: dict) -> None:
     backbone = make_backbone(**kind)
     video, text = make_clips(2)["video"], make_text(2)
-    backbone.freeze_fusion()
+    freeze_fusion(backbone)
     frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
     backbone.requires_grad_(True)
     _, unread = split_by_gradient(backbone, backbone.embed_video(video).sum() + backbone.embed_text(text).sum())
@@ -191,7 +192,7 @@ def test_only_what_the_open_gate_reads_is_frozen_with_the_fusion(make_backbone, 
 def test_all_but_what_the_fused_video_reads_is_frozen(make_backbone, kind: dict) -> None:
     backbone = make_backbone(**kind)
     video, text = make_clips(2)["video"], make_text(2)
-    backbone.freeze_all_but_fused_video()
+    freeze_all_but_fused_video(backbone)
     trained = {name for name, p in backbone.named_parameters() if p.requires_grad}
     backbone.requires_grad_(True)
     read, _ = split_by_gradient(backbone, backbone.fused_features(video, text).sum())
