@@ -126,6 +126,31 @@ def test_texts_of_a_video_share_its_first_fused_layer(make_backbone, kind: dict,
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize("attends_to", ["current", "previous"])
+@pytest.mark.parametrize("fused", [1, 2])
+def test_passes_share_the_self_attention_of_the_first_fused_layer(
+    make_backbone, monkeypatch: pytest.MonkeyPatch, fused: int, attends_to: str, gate: bool
+) -> None:
+    backbone = make_backbone(num_fused_layers=fused, text_attends_to=attends_to)
+    trunk = backbone.trunk(torch.randn(2, 4, 3, 32, 32), make_text(2), gate)
+    shared = trunk._replace(attended=backbone.attend_first(trunk.video, 4))
+    assert shared.attended.shape[1] == (1 if (fused, attends_to) == (1, "previous") else 17)
+    whole = [backbone.top(trunk, 4, gate, output) for output in ("cls", "none")]
+    monkeypatch.setattr(backbone.video_tower.first_fused, "attend", None)  # no pass computes it again
+    for expected, output in zip(whole, ("cls", "none"), strict=True):
+        for part, again in zip(expected, backbone.top(shared, 4, gate, output), strict=True):
+            assert (part is None) == (again is None)
+            if part is not None:
+                torch.testing.assert_close(again, part)
+
+
+@pytest.mark.parametrize("kind", [{"num_fused_layers": 0}, {"fusion": "stacked"}])
+def test_without_fused_layers_in_the_towers_passes_share_the_trunk_alone(make_backbone, kind: dict) -> None:
+    assert make_backbone(**kind).attend_first(torch.randn(2, 17, 24), 4) is None
+
+
+@torch.no_grad()
 def test_stacked_layers_stand_on_both_whole_towers(make_backbone) -> None:
     backbone = make_backbone(fusion="stacked")
     assert backbone.video_tower.num_fused == backbone.text_tower.num_fused == 0
