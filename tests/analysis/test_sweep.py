@@ -142,6 +142,14 @@ def test_options_are_refused_before_the_rows_run(folder: Path, calls: list[list[
     assert not calls
 
 
+@pytest.mark.parametrize("option", ["trainer.logger.init_args.name=other", "trainer.logger.init_args.save_dir=x"])
+def test_runs_that_would_lie_elsewhere_than_they_are_read_are_refused(folder: Path, calls: list[list[str]],
+                                                                      option: str) -> None:
+    with pytest.raises(ValueError, match=f"--options {option}: a row's numbers are read from RUNS/NAME/ROW"):
+        start(folder, option)
+    assert not calls
+
+
 def test_rows_do_not_import_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.sys, "executable", str(tmp_path / "python"))
     assert module._program((3, 10))[1:] == module._program((3, 11))[1:] == ["-m", "egovlpv2.cli"]
