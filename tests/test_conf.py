@@ -74,7 +74,7 @@ def test_every_yaml_is_in_a_run() -> None:
 def test_ablations_change_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
     told = {"fusion/stacked_2": ("fusion: stacked", "num_fused_layers: 2"), "gate/alpha_0.25": ("alpha: 0.25",),
             "fusion/backbone_4": ("fusion: backbone", "num_fused_layers: 4"), "frames/frames_6": ("num_frames: 6",),
-            "objectives/random_negatives": ("negative_temperature: .inf", "mlm_weight: 0.2", "vtm_weight: 0.3"),
+            "objectives/random_negatives": ("negative_temperature: .inf", "mlm_weight: 0.2", "vtm_weight: 0.5"),
             "objectives/ego_nce": ("mlm_weight: 0.0", "vtm_weight: 0.0"),
             "pairs/info_nce": ("positives: none", "negatives: any")}
     for overlay, lines in told.items():
