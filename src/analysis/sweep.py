@@ -72,8 +72,8 @@ def sweep(folder: str | Path, base: Sequence[str], name: str, *, command: Litera
     check_targets(out, plot)
     for option in options or []:
         if option.startswith("trainer.logger"):
-            raise ValueError(f"--options {option}: a row's numbers are read from RUNS/NAME/ROW, where the sweep puts its "
-                             "run; name the sweep by --name and --runs (with `make`, by RUN=)")
+            raise ValueError(f"--options {option}: a row's numbers are read from RUNS/NAME/ROW, where the sweep puts "
+                             "its run; name the sweep by --name and --runs (with `make`, by RUN=)")
     for path in base:
         check_config_exists(path, "--base")
     rows = {path.stem: path for path in sorted(Path(folder).glob("*.yaml"))}
