@@ -31,14 +31,16 @@ def choice_scores(backbone: Backbone, batch: ChoiceBatch, names: Sequence[str] =
     video = batch["video"].flatten(0, 1)  # (Q*5, T, 3, H, W)
     text, mask = backbone.trunk_text(batch["text"])  # (Q, L, D)
     clips = backbone.trunk_video(video)  # (Q*5, S, D)
-    video_embeds = backbone.project_video(backbone.pooled_video(clips, num_frames))  # (Q*5, P)
+    opens = tuple(names) != ("dual",)
+    attended = backbone.attend_first(clips, num_frames) if opens and backbone.shares_trunk else None
+    video_embeds = backbone.project_video(backbone.pooled_video(clips, num_frames, attended))  # (Q*5, P)
     text_embeds = backbone.project_text(backbone.pooled_text(text, mask))  # (Q, P)
     dual = F.cosine_similarity(text_embeds[:, None].float(), video_embeds.unflatten(0, (-1, choices)).float(), dim=-1)
-    if tuple(names) == ("dual",):
+    if not opens:
         return {"dual": dual}
     if not backbone.shares_trunk:
         clips = backbone.trunk_video(video, gate=True)
-    pairs = Trunk(clips, text.repeat_interleave(choices, 0), mask.repeat_interleave(choices, 0))
+    pairs = Trunk(clips, text.repeat_interleave(choices, 0), mask.repeat_interleave(choices, 0), attended)
     logits = backbone.vtm_logits_from(backbone.top(pairs, num_frames, True, "cls"))  # (Q*5, 2)
     fusion = logits.float().softmax(-1)[:, 1].unflatten(0, (-1, choices))  # (Q, 5)
     return {"dual": dual, "fusion": fusion, "ensemble": dual + fusion}

@@ -30,6 +30,7 @@ from egovlpv2.tokenization import check_tokenizer, load_tokenizer, mask_token_id
 
 _IGNORED = -100  # in place of a token that is not to be predicted
 _CENTRE_RATE = 0.1  # share of a batch's mean that is taken off a projector's bias
+_SHORTEST = 1e-3  # of an embedding's length without its bias: what is shorter after centring is not scaled to length 1
 
 
 class Objectives(NamedTuple):
@@ -64,7 +65,7 @@ class Pretrain(EgoMCQTask):
         contrastive_batch: Rows in the losses of a step on one device, a multiple of `data.batch_size`, the rows whose
             activations are in memory at a time. A third more is computed. None: `data.batch_size`.
         center_embeddings: Subtract the mean of a step's embeddings, of clips and of texts, before EgoNCE. A new text
-            tower gives nearly the same embedding to all texts, and actions are learned several times later.
+            tower gives nearly the same embedding to all texts, and takes several times the steps to tell actions apart.
     """
 
     special_ids: Tensor
@@ -154,8 +155,10 @@ class Pretrain(EgoMCQTask):
         if self.center_embeddings:
             video_embeds = _centered(video_embeds, backbone.video_projector)
             text_embeds = _centered(text_embeds, backbone.text_projector)
+        else:
+            video_embeds, text_embeds = F.normalize(video_embeds, dim=-1), F.normalize(text_embeds, dim=-1)
         with torch.autocast(self.device.type, enabled=False):  # in bfloat16 a logit is a tenth off
-            similarity = F.normalize(text_embeds, dim=-1) @ F.normalize(video_embeds, dim=-1).T  # (n, n)
+            similarity = text_embeds @ video_embeds.T  # (n, n)
         positives = ego_positives(gather(batch["verbs"]), gather(batch["nouns"]), self.positives)
         ego_nce = multi_positive_nce(similarity, positives, self.temperature)
         losses = {"ego_nce": cut.backward(ego_nce, weights["ego_nce"])}
@@ -217,12 +220,15 @@ class Pretrain(EgoMCQTask):
 
 
 def _centered(embeds: Tensor, projector: nn.Sequential) -> Tensor:
-    """Subtract the mean of embeddings (n, P), and let the projector's bias follow it.
+    """Subtract the mean of embeddings (n, P), scale them to length 1, and let the projector's bias follow the mean.
 
-    EgoNCE doesn't depend on the bias then, and the embeddings of an evaluation are centred by it.
+    EgoNCE doesn't depend on the bias then, and the embeddings of an evaluation are centred by it. What is left of
+    embeddings that are all the same is rounding errors, which are not scaled up.
     """
     bias, mean = projector[-1].bias, embeds.mean(0)
     assert isinstance(bias, nn.Parameter)
     with torch.no_grad():
+        shortest = _SHORTEST * (embeds - bias).norm(dim=-1).mean()
         bias.sub_(_CENTRE_RATE * mean)
-    return embeds - mean
+    centred = embeds - mean
+    return centred / centred.norm(dim=-1, keepdim=True).clamp(min=shortest)

@@ -110,8 +110,8 @@ def _arguments(row: _Row, base: Sequence[str], command: str, runs: Path, options
     """The command line of a row."""
     configs = [*base, *([str(row.overlay)] if row.overlay else [])]
     settings = [f"--{option.replace('{row}', row.name)}" for option in options]
-    return [command, *(f"--config={path}" for path in configs), f"--trainer.logger.init_args.save_dir={runs}",
-            f"--trainer.logger.init_args.name={row.run}", *settings]
+    return [command, *(f"--config={path}" for path in configs), *settings,
+            f"--trainer.logger.init_args.save_dir={runs}", f"--trainer.logger.init_args.name={row.run}"]
 
 
 def _is_finished(folder: Path, arguments: Sequence[str]) -> bool:

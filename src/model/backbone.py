@@ -141,7 +141,7 @@ class Backbone(PretrainedMixin, LightningModule):
             return self._stacked_top(video, trunk.text, trunk.mask, video_output, text_output)
         return self._fused_top(trunk, num_frames, video_output, text_output)
 
-    def attend_first(self, video: Tensor, num_frames: int) -> Tensor | None:
+    def attend_first(self, video: Tensor, num_frames: int, text_output: bool = True) -> Tensor | None:
         """Compute the self-attention of the first fused video layer, which no text changes, once for many passes.
 
         Returns:
@@ -150,12 +150,9 @@ class Backbone(PretrainedMixin, LightningModule):
         """
         if self.stack is not None or not self.config.num_fused_layers:
             return None
-        alone = self._reads_cls_of_first and self.config.text_attends_to == "previous"
-        return self._run(self.video_tower.first_fused.attend, video, num_frames, alone)
-
-    @property
-    def _reads_cls_of_first(self) -> bool:
-        return self.config.num_fused_layers == 1 and self.video_tower.reads_cls
+        cls_only = (self.config.num_fused_layers == 1 and self.video_tower.reads_cls
+                    and not (text_output and self.config.text_attends_to == "current"))
+        return self._run(self.video_tower.first_fused.attend, video, num_frames, cls_only)
 
     def top_video(self, x: Tensor, num_frames: int, cls_only: bool = False, attended: Tensor | None = None) -> Tensor:
         """Run the video's upper layers, gate closed, and its final norm.
@@ -175,9 +172,9 @@ class Backbone(PretrainedMixin, LightningModule):
             y = self._run(block, y, mask)
         return self.text_tower.norm(y)
 
-    def pooled_video(self, trunk: Tensor, num_frames: int) -> Tensor:
+    def pooled_video(self, trunk: Tensor, num_frames: int, attended: Tensor | None = None) -> Tensor:
         """Compute the states that represent clips, gate closed, from their trunk: (B, S, D) -> (B, D)."""
-        return self.video_tower.pool(self.top_video(trunk, num_frames, self.video_tower.reads_cls))
+        return self.video_tower.pool(self.top_video(trunk, num_frames, self.video_tower.reads_cls, attended))
 
     def pooled_text(self, trunk: Tensor, mask: Tensor) -> Tensor:
         """Compute the states that represent texts, gate closed, from their trunk: (B, L, D), (B, L) -> (B, D)."""
@@ -193,12 +190,10 @@ class Backbone(PretrainedMixin, LightningModule):
         if self.stack is not None:
             normed = self.video_tower.norm(video)
             return VideoContext(normed, normed[:, :1])
-        reads_cls = self.video_tower.reads_cls
-        if not self.config.num_fused_layers:
-            read = video[:, :1] if reads_cls else video
-            return VideoContext(read, read)
-        first = self._run(self.video_tower.first_fused.attend, video, num_frames, self._reads_cls_of_first)
-        return VideoContext(video[:, :1] if self._reads_cls_of_first else video, first)
+        first = self.attend_first(video, num_frames, text_output=False)
+        if first is None:
+            first = video[:, :1] if self.video_tower.reads_cls else video
+        return VideoContext(video[:, : first.shape[1]], first)
 
     def fused_video_cls(self, context: VideoContext, num_frames: int, text: Tensor, mask: Tensor) -> Tensor:
         """Compute the states (B, D) that represent B videos, each fused with its text.

@@ -34,7 +34,8 @@ class VideoContext(NamedTuple):
 
     def of(self, index: Tensor) -> "VideoContext":
         """Select videos by index, with repetition."""
-        return VideoContext(self.video[index], self.first[index])
+        # self.video[index] would add the gradients of repeated rows in any order.
+        return VideoContext(self.video.index_select(0, index), self.first.index_select(0, index))
 
 
 class Top(NamedTuple):

@@ -58,9 +58,9 @@ def start(folder: Path, *options: str, **more: Any) -> module.SweepReport:
 def test_each_overlay_is_a_row_and_finished_rows_stay(folder: Path, calls: list[list[str]]) -> None:
     report = start(folder, "seed={row}", full="all/full", out=folder.parent / "x.json")
     assert report.done == ["full", "a", "b", "c"] and not report.kept
-    assert calls[1] == ["fit", f"--config={folder.parent / 'base.yaml'}", f"--config={folder / 'a.yaml'}",
+    assert calls[1] == ["fit", f"--config={folder.parent / 'base.yaml'}", f"--config={folder / 'a.yaml'}", "--seed=a",
                         f"--trainer.logger.init_args.save_dir={folder.parent / 'runs'}",
-                        "--trainer.logger.init_args.name=gate/a", "--seed=a"]
+                        "--trainer.logger.init_args.name=gate/a"]
     assert report.numbers.table["test/x"].tolist() == [0.0, 0.1, 0.5, 1.0]
     assert json.loads((folder.parent / "x.json").read_text())["mean"]["test/x"] == pytest.approx(0.4)
     again = start(folder, "seed={row}", full="all/full")

@@ -125,6 +125,17 @@ def test_centred_embeddings_stay_centred_when_each_is_computed_alone(small_confi
         Pretrain(config, OptimizerConfig(), center_embeddings=True)
 
 
+@pytest.mark.parametrize("clips", [1, 2, 8])
+def test_embeddings_that_are_all_the_same_have_no_direction_to_learn(small_config, tokenizer: str, clips: int) -> None:
+    """Rounding errors are all that centring leaves of them, and would be scaled to length one."""
+    task = Pretrain(small_config(tokenizer), OptimizerConfig(), positives="none", center_embeddings=True).eval()
+    draw_parameters(task)
+    batch = make_clips(clips)
+    batch["text"] = {name: ids[:1].expand(clips, -1).contiguous() for name, ids in batch["text"].items()}
+    task.objectives(batch, torch.Generator().manual_seed(0)).total.backward()
+    assert all(p.grad.abs().max() < 100 for p in task.parameters() if p.grad is not None)
+
+
 def test_each_clip_may_be_matched_in_several_pairs(small_config, tokenizer: str) -> None:
     pairs = draw_pairs(torch.randn(8, 8), torch.eye(8, dtype=torch.bool), 0.3, torch.Generator().manual_seed(0),
                        per_clip=3)
