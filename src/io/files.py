@@ -41,17 +41,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_drafts(path.parent, _DRAFT)
-        held = _open_draft(path)
-    draft = Path(held.name)
-    try:
-        with _naming(path):
+    draft = path.with_name(f"{os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])}.{uuid4().hex}.tmp")
+    try:  # before the file exists, as a signal may end the process at any line
+        with _naming(path), _create(draft):
             yield draft
             sync(draft)
             os.replace(draft, path)
             sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)
-        held.close()
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -115,14 +113,13 @@ def make_folder_of(file: Path) -> None:
     make_folder(file.parent)
 
 
-def _open_draft(path: Path) -> BinaryIO:
+def _create(draft: Path) -> BinaryIO:
     """Create a temporary file, locked if the file system has locks."""
-    name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
     while True:
-        held = path.with_name(f"{name}.{uuid4().hex}.tmp").open("xb")
+        held = draft.open("xb")
         with suppress(OSError):  # no locks here: then no process can lock it, and so none removes it
             fcntl.flock(held, fcntl.LOCK_EX)
-        if is_at(held, Path(held.name)):
+        if is_at(held, draft):
             return held
         held.close()  # removed by another process before it was locked
 

@@ -45,29 +45,34 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     require_new_folder(folder)
     folder = folder.absolute()
     _remove_drafts(folder.parent)
-    draft, held = _open_draft(folder)
-    try:
-        yield draft
-        for file in [*draft.rglob("*"), draft]:
-            sync(file)
-        os.replace(draft, folder)
-        sync(folder.parent)
+    draft = folder.with_name(f".{folder.name[:100]}.{uuid4().hex}.tmp")
+    try:  # before the folder exists, as a signal may end the process at any line
+        with _create(draft):
+            yield draft
+            for file in [*draft.rglob("*"), draft]:
+                sync(file)
+            os.replace(draft, folder)
+            sync(folder.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-        os.close(held)
 
 
-def _open_draft(folder: Path) -> tuple[Path, int]:
-    """Create a temporary folder, locked if the file system has locks."""
+@contextmanager
+def _create(draft: Path) -> Iterator[None]:
+    """Create a temporary folder, locked within the context if the file system has locks."""
     while True:
-        draft = folder.with_name(f".{folder.name[:100]}.{uuid4().hex}.tmp")
         draft.mkdir()
-        with suppress(FileNotFoundError):  # removed by another process before it was locked
+        try:
             held = os.open(draft, os.O_RDONLY)
+        except FileNotFoundError:  # removed by another process before it was locked
+            continue
+        try:
             with suppress(OSError):  # no locks here: then no process can lock it, and so none removes it
                 fcntl.flock(held, fcntl.LOCK_EX)
             if draft.exists():
-                return draft, held
+                yield
+                return
+        finally:
             os.close(held)
 
 

@@ -145,6 +145,9 @@ def as_reason(error: Exception, path: Path) -> str:
 
 
 def _exit(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave, once: a second signal, sent to the whole group, must not stop the removal of unfinished files."""
+    for repeated in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(repeated, signal.SIG_IGN)
     sys.exit(128 + number)
 
 

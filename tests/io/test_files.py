@@ -1,6 +1,7 @@
 """Files are complete or absent, and drafts of killed processes are removed."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from egovlpv2.features.locks import claim, remove_left
 from egovlpv2.io.files import atomic_write
+from egovlpv2.io.folders import atomic_folder
 
 LEFT = f"a.safetensors.{'0' * 32}.tmp"
 # Writes part of a file and says so; then waits to be killed.
@@ -69,6 +71,29 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
         draft.write_bytes(b"new")
         raise KeyError
     assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("write", [atomic_write, atomic_folder])
+@pytest.mark.parametrize("call", ["open", "flock", "fsync"])
+def test_a_signal_at_any_moment_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write,
+                                                call: str) -> None:
+    """A signal's handler raises between any two lines; here right after the call of `call`."""
+    module = {"open": Path if write is atomic_write else os, "flock": fcntl, "fsync": os}[call]
+    original = getattr(module, call)
+
+    def interrupted(*args, **named):  # noqa: ANN002, ANN003, ANN202
+        result = original(*args, **named)
+        if not drafts and (seen := os.listdir(tmp_path)):
+            drafts.update(seen)
+            raise SystemExit(143)
+        return result
+
+    drafts: set[str] = set()
+    monkeypatch.setattr(module, call, interrupted)
+    with pytest.raises(SystemExit), write(tmp_path / "a"):
+        pass
+    monkeypatch.undo()
+    assert len(drafts) == 1 and os.listdir(tmp_path) == []
 
 
 def test_a_draft_of_a_killed_process_is_removed_by_the_next_and_one_that_is_written_is_not(
