@@ -127,10 +127,8 @@ class EgoClip(Rows[ClipGroup]):
         self.table = read_clip_table(path) if table is None else table
         require_rows(len(self.table), path, num_negatives)
         self.reader, self.seed, self.num_negatives = reader, seed, num_negatives
-        if negatives == "any":
-            self.draw_negatives = self._draw_any
-        else:
-            self.draw_negatives = (Neighbours if negatives == "scene" else SameObject)(self.table).draw
+        kinds: dict[str, type[Neighbours] | type[SameObject]] = {"scene": Neighbours, "object": SameObject}
+        self.draw_negatives = self._draw_any if negatives == "any" else kinds[negatives](self.table).draw
 
     def __len__(self) -> int:
         return len(self.table)

@@ -63,7 +63,7 @@ def figure(runs: list[dict[str, Curve]]) -> plt.Figure:
         ax.axhline(CHANCE, color="black", linestyle=":", linewidth=1.2, label="chance")
         style(ax, title, "accuracy, %")
         ax.set_ylim(0, 100)
-    ax.legend(frameon=False, ncols=4, loc="upper left")
+    ax.legend(frameon=False, ncols=4, loc="center right")
     return fig
 
 

@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
+from egovlpv2.gradients import select_rows
+
 
 def world_size() -> int:
     """Return the number of processes, 1 without a process group."""
@@ -106,11 +108,11 @@ def exchange_rows(x: Tensor, index: Tensor) -> Tensor:
         `local_shard(gather(x)[index])`, (b, ...).
     """
     if world_size() == 1:
-        return x.index_select(0, index)  # x[index] adds the gradients of repeated rows in any order
+        return select_rows(x, index)
     owner = (index // len(x)).view(world_size(), -1).cpu()  # (processes, b): holder of each requested row
     row = (index % len(x)).view(world_size(), -1).cpu()
     sent = [row[receiver][owner[receiver] == rank()] for receiver in range(world_size())]
     received = owner[rank()].bincount(minlength=world_size()).tolist()
-    rows = _Exchange.apply(x.index_select(0, torch.cat(sent).to(x.device)), received, [len(s) for s in sent])
+    rows = _Exchange.apply(select_rows(x, torch.cat(sent).to(x.device)), received, [len(s) for s in sent])
     order = owner[rank()].argsort(stable=True)  # rows arrive sorted by owner
     return rows[order.argsort().to(x.device)]

@@ -129,3 +129,11 @@ def in_parts(function: Callable[..., Any], size: int | None, *inputs: Tensor) ->
     if isinstance(parts[0], Tensor):
         return torch.cat(parts)
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def select_rows(x: Tensor, index: Tensor) -> Tensor:
+    """Select rows (n, ...) with repetition; their gradients are added in the same order in each run.
+
+    On a CPU that of `x[index]` adds them in any order, on CUDA that of `index_select`.
+    """
+    return x[index] if x.is_cuda else x.index_select(0, index)

@@ -53,6 +53,7 @@ class UnsharedPretrain(Pretrain):
     def objectives(self, batch: ClipBatch, generator: torch.Generator, at_a_time: int | None = None
                    ) -> Objectives:
         backbone = self.backbone
+        assert not self.center_embeddings, "only a plain normalisation is computed here"
         dual = self._pass(batch["video"], batch["text"], gate=False)
         assert dual.video is not None and dual.text is not None
         video_embeds = F.normalize(backbone.project_video(dual.video_cls).float(), dim=-1)

@@ -58,7 +58,7 @@ DEFAULTS = {
     "clips_per_core": Input(100, "clips/s a core", _MEASURED),
     "kb_per_clip": Input(280, "kB read a clip", _MEASURED),
     "mb_per_hour": Input(270, "MB of an hour, prepared", _MEASURED),
-    "mfu": Input(0.35, "of the GPU's peak", "ASSUMED: no GPU was at hand"),
+    "mfu": Input(0.35, "of the GPU's peak", "ASSUMED: docs/cost.md"),
     "cores_per_gpu": Input(12, "cores a GPU for decoding", "assumed: 96 of a node's cores"),
     "gpus_per_node": Input(8, "GPUs a node", "assumed"),
     "storage_gbit": Input(10, "Gbit/s from storage to each node", "assumed"),

@@ -73,7 +73,7 @@ def sweep(folder: str | Path, base: Sequence[str], name: str, *, command: Litera
     for option in options or []:
         if option.startswith("trainer.logger"):
             raise ValueError(f"--options {option}: a row's numbers are read from RUNS/NAME/ROW, where the sweep puts "
-                             "its run; name the sweep by --name and --runs (with `make`, by RUN=)")
+                             "its run: name the sweep by --name, and their folder by --runs")
     for path in base:
         check_config_exists(path, "--base")
     rows = {path.stem: path for path in sorted(Path(folder).glob("*.yaml"))}

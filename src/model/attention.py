@@ -23,9 +23,9 @@ def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor |
     third to a quarter of its time. With many keys it works in float32, where its backward pass is 5 times faster than
     in bfloat16 (at the sizes of `conf/model/tiny.yaml`).
     """
-    if query.device.type != "cpu" or torch.compiler.is_compiling():
+    if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-    if mask is None and not dropout and key.shape[-2] <= _FEW_KEYS:
+    if mask is None and not dropout and key.shape[-2] <= _FEW_KEYS and not torch.compiler.is_compiling():
         return _plain_products(query, key, value)
     with torch.autocast("cpu", enabled=False):
         kind = torch.promote_types(query.dtype, torch.float32)  # keeps float64

@@ -144,6 +144,11 @@ class Backbone(PretrainedMixin, LightningModule):
     def attend_first(self, video: Tensor, num_frames: int, text_output: bool = True) -> Tensor | None:
         """Compute the self-attention of the first fused video layer, which no text changes, once for many passes.
 
+        Args:
+            video: Output of the video's trunk.
+            num_frames: `T` of the clips.
+            text_output: False if none of the passes computes the text's last layer.
+
         Returns:
             (B, S, D) for a trunk (B, S, D). If one layer is fused and the text doesn't attend to it, (B, 1, D) of the
             CLS token, for the video outputs `cls` and `none`. None if no layer of the towers is fused.
@@ -152,7 +157,7 @@ class Backbone(PretrainedMixin, LightningModule):
             return None
         cls_only = (self.config.num_fused_layers == 1 and self.video_tower.reads_cls
                     and not (text_output and self.config.text_attends_to == "current"))
-        return self._run(self.video_tower.first_fused.attend, video, num_frames, cls_only)
+        return self._run(self._fused(self.video_tower)[0], video, num_frames, None, None, cls_only, None, True)
 
     def top_video(self, x: Tensor, num_frames: int, cls_only: bool = False, attended: Tensor | None = None) -> Tensor:
         """Run the video's upper layers, gate closed, and its final norm.
@@ -160,10 +165,10 @@ class Backbone(PretrainedMixin, LightningModule):
         (B, S, D) -> (B, S, D), or (B, 1, D) of the CLS token alone. `attended` is from `attend_first`.
         """
         blocks = self._fused(self.video_tower)
+        assert attended is None or cls_only or attended.shape[1] == x.shape[1]
         for i, block in enumerate(blocks):
             only = cls_only and i == len(blocks) - 1
-            x = (self._run(block, x, num_frames, None, None, only) if i or attended is None
-                 else self._run(self.video_tower.first_fused.join, x, attended[:, :1] if only else attended))
+            x = self._run(block, x, num_frames, None, None, only, None if i else attended)
         return self.video_tower.norm(x[:, :1] if cls_only else x)
 
     def top_text(self, y: Tensor, mask: Tensor) -> Tensor:
@@ -213,9 +218,7 @@ class Backbone(PretrainedMixin, LightningModule):
             feeds_text = attends_to_current and (text_output or not last)
             if not last or feeds_text or video_output != "none":
                 cls_only = last and not feeds_text and video_output == "cls" and reads_cls
-                x = (self._run(video_block, previous, num_frames, y, mask, cls_only) if i or attended is None
-                     else self._run(self.video_tower.first_fused.join, previous,
-                               attended[:, :1] if cls_only else attended, y, mask))
+                x = self._run(video_block, previous, num_frames, y, mask, cls_only, None if i else attended)
             if not last or text_output:
                 y = self._run(text_block, y, mask, x if attends_to_current else previous)
         norm = self.video_tower.norm if self.shares_trunk else self.fused_norm

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from egovlpv2.gradients import select_rows
+
 
 class Trunk(NamedTuple):
     """Outputs of the unfused layers, which all objectives share."""
@@ -34,8 +36,7 @@ class VideoContext(NamedTuple):
 
     def of(self, index: Tensor) -> "VideoContext":
         """Select videos by index, with repetition."""
-        # self.video[index] would add the gradients of repeated rows in any order.
-        return VideoContext(self.video.index_select(0, index), self.first.index_select(0, index))
+        return VideoContext(select_rows(self.video, index), select_rows(self.first, index))
 
 
 class Top(NamedTuple):

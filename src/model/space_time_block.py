@@ -71,8 +71,8 @@ class SpaceTimeBlock(nn.Module):
         self.fusion = fusion
 
     def forward(self, x: Tensor, num_frames: int, text: Tensor | None = None, text_mask: Tensor | None = None,
-                cls_only: bool = False) -> Tensor:
-        """Run the block.
+                cls_only: bool = False, attended: Tensor | None = None, attention_only: bool = False) -> Tensor:
+        """Run the block, or a part of it: what is compiled is this method.
 
         Args:
             x: (B, S, D).
@@ -80,14 +80,20 @@ class SpaceTimeBlock(nn.Module):
             text: (B, L, D') hidden states of the text tower; None leaves the gate closed.
             text_mask: (B, L) bool.
             cls_only: Compute only what the CLS token needs.
+            attended: (B, S, D), or (B, 1, D) with `cls_only`, what an earlier call with `attention_only` has returned.
+            attention_only: Stop after the attention in space and time, which doesn't depend on the text.
 
         Returns:
             (B, S, D), or (B, 1, D) with `cls_only`.
         """
-        return self.join(x, self.attend(x, num_frames, cls_only), text, text_mask)
+        if attended is None:
+            attended = self._attend(x, num_frames, cls_only)
+        if attention_only:
+            return attended
+        return self._join(x, attended[:, :1] if cls_only else attended, text, text_mask)
 
-    def attend(self, x: Tensor, num_frames: int, cls_only: bool = False) -> Tensor:
-        """Compute attention in space and time, which doesn't depend on the text: (B, S, D), or (B, 1, D)."""
+    def _attend(self, x: Tensor, num_frames: int, cls_only: bool = False) -> Tensor:
+        """Compute attention in space and time: (B, S, D), or (B, 1, D)."""
         if self.time_attn is not None:
             x = x + self.time_attn.in_time(self.norm_time(x), num_frames)
         y = self.norm1(x)  # (B, S, D)
@@ -95,8 +101,8 @@ class SpaceTimeBlock(nn.Module):
             return self.attn.of_cls(y)
         return self.attn.joint(y) if self.time_attn is None else self.attn.in_space(y, num_frames)
 
-    def join(self, x: Tensor, z: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None) -> Tensor:
-        """Run the rest of the block, cross-attention and MLP, given `z`, the output of `attend` for `x`."""
+    def _join(self, x: Tensor, z: Tensor, text: Tensor | None, text_mask: Tensor | None) -> Tensor:
+        """Run the rest of the block, cross-attention and MLP, given `z`, the attention of `x`."""
         if text is not None:
             assert self.fusion is not None
             z = self.fusion(z, text, text_mask)

@@ -105,13 +105,6 @@ class VideoTower(nn.Module):
         """True if the CLS token alone represents the clip."""
         return self.pooling == "token"
 
-    @property
-    def first_fused(self) -> SpaceTimeBlock:
-        """The lowest block that has cross-attention."""
-        block = self.blocks[len(self.blocks) - self.num_fused]
-        assert isinstance(block, SpaceTimeBlock)
-        return block
-
     def embed(self, video: Tensor, cls_token: Tensor | None = None) -> Tensor:
         """Embed patches with their positions in space and time.
 

@@ -137,7 +137,7 @@ def test_passes_share_the_self_attention_of_the_first_fused_layer(
     shared = trunk._replace(attended=backbone.attend_first(trunk.video, 4))
     assert shared.attended.shape[1] == (1 if (fused, attends_to) == (1, "previous") else 17)
     whole = [backbone.top(trunk, 4, gate, output) for output in ("cls", "none")]
-    monkeypatch.setattr(backbone.video_tower.first_fused, "attend", None)  # no pass computes it again
+    monkeypatch.setattr(backbone.video_tower.blocks[-fused], "_attend", None)  # no pass computes it again
     for expected, output in zip(whole, ("cls", "none"), strict=True):
         for part, again in zip(expected, backbone.top(shared, 4, gate, output), strict=True):
             assert (part is None) == (again is None)

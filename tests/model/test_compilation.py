@@ -1,6 +1,7 @@
 """Compiled layers compute the same as others, without graph breaks, and a machine that can't compile is told so."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch._dynamo.utils import counters
 from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.model import compilation
 from egovlpv2.model.backbone import Backbone
+from egovlpv2.model.space_time_block import SpaceTimeBlock
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.pretrain import Pretrain
 
@@ -46,6 +48,26 @@ def test_a_compiled_step_gives_the_losses_and_gradients_of_a_plain_one(tokenizer
     assert losses == pytest.approx(plain, rel=1e-5)
     for name, grad in expected.items():
         torch.testing.assert_close(found[name], grad, atol=1e-4 * float(grad.norm()) + 1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_fused_layers": 1}])
+def test_no_part_of_a_video_layer_runs_uncompiled(tokenizer: str, monkeypatch: pytest.MonkeyPatch,
+                                                  changes: dict[str, int]) -> None:
+    for name in ("_attend", "_join"):
+        monkeypatch.setattr(SpaceTimeBlock, name, only_compiled(getattr(SpaceTimeBlock, name)))
+    task = make_task(tokenizer, False, **changes)
+    with pytest.raises(AssertionError, match="uncompiled"):
+        step(task)
+    compilation.compile_layers([*task.backbone.video_tower.blocks, *task.backbone.text_tower.blocks], "aot_eager")
+    step(task)
+
+
+def only_compiled(method: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def checked(*args: object) -> torch.Tensor:
+        assert torch.compiler.is_compiling(), "uncompiled"
+        return method(*args)
+
+    return checked
 
 
 @pytest.mark.parametrize("changes", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])

@@ -95,7 +95,8 @@ def test_a_block_gives_the_cls_token_alone_where_nothing_else_is_read() -> None:
         alone = block(x, 2, *given, *[None] * (2 - len(given)), True)
         assert alone.shape == (2, 1, 24)
         torch.testing.assert_close(alone, block(x, 2, *given)[:, :1])
-        torch.testing.assert_close(block.join(x, block.attend(x, 2), *given), block(x, 2, *given))
+        attended = block(x, 2, attention_only=True)
+        torch.testing.assert_close(block(x, 2, *given, attended=attended), block(x, 2, *given))
 
 
 @pytest.mark.parametrize("mean, std", [(None, None), ([0.1, 0.2, 0.3], None), (None, [0.5, 0.25, 1.0]),
