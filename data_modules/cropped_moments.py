@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egovlpv2.data_modules.grounding import ClipSpan, FeatureRows, clip_lag
+from egovlpv2.data_modules.grounding import FeatureRows, clip_lag
 from egovlpv2.data_modules.moments import Moments
 from egovlpv2.features import FeatureFolder, Features
+from egovlpv2.features.clips import ClipSpan
 
 _SHORTEST_WINDOW = 0.9  # of a clip that fits in a window
 _LEAST_LEFT = 0.3  # of a moment's length that a window must hold

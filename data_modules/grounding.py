@@ -4,12 +4,10 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 from zlib import crc32
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from egovlpv2.data_modules.extraction import ExtractionSource, FeatureRecipe
@@ -22,6 +20,7 @@ from egovlpv2.data_modules.loaders import (
     require_at_least,
 )
 from egovlpv2.features import FeatureFolder, Features
+from egovlpv2.features.clips import ClipSpan, read_clip_features
 from egovlpv2.io.schema import LONGEST
 from egovlpv2.types import FeatureKind
 from egovlpv2.video.collection import VideoSource, find_videos
@@ -29,19 +28,6 @@ from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import EvalTransform
 
 _PICTURE = 128  # side of a frame in a picture, pixels
-
-
-class ClipSpan(NamedTuple):
-    """A clip of a video."""
-
-    clip: str
-    video: str
-    start: float  # seconds of the video
-    end: float
-
-    @property
-    def duration(self) -> float:
-        return self.end - self.start
 
 
 class FeatureRows(Rows[Any]):
@@ -153,6 +139,11 @@ class FeatureDataModule(LoaderDataModule):
                                                 "window_seconds": recipe.window / recipe.fps,
                                                 "shuffled": self.shuffled, **files, "counts": self.counts}
 
+    @property
+    def clip_facts(self) -> dict[str, Any]:
+        """The settings of clips that a trained head's checkpoint stores, so that it can be used on other videos."""
+        return {"longest": max(span.duration for span in self.annotated_spans("train"))}
+
     def setup(self, stage: str) -> None:
         """Read all annotations before hours of training, not after."""
         for split in ("train", "val", "test") if stage == "fit" else ():
@@ -232,37 +223,10 @@ def feature_protocol(folder: FeatureFolder) -> dict[str, Any]:
             "crop": recipe.crop, "frame_rule": recipe.frame_rule, "features_checkpoint": recipe.checkpoint}
 
 
-def read_clip_features(folder: FeatureFolder, span: ClipSpan) -> Features:
-    """The features of a clip.
-
-    Raises:
-        ValueError: The video's features end before the clip begins.
-    """
-    if span.clip in folder.names:
-        return folder.read(span.clip)
-    whole, rate = folder.read(span.video), folder.recipe.rate
-    first = round(span.start * rate)
-    values = whole.values[first : max(round(span.end * rate), first + 1)]
-    end = min(span.end, whole.duration)  # the video may be shorter than the annotations say
-    if not len(values) or end <= span.start:
-        raise ValueError(f"{folder.folder}: the features of {span.video} last {whole.duration:.1f} s, and clip "
-                         f"{span.clip} begins at {span.start:.1f} s: extract the whole video")
-    return whole._replace(values=values, duration=end - span.start)
-
-
 def clip_lag(folder: FeatureFolder, span: ClipSpan) -> float:
     """Seconds by which a clip starts after its first feature, which may be cut out of its video's; negative: before."""
     rate = folder.recipe.rate
     return 0.0 if span.clip in folder.names else span.start - round(span.start * rate) / rate
-
-
-def averaged(values: Tensor, max_positions: int) -> Tensor:
-    """Features (T, D), averaged within equal parts if there are more than `max_positions`."""
-    if len(values) <= max_positions:
-        return values
-    bounds = torch.linspace(0, len(values), max_positions + 1).round().long()  # (max_positions + 1,)
-    sums = torch.cat([values.new_zeros(1, values.shape[1]), values]).double().cumsum(0)  # (T + 1, D)
-    return ((sums[bounds[1:]] - sums[bounds[:-1]]) / (bounds[1:] - bounds[:-1])[:, None]).to(values.dtype)
 
 
 def check_span(clip: str, video: str, start: float, end: float, where: str) -> ClipSpan:
@@ -279,10 +243,3 @@ def check_span(clip: str, video: str, start: float, end: float, where: str) -> C
     if not start < end <= LONGEST:
         raise ValueError(f"{where} lasts from {start} to {end} s of its video: it should end after it begins")
     return ClipSpan(clip, video, start, end)
-
-
-def pad(rows: list[Tensor], length: int) -> tuple[Tensor, Tensor]:
-    """Rows (n_i, D) -> (B, length, D) float32, zero at the end, and their mask (B, length)."""
-    padded = torch.stack([F.pad(row.float(), (0, 0, 0, length - len(row))) for row in rows])
-    lengths = torch.tensor([len(row) for row in rows])
-    return padded, torch.arange(length) < lengths[:, None]

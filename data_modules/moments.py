@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from egovlpv2.data_modules.grounding import ClipSpan, check_span
+from egovlpv2.data_modules.grounding import check_span
+from egovlpv2.features.clips import ClipSpan
 from egovlpv2.io.annotations import Once, check_times
 from egovlpv2.io.schema import Seconds, Words, check, check_entries, plain, read_json, shown
 

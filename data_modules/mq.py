@@ -5,16 +5,16 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from egovlpv2.batch import MomentBatch
 from egovlpv2.data_modules.cropped_moments import CroppedClips, MQSample
-from egovlpv2.data_modules.grounding import ClipSpan, FeatureDataModule, FeatureRows
+from egovlpv2.data_modules.grounding import FeatureDataModule, FeatureRows
 from egovlpv2.data_modules.loaders import ResumableDataLoader, require_at_least
 from egovlpv2.data_modules.moments import Moments, read_classes, read_moments
 from egovlpv2.features import Features
+from egovlpv2.features.clips import ClipSpan, resized
 from egovlpv2.io.schema import plain, shown
 
 _MAX_INSTANCES = 50  # of a clip, in training
@@ -41,9 +41,7 @@ class MQClips(FeatureRows):
         """A clip."""
         clip: Moments = self.rows[row]
         features = self.read(clip.span)
-        values = features.values.float().T  # (C, t)
-        if values.shape[1] > self.num_steps:
-            values = F.interpolate(values[None], self.num_steps, mode="linear", align_corners=False)[0]
+        values = resized(features.values.float().T, self.num_steps)  # (C, t)
         count, instances = values.shape[1], clip.instances[: _MAX_INSTANCES if self.training else None]
         times = torch.tensor([times for _, *times in instances], dtype=torch.float32).reshape(-1, 2) / features.duration
         segments = (times.clamp(0, 1) if self.training else times) * count
@@ -101,6 +99,10 @@ class MQDataModule(FeatureDataModule):
     def labels(self) -> list[str]:
         """The labels by number."""
         return ["", *sorted(self.classes, key=self.classes.__getitem__)]
+
+    @property
+    def clip_facts(self) -> dict[str, Any]:
+        return super().clip_facts | {"labels": self.labels[1:]}
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled clips."""

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from egovlpv2.batch import QueryBatch
-from egovlpv2.data_modules.grounding import ClipSpan, FeatureDataModule, FeatureRows, averaged, check_span, pad
+from egovlpv2.data_modules.grounding import FeatureDataModule, FeatureRows, check_span
 from egovlpv2.data_modules.loaders import ResumableDataLoader, require_at_least
 from egovlpv2.data_modules.naq import jitter_span
 from egovlpv2.features import Features
+from egovlpv2.features.clips import ClipSpan, averaged, pad
 from egovlpv2.io.annotations import check_times
 from egovlpv2.io.nlq_files import AskedClip, AskedQuery, read_nlq
 from egovlpv2.io.schema import plain, shown
@@ -121,6 +122,10 @@ class NLQDataModule(FeatureDataModule):
     def protocol(self) -> dict[str, Any]:
         return super().protocol | {"max_positions": self.max_positions, "highlight_margin": self.highlight_margin,
                                    "narration_jitter": self.narration_jitter}
+
+    @property
+    def clip_facts(self) -> dict[str, Any]:
+        return super().clip_facts | {"averaged_to": self.max_positions}
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled queries, without those whose window has no length."""

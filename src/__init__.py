@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from egovlpv2.search.index import Index
     from egovlpv2.tools.ask import ask
     from egovlpv2.tools.attend import attend
+    from egovlpv2.tools.detect import detect
     from egovlpv2.tools.export import export_backbone
+    from egovlpv2.tools.locate import locate
     from egovlpv2.tools.summarize import summarize
     from egovlpv2.video.decode import Clip, read_clip
     from egovlpv2.video.prepare import prepare_videos
 
 __version__ = "0.2.0"
 __all__ = ["Backbone", "BackboneConfig", "Clip", "Index", "__version__", "ask", "attend", "build_backbone",
-           "build_index", "convert", "export_backbone", "extract_features", "fuse_features", "load_backbone",
-           "prepare_videos", "read_clip", "summarize"]
+           "build_index", "convert", "detect", "export_backbone", "extract_features", "fuse_features", "load_backbone",
+           "locate", "prepare_videos", "read_clip", "summarize"]
 
 # Loaded on first use: torch, Lightning and transformers take seconds.
 _MODULES = {
@@ -37,10 +39,12 @@ _MODULES = {
     "build_backbone": "egovlpv2.model.build",
     "build_index": "egovlpv2.search.build",
     "convert": "egovlpv2.checkpoints.released",
+    "detect": "egovlpv2.tools.detect",
     "export_backbone": "egovlpv2.tools.export",
     "extract_features": "egovlpv2.features.extract",
     "fuse_features": "egovlpv2.features.fuse",
     "load_backbone": "egovlpv2.checkpoints.weights",
+    "locate": "egovlpv2.tools.locate",
     "prepare_videos": "egovlpv2.video.prepare",
     "read_clip": "egovlpv2.video.decode",
     "summarize": "egovlpv2.tools.summarize",

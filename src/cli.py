@@ -25,6 +25,8 @@ COMMANDS = {
                         "Draw one query of NLQ with the windows that a trained head finds."),
     "show-mq": Command("egovlpv2.tools.show", "show_predictions", ("run",),
                        "Draw one clip of MQ with the activities that a trained head finds."),
+    "locate": Command("egovlpv2.tools.locate", "locate", ("video", "queries")),
+    "detect": Command("egovlpv2.tools.detect", "detect", ("video",)),
     "summarize": Command("egovlpv2.tools.summarize", "summarize", ("video",)),
     "ask": Command("egovlpv2.tools.ask", "ask", ("video",)),
     "index": Command("egovlpv2.search.build", "build_index", ("videos",)),

@@ -32,6 +32,7 @@ ShortSide = Annotated[int, Meta(ge=16, le=8192)]  # of a video to write, pixels
 ChunkLength = Annotated[float, Meta(ge=1)]  # seconds
 Crf = Annotated[int, Meta(ge=0, le=51)]  # x264's constant rate factor
 Fraction = Annotated[float, Meta(gt=0, le=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
 FiveOrMore = Annotated[int, Meta(ge=5, le=2**31)]
 LongSeconds = Annotated[float, Meta(ge=5)]

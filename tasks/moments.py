@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
@@ -35,6 +33,8 @@ class MomentTask(HeadTask):
     """
 
     name, monitor = "mq", "map_avg"
+    sizes: dict[str, Any]
+    """Plain arguments that make the same head again, beside the number of its classes."""
 
     def __init__(self, head: nn.Module, optimizer: OptimizerConfig, in_dim: int, num_labels: int, picked_by: PickedBy,
                  weights: str | None) -> None:
@@ -50,14 +50,15 @@ class MomentTask(HeadTask):
     def moments(self, out: Any, batch: MomentBatch, classes: list[Tensor]) -> Iterator[tuple[Detections, Detections]]:
         """For each clip its moments, and its moments of given classes (n,): in seconds, best first, on the CPU."""
 
-    @abstractmethod
-    def curves(self, out: Any, clip: int, num_frames: int) -> dict[str, NDArray[np.float32]]:
-        """Curves (num_frames,) of a clip by name, for pictures."""
-
     @property
     def protocol(self) -> dict[str, Any]:
         """The settings of the model, for `metrics.json`."""
         return super().protocol | {"picked_by": self.picked_by}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the settings that `egovlpv2 detect` needs to use this head."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["egovlpv2"]["mq"] = {"head": self.kind} | self.sizes | self.data.clip_facts
 
     def check_batch(self, batch: MomentBatch, background: bool) -> None:
         """Refuse features of another width, or a list of classes of another length, than the head's.
@@ -133,7 +134,7 @@ class MomentTask(HeadTask):
         for i, (real, (detected, _)) in enumerate(pairs):
             spans = [[Span(row["label"], *row["segment"]) for row in _named(moments, batch["labels"])]
                      for moments in (real, detected)]
-            curves = self.curves(out, i, int(batch["num_frames"][i]))
+            curves = out.curves(i, int(batch["num_frames"][i]))
             drawings.append(Drawing(batch["key"][i], float(batch["duration"][i]), curves, spans[0],
                                     spans[1][: max(len(real.classes), 1)]))
         return drawings

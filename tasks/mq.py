@@ -4,9 +4,7 @@ from collections.abc import Iterator
 from functools import reduce
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from egovlpv2.batch import MomentBatch
@@ -45,6 +43,8 @@ class MQ(MomentTask):
                  picked_by: PickedBy = "map", weights: str | None = None) -> None:
         head = VSGN(in_dim, num_steps, num_levels, dim, num_classes, num_neighbours)
         super().__init__(head, optimizer, in_dim, num_classes - 1, picked_by, weights)
+        self.sizes = {"in_dim": in_dim, "num_steps": num_steps, "num_levels": num_levels, "dim": dim,
+                      "num_neighbours": num_neighbours}
         self.loss_weights = {"class": class_weight, "segment": segment_weight, "boundary": boundary_weight,
                              **dict.fromkeys(("actionness", "startness", "endness"), curve_weight)}
 
@@ -72,6 +72,3 @@ class MQ(MomentTask):
             yield (in_seconds(detections(segments, scores), batch, i),
                    in_seconds(retrievals(segments, scores, classes[i].to(scores.device)), batch, i))
 
-    def curves(self, out: VSGNOutput, clip: int, num_frames: int) -> dict[str, NDArray[np.float32]]:
-        return {name: getattr(out, name)[clip, :num_frames].float().cpu().numpy()
-                for name in ("actionness", "startness", "endness")}

@@ -4,10 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from egovlpv2.batch import MomentBatch
@@ -55,6 +52,7 @@ class MQActionFormer(MomentTask):
         self.loss, self.decoding = loss or ActionFormerLoss(), decoding or Decoding()
         self.settings = {"variant": variant, "dim": dim, "num_levels": head.num_levels, "num_heads": num_heads,
                          "window": window, "num_full_levels": head.num_full_levels, "max_steps": max_steps}
+        self.sizes = {"in_dim": in_dim, "decoding": asdict(self.decoding)} | self.settings
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -70,11 +68,8 @@ class MQActionFormer(MomentTask):
     def forward(self, batch: MomentBatch) -> ActionFormerOutput:
         self.check_batch(batch, background=False)
         assert isinstance(self.head, ActionFormer)
-        features = batch["features"]
-        length = self.head.padded_length(features.shape[2])
-        mask = torch.arange(length, device=features.device) < batch["num_frames"][:, None]  # (B, T)
         with self.float32():
-            return self.head(F.pad(features, (0, length - features.shape[2])), mask)
+            return self.head.detect(batch["features"], batch["num_frames"])
 
     def losses(self, out: ActionFormerOutput, batch: MomentBatch) -> dict[str, Tensor]:
         assert isinstance(self.head, ActionFormer)
@@ -88,6 +83,3 @@ class MQActionFormer(MomentTask):
             wanted = torch.isin(found.classes, classes[i].cpu())
             yield found, Detections(*(column[wanted] for column in found))
 
-    def curves(self, out: ActionFormerOutput, clip: int, num_frames: int) -> dict[str, NDArray[np.float32]]:
-        finest = out.class_logits[clip, :num_frames].float().sigmoid()  # (num_frames, K)
-        return {"likeliest class": finest.amax(1).cpu().numpy()}

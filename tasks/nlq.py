@@ -3,11 +3,10 @@
 from math import isnan
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from egovlpv2.batch import QueryBatch
-from egovlpv2.heads.vslnet import SmallVSLNet, VSLNet, VSLNetOutput, best_spans, highlight_loss, span_loss
+from egovlpv2.heads.vslnet import SmallVSLNet, VSLNet, VSLNetOutput, best_windows, highlight_loss, span_loss
 from egovlpv2.metrics.moments import WindowRecall
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.head import HeadTask
@@ -43,10 +42,17 @@ class NLQ(HeadTask):
         super().__init__(head, WindowRecall, optimizer, weights)
         self.video_dim, self.query_dim, self.variant = video_dim, query_dim, variant
         self.highlight_weight = highlight_weight
+        self.sizes = {"video_dim": video_dim, "query_dim": query_dim, "dim": dim, "num_heads": num_heads,
+                      "max_positions": max_positions, "variant": variant}
 
     @property
     def protocol(self) -> dict[str, Any]:
         return super().protocol | {"variant": self.variant, "highlight_weight": self.highlight_weight}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the settings that `egovlpv2 locate` needs to use this head."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["egovlpv2"]["nlq"] = self.sizes | self.data.clip_facts
 
     def forward(self, batch: QueryBatch) -> VSLNetOutput:
         self.check_width(batch["video"].shape[2], self.video_dim, "video_dim")
@@ -81,11 +87,9 @@ class NLQ(HeadTask):
         """Drawings of the first queries, without frames."""
         out = self(batch)
         windows = _windows(out, batch)
-        curves = {"start": out.start_logits.softmax(1), "end": out.end_logits.softmax(1), "highlight": out.highlight}
         drawings = []
         for i, (text, window) in enumerate(zip(batch["text"][:count], batch["window"][:count].tolist(), strict=True)):
-            real = int(batch["video_mask"][i].sum())
-            shown = {name: values[i, :real].float().cpu().numpy() for name, values in curves.items()}
+            shown = out.curves(i, int(batch["video_mask"][i].sum()))
             truth = [] if isnan(window[0]) else [Span("", *window)]  # nan: not annotated
             predicted = [Span(str(rank + 1), *times) for rank, times in enumerate(windows[i].tolist())]
             drawings.append(Drawing(text, float(batch["duration"][i]), shown, truth, predicted))
@@ -97,6 +101,4 @@ class NLQ(HeadTask):
 
 
 def _windows(out: VSLNetOutput, batch: QueryBatch) -> Tensor:
-    first, last = best_spans(out.start_logits, out.end_logits, _PREDICTIONS)  # (B, P)
-    step = batch["duration"] / batch["video_mask"].sum(1)  # (B,) seconds
-    return torch.stack([first, last + 1], dim=2) * step[:, None, None]  # (B, P, 2)
+    return best_windows(out, batch["duration"] / batch["video_mask"].sum(1), _PREDICTIONS)

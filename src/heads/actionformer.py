@@ -9,8 +9,10 @@ Times are in steps of the features.
 import math
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from egovlpv2.distributed import mean_over_processes
@@ -48,6 +50,11 @@ class ActionFormerOutput(NamedTuple):
     offsets: Tensor  # (B, P, 2) from the point to start and end, in steps of its level, not negative
     points: Tensor  # (P, 4): time, least and largest distance of the farther boundary, stride
     mask: Tensor  # (B, P) bool, False on padding
+
+    def curves(self, clip: int, length: int) -> dict[str, NDArray[np.float32]]:
+        """Curves (length,) of a clip by name, for pictures; probabilities of the finest level's points."""
+        finest = self.class_logits[clip, :length].float().sigmoid()  # (length, K)
+        return {"likeliest class": finest.amax(1).cpu().numpy()}
 
 
 class ActionFormer(nn.Module):
@@ -122,6 +129,12 @@ class ActionFormer(nn.Module):
             return self.max_steps
         multiple = max(2**level * (1 if radius is None else 2 * radius) for level, radius in enumerate(self.radii))
         return -(-length // multiple) * multiple
+
+    def detect(self, features: Tensor, num_steps: Tensor) -> ActionFormerOutput:
+        """Detect actions in clips of given lengths, padded as the authors do: (B, C, T), (B,)."""
+        length = self.padded_length(features.shape[2])
+        mask = torch.arange(length, device=features.device) < num_steps[:, None]  # (B, T)
+        return self(F.pad(features, (0, length - features.shape[2])), mask)
 
     def forward(self, features: Tensor, mask: Tensor) -> ActionFormerOutput:
         """Detect actions in clips.

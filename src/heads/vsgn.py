@@ -7,8 +7,10 @@ Times are in steps of the features.
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 ANCHOR_SCALES = (1, 10)  # lengths of a level's anchors, in that level's steps
@@ -32,6 +34,11 @@ class VSGNOutput(NamedTuple):
     def scores(self) -> Tensor:
         """Class probabilities (B, A, N), for inference; class 0 is the background."""
         return self.class_logits.float().softmax(-1)
+
+    def curves(self, clip: int, length: int) -> dict[str, NDArray[np.float32]]:
+        """Curves (length,) of a clip by name, for pictures; probabilities."""
+        return {name: getattr(self, name)[clip, :length].float().cpu().numpy()
+                for name in ("actionness", "startness", "endness")}
 
 
 class VSGN(nn.Module):

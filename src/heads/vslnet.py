@@ -5,8 +5,10 @@ Letters: `B` clips, `T` positions in time, `L` tokens of a query, `D` width, `H`
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 _CONVOLUTIONS, _KERNEL = 4, 7
@@ -19,6 +21,11 @@ class VSLNetOutput(NamedTuple):
     highlight: Tensor  # (B, T) probability of lying in the window
     start_logits: Tensor  # (B, T)
     end_logits: Tensor  # (B, T)
+
+    def curves(self, row: int, length: int) -> dict[str, NDArray[np.float32]]:
+        """Curves (length,) of a query by name, for pictures; probabilities."""
+        curves = {"start": self.start_logits.softmax(1), "end": self.end_logits.softmax(1), "highlight": self.highlight}
+        return {name: values[row, :length].float().cpu().numpy() for name, values in curves.items()}
 
 
 class VSLNet(nn.Module):
@@ -245,3 +252,15 @@ def best_spans(start_logits: Tensor, end_logits: Tensor, topk: int = 5) -> tuple
     spans = torch.where(best.values > 0, best.indices, best.indices[:, :1])  # short clips have fewer: repeat the best
     spans = torch.cat([spans, spans[:, :1].expand(-1, topk - spans.shape[1])], dim=1)  # (B, topk)
     return spans // joint.shape[2], spans % joint.shape[2]
+
+
+def best_windows(out: VSLNetOutput, step_seconds: Tensor, topk: int = 5) -> Tensor:
+    """Find the most probable windows in seconds, the best first: -> (B, topk, 2).
+
+    Args:
+        out: The predictions.
+        step_seconds: (B,) seconds of a position.
+        topk: Number of windows.
+    """
+    first, last = best_spans(out.start_logits, out.end_logits, topk)  # (B, topk)
+    return torch.stack([first, last + 1], dim=2) * step_seconds[:, None, None]

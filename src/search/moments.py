@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from egovlpv2.video.clock import clock
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -33,13 +35,6 @@ class Moment:
     def __str__(self) -> str:
         match = "" if self.match is None else f"  match {self.match:.3f}"
         return f"{self.video}  {clock(self.start)} - {clock(self.end)}  cosine {self.cosine:.3f}{match}"
-
-
-def clock(seconds: float) -> str:
-    """Format a time as h:mm:ss, with tenths where there are some."""
-    tenths = round(seconds * 10)
-    text = f"{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}"
-    return f"{text}.{tenths % 10}" if tenths % 10 else text
 
 
 def temporal_nms(moments: Iterable[Moment], seconds: float, count: int) -> list[Moment]:

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from egovlpv2.io.files import atomic_write
-from egovlpv2.search.moments import Moment, clock
+from egovlpv2.search.moments import Moment
+from egovlpv2.video.clock import clock
 
 _PLACE = "{{DATA}}"  # in page.html
 

@@ -13,9 +13,10 @@ from egovlpv2.command.options import require_text
 from egovlpv2.features.query_encoding import warn_if_truncated
 from egovlpv2.io.files import make_folder_of, require_suffix
 from egovlpv2.search.index import Index
-from egovlpv2.search.moments import Moment, clock
+from egovlpv2.search.moments import Moment
 from egovlpv2.search.page import Card, jpegs, write_page
 from egovlpv2.types import Count, NonNegativeInt, NumTokens, Precision
+from egovlpv2.video.clock import clock
 from egovlpv2.video.container import VideoError
 
 

@@ -85,7 +85,7 @@ def show_predictions(run: str | Path, out: str | Path = "picture.png", *, row: N
     with torch.inference_mode():
         drawing = model.eval().drawings(batch, 1)[0]
     with atomic_write(out) as draft:
-        draft.write_bytes(png(draw(drawing, data.preview_frames(split, row, NUM_FRAMES))))
+        draft.write_bytes(png(draw([drawing], data.preview_frames(split, row, NUM_FRAMES))))
     return Picture(drawing.title, out)
 
 

@@ -39,8 +39,9 @@ from egovlpv2.io.files import atomic_write, make_folder_of, require_suffix
 from egovlpv2.metrics.summary import select
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.model.outputs import Trunk
+from egovlpv2.tools.video_parts import find_video, read_strip
 from egovlpv2.types import Count, Fraction, ImageRate, NumTokens, NumWorkers, OutputRate, Precision, Seconds, ShortSide
-from egovlpv2.video.collection import VideoSource, find_videos
+from egovlpv2.video.collection import VideoSource
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.excerpt import write_excerpt
 from egovlpv2.video.windows import Windows
@@ -131,7 +132,7 @@ def summarize(video: str | Path, query: str, weights: str, out: str | Path = "su
     """
     check_call(summarize, locals())
     require_text("--query", query, "say what the summary should show")
-    source = _only(find_videos([video], image_fps))
+    source = find_video(video, image_fps, chunk_seconds)
     _check_out(Path(out), source)
     backbone = open_backbone(weights, _SHOT_FRAMES, device)
     backbone.config.require_fusion("a summary for a query")
@@ -231,18 +232,12 @@ def spans(shots: Sequence[int], duration: float) -> list[tuple[float, float]]:
 def _write(summary: Summary, source: VideoSource, query: str, scores: NDArray[np.float32], bounds: Sequence[int],
            chunk_seconds: float, fps: float, short_side: int) -> None:
     chosen = [(part.start, part.end) for part in summary.parts]
-    figure = draw_summary(f"{source.name}: {query}", summary.duration, SHOT_SECONDS, scores, bounds, chosen)
+    frames = read_strip(source, summary.duration, chunk_seconds)
+    figure = draw_summary(f"{source.name}: {query}", summary.duration, SHOT_SECONDS, scores, bounds, chosen, frames)
     seconds = sum(end - start for start, end in chosen)
     with atomic_write(summary.picture) as draft, tqdm(total=round(seconds), unit="s", desc="writing") as bar:
         draft.write_bytes(png(figure))  # first: it gets its name when the video is whole, so both are there or neither
         write_excerpt(source, chunk_seconds, chosen, summary.out, fps, short_side, bar.update)
-
-
-def _only(sources: list[VideoSource]) -> VideoSource:
-    if len(sources) > 1:
-        raise ValueError(f"{len(sources)} videos were given, {sources[0].name!r} and others: summarize one at a time "
-                         "(a folder of chunks 0.mp4, 1.mp4, ... is one)")
-    return sources[0]
 
 
 def _check_out(out: Path, source: VideoSource) -> None:

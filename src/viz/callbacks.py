@@ -62,7 +62,7 @@ class Pictures(Callback):
         drawings = cast(DrawsClips, pl_module).drawings(batch, self.count)
         for i, (row, drawing) in enumerate(zip(batch["index"][: self.count].tolist(), drawings, strict=True)):
             frames = self._frames(trainer, row)
-            show_on_board(board, f"val/{i}", draw(drawing, frames), trainer.global_step)
+            show_on_board(board, f"val/{i}", draw([drawing], frames), trainer.global_step)
 
 
 class AttentionPictures(Callback):

@@ -33,29 +33,38 @@ class Drawing(NamedTuple):
     predicted: list[Span]  # best first
 
 
-def draw(drawing: Drawing, frames: Tensor | None) -> Figure:
-    """Draw a timeline: frames, true and predicted spans, and curves over a common time axis.
+def draw(drawings: Sequence[Drawing], frames: Tensor | None) -> Figure:
+    """Draw timelines of a clip: frames, and below them the spans and curves of each, over a common time axis.
 
     Args:
-        drawing: Content of the timeline.
+        drawings: Contents of the timelines, at least one.
         frames: (n, 3, H, W) uint8 at the centres of n equal parts of the clip; None without a video.
     """
-    figure = Figure(figsize=(_WIDTH, 5), layout="constrained")
-    heights = [1.1, 1.0, 1.6] if frames is not None else [1.0, 1.6]
-    *strip, spans, curves = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-    figure.suptitle(drawing.title, fontsize=11)
+    duration, heights = drawings[0].duration, [1.1] * (frames is not None) + [1.0, 1.6] * len(drawings)
+    figure = Figure(figsize=(_WIDTH, 1.7 + 3.3 * len(drawings)), layout="constrained")
+    axes = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
     if frames is not None:
-        _draw_strip(strip[0], frames, drawing.duration)
-    _draw_spans(spans, drawing)
-    for name, values in drawing.curves.items():
-        centres = (np.arange(len(values)) + 0.5) * drawing.duration / len(values)
-        curves.plot(centres, values, label=name, linewidth=1.2)
-    figure.legend(loc="outside right lower", fontsize=8)
-    curves.set(xlim=(0, drawing.duration), ylim=(0, None), xlabel="seconds")
+        draw_strip(axes.pop(0), frames, duration)
+    if len(drawings) == 1:
+        figure.suptitle(drawings[0].title, fontsize=11)
+    for drawing, spans, curves in zip(drawings, axes[::2], axes[1::2], strict=True):
+        if len(drawings) > 1:
+            spans.set_title(drawing.title, fontsize=11)
+        _draw_spans(spans, drawing)
+        _draw_curves(curves, drawing)
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right lower", fontsize=8)
+    axes[-1].set(xlabel="seconds")
     return figure
 
 
-def _draw_strip(axes: Axes, frames: Tensor, duration: float) -> None:
+def _draw_curves(axes: Axes, drawing: Drawing) -> None:
+    for name, values in drawing.curves.items():
+        centres = (np.arange(len(values)) + 0.5) * drawing.duration / len(values)
+        axes.plot(centres, values, label=name, linewidth=1.2)
+    axes.set(xlim=(0, drawing.duration), ylim=(0, None))
+
+
+def draw_strip(axes: Axes, frames: Tensor, duration: float) -> None:
     """Draw frames side by side."""
     width = duration / len(frames)
     for i, frame in enumerate(frames.permute(0, 2, 3, 1).numpy()):
@@ -78,7 +87,8 @@ def _draw_spans(axes: Axes, drawing: Drawing) -> None:
         text = axes.text((span.start + span.end) / 2, height, label, ha="center", va="center", fontsize=7,
                          clip_on=True)
         text.set_clip_path(bar.patches[0])
-    axes.set(yticks=[0, -lanes - 0.4], yticklabels=["true", "predicted"])
+    ticks = {-lanes - 0.4: "predicted"} | ({0.0: "true"} if drawing.ground_truth else {})
+    axes.set(yticks=list(ticks), yticklabels=list(ticks.values()))
 
 
 def _shortened(label: str, room: int) -> str:

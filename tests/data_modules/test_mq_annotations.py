@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from mq_files import clip, entry, row, write_official
 
-from egovlpv2.data_modules.grounding import ClipSpan
 from egovlpv2.data_modules.moments import Moments, read_moments
+from egovlpv2.features.clips import ClipSpan
 
 
 def test_all_spellings_tell_the_same(tmp_path: Path) -> None:

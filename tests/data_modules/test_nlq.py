@@ -12,9 +12,9 @@ from nlq_files import clip, row, write_official
 from torch import Tensor
 
 from egovlpv2.batch import QueryBatch
-from egovlpv2.data_modules.grounding import ClipSpan, read_clip_features
 from egovlpv2.data_modules.loaders import PAD_INDEX
 from egovlpv2.data_modules.nlq import NLQDataModule, NLQQueries
+from egovlpv2.features.clips import ClipSpan, read_clip_features
 from egovlpv2.features.files import FeatureFolder, FeatureWriter
 from egovlpv2.features.header import Recipe
 

@@ -9,8 +9,8 @@ import pytest
 from helpers import REAL_DATA
 from nlq_files import clip, row, write_official
 
-from egovlpv2.data_modules.grounding import ClipSpan
 from egovlpv2.data_modules.nlq import NLQDataModule, NLQQuery, label_span, read_nlq_queries
+from egovlpv2.features.clips import ClipSpan
 
 REAL = REAL_DATA / "nlq"
 

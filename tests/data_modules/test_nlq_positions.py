@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from egovlpv2.data_modules.grounding import averaged, pad
 from egovlpv2.data_modules.nlq import label_span
+from egovlpv2.features.clips import averaged, pad
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 23, 1000])

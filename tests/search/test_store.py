@@ -8,8 +8,9 @@ from torch.nn.functional import normalize
 
 from egovlpv2.features.files import FeatureWriter
 from egovlpv2.features.header import Recipe
-from egovlpv2.search.moments import Moment, clock, temporal_nms
+from egovlpv2.search.moments import Moment, temporal_nms
 from egovlpv2.search.store import EmbeddingStore
+from egovlpv2.video.clock import clock
 
 WIDTH = 24
 

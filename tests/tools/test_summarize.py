@@ -201,7 +201,7 @@ def test_what_a_user_gets_wrong_is_one_line(weights: Path, video: Path, tmp_path
         refused(command(video, weights, "--out", out / "a.mp4", f"--{name}", 0), f"--{name} 0.*: give a ", out)
     refused(command(tmp_path / "none.mp4", weights, "--out", out / "a.mp4"), "none.mp4: there is no such file", out)
     write(tmp_path / "two" / "x.mp4", 4), write(tmp_path / "two" / "y.mp4", 4)
-    refused(command(tmp_path / "two", weights, "--out", out / "a.mp4"), "2 videos were given, 'x' and others: su", out)
+    refused(command(tmp_path / "two", weights, "--out", out / "a.mp4"), "holds 2 videos, 'x' and others: give one", out)
     refused(command(video, tmp_path / "none.safetensors", "--out", out / "a.mp4"),
             "is missing: give a weights file", out)
     refused(command(video, weights, "--out", out / "a.png"), "--out .*a.png: the summary is a .mp4", out)
@@ -254,4 +254,4 @@ def test_a_stop_while_it_writes_leaves_nothing(weights: Path, video: Path, tmp_p
     monkeypatch.setattr(VideoSource, "read", stop)
     with pytest.raises(SystemExit, match="damaged there" if isinstance(problem, VideoError) else "^130$"):
         cli(command(video, weights, "--out", out / "a.mp4", "--share", 1))
-    assert crops.count("EvalTransform") == 3 and os.listdir(out) == []
+    assert crops.count("EvalTransform") == 4 and os.listdir(out) == []  # shots, and the strip of the picture

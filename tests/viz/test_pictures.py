@@ -15,7 +15,7 @@ from egovlpv2.viz.timeline import Drawing, Span, draw
 @pytest.mark.parametrize("spans", [[], [Span("a", 0, 2), Span("b", 1, 3), Span("c", 5, 6)]])
 def test_a_picture_is_a_png(frames: torch.Tensor | None, spans: list[Span]) -> None:
     drawing = Drawing("what did I cut", 10.0, {"start": np.linspace(0, 1, 20, dtype=np.float32)}, spans, spans[::-1])
-    figure = draw(drawing, frames)
+    figure = draw([drawing], frames)
     assert figure.axes[-1].get_xlim() == (0, 10)
     bars = [patch for patch in figure.axes[-2].patches]
     assert sorted(bar.get_x() for bar in bars) == sorted(span.start for span in spans for _ in range(2))
