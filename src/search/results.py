@@ -18,6 +18,8 @@ from egovlpv2.search.page import Card, jpegs, write_page
 from egovlpv2.types import Count, NonNegativeInt, NumTokens, Precision
 from egovlpv2.video.clock import clock
 from egovlpv2.video.container import VideoError
+from egovlpv2.video.export import check_targets, write_moments
+from egovlpv2.video.moment_lists import FoundMoment
 
 
 @dataclass(frozen=True)
@@ -29,22 +31,25 @@ class SearchResult:
         problems: Why a moment has no pictures, each reason once.
         summary: How much was searched, in words.
         page: The page.
+        exported: Other files that were written.
     """
 
     moments: list[Moment]
     problems: list[str]
     summary: str
     page: Path
+    exported: Sequence[Path] = ()
 
     def __str__(self) -> str:
         size = self.page.stat().st_size / 1e6
-        return f"{table(self.moments, self.problems)}\n{self.summary}\nwritten: {self.page} ({size:.1f} MB)"
+        lines = [table(self.moments, self.problems), self.summary, f"written: {self.page} ({size:.1f} MB)"]
+        return "\n".join([*lines, *(f"written: {path}" for path in self.exported)])
 
 
 def search(query: str, index: str | Path = "index", *, top: Count = 10, rerank: NonNegativeInt = 0,
-           out: str | Path = "search.html", weights: str | None = None, tokenizer: str | None = None,
-           max_tokens: NumTokens | None = None, device: str | None = None, precision: Precision | None = None
-           ) -> SearchResult:
+           out: str | Path = "search.html", export: Sequence[str] | None = None, sound: bool = False,
+           weights: str | None = None, tokenizer: str | None = None, max_tokens: NumTokens | None = None,
+           device: str | None = None, precision: Precision | None = None) -> SearchResult:
     """Find moments by a text, as a table and as a page.
 
     Args:
@@ -53,6 +58,8 @@ def search(query: str, index: str | Path = "index", *, top: Count = 10, rerank: 
         top: moments to show
         rerank: look at so many of the best with the gate open, and rank them by cosine plus probability of a match
         out: the page
+        export: files to write the moments to: a folder for clips (.mp4), or a .csv, .json, .srt, .vtt or .edl
+        sound: clips keep the sound of their video
         weights: those of the index, if they have moved
         tokenizer: the text tower's, if it has moved
         max_tokens: tokens of the query; as the index says, if not given
@@ -67,6 +74,7 @@ def search(query: str, index: str | Path = "index", *, top: Count = 10, rerank: 
     page = Path(out)
     make_folder_of(page)
     require_suffix(page, ".html", "the page")
+    check_targets(export or [])
     opened = Index(index, weights, tokenizer, max_tokens, device, precision)
     warn_if_truncated(opened.tokenizer, "query", query, opened.max_tokens)
     before = time.perf_counter()
@@ -77,7 +85,14 @@ def search(query: str, index: str | Path = "index", *, top: Count = 10, rerank: 
     cards = [_card(opened, moment) for moment in tqdm(moments, desc="pictures", unit="moment", leave=False)]
     write_page(page, query, cards, summary)
     problems = dict.fromkeys(card.problem for card in cards if card.problem)
-    return SearchResult(moments, list(problems), summary, page)
+    exported = write_moments(export or [], [_found(opened, moment, query) for moment in moments
+                                            if moment.video in opened.manifest.videos], sound)
+    return SearchResult(moments, list(problems), summary, page, exported)
+
+
+def _found(index: Index, moment: Moment, query: str) -> FoundMoment:
+    entry = index.manifest.videos[moment.video]
+    return FoundMoment(entry.source(moment.video), entry.chunk_seconds, moment.start, moment.end, query, moment.score)
 
 
 def _card(index: Index, moment: Moment) -> Card:

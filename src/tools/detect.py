@@ -4,7 +4,7 @@ Decoding and the model bound its time, window by window. A video that is longer 
 looked at in overlapping parts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from egovlpv2.tools.results import Results, check_out, write_results
 from egovlpv2.tools.video_parts import Extraction, Part, extracted, find_video, join_curves, parts
 from egovlpv2.types import Count, ImageRate, NumWorkers, Precision, Seconds, Share
 from egovlpv2.video.clock import clock
+from egovlpv2.video.export import check_targets, write_moments
+from egovlpv2.video.moment_lists import FoundMoment
 from egovlpv2.viz.timeline import Drawing, Span
 
 _SAME = 0.5  # temporal IoU from which moments of a label, found in two parts, are one
@@ -52,8 +54,9 @@ class Detection:
 
 
 def detect(video: str | Path, weights: str, head: str | Path, *, min_score: Share = 0.1, top: Count = 100,
-           out: str | Path | None = None, chunk_seconds: Seconds = 600.0, image_fps: ImageRate | None = None,
-           batch_size: Count = 16, num_workers: NumWorkers = 1, device: str | None = None,
+           out: str | Path | None = None, export: Sequence[str] | None = None, sound: bool = False,
+           chunk_seconds: Seconds = 600.0, image_fps: ImageRate | None = None, batch_size: Count = 16,
+           num_workers: NumWorkers = 1, device: str | None = None,
            precision: Precision | None = None) -> list[Detection]:
     """Find the activities in a video.
 
@@ -64,6 +67,8 @@ def detect(video: str | Path, weights: str, head: str | Path, *, min_score: Shar
         min_score: moments with a lower score are left out
         top: moments at most, the best first
         out: a .json to write to; a picture of the same name lies beside it
+        export: files to write what is found to: a folder for clips (.mp4), or a .csv, .json, .srt, .vtt or .edl
+        sound: clips keep the sound of their video
         chunk_seconds: length of the files of a chunked video
         image_fps: pictures a second, where the video is a folder of pictures
         batch_size: windows at a time
@@ -77,6 +82,7 @@ def detect(video: str | Path, weights: str, head: str | Path, *, min_score: Shar
     check_call(detect, locals())
     source = find_video(video, image_fps, chunk_seconds)
     check_out(out, source)
+    check_targets(export or [], [source])
     opened = read_moment_head(Path(head))
     how = Extraction(weights, chunk_seconds, batch_size, num_workers, device=device, precision=precision)
     with extracted(source, [], Path(head), opened.features, how) as folder:
@@ -91,7 +97,9 @@ def detect(video: str | Path, weights: str, head: str | Path, *, min_score: Shar
         content = {"video": source.name, "duration": duration, "head": str(head), "weights": weights,
                    "min_score": min_score, "detections": [asdict(one) for one in found]}
         write_results(Path(out), content, [Drawing(source.name, duration, curves, [], spans)], source, chunk_seconds)
-    return Results(found, out, f"no activity with a score of {min_score:g} or more")
+    moments = [FoundMoment(source, chunk_seconds, one.start, one.end, one.label, one.score) for one in found]
+    return Results(found, out, write_moments(export or [], moments, sound),
+                   f"no activity with a score of {min_score:g} or more")
 
 
 @torch.inference_mode()

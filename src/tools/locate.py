@@ -24,6 +24,8 @@ from egovlpv2.tools.results import Results, check_out, write_results
 from egovlpv2.tools.video_parts import Extraction, Part, extracted, find_video, join_curves, parts
 from egovlpv2.types import Count, ImageRate, NumTokens, NumWorkers, Precision, Seconds
 from egovlpv2.video.clock import clock
+from egovlpv2.video.export import check_targets, write_moments
+from egovlpv2.video.moment_lists import FoundMoment
 from egovlpv2.viz.timeline import Drawing, Span
 
 _SAME = 0.5  # temporal IoU from which windows of two parts are one
@@ -57,10 +59,10 @@ class Located:
 
 
 def locate(video: str | Path, queries: Sequence[str], weights: str, head: str | Path, *, top: Count = 5,
-           out: str | Path | None = None, chunk_seconds: Seconds = 600.0, image_fps: ImageRate | None = None,
-           batch_size: Count = 16, num_workers: NumWorkers = 1, max_tokens: NumTokens = 30,
-           tokenizer: str | None = None, device: str | None = None, precision: Precision | None = None
-           ) -> list[Located]:
+           out: str | Path | None = None, export: Sequence[str] | None = None, sound: bool = False,
+           chunk_seconds: Seconds = 600.0, image_fps: ImageRate | None = None, batch_size: Count = 16,
+           num_workers: NumWorkers = 1, max_tokens: NumTokens = 30, tokenizer: str | None = None,
+           device: str | None = None, precision: Precision | None = None) -> list[Located]:
     """Find the windows of a video that answer questions.
 
     Args:
@@ -70,6 +72,8 @@ def locate(video: str | Path, queries: Sequence[str], weights: str, head: str | 
         head: a checkpoint of `make finetune-nlq`
         top: windows of each query
         out: a .json to write to; a picture of the same name lies beside it
+        export: files to write what is found to: a folder for clips (.mp4), or a .csv, .json, .srt, .vtt or .edl
+        sound: clips keep the sound of their video
         chunk_seconds: length of the files of a chunked video
         image_fps: pictures a second, where the video is a folder of pictures
         batch_size: windows at a time
@@ -88,6 +92,7 @@ def locate(video: str | Path, queries: Sequence[str], weights: str, head: str | 
     texts = list(dict.fromkeys(query.strip().lower() for query in queries))  # as annotations are read
     source = find_video(video, image_fps, chunk_seconds)
     check_out(out, source)
+    check_targets(export or [], [source])
     opened = read_query_head(Path(head))
     how = Extraction(weights, chunk_seconds, batch_size, num_workers, max_tokens, tokenizer, device, precision)
     with extracted(source, texts, Path(head), opened.features, how) as folder:
@@ -101,7 +106,9 @@ def locate(video: str | Path, queries: Sequence[str], weights: str, head: str | 
         content = {"video": source.name, "duration": duration, "head": str(head), "weights": weights,
                    "queries": [{"query": one.query, "windows": [w._asdict() for w in one.windows]} for one in located]}
         write_results(Path(out), content, drawings, source, chunk_seconds)
-    return Results(located, out)
+    moments = [FoundMoment(source, chunk_seconds, *window[:2], one.query, window.score)
+               for one in located for window in one.windows]
+    return Results(located, out, write_moments(export or [], moments, sound))
 
 
 @torch.inference_mode()

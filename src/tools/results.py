@@ -18,18 +18,20 @@ class Results(list[R]):
 
     Args:
         found: The results.
-        out: The file that was written; None if there is none.
+        out: The JSON file that was written, with a picture beside it; None if there is none.
+        exported: Other files that were written.
         nothing: Text for an empty list.
     """
 
-    def __init__(self, found: Iterable[R], out: str | Path | None, nothing: str = "nothing was found") -> None:
+    def __init__(self, found: Iterable[R], out: str | Path | None, exported: Sequence[Path] = (),
+                 nothing: str = "nothing was found") -> None:
         super().__init__(found)
-        self.out, self.nothing = out, nothing
+        self.out, self.exported, self.nothing = out, list(exported), nothing
 
     def __str__(self) -> str:
         lines = [str(one) for one in self] or [self.nothing]
         written = [] if self.out is None else [f"written: {self.out} and {Path(self.out).with_suffix('.png')}"]
-        return "\n".join([*lines, *written])
+        return "\n".join([*lines, *written, *(f"written: {path}" for path in self.exported)])
 
 
 def check_out(out: str | Path | None, source: VideoSource) -> None:

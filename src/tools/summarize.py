@@ -5,7 +5,7 @@ The model bounds its time, window by window; memory holds two features of each s
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +44,8 @@ from egovlpv2.types import Count, Fraction, ImageRate, NumTokens, NumWorkers, Ou
 from egovlpv2.video.collection import VideoSource
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.excerpt import write_excerpt
+from egovlpv2.video.export import check_targets, write_moments
+from egovlpv2.video.moment_lists import FoundMoment
 from egovlpv2.video.windows import Windows
 from egovlpv2.viz.figures import png
 from egovlpv2.viz.summary import draw_summary
@@ -78,6 +80,7 @@ class Summary:
         out: The summary.
         picture: Of the choice.
         note: How the shots were chosen, where no head was given.
+        exported: Other files that were written.
     """
 
     parts: list[Part]
@@ -86,6 +89,7 @@ class Summary:
     out: Path
     picture: Path
     note: str = ""
+    exported: Sequence[Path] = ()
 
     def __str__(self) -> str:
         seconds = sum(part.end - part.start for part in self.parts)
@@ -95,15 +99,15 @@ class Summary:
         for start, end, score in self.parts:
             lines.append(f"  {int(start) // 60:3d}:{start % 60:04.1f} to {int(end) // 60:3d}:{end % 60:04.1f}   "
                          f"{score:.3f}")
-        return "\n".join([*lines, f"written: {self.out} and {self.picture}"])
+        return "\n".join([*lines, f"written: {self.out} and {self.picture}",
+                          *(f"written: {path}" for path in self.exported)])
 
 
 def summarize(video: str | Path, query: str, weights: str, out: str | Path = "summary.mp4", *, head: str | None = None,
-              share: Fraction = 0.02, fps: OutputRate = 25.0, short_side: ShortSide = 480,
-              chunk_seconds: Seconds = 600.0, image_fps: ImageRate | None = None, batch_size: Count = 16,
-              num_workers: NumWorkers = 1,
-              max_tokens: NumTokens = 30, tokenizer: str | None = None, device: str | None = None,
-              precision: Precision | None = None) -> Summary:
+              share: Fraction = 0.02, export: Sequence[str] | None = None, sound: bool = False, fps: OutputRate = 25.0,
+              short_side: ShortSide = 480, chunk_seconds: Seconds = 600.0, image_fps: ImageRate | None = None,
+              batch_size: Count = 16, num_workers: NumWorkers = 1, max_tokens: NumTokens = 30,
+              tokenizer: str | None = None, device: str | None = None, precision: Precision | None = None) -> Summary:
     """Write the shots of a video that fit a query best as a video.
 
     Shots last 5 s; what is left at the end and doesn't fill a shot is left out.
@@ -116,6 +120,8 @@ def summarize(video: str | Path, query: str, weights: str, out: str | Path = "su
         head: a checkpoint of `make finetune-qfvs`, trained on features of --weights; without it, shots are chosen by
             how well they match
         share: of the shots to choose; one at least
+        export: files to write the parts to: a folder for clips (.mp4), or a .csv, .json, .srt, .vtt or .edl
+        sound: the summary and the clips keep the sound of the video
         fps: frames a second of what is written
         short_side: its short side in pixels, at most
         chunk_seconds: length of the files of a chunked video
@@ -134,6 +140,7 @@ def summarize(video: str | Path, query: str, weights: str, out: str | Path = "su
     require_text("--query", query, "say what the summary should show")
     source = find_video(video, image_fps, chunk_seconds)
     _check_out(Path(out), source)
+    check_targets(export or [], [source])
     backbone = open_backbone(weights, _SHOT_FRAMES, device)
     backbone.config.require_fusion("a summary for a query")
     text_tokenizer = open_tokenizer(backbone, tokenizer)
@@ -152,8 +159,9 @@ def summarize(video: str | Path, query: str, weights: str, out: str | Path = "su
     chosen = spans(select(scores, share).tolist(), duration)
     parts = [Part(a, b, float(scores[int(a) // SHOT_SECONDS : ceil(b / SHOT_SECONDS)].max())) for a, b in chosen]
     summary = Summary(parts, duration, len(bounds) - 1, Path(out), Path(out).with_suffix(".png"), opened.note)
-    _write(summary, source, query, scores, bounds, chunk_seconds, fps, short_side)
-    return summary
+    _write(summary, source, query, scores, bounds, chunk_seconds, fps, short_side, sound)
+    moments = [FoundMoment(source, chunk_seconds, *part[:2], query, part.score) for part in parts]
+    return replace(summary, exported=write_moments(export or [], moments, sound))
 
 
 class _OpenedHead(NamedTuple):
@@ -230,14 +238,14 @@ def spans(shots: Sequence[int], duration: float) -> list[tuple[float, float]]:
 
 
 def _write(summary: Summary, source: VideoSource, query: str, scores: NDArray[np.float32], bounds: Sequence[int],
-           chunk_seconds: float, fps: float, short_side: int) -> None:
+           chunk_seconds: float, fps: float, short_side: int, sound: bool) -> None:
     chosen = [(part.start, part.end) for part in summary.parts]
     frames = read_strip(source, summary.duration, chunk_seconds)
     figure = draw_summary(f"{source.name}: {query}", summary.duration, SHOT_SECONDS, scores, bounds, chosen, frames)
     seconds = sum(end - start for start, end in chosen)
     with atomic_write(summary.picture) as draft, tqdm(total=round(seconds), unit="s", desc="writing") as bar:
         draft.write_bytes(png(figure))  # first: it gets its name when the video is whole, so both are there or neither
-        write_excerpt(source, chunk_seconds, chosen, summary.out, fps, short_side, bar.update)
+        write_excerpt(source, chunk_seconds, chosen, summary.out, fps, short_side, bar.update, sound)
 
 
 def _check_out(out: Path, source: VideoSource) -> None:

@@ -81,6 +81,17 @@ def test_the_command_prints_a_table_and_writes_a_page(made: Path, tmp_path: Path
     assert page.count("data:image/jpeg;base64,") == 18 and QUERY in page
 
 
+def test_what_is_found_is_exported(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    targets = [str(tmp_path / name) for name in ("clips", "a.csv", "a.vtt")]
+    cli(["search", "w1 w2", "--index", str(made), "--top", "3", "--out", str(tmp_path / "a.html"), "--export", *targets,
+         "--device", "cpu"])
+    assert len(list((tmp_path / "clips").glob("00?-*.mp4"))) == 3 and "written: " in capsys.readouterr().out
+    assert (tmp_path / "a.csv").read_text().count("w1 w2") == 3
+    assert sum(path.read_text().count("-->") for path in tmp_path.glob("a*.vtt")) == 3
+    with pytest.raises(SystemExit, match="--export .*a.mov: give a folder for clips"):
+        cli(["search", "w1", "--index", str(made), "--export", str(tmp_path / "a.mov")])
+
+
 def test_other_weights_are_refused(make_backbone: Callable[..., Backbone], weights: Path, videos: Path, made: Path,
                                    tmp_path: Path) -> None:
     other = make_backbone()

@@ -289,3 +289,18 @@ def test_any_kind_of_video(world: World, tmp_path: Path) -> None:
     assert all(0 <= one.start < one.end <= 5 for one in found) and (tmp_path / "found.png").exists()
     with pytest.raises(ValueError, match="lies among the pictures of the video"):
         detect(folder, str(world.weights), world.head("mq"), image_fps=4, out=folder / "found.json")
+
+
+def test_what_is_found_is_exported(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    take, how = world.takes / world.truth("nlq")[0]["video_uid"], ["--weights", str(world.weights), "--chunk-seconds",
+                                                                   "8", "--num-workers", "0", "--device", "cpu"]
+    targets = [str(tmp_path / name) for name in ("clips", "a.srt", "a.csv")]
+    cli(["locate", str(take), "w1 w2", "--head", str(world.head("nlq")), "--top", "2", "--export", *targets, *how])
+    said = capsys.readouterr().out
+    assert len(list((tmp_path / "clips").glob("*.mp4"))) == 2 and said.count("written: ") == 4
+    assert (tmp_path / "a.srt").read_text().count("w1 w2 (") == 2
+    cli(["detect", str(take), "--head", str(world.head("mq")), "--min-score", "0", "--top", "3", "--export",
+         str(tmp_path / "b.edl"), *how])
+    assert (tmp_path / "b.edl").read_text().count("* COMMENT: use_") == 3
+    with pytest.raises(SystemExit, match="--export .*a.mov: give a folder for clips"):
+        cli(["detect", str(take), "--head", str(world.head("mq")), "--export", str(tmp_path / "a.mov"), *how])

@@ -125,6 +125,14 @@ def test_the_shots_that_match_best(weights: Path, video: Path, tmp_path: Path, s
     assert "no --head: " in printed and f"written: {out} and {out.with_suffix('.png')}" in printed
 
 
+def test_the_parts_are_exported(weights: Path, video: Path, tmp_path: Path) -> None:
+    targets = [tmp_path / "clips", tmp_path / "parts.srt"]
+    cli(command(video, weights, "--out", tmp_path / "best.mp4", "--share", 0.25, "--export", *targets, "--sound"))
+    clips = list((tmp_path / "clips").iterdir())
+    assert clips and len(clips) == (tmp_path / "parts.srt").read_text().count("-->")
+    assert sum(played(clip)[1] for clip in clips) == pytest.approx(played(tmp_path / "best.mp4")[1], abs=0.1)
+
+
 def test_another_query_finds_other_shots(weights: Path, video: Path, tmp_path: Path,
                                          capsys: pytest.CaptureFixture[str]) -> None:
     one, two = (matches(weights, video, query) for query in (QUERY, "w99"))
