@@ -57,7 +57,7 @@ def measure(index: Index, videos: dict[str, Video], events: Sequence[Event], rer
     for event in tqdm(events, desc="searching", unit="query"):
         text = rename(event.text, event.noun) if synonyms else event.text
         assert text is not None, "only events whose objects have synonyms are searched for by them"
-        hits.append([right(event, moment) for moment in index.search(text, _TOP, rerank)])
+        hits.append([right(event, moment) for moment in index.search(text, top=_TOP, rerank=rerank)])
         shares.append(sum(is_right(event, videos[name], *span) for name, *span in spans) / len(spans))
     count = len(events) / 100
     return SearchAccuracy(sum(row[0] for row in hits) / count, sum(map(any, hits)) / count, sum(shares) / count)

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from math import isfinite
@@ -59,7 +59,8 @@ class CommandParser(jsonargparse.ArgumentParser):
         raise ValueError(f"{text} (`{self.prog} --help` lists the options)") from ex
 
 
-def parse_options(prog: str, signature: Signature, positional: Sequence[str], argv: Sequence[str]) -> dict[str, Any]:
+def parse_options(prog: str, signature: Signature, positional: Sequence[str], argv: Sequence[str],
+                  options: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Parse the command line of a function.
 
     Args:
@@ -67,6 +68,7 @@ def parse_options(prog: str, signature: Signature, positional: Sequence[str], ar
         signature: The function's.
         positional: Parameters that are given without `--name`.
         argv: The command line after the command's name.
+        options: Parameters whose options have another name.
 
     Returns:
         An argument for each parameter.
@@ -77,7 +79,7 @@ def parse_options(prog: str, signature: Signature, positional: Sequence[str], ar
     _refuse_empty_and_renamed(prog, argv)
     parser = CommandParser(prog, f"{signature.summary}\n\n{signature.description}".strip())
     for parameter in signature.parameters:
-        _add(parser, parameter, parameter.name in positional)
+        _add(parser, parameter, parameter.name in positional, (options or {}).get(parameter.name))
     parsed = parser.parse_args(list(argv)).as_dict()
     return {parameter.name: parsed[parameter.name] for parameter in signature.parameters}
 
@@ -92,11 +94,13 @@ def _refuse_empty_and_renamed(prog: str, argv: Sequence[str]) -> None:
             raise ValueError(f"{name} is called {new} now (`{prog} --help` lists the options)")
 
 
-def _add(parser: CommandParser, parameter: Parameter, positional: bool) -> None:
+def _add(parser: CommandParser, parameter: Parameter, positional: bool, name: str | None = None) -> None:
     kind, optional = _without_none(parameter.annotation)
-    option = "--" + parameter.name.replace("_", "-")
-    names = [parameter.name] if positional else list(dict.fromkeys([option, "--" + parameter.name]))
+    option = "--" + (name or parameter.name.replace("_", "-"))
+    names = [parameter.name] if positional else list(dict.fromkeys([option, "--" + (name or parameter.name)]))
     settings: dict[str, Any] = {"help": parameter.help}
+    if name:
+        settings["dest"] = parameter.name
     if kind is bool:
         assert parameter.default is False, parameter.name
         parser.add_argument(*names, action="store_true", **settings)

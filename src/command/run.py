@@ -64,4 +64,4 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> dict[str, Any]:
     """
     signature = read_signature(command.module, command.function)
     signature = signature._replace(summary=command.summary or signature.summary)
-    return parse_options(f"egovlpv2 {name}", signature, command.positional, argv)
+    return parse_options(f"egovlpv2 {name}", signature, command.positional, argv, dict(command.options))

@@ -23,6 +23,7 @@ class Command(NamedTuple):
     function: str
     positional: tuple[str, ...] = ()  # parameters that are given without `--name`
     summary: str = ""  # instead of the first line of the docstring, where two commands are one function
+    options: tuple[tuple[str, str], ...] = ()  # parameters whose options have another name, such as a keyword of Python
 
 
 class Parameter(NamedTuple):

@@ -6,6 +6,7 @@ The closed gate compares the text with all windows; the open gate may rerank the
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -17,8 +18,10 @@ from egovlpv2.arguments import check_call
 from egovlpv2.batch import Text, text_to
 from egovlpv2.checkpoints.inference import fingerprint, open_backbone
 from egovlpv2.checkpoints.weights import find_weights
+from egovlpv2.command.options import require_text
 from egovlpv2.device import autocast
 from egovlpv2.io.files import refuse_unreadable
+from egovlpv2.search.examples import read_example
 from egovlpv2.search.manifest import VideoEntry, read_manifest
 from egovlpv2.search.moments import Moment
 from egovlpv2.search.store import EmbeddingStore
@@ -71,29 +74,75 @@ class Index:
         return path
 
     @torch.inference_mode()
-    def search(self, text: str, top: Count = 10, rerank: NonNegativeInt = 0) -> list[Moment]:
-        """Find the moments that fit a text best, the best first; no two of a video overlap.
+    def search(self, text: str | None = None, like: str | None = None, top: Count = 10, rerank: NonNegativeInt = 0,
+               min_score: float | None = None, videos: Sequence[str] | None = None, without: str | None = None
+               ) -> list[Moment]:
+        """Find the moments that fit a text or an example best, the best first; no two of a video overlap.
 
         Args:
             text: What happens, as EgoClip's narrations say it: `#C C opens the jar`.
+            like: An example, alone or beside the text: `VIDEO@SECONDS`, a moment of the index, which is not found
+                itself; or the file of a clip or of a picture.
             top: How many at most.
             rerank: So many of the best are scored with the gate open too, and ranked by cosine plus probability of a
                 match; the others follow.
+            min_score: Moments with a lower cosine are left out.
+            videos: Names of the videos to search in, with the wildcards `*`, `?` and `[...]`; None for all.
+            without: A text; moments that fit it better than what is searched for are left out.
 
         Raises:
-            ValueError: The text is empty, `top` is below 1, `rerank` below 0, or above it without fusion.
+            ValueError: There is neither a text nor an example, one of them can't be read, no video has such a name,
+                `top` is below 1, `rerank` below 0, or above it without a text or without fusion.
         """
         check_call(Index.search, locals())
-        if not text.strip():
-            raise ValueError("the query is empty: say what happens, such as '#C C opens the jar'")
+        for given, name in ((text, "the query"), (without, "the text to leave out")):
+            if given is not None:
+                require_text(name, given, "say what happens, such as '#C C opens the jar'")
+        if text is None and like is None:
+            raise ValueError("give a text to search for, an example, or both")
         if rerank:
+            if text is None:
+                raise ValueError(f"rerank={rerank} needs a text: the open gate compares moments with words")
             self.backbone.config.require_fusion(f"rerank={rerank}")
-        tokens = text_to(tokenize(self.tokenizer, [text], self.max_tokens), self.backbone.device)
-        with self._precision:
-            query = normalize(self.backbone.embed_text(tokens)[0].float(), dim=0).cpu()  # (P,)
-        moments = self.store.topk(query, max(top, rerank))
-        reranked = self._match(moments[:rerank], tokens)
+        example = None if like is None else read_example(like, self.store, self._embed_clip)
+        tokens = None if text is None else self._tokens(text)
+        parts = [*([] if tokens is None else [self._embed(tokens)]), *([] if example is None else [example.embedding])]
+        moments = self.store.topk(
+            normalize(torch.stack(parts).sum(0), dim=0), max(top, rerank), self._names(videos),
+            None if without is None else self._embed(self._tokens(without)),
+            (example.video, example.seconds) if example is not None and example.video else None, min_score)
+        reranked = [] if tokens is None else self._match(moments[:rerank], tokens)
         return [*sorted(reranked, key=lambda moment: (moment.match is None, -moment.score)), *moments[rerank:]][:top]
+
+    def _tokens(self, text: str) -> Text:
+        return text_to(tokenize(self.tokenizer, [text], self.max_tokens), self.backbone.device)
+
+    def _embed(self, tokens: Text) -> Tensor:
+        """Embed a text: (P,) of length one."""
+        with self._precision:
+            return normalize(self.backbone.embed_text(tokens)[0].float(), dim=0).cpu()
+
+    def _embed_clip(self, frames: Tensor) -> Tensor:
+        """Embed a clip, (T, 3, H, W) uint8: (P,) of length one."""
+        with self._precision:
+            return normalize(self.backbone.embed_video(frames[None].to(self.backbone.device))[0].float(), dim=0).cpu()
+
+    def _names(self, patterns: Sequence[str] | None) -> list[str] | None:
+        """The videos that patterns stand for.
+
+        Raises:
+            ValueError: A pattern stands for none.
+        """
+        if patterns is None:
+            return None
+        found: dict[str, None] = {}
+        for pattern in patterns:
+            names = [name for name in self.store.names if fnmatchcase(name, pattern)]
+            if not names:
+                raise ValueError(f"no video of the index is named {pattern!r}; there are {len(self.store.names)}, such "
+                                 f"as {self.store.names[0]!r}")
+            found |= dict.fromkeys(names)
+        return list(found)
 
     def _match(self, moments: Sequence[Moment], tokens: Text) -> list[Moment]:
         """Score moments with the gate open; those whose video can't be read stay without a match."""

@@ -46,17 +46,23 @@ class SearchResult:
         return "\n".join([*lines, *(f"written: {path}" for path in self.exported)])
 
 
-def search(query: str, index: str | Path = "index", *, top: Count = 10, rerank: NonNegativeInt = 0,
-           out: str | Path = "search.html", export: Sequence[str] | None = None, sound: bool = False,
-           weights: str | None = None, tokenizer: str | None = None, max_tokens: NumTokens | None = None,
-           device: str | None = None, precision: Precision | None = None) -> SearchResult:
-    """Find moments by a text, as a table and as a page.
+def search(query: str | None = None, index: str | Path = "index", *, like: str | None = None, top: Count = 10,
+           rerank: NonNegativeInt = 0, min_score: float | None = None, videos: Sequence[str] | None = None,
+           without: str | None = None, out: str | Path = "search.html", export: Sequence[str] | None = None,
+           sound: bool = False, weights: str | None = None, tokenizer: str | None = None,
+           max_tokens: NumTokens | None = None, device: str | None = None, precision: Precision | None = None
+           ) -> SearchResult:
+    """Find moments by a text, by an example or by both, as a table and as a page.
 
     Args:
         query: what happens, as narrations say it: '#C C opens the jar'
         index: folder that `egovlpv2 index` wrote
+        like: an example: VIDEO@SECONDS of the index, or the file of a clip or of a picture
         top: moments to show
         rerank: look at so many of the best with the gate open, and rank them by cosine plus probability of a match
+        min_score: moments with a lower cosine are left out
+        videos: names of the videos to search in, such as 'kitchen*'; all if not given
+        without: a text; moments that fit it better than the query are left out
         out: the page
         export: files to write the moments to: a folder for clips (.mp4), or a .csv, .json, .srt, .vtt or .edl
         sound: clips keep the sound of their video
@@ -70,29 +76,34 @@ def search(query: str, index: str | Path = "index", *, top: Count = 10, rerank: 
         ValueError: An argument or a file doesn't allow it.
     """
     check_call(search, locals())
-    require_text("the query", query, "say what happens, such as '#C C opens the jar'")
+    if query is not None:
+        require_text("the query", query, "say what happens, such as '#C C opens the jar'")
+    elif like is None:
+        raise ValueError("give a query, such as '#C C opens the jar', or an example with --like")
+    title = " and ".join(part for part in (query, f"like {like}" if like else None) if part)
     page = Path(out)
     make_folder_of(page)
     require_suffix(page, ".html", "the page")
     check_targets(export or [])
     opened = Index(index, weights, tokenizer, max_tokens, device, precision)
-    warn_if_truncated(opened.tokenizer, "query", query, opened.max_tokens)
+    if query is not None:
+        warn_if_truncated(opened.tokenizer, "query", query, opened.max_tokens)
     before = time.perf_counter()
-    moments = opened.search(query, top, rerank)
+    moments = opened.search(query, like, top, rerank, min_score, videos, without)
     store = opened.store
     summary = (f"{len(store):,} windows of {len(store.names)} videos, {store.hours:.2f} hours, searched in "
                f"{time.perf_counter() - before:.2f} s")
     cards = [_card(opened, moment) for moment in tqdm(moments, desc="pictures", unit="moment", leave=False)]
-    write_page(page, query, cards, summary)
+    write_page(page, title, cards, summary)
     problems = dict.fromkeys(card.problem for card in cards if card.problem)
-    exported = write_moments(export or [], [_found(opened, moment, query) for moment in moments
+    exported = write_moments(export or [], [_found(opened, moment, title) for moment in moments
                                             if moment.video in opened.manifest.videos], sound)
     return SearchResult(moments, list(problems), summary, page, exported)
 
 
-def _found(index: Index, moment: Moment, query: str) -> FoundMoment:
+def _found(index: Index, moment: Moment, label: str) -> FoundMoment:
     entry = index.manifest.videos[moment.video]
-    return FoundMoment(entry.source(moment.video), entry.chunk_seconds, moment.start, moment.end, query, moment.score)
+    return FoundMoment(entry.source(moment.video), entry.chunk_seconds, moment.start, moment.end, label, moment.score)
 
 
 def _card(index: Index, moment: Moment) -> Card:
@@ -105,6 +116,8 @@ def _card(index: Index, moment: Moment) -> Card:
 
 def table(moments: Sequence[Moment], problems: Sequence[str]) -> str:
     """Lay moments out as rows of text; under them, the problems with their videos."""
+    if not moments:
+        return "nothing was found: no moment is as near as asked for"
     names = [one_line(moment.video) for moment in moments]
     width = max(map(len, ["video", *names]))
     lines = [f"rank   score  cosine   match  {'video':<{width}}  from - to"]

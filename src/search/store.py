@@ -3,12 +3,13 @@
 One product with the query's embedding reads every row once, in float16: memory's speed bounds it, not arithmetic.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from egovlpv2.features.files import SUFFIX, FeatureFolder
@@ -45,13 +46,13 @@ class EmbeddingStore:
         features = [files.read(name) for name in self.names]
         self.values = [video.values for video in features]  # (n, D) each, float16, mapped
         self.durations = [video.duration for video in features]
-        self.first = np.cumsum([0, *map(len, self.values)])  # row of each video's first window, and their number
+        self._count = sum(map(len, self.values))
         if len(self) > 1 and all((values == self.values[0][0]).all() for values in self.values):
             raise ValueError(f"{folder}: all {len(self):,} windows have the same embedding: the weights "
                              f"{self.recipe.checkpoint} are not sound, or nothing happens in these videos")
 
     def __len__(self) -> int:
-        return int(self.first[-1])
+        return self._count
 
     @property
     def seconds(self) -> float:
@@ -63,37 +64,60 @@ class EmbeddingStore:
         """Length of all videos."""
         return sum(self.durations) / 3600
 
-    def topk(self, query: Tensor, count: int) -> list[Moment]:
+    def topk(self, query: Tensor, count: int, videos: Sequence[str] | None = None, unwanted: Tensor | None = None,
+             except_at: tuple[str, float] | None = None, min_cosine: float | None = None) -> list[Moment]:
         """Find the windows that fit a query best, the best first; of windows that overlap in time, only the best.
 
         Args:
             query: (D,) of length one.
             count: How many at most.
+            videos: Names of those to search in; None for all.
+            unwanted: (D,) of length one; windows that fit it better than the query are left out.
+            except_at: Video and second of a moment, whose windows are left out.
+            min_cosine: Windows with a lower cosine are left out.
         """
+        some = range(len(self.names)) if videos is None else sorted(map(self.names.index, set(videos)))
         half = query.half()
         with one_thread():
-            scores = torch.cat([values @ half for values in self.values])  # (n,)
+            scores = torch.cat([self.values[i] @ half for i in some])  # (n,)
+            if unwanted is not None:
+                scores[scores < torch.cat([self.values[i] @ unwanted.half() for i in some])] = -torch.inf
+        if except_at is not None:
+            self._leave_out(scores, some, *except_at)
         # A window overlaps so many others at most.
         overlapping = 2 * (-(-self.recipe.window // self.recipe.stride) - 1)
-        rows = scores.topk(min(count * (1 + overlapping), len(scores))).indices.tolist()
-        return temporal_nms(sorted((self._moment(row, query) for row in rows), key=lambda moment: -moment.cosine),
-                     self.seconds, count)
+        best = scores.topk(min(count * (1 + overlapping), int((scores > -torch.inf).sum())))
+        first = np.cumsum([0, *(len(self.values[i]) for i in some)])
+        moments = (self._moment(row, query, some, first) for row in best.indices.tolist())
+        fitting = [moment for moment in moments if min_cosine is None or moment.cosine >= min_cosine]
+        return temporal_nms(sorted(fitting, key=lambda moment: -moment.cosine), self.seconds, count)
+
+    def _leave_out(self, scores: Tensor, some: Sequence[int], name: str, seconds: float) -> None:
+        """Set the scores of the windows that show a moment to minus infinity."""
+        place = 0
+        for i in some:
+            for window in range(len(self.values[i]) if self.names[i] == name else 0):
+                start, end = self.span(i, window)
+                if start - self.seconds / 2 <= seconds <= end + self.seconds / 2:
+                    scores[place + window] = -torch.inf
+            place += len(self.values[i])
 
     def spans(self) -> list[tuple[str, float, float]]:
         """Video, start and end in seconds of each window."""
-        return [(name, *self._span(video, place)) for video, name in enumerate(self.names)
+        return [(name, *self.span(video, place)) for video, name in enumerate(self.names)
                 for place in range(len(self.values[video]))]
 
-    def _span(self, video: int, place: int) -> tuple[float, float]:
+    def span(self, video: int, place: int) -> tuple[float, float]:
+        """Start and end, in seconds, of a window of a video, both by number."""
         start = place * self.recipe.stride / self.recipe.fps
         return start, min(start + self.seconds, self.durations[video])
 
-    def _moment(self, row: int, query: Tensor) -> Moment:
-        """A row's window, with its cosine in float32: float16 has ties."""
-        video = int(np.searchsorted(self.first, row, side="right")) - 1
-        place = row - int(self.first[video])
+    def _moment(self, row: int, query: Tensor, some: Sequence[int], first: NDArray[np.int64]) -> Moment:
+        """The window of a row of some videos, with its cosine in float32: float16 has ties."""
+        number = int(np.searchsorted(first, row, side="right")) - 1
+        video, place = some[number], row - int(first[number])
         cosine = float(self.values[video][place].float() @ query)
-        return Moment(self.names[video], *self._span(video, place), cosine, window_index=place)
+        return Moment(self.names[video], *self.span(video, place), cosine, window_index=place)
 
 
 @contextmanager

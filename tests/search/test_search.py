@@ -237,7 +237,7 @@ def test_right_moments_are_counted() -> None:
              "cuts leek": [("b", 4.0), ("a", 0.0)]}
     index = SimpleNamespace(
         store=SimpleNamespace(spans=lambda: spans),
-        search=lambda text, *_: [Moment(name, start, start + 2, 0.5) for name, start in found[text]])
+        search=lambda text, **_: [Moment(name, start, start + 2, 0.5) for name, start in found[text]])
     events = [*videos["a"].events, videos["b"].events[0]]
     result = measure(index, videos, events)
     assert result == pytest.approx((100 / 3, 200 / 3, 100 * (4 + 2 + 2) / 8 / 3))
