@@ -21,6 +21,7 @@ from egovlpv2.checkpoints.weights import find_weights
 from egovlpv2.command.options import require_text
 from egovlpv2.device import autocast
 from egovlpv2.io.files import refuse_unreadable
+from egovlpv2.search.dates import videos_between
 from egovlpv2.search.examples import read_example
 from egovlpv2.search.manifest import VideoEntry, read_manifest
 from egovlpv2.search.moments import Moment
@@ -113,6 +114,30 @@ class Index:
             (example.video, example.seconds) if example is not None and example.video else None, min_score)
         reranked = [] if tokens is None else self._match(moments[:rerank], tokens)
         return [*sorted(reranked, key=lambda moment: (moment.match is None, -moment.score)), *moments[rerank:]][:top]
+
+    def matching(self, videos: Sequence[str] | None = None, after: str | None = None, before: str | None = None,
+                 table: str | None = None) -> list[str] | None:
+        """Find the videos of some names and of a span of time, for `search`'s `videos`.
+
+        Args:
+            videos: Names, with the wildcards `*`, `?` and `[...]`; None for any.
+            after, before, table: As for `videos_between`; without any of them, videos of any time.
+
+        Returns:
+            Their names; None for all videos.
+
+        Raises:
+            ValueError: There are none, or a time or the table can't be read.
+        """
+        named = self._names(videos)
+        if after is None and before is None and table is None:
+            return named
+        dated = videos_between(self.manifest.videos, after, before, table)
+        found = [name for name in dated if name in self.store.names and (named is None or name in named)]
+        if not found:
+            raise ValueError(f"none of the {len(dated)} videos of that time, such as {dated[0]!r}, has such a name, or "
+                             "is indexed already")
+        return found
 
     def _tokens(self, text: str) -> Text:
         return text_to(tokenize(self.tokenizer, [text], self.max_tokens), self.backbone.device)

@@ -48,10 +48,10 @@ class SearchResult:
 
 def search(query: str | None = None, index: str | Path = "index", *, like: str | None = None, top: Count = 10,
            rerank: NonNegativeInt = 0, min_score: float | None = None, videos: Sequence[str] | None = None,
-           without: str | None = None, out: str | Path = "search.html", export: Sequence[str] | None = None,
-           sound: bool = False, weights: str | None = None, tokenizer: str | None = None,
-           max_tokens: NumTokens | None = None, device: str | None = None, precision: Precision | None = None
-           ) -> SearchResult:
+           without: str | None = None, after: str | None = None, before: str | None = None, table: str | None = None,
+           out: str | Path = "search.html", export: Sequence[str] | None = None, sound: bool = False,
+           weights: str | None = None, tokenizer: str | None = None, max_tokens: NumTokens | None = None,
+           device: str | None = None, precision: Precision | None = None) -> SearchResult:
     """Find moments by a text, by an example or by both, as a table and as a page.
 
     Args:
@@ -63,6 +63,10 @@ def search(query: str | None = None, index: str | Path = "index", *, like: str |
         min_score: moments with a lower cosine are left out
         videos: names of the videos to search in, such as 'kitchen*'; all if not given
         without: a text; moments that fit it better than the query are left out
+        after: search in videos of this time or later, such as 2026-05-01 or '2026-05-01 14:30'
+        before: search in videos from before this time
+        table: a CSV file with the times of videos, in the columns video and time; if not given, they are those at which
+            their files were last written to
         out: the page
         export: files to write the moments to: a folder for clips (.mp4), or a .csv, .json, .srt, .vtt or .edl
         sound: clips keep the sound of their video
@@ -88,11 +92,12 @@ def search(query: str | None = None, index: str | Path = "index", *, like: str |
     opened = Index(index, weights, tokenizer, max_tokens, device, precision)
     if query is not None:
         warn_if_truncated(opened.tokenizer, "query", query, opened.max_tokens)
-    before = time.perf_counter()
-    moments = opened.search(query, like, top, rerank, min_score, videos, without)
+    some = opened.matching(videos, after, before, table)
+    begun = time.perf_counter()
+    moments = opened.search(query, like, top, rerank, min_score, some, without)
     store = opened.store
     summary = (f"{len(store):,} windows of {len(store.names)} videos, {store.hours:.2f} hours, searched in "
-               f"{time.perf_counter() - before:.2f} s")
+               f"{time.perf_counter() - begun:.2f} s")
     cards = [_card(opened, moment) for moment in tqdm(moments, desc="pictures", unit="moment", leave=False)]
     write_page(page, title, cards, summary)
     problems = dict.fromkeys(card.problem for card in cards if card.problem)
