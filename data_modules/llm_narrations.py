@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from egovlpv2.data_modules.narration_table import NarratedClip, TableWriter
+from egovlpv2.data_modules.narration_table import NarratedClip, write_table
 from egovlpv2.io.pickled_rows import read_rows
 from egovlpv2.io.schema import LONGEST, SURROGATE, shown
 from egovlpv2.types import NarrationSource
@@ -61,10 +61,12 @@ def convert_narrations(source: str | Path, out: str | Path, *, written_by: Narra
             bad; the folder holds a table.
     """
     counts = _BadRows(Path(source))
-    with TableWriter(out, written_by) as writer:
+    with write_table(out, written_by) as writer:
         for clip in counts.good(tqdm(read_rows(source), unit="row", unit_scale=True, desc="converting")):
             writer.append(clip)
         counts.check()
+        if not writer.rows:
+            raise ValueError(f"{source} is an empty list: it has no rows to convert")
     return NarrationReport(Path(out), writer.rows, writer.texts, dict(counts.reasons))
 
 

@@ -93,6 +93,7 @@ def write_naq(narrations: str | Path, out: str | Path, *, clips: Sequence[str], 
         ValueError: A file is missing or malformed, a clip is not one to train on, there are no clips, or no narration
             lies in any.
     """
+    _refuse_inputs(Path(out), [narrations, *clips, *([] if nlq is None else [nlq])])
     found, no_id = read_clips(clips)
     table = read_clip_table(narrations, clamp=False)
     told = _by_video(table, found)
@@ -102,7 +103,9 @@ def write_naq(narrations: str | Path, out: str | Path, *, clips: Sequence[str], 
         raise ValueError(f"none of the {len(table)} narrations of {narrations} lies in a clip of {', '.join(clips)}: "
                          "give narrations and clips of the same videos")
     merged = naq if nlq is None else merge(read_json(Path(nlq), dict[str, Any]), naq, str(nlq))
-    write_json(Path(out), merged if form == "official" else vslnet_form(merged))
+    official_clips(merged, f"{nlq} with narrations" if nlq is not None else str(narrations))  # ids of each are unique
+    content = merged if form == "official" else vslnet_form(merged)
+    write_json(Path(out), content)
     in_videos = sum(map(len, told.values()))
     outside = sum(not any(clip.holds(row) for clip in found[video]) for video, rows in told.items() for row in rows)
     return NaQReport(Path(out), {
@@ -110,7 +113,16 @@ def write_naq(narrations: str | Path, out: str | Path, *, clips: Sequence[str], 
         "narrations of videos without clips left out": len(table) - in_videos,
         "narrations outside every clip left out": outside, "clips": sum(map(len, found.values())),
         "clips without an id left out": no_id, "narrations as queries": records,
-        "queries of NLQ": _count(merged) - records})
+        "queries of NLQ": _count(merged) - records,
+        **({} if form == "official" else {"of both without a text or too short, left out": _count(merged) - sum(
+            len(entry["sentences"]) for entry in content.values())})})
+
+
+def _refuse_inputs(out: Path, inputs: Sequence[str | Path]) -> None:
+    """Refuse to write over a file that is read."""
+    for path in map(Path, inputs):
+        if out.resolve() == path.resolve():
+            raise ValueError(f"{out} is read and would be written over: give another file to write")
 
 
 def read_clips(paths: Sequence[str | Path]) -> tuple[dict[str, list[NarratedClip]], int]:
@@ -123,6 +135,7 @@ def read_clips(paths: Sequence[str | Path]) -> tuple[dict[str, list[NarratedClip
         ValueError: A file is missing or malformed, has a video of another split than `train`, or there are no clips.
     """
     found: dict[str, dict[str, NarratedClip]] = {}
+    seen: dict[str, tuple[str, NarratedClip, Path]] = {}  # by clip: its video, its times and its file
     incomplete = 0
     for path in map(Path, paths):
         shape = f"{path}, which should be an official file of NLQ, MQ or VQ"
@@ -134,13 +147,22 @@ def read_clips(paths: Sequence[str | Path]) -> tuple[dict[str, list[NarratedClip
             for clip in video.clips:
                 if clip.clip_uid is None or clip.video_start_sec is None or clip.video_end_sec is None:
                     incomplete += 1
-                else:
-                    of_video.setdefault(clip.clip_uid,
-                                        NarratedClip(clip.clip_uid, clip.video_start_sec, clip.video_end_sec))
+                    continue
+                new = NarratedClip(clip.clip_uid, clip.video_start_sec, clip.video_end_sec)
+                name, old, other = seen.setdefault(new.clip, (video.video_uid, new, path))
+                if name != video.video_uid or not _same_times(old, new):
+                    raise ValueError(f"{path}: clip {plain(new.clip)} is {new.start:g} to {new.end:g} s of "
+                                     f"{plain(video.video_uid)}, and in {other} {old.start:g} to {old.end:g} s of "
+                                     f"{plain(name)}: give files of one version")
+                of_video.setdefault(new.clip, new)
     if not any(found.values()):
         raise ValueError(f"{', '.join(map(str, paths)) or '--clips'}: there are no clips to put narrations in: give "
                          "nlq_train.json, moments_train.json or vq_train.json")
     return {video: list(clips.values()) for video, clips in found.items() if clips}, incomplete
+
+
+def _same_times(one: NarratedClip, other: NarratedClip) -> bool:
+    return abs(one.start - other.start) <= _SHORTEST and abs(one.end - other.end) <= _SHORTEST
 
 
 def _by_video(table: ClipTable, videos: dict[str, list[NarratedClip]]) -> dict[str, list[Narration]]:
@@ -192,16 +214,30 @@ def merge(nlq: Queries, naq: Queries, source: str) -> Queries:
     Raises:
         ValueError: `nlq` is of another form.
     """
-    official_clips(nlq, source)  # checks it
-    more = {video["video_uid"]: video for video in naq["videos"]}
-    videos = []
+    asked = {clip.clip: clip for clip in official_clips(nlq, source)}  # checks it, too
     for video in nlq["videos"]:
-        new = {clip["clip_uid"]: clip for clip in more.pop(video["video_uid"], {"clips": []})["clips"]}
-        clips = [{**clip, "annotations": [*clip.get("annotations", []),
-                                          *new.pop(clip["clip_uid"], {"annotations": []})["annotations"]]}
-                 for clip in video["clips"]]
-        videos.append({**video, "clips": [*clips, *new.values()]})
-    return {**nlq, "videos": [*videos, *more.values()]}
+        if video.get("split") not in (None, "train"):
+            raise ValueError(f"{source}: the video {plain(video['video_uid'])} is of the split {video['split']}, whose "
+                             "queries must not be trained on: give training queries")
+    new = {clip["clip_uid"]: (video["video_uid"], clip) for video in naq["videos"] for clip in video["clips"]}
+    for name, (_, clip) in new.items():
+        if name in asked and asked[name].start is not None and abs(asked[name].start - clip["video_start_sec"]
+                                                                   ) > _SHORTEST:
+            raise ValueError(f"{source}: clip {plain(name)} begins at {asked[name].start:g} s of its video, and in "
+                             f"--clips at {clip['video_start_sec']:g} s: give files of one version")
+    videos = [{**video, "clips": [_with_annotations(clip, new.pop(clip["clip_uid"], None)) for clip in video["clips"]]}
+              for video in nlq["videos"]]
+    last = {video["video_uid"]: video for video in videos}  # a video may have several entries
+    others: dict[str, list[dict[str, Any]]] = {}
+    for name, clip in new.values():
+        (last[name]["clips"] if name in last else others.setdefault(name, [])).append(clip)
+    return {**nlq, "videos": [*videos, *({**video, "clips": others[video["video_uid"]]} for video in naq["videos"]
+                                         if video["video_uid"] in others)]}
+
+
+def _with_annotations(clip: dict[str, Any], more: tuple[str, dict[str, Any]] | None) -> dict[str, Any]:
+    """A clip with the annotations of another entry of it, if there is one."""
+    return {**clip, "annotations": [*clip.get("annotations", []), *([] if more is None else more[1]["annotations"])]}
 
 
 def vslnet_form(queries: Queries) -> dict[str, Any]:
@@ -211,6 +247,10 @@ def vslnet_form(queries: Queries) -> dict[str, Any]:
         start, end = row.get("clip_start_sec"), row.get("clip_end_sec")
         if not row.get("query") or start is None or end is None or abs(end - start) <= _SHORTEST:
             continue
+        if annotation is None or clip.get("video_start_sec") is None or clip.get("video_end_sec") is None:
+            missing = "annotation_uid" if annotation is None else "video_start_sec or video_end_sec"
+            raise ValueError(f"clip {plain(clip['clip_uid'])} of the NLQ file has no {missing}, which VSLNet's form "
+                             "needs: give a complete file, or write the official form")
         seconds = clip["video_end_sec"] - clip["video_start_sec"]
         entry = found.setdefault(clip["clip_uid"], {
             "fps": _VSLNET_RATE, "num_frames": int(seconds * _VSLNET_RATE), "timestamps": [], "exact_times": [],

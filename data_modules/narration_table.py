@@ -1,22 +1,23 @@
 """A table of narrated clips with several texts each, in files that processes map into memory and share.
 
-A folder holds flat columns and `table.json`, which is written last. Rows are sorted by video and time, so that a minute
+A folder holds flat columns and `table.json`. Rows are sorted by video and time, so that a minute
 of a video is a range of rows, found without an index in memory.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, NamedTuple
+from typing import Annotated, BinaryIO, NamedTuple
 
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
 from egovlpv2.data_modules.clip_groups import draw_scene_negatives
-from egovlpv2.io.files import atomic_write, make_folder
+from egovlpv2.io.folders import atomic_folder
 from egovlpv2.io.schema import read_json
 from egovlpv2.types import NarrationSource
 
@@ -95,15 +96,24 @@ class NarrationTable:
     def text(self, row: int, place: int) -> str:
         """One of a row's texts."""
         index = int(self._first[row]) + place
-        begin = int(self._text_end[index - 1]) if index else 0
-        return self._text[begin : int(self._text_end[index])].tobytes().decode()
+        try:
+            begin = int(self._text_end[index - 1]) if index else 0
+            return self._text[begin : int(self._text_end[index])].tobytes().decode()
+        except (IndexError, UnicodeDecodeError) as error:
+            raise self._damage(row) from error
 
     def clip(self, row: int) -> NarratedClip:
         """A row with all its texts."""
         first, count = int(self._first[row]), self.num_texts_of(row)
         nlls = self._nll[first : first + count].tolist()
+        if not 0 <= int(self.video[row]) < len(self.videos):
+            raise self._damage(row)
         return NarratedClip(self.videos[int(self.video[row])], float(self.start[row]), float(self.end[row]),
                             [self.text(row, place) for place in range(count)], None if np.isnan(nlls).any() else nlls)
+
+    def _damage(self, row: int) -> ValueError:
+        return ValueError(f"{self.folder}, row {row}: the table is damaged: write it anew with `egovlpv2 "
+                          "llm-narrations`")
 
     def draw_neighbours(self, row: int, count: int, rng: np.random.Generator) -> list[int]:
         """Draw negatives of a row, see `draw_scene_negatives`."""
@@ -125,37 +135,32 @@ class NarrationTable:
 
 
 class TableWriter:
-    """A writer of a table, which keeps numbers of rows alone in memory while it sorts.
+    """A writer of a table, which keeps numbers of rows alone in memory while it sorts; see `write_table`.
 
     Args:
         folder: The folder to write to.
         source: Who wrote the texts: `human` (rephrasings included) or `pseudo`, a model.
-
-    Raises:
-        ValueError: The folder can't be made, or holds a table.
     """
 
-    def __init__(self, folder: str | Path, source: NarrationSource) -> None:
-        self.folder, self.source = Path(folder), source
-        if (self.folder / _HEAD).exists():
-            raise ValueError(f"{self.folder} holds a table already: give another folder, or delete it")
-        make_folder(self.folder)
-        self.files = {name: self._path(name).open("wb") for name in (*_OF_ROWS, *_OF_TEXTS, "text")}
+    def __init__(self, folder: Path, source: NarrationSource) -> None:
+        self.folder, self.source = folder, source
+        self.files: dict[str, BinaryIO] = {}
         self.buffers: dict[str, list[float]] = {name: [] for name in (*_OF_ROWS, *_OF_TEXTS)}
         self.videos: dict[str, int] = {}
         self.rows = self.texts = self.characters = 0
 
     def __enter__(self) -> "TableWriter":
+        self.files = {name: self._path(name).open("wb") for name in (*_OF_ROWS, *_OF_TEXTS, "text")}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        if kind is None:
-            self._finish()
-        for file in self.files.values():
-            file.close()
-        if kind is not None:
-            for name in self.files:
-                self._path(name).unlink(missing_ok=True)
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            for file in self.files.values():
+                with suppress(OSError):  # buffered data may not fit a full disk
+                    file.close()
 
     def append(self, clip: NarratedClip) -> None:
         """Add a row."""
@@ -185,15 +190,32 @@ class TableWriter:
         self._flush()
         for file in self.files.values():
             file.flush()
-        if not self.rows:
-            raise ValueError(f"{self.folder}: there are no rows to write")
+        assert self.rows, "a table has a row"
         columns = {name: np.fromfile(self._path(name), kind) for name, kind in _OF_ROWS.items()}
         order = np.lexsort((columns["start"] + columns["end"], columns["video"]))
         for name in _OF_ROWS:
             column = columns.pop(name)
-            with atomic_write(self._path(name)) as draft, draft.open("wb") as file:
+            with self._path(name).open("wb") as file:
                 for first in range(0, self.rows, _COPIED):
                     file.write(column[order[first : first + _COPIED]].tobytes())
         head = _Head(VERSION, self.source, self.rows, self.texts, self.characters, list(self.videos))
-        with atomic_write(self.folder / _HEAD) as draft:
-            draft.write_text(json.dumps(asdict(head)), encoding="utf-8")
+        (self.folder / _HEAD).write_text(json.dumps(asdict(head)), encoding="utf-8")
+
+
+@contextmanager
+def write_table(folder: str | Path, source: NarrationSource) -> Iterator[TableWriter]:
+    """A context that writes a table of at least one row; it is whole or absent, whatever happens.
+
+    Args:
+        folder: A new folder, or an empty one.
+        source: Who wrote the texts: `human` (rephrasings included) or `pseudo`, a model.
+
+    Raises:
+        ValueError: The folder can't be made, or holds something.
+        OSError: The table can't be written; names the folder.
+    """
+    folder = Path(folder)
+    if (folder / _HEAD).exists():
+        raise ValueError(f"{folder} holds a table already: give another folder, or delete it")
+    with atomic_folder(folder) as draft, TableWriter(draft, source) as writer:
+        yield writer

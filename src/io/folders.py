@@ -1,5 +1,6 @@
 """Atomic writing of folders: they are complete or absent, whatever happens meanwhile."""
 
+import errno
 import fcntl
 import os
 import re
@@ -53,6 +54,12 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                 sync(file)
             os.replace(draft, folder)
             sync(folder.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise ValueError(f"the folder {folder} was written by another process meanwhile: give a new one") from error
+        if error.filename is None:
+            raise type(error)(error.errno, error.strerror, str(folder)) from error
+        raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

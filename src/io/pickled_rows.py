@@ -53,6 +53,10 @@ class _Source:
                 raise self.error("has a line that doesn't end")
         return bytes(found)
 
+    def goes_on(self) -> bool:
+        """Tell if there are more bytes."""
+        return self.place < len(self.block) or bool(self.file.read(1))
+
     def error(self, fault: str) -> PickleError:
         return PickleError(f"{self.path}, byte {self.before + self.place:,}: the pickle {fault}")
 
@@ -90,8 +94,12 @@ class _Scan:
             elif code in _LINES:
                 for _ in range(_LINES[code]):
                     self.source.line()
+            elif not self.source.before and self.source.place == 1:
+                raise error("doesn't begin as one: unpack the file if it is compressed, and give the .pkl itself")
             else:
                 raise error(f"has the opcode {code:#04x}, which a list of plain rows doesn't need: it is not read")
+        if self.source.goes_on():
+            raise error("is followed by more bytes, such as a second list: they would be left out, write one list")
         return self.wanted
 
 

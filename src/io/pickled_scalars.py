@@ -57,7 +57,7 @@ def restore(symbol: Symbol, arguments: tuple[Any, ...], fault: Fault) -> Any:
     Raises:
         ValueError: Such a call makes no number.
     """
-    if symbol is Symbol.DTYPE and arguments and arguments[0] in _FORMATS:
+    if symbol is Symbol.DTYPE and arguments and isinstance(arguments[0], str) and arguments[0] in _FORMATS:
         return NumberType(arguments[0])
     if symbol is Symbol.ENCODE and len(arguments) == 2 and arguments[1] == "latin1" and isinstance(arguments[0], str):
         try:

@@ -1,6 +1,8 @@
 """Tables of narrations by language models: converted row by row, opened without reading, drawn as published."""
 
+import gzip
 import json
+import os
 import pickle
 from collections import Counter
 from pathlib import Path
@@ -16,7 +18,7 @@ from egovlpv2.data_modules.clips import ClipReader
 from egovlpv2.data_modules.egoclip import EgoClipDataModule
 from egovlpv2.data_modules.llm_clips import Concatenated, TableClips
 from egovlpv2.data_modules.llm_narrations import check_row, convert_narrations
-from egovlpv2.data_modules.narration_table import NarratedClip, NarrationTable, TableWriter
+from egovlpv2.data_modules.narration_table import NarratedClip, NarrationTable, write_table
 
 ROWS: list[Any] = [("short", 3.0, 4.0, ["C cuts", "C slices"], [-0.5, -1.0]), ("other", -0.5, 1.0, "C opens", 0.25),
                    ("short", 1.0, 2.0, "C walks é")]
@@ -90,13 +92,15 @@ def test_bad_rows_are_counted_and_too_many_are_refused(tmp_path: Path, capsys: p
     assert "300 clips 300 texts 2 rows left out: not a tuple of 4 or 5 values 1 rows left out: the clip doesn't" in out
     with pytest.raises(SystemExit, match="4 of 304 rows are bad, more than 1%. The first: row 301: not a tuple of 4"):
         cli(["llm-narrations", write(tmp_path / "b.pkl", [*good, *[("v", 1.0)] * 4]), str(tmp_path / "b")])
-    assert not list((tmp_path / "b").iterdir())
+    assert not list(tmp_path.glob("*b")) and not list(tmp_path.glob(".b*"))
 
 
 @pytest.mark.parametrize(("content", "message"), [
     (pickle.dumps(ROWS)[:50], "a.pkl, byte .*: the pickle ends before its list does: the file is cut short"),
     (pickle.dumps([np.arange(3)]), "names numpy.*_reconstruct, which a list of plain rows doesn't need"),
-    (pickle.dumps([]), "there are no rows to write"),
+    (pickle.dumps([]), "is an empty list: it has no rows"),
+    (pickle.dumps(ROWS) + pickle.dumps(ROWS), "is followed by more bytes, such as a second list"),
+    (gzip.compress(pickle.dumps(ROWS)), "doesn't begin as one: unpack the file if it is compressed"),
 ])
 def test_a_file_that_cant_be_read_leaves_no_table(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.pkl").write_bytes(content)
@@ -104,6 +108,42 @@ def test_a_file_that_cant_be_read_leaves_no_table(tmp_path: Path, content: bytes
         cli(["llm-narrations", str(tmp_path / "a.pkl"), str(tmp_path / "table")])
     with pytest.raises(ValueError, match="table is not a table of narrations, or an unfinished one"):
         NarrationTable(tmp_path / "table")
+    assert os.listdir(tmp_path) == ["a.pkl"]
+
+
+def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "table").mkdir()
+    source = Path(write(tmp_path / "table" / "video.bin", ROWS))
+    before = source.read_bytes()
+    with pytest.raises(SystemExit, match="table is not empty: give a new one"):
+        cli(["llm-narrations", str(source), str(tmp_path / "table")])
+    assert source.read_bytes() == before and os.listdir(tmp_path / "table") == ["video.bin"]
+
+
+def test_of_two_writers_the_first_wins(tmp_path: Path) -> None:
+    """And the other is told, whichever began earlier."""
+    with pytest.raises(ValueError, match="table was written by another process meanwhile"):
+        with write_table(tmp_path / "table", "pseudo") as slow:
+            slow.append(NarratedClip("v", 0.0, 1.0, ["slow"]))
+            make_table(tmp_path / "table", {"w": [1.0, 2.0]})
+    assert [NarrationTable(tmp_path / "table").clip(row).video for row in (0, 1)] == ["w", "w"]
+    assert os.listdir(tmp_path) == ["table"]
+
+
+def test_damage_inside_a_table_is_named_by_its_row(table: NarrationTable) -> None:
+    for name, kind, message in (("video", "<i4", "row 1: the table is damaged"), ("first", "<i8", "row 1: the table")):
+        path = table.folder / f"{name}.bin"
+        good = path.read_bytes()
+        values = np.frombuffer(good, kind).copy()
+        values[1] = 1_000_000
+        path.write_bytes(values.tobytes())
+        with pytest.raises(ValueError, match=message):
+            NarrationTable(table.folder).clip(1)
+        path.write_bytes(good)
+    text = table.folder / "text.bin"
+    text.write_bytes(b"\xff" * text.stat().st_size)
+    with pytest.raises(ValueError, match="row 0: the table is damaged: write it anew"):
+        NarrationTable(table.folder).text(0, 0)
 
 
 def test_a_damaged_table_is_named(table: NarrationTable) -> None:
@@ -122,7 +162,7 @@ def test_another_process_gets_the_folder_alone(table: NarrationTable) -> None:
 
 
 def make_table(folder: Path, times: dict[str, list[float]]) -> NarrationTable:
-    with TableWriter(folder, "pseudo") as writer:
+    with write_table(folder, "pseudo") as writer:
         for video, starts in times.items():
             for start in starts:
                 writer.append(NarratedClip(video, start, start + 1.0, [f"C at {start}"]))

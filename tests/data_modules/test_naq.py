@@ -23,6 +23,7 @@ from egovlpv2.data_modules.naq import (
 )
 from egovlpv2.data_modules.nlq import NLQDataModule, read_nlq_queries
 
+CLIP = {"clip_uid": "c", "video_start_sec": 0.0, "video_end_sec": 30.0}
 EXAMPLE = json.loads((ROOT / "tests" / "golden" / "naq_example.json").read_text())
 
 
@@ -188,3 +189,57 @@ def test_evaluation_doesnt_jitter(module: Callable[..., NLQDataModule]) -> None:
 def test_a_jitter_that_shrinks_is_refused(module: Callable[..., NLQDataModule]) -> None:
     with pytest.raises(ValueError, match="narration_jitter=0.5: give 1 or more"):
         module(narration_jitter=0.5)
+
+
+def test_no_input_is_written_over(tmp_path: Path, write_narrations: Callable[..., Path]) -> None:
+    told, clips = write_narrations(("v", 1.0, "C cuts")), write_clips(tmp_path / "mq.json", "v", CLIP)
+    nlq = write_clips(tmp_path / "nlq.json", "v", clip("c", [row("where?", 1.0, 2.0)]))
+    before = {path: path.read_bytes() for path in (told, clips, nlq)}
+    for out in before:
+        with pytest.raises(SystemExit, match=f"{out.name} is read and would be written over"):
+            cli(["naq", str(told), str(out), "--clips", str(clips), "--nlq", str(nlq)])
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_queries_of_another_split_are_refused(tmp_path: Path, write_narrations: Callable[..., Path], split: str) -> None:
+    told, clips = write_narrations(("v", 1.0, "C cuts")), write_clips(tmp_path / "mq.json", "v", CLIP)
+    write_clips(tmp_path / "nlq.json", "v", clip("c", [row("where?", 1.0, 2.0)]), split=split)
+    with pytest.raises(SystemExit, match=f"nlq.json: the video v is of the split {split}, whose queries must not be"):
+        cli(["naq", str(told), str(tmp_path / "o.json"), "--clips", str(clips), "--nlq", str(tmp_path / "nlq.json")])
+    assert not (tmp_path / "o.json").exists()
+
+
+def test_one_clip_has_one_place(tmp_path: Path, write_narrations: Callable[..., Path]) -> None:
+    told, first = write_narrations(("v", 21.0, "C cuts")), write_clips(tmp_path / "a.json", "v", CLIP)
+    for video, moved in (("v", CLIP | {"video_start_sec": 5.0}), ("w", CLIP)):
+        second = write_clips(tmp_path / "b.json", video, moved)
+        with pytest.raises(SystemExit, match=rf"b.json: clip c is .* s of {video}, and in .*a.json .* s of v"):
+            cli(["naq", str(told), str(tmp_path / "o.json"), "--clips", str(first), str(second)])
+    nlq = write_clips(tmp_path / "nlq.json", "v", clip("c", [row("where?", 1.0, 2.0)], start=3.0))
+    with pytest.raises(SystemExit, match="nlq.json: clip c begins at 3 s of its video, and in --clips at 0 s"):
+        cli(["naq", str(told), str(tmp_path / "o.json"), "--clips", str(first), "--nlq", str(nlq)])
+
+
+def test_a_video_in_two_entries_keeps_its_clips_once(tmp_path: Path, write_narrations: Callable[..., Path]) -> None:
+    told = write_narrations(("v", 1.0, "C cuts"), ("v", 31.0, "C eats"))
+    parts = [clip(name, [row("where?", 1.0, 2.0)], start=start, end=start + 20.0)
+             for name, start in (("c", 0.0), ("d", 30.0))]
+    for part, uid in zip(parts, "xy", strict=True):
+        part["annotations"][0]["annotation_uid"] = uid
+    nlq = tmp_path / "nlq.json"
+    nlq.write_text(json.dumps({"videos": [{"video_uid": "v", "clips": [part]} for part in parts]}))
+    cli(["naq", str(told), str(tmp_path / "o.json"), "--clips", str(nlq), "--nlq", str(nlq)])
+    found = {query.text: query.span.clip for queries in read_nlq_queries(tmp_path / "o.json") for query in queries}
+    assert found == {"where?": "d", "c cuts": "c", "c eats": "d"}
+
+
+def test_what_vslnets_form_needs_is_named(tmp_path: Path, write_narrations: Callable[..., Path]) -> None:
+    told, clips = write_narrations(("v", 1.0, "C cuts")), write_clips(tmp_path / "mq.json", "v", CLIP)
+    for missing in ("annotation_uid", "video_end_sec"):
+        entry = clip("e", [row("where?", 1.0, 2.0)])
+        (entry["annotations"][0] if missing == "annotation_uid" else entry).pop(missing)
+        write_clips(tmp_path / "nlq.json", "w", entry)
+        with pytest.raises(SystemExit, match=f"clip e of the NLQ file has no .*{missing}"):
+            cli(["naq", str(told), str(tmp_path / "o.json"), "--clips", str(clips), "--nlq",
+                 str(tmp_path / "nlq.json"), "--form", "vslnet"])

@@ -81,7 +81,9 @@ def test_a_file_that_is_cut_short(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize(("content", "fault"), [
     (b"hello", "has the opcode 0x68|refers to its value|ends before|has the opcode"),
-    (b"}.", "has the opcode 0x7d"), (b"K\x01.", "is not one list"), (b"]].", "is not one list"),
+    (b"}.", "doesn't begin as one"), (b"](}e.", "has the opcode 0x7d"), (b"].x", "is followed by more bytes"),
+    (b"](cnumpy\ndtype\n(]tRe.", "makes a numpy dtype that is not a number"),
+    (b"K\x01.", "is not one list"), (b"]].", "is not one list"),
     (b"e.", "no mark where it needs one"), (b"a.", "takes more|appends to|needs one"), (b"(e.", "appends to something"),
     (b"]h\x05a.", "refers to its value 5, which comes later or never"), (b"\x86.", "takes more from its stack"),
     (b"X\xff\xff\xff\x7f.", "a text of 2,147,483,647 bytes"), (b"]I1x\na.", "has the number b'1x'"),
