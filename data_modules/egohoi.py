@@ -102,8 +102,10 @@ class EgoHOIBench(Rows[SentenceSample]):
     def __init__(self, path: Path, reader: ClipReader) -> None:
         self.table, self.reader = read_clip_table(path, NEGATIVES), reader
         self.negatives = NegativesOfFile(self.table)
+        self.left_out = 0  # sentences beyond the first ten of a kind
         for row in range(len(self.table)):
             for column, texts in zip(NEGATIVES, self.negatives(row), strict=True):
+                self.left_out += max(len(texts) - NUM_NEGATIVES, 0)
                 if not texts:
                     raise ValueError(f"{path}, line {int(self.table.line[row])}, column {column}: no sentence, but one "
                                      "other than clip_text is needed, or several with commas between them")
@@ -235,5 +237,7 @@ class EgoHOIDataModule(VideoDataModule):
         if file is None:
             raise ValueError(f"Set data.init_args.{split} to an EgoMCQ_hardnegHOI.csv in {self.root}: there is none.")
         dataset = EgoHOIBench(self.root / file, self.reader(self.eval_num_frames))
+        self.counts |= {f"{split}_malformed_rows": dataset.table.malformed,
+                        f"{split}_sentences_left_out": dataset.left_out}
         return self.eval_loader(dataset, partial(dataset.collate, tokenizer=self.tokenizer,
                                                  max_tokens=self.eval_max_tokens))

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -110,11 +111,23 @@ class FeatureDataModule(LoaderDataModule):
     def prepare_data(self) -> None:
         """Extract the features that are missing; Lightning calls it on one process of each node."""
         if self.videos is not None and self.weights is not None and self.recipe is not None:
+            self._refuse_another_head(self.recipe)
             rows = [(span.clip, span.video) for split in ("train", "val", "test") if getattr(self, split) is not None
                     for span in self.annotated_spans(split)]
             source = ExtractionSource(self.videos, self.weights, self.chunk_seconds, num_workers=self.num_workers,
                                       **self.device_and_precision)
             source.extract(Path(self.features), self.recipe, rows, self.query_files)
+
+    def _refuse_another_head(self, recipe: FeatureRecipe) -> None:
+        """Refuse to extract features, which may take hours, for a head that was trained on others."""
+        if self.trainer is None or self.trainer.state.fn == "fit":
+            return
+        before = getattr(self.trainer.lightning_module, "features_before", {})
+        wanted = asdict(recipe)
+        if other := [f"{name} {before[name]} and {value}" for name, value in wanted.items()
+                     if before.get(name, value) != value]:
+            raise ValueError("the head was trained on other features than data.init_args.recipe says "
+                             f"({'; '.join(other)}): set the recipe, or train a head on these")
 
     @abstractmethod
     def annotated_spans(self, split: str) -> Sequence[ClipSpan]:

@@ -11,9 +11,12 @@ from torch import Tensor
 from egovlpv2.data_modules.egoclip import Neighbours
 from egovlpv2.data_modules.tables import NUM_NOUNS, NUM_VERBS, ClipTable
 from egovlpv2.data_modules.word_forms import ClassWords
+from egovlpv2.io.schema import shown
 
 NEGATIVES = ("verb_neg", "noun_neg")
 """The columns of a file of hard negatives: sentences joined by commas."""
+
+_OTHER_TEXTS = 0.01  # share of rows whose caption may be written otherwise in a file of hard negatives
 
 
 class HardNegatives(NamedTuple):
@@ -125,6 +128,12 @@ def check_same_rows(clips: ClipTable, clips_path: Path, negatives: ClipTable, pa
         row = int(other.nonzero()[0])
         raise ValueError(f"{path}, line {int(negatives.line[row])}: {_clip(negatives, row)}, and {clips_path}, line "
                          f"{int(clips.line[row])}: {_clip(clips, row)}{counts and '; '}{counts}: {remedy}")
+    texts = [row for row in range(n) if negatives.text[row].strip() != clips.text[row].strip()]
+    if len(texts) > _OTHER_TEXTS * n:
+        row = texts[0]
+        raise ValueError(f"{len(texts):,} of {n:,} rows of {path} have another clip_text than {clips_path}, the first "
+                         f"in line {int(negatives.line[row])}: {shown(negatives.text[row])}, not "
+                         f"{shown(clips.text[row])}: {remedy}")
     if counts:
         longer, where = (clips, clips_path) if len(clips) > n else (negatives, path)
         raise ValueError(f"{counts}, the first of those beyond in {where}, line {int(longer.line[n])}: {remedy}")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchmetrics import Metric
 
-from egovlpv2.checkpoints.head_weights import read_head
+from egovlpv2.checkpoints.head_weights import read_head, read_head_settings
 from egovlpv2.optim import OptimizerConfig
 from egovlpv2.tasks.base import Task, global_seed
 from egovlpv2.tasks.metric_task import MetricTask
@@ -30,6 +30,8 @@ class HeadTask(MetricTask, Task):
 
     trains = "head"
     kind: ClassVar[str]  # of the head, a kind of `convert`
+    sizes: dict[str, Any]
+    """Plain settings of the head, some of which its weights don't show."""
 
     def __init__(self, head: nn.Module, make_metric: Callable[[], Metric], optimizer: OptimizerConfig,
                  weights: str | None = None) -> None:
@@ -49,6 +51,8 @@ class HeadTask(MetricTask, Task):
 
     def setup(self, stage: str) -> None:
         """Refuse to evaluate a head on features of another recipe than it was trained on; a fit learns new ones."""
+        if self.weights is not None and self.weights.endswith(".ckpt"):
+            self._refuse_other_settings(read_head_settings(Path(self.weights), self.name), self.weights)
         if stage == "fit":
             self.features_before = {}
         elif self.weights is not None and self.weights.endswith(".ckpt") and not self.features_before:
@@ -62,6 +66,15 @@ class HeadTask(MetricTask, Task):
         if not before:
             _warn_of_unknown_features(self.trainer.ckpt_path)
         self.refuse_other_features(self.data, before if isinstance(before, dict) else {}, self.trainer.ckpt_path)
+        settings = facts.get(self.name) if isinstance(facts, dict) else None
+        self._refuse_other_settings(settings if isinstance(settings, dict) else {}, self.trainer.ckpt_path)
+
+    def _refuse_other_settings(self, before: dict[str, Any], source: object) -> None:
+        """Refuse a head that was trained with other settings; those of its post-processing may differ."""
+        for name, value in self.sizes.items():
+            if name != "decoding" and before.get(name, value) != value:
+                raise ValueError(f"{source} was trained with {name}={before[name]}, and it is {value} here: set "
+                                 f"model.init_args.{name}={before[name]}")
 
     def refuse_other_features(self, data: Any, before: dict[str, Any], source: object) -> None:
         """Refuse features of another recipe than a head was trained on.

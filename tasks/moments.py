@@ -33,8 +33,6 @@ class MomentTask(HeadTask):
     """
 
     name, monitor = "mq", "map_avg"
-    sizes: dict[str, Any]
-    """Plain arguments that make the same head again, beside the number of its classes."""
 
     def __init__(self, head: nn.Module, optimizer: OptimizerConfig, in_dim: int, num_labels: int, picked_by: PickedBy,
                  weights: str | None) -> None:

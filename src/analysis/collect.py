@@ -33,16 +33,18 @@ def check_pattern(pattern: str) -> None:
 
 
 def check_targets(out: str | Path | None, plot: str | Path | None) -> None:
-    """Refuse files to write that are folders, or a run's own report.
+    """Refuse files to write that are folders, a run's own report, or one file.
 
     Raises:
         ValueError: One is; names the option.
     """
-    if out is not None and Path(out).name == "metrics.json":
-        raise ValueError(f"--out {out}: that is the name of a run's own report: give another one")
     for option, path in (("--out", out), ("--plot", plot)):
+        if path is not None and Path(path).name == "metrics.json":
+            raise ValueError(f"{option} {path}: that is the name of a run's own report: give another one")
         if path is not None and Path(path).is_dir():
             raise ValueError(f"{option} {path} is a folder: give the name of a file")
+    if out is not None and plot is not None and Path(out).resolve() == Path(plot).resolve():
+        raise ValueError(f"--out and --plot are both {out}: give two files")
 
 
 def collect_table(runs: Sequence[Path], pattern: str) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from egovlpv2.viz.figures import drawable, png
 
 ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
 _WIDTH = 0.8 / len(ORDERS)  # of a bar, where a metric takes 1
+_MAY_DIFFER = ("frame_order", "counts", "devices")  # in the protocols of runs that are compared
 
 
 class _Report(TypedDict):
@@ -53,7 +54,8 @@ def probe_time(runs: Sequence[str], *, metrics: str = "^test/.*(/inter|/intra|/m
         plot: draw them as bars, a panel for each folder
 
     Raises:
-        ValueError: A run is missing, has shown its clips in another order than its name says, or has no such metric.
+        ValueError: A run is missing, has shown its clips in another order than its name says, differs from the others
+            in more than that, or has no such metric.
     """
     check_targets(out, plot)
     tables = {str(folder): _table(Path(folder), metrics) for folder in runs}
@@ -74,11 +76,16 @@ def with_losses(table: pd.DataFrame) -> pd.DataFrame:
 def _table(folder: Path, metrics: str) -> pd.DataFrame:
     """The numbers of a folder's runs, a row for each order."""
     table = collect_table([folder / order for order in ORDERS], metrics)
-    for order in ORDERS:
-        shown = read_json(folder / order / "metrics.json", _Report)["protocol"].get("frame_order")
+    protocols = {order: read_json(folder / order / "metrics.json", _Report)["protocol"] for order in ORDERS}
+    for order, protocol in protocols.items():
+        shown = protocol.get("frame_order")
         if shown != order:
             raise ValueError(f"{folder / order} has shown its clips {shown or 'in no order that it names'}, not "
                              f"{order}: run it with --data.init_args.frame_order={order}")
+        for name, value in protocols["forward"].items():
+            if name not in _MAY_DIFFER and protocol.get(name) != value:
+                raise ValueError(f"{folder / order} has {name} {protocol.get(name)}, and {folder / 'forward'} {value}: "
+                                 "compare runs that differ in frame_order alone")
     return table.set_axis(list(ORDERS))
 
 

@@ -160,6 +160,11 @@ def read_head_features(path: Path) -> dict[str, Any]:
     return _features_of(read_torch_file(path), path)
 
 
+def read_head_settings(path: Path, task: str) -> dict[str, Any]:
+    """Read the settings that a checkpoint stores of a task's head; empty if it stores none."""
+    return _facts(read_torch_file(path), task)
+
+
 def _features_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
     return check(_facts(content, "features"), dict[str, str | int | float], f"{path}, egovlpv2.features")
 

@@ -93,6 +93,13 @@ class ActionFormer(nn.Module):
         design = _DESIGNS[variant]
         num_levels = design.num_levels if num_levels is None else num_levels
         full = design.num_full_levels if num_full_levels is None else num_full_levels
+        for name, size in {"in_dim": in_dim, "num_classes": num_classes, "dim": dim, "num_heads": num_heads,
+                           "max_steps": max_steps}.items():
+            if size < 1:
+                raise ValueError(f"{name}={size}: give 1 or more")
+        for name, rate in {"dropout": dropout, "drop_path": drop_path, "input_dropout": input_dropout or 0.0}.items():
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name}={rate}: give a share from 0 to below 1")
         if dim % num_heads:
             raise ValueError(f"dim={dim} is not a multiple of num_heads={num_heads}")
         if not 0 <= full <= num_levels or num_levels < 1:

@@ -32,6 +32,10 @@ class Decoding:
     rounded: bool = False
     nms: NMS = field(default_factory=NMS)
 
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise ValueError(f"decoding.candidates={self.candidates}: give 1 or more")
+
 
 @torch.no_grad()
 def decode_points(out: ActionFormerOutput, clip: int, settings: Decoding) -> Detections:

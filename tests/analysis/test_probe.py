@@ -52,3 +52,22 @@ def test_a_missing_order_is_named(runs: Path) -> None:
     (runs / "shuffled" / "metrics.json").unlink()
     with pytest.raises(SystemExit, match="shuffled/metrics.json is missing"):
         cli(["probe-time", str(runs)])
+
+
+def test_runs_that_differ_in_more_are_refused(runs: Path) -> None:
+    for run in runs.iterdir():
+        content = json.loads((run / "metrics.json").read_text())
+        content["protocol"] |= {"weights": "other.ckpt" if run.name == "shuffled" else "a.ckpt", "counts": run.name}
+        (run / "metrics.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match="shuffled has weights other.ckpt, and .*forward a.ckpt: compare runs"):
+        cli(["probe-time", str(runs)])
+
+
+def test_no_report_is_written_over(runs: Path, tmp_path: Path) -> None:
+    before = (runs / "frozen" / "metrics.json").read_bytes()
+    for option in ("--out", "--plot"):
+        with pytest.raises(SystemExit, match=f"{option} .*metrics.json: that is the name of a run's own report"):
+            cli(["probe-time", str(runs), option, str(runs / "frozen" / "metrics.json")])
+    with pytest.raises(SystemExit, match="--out and --plot are both .*: give two files"):
+        cli(["probe-time", str(runs), "--out", str(tmp_path / "a"), "--plot", str(tmp_path / "b" / ".." / "a")])
+    assert (runs / "frozen" / "metrics.json").read_bytes() == before and not (tmp_path / "a").exists()

@@ -10,7 +10,9 @@ from lightning import LightningModule, Trainer
 
 from egovlpv2.data_modules.clips import ClipReader
 from egovlpv2.data_modules.egohoi import EgoHOIBench, EgoHOIDataModule
+from egovlpv2.data_modules.hard_negatives import NEGATIVES, NegativesOfFile
 from egovlpv2.data_modules.loaders import PAD_INDEX
+from egovlpv2.data_modules.tables import read_clip_table
 
 WriteHard = Callable[..., Path]
 
@@ -125,7 +127,11 @@ def test_unreadable_clips_are_left_out_and_counted(
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     trainer.test(counter, datamodule=data, verbose=False)
     assert counter.lines == [*range(2, 12), *range(17, 22)]
-    assert data.counts == {"clips": 20, "skipped_clips": 5, "clips_beyond_the_video": 0}
+    assert data.counts == {"clips": 20, "skipped_clips": 5, "clips_beyond_the_video": 0, "test_malformed_rows": 0,
+                           "test_sentences_left_out": data.counts["test_sentences_left_out"]}
+    rows = read_clip_table(data.root / data.files["test"], NEGATIVES)
+    texts = [texts for row in range(len(rows)) for texts in NegativesOfFile(rows)(row)]
+    assert data.counts["test_sentences_left_out"] == sum(max(len(some) - 10, 0) for some in texts) > 0
 
 
 def test_padding_of_a_share_is_left_out(world: Path, options: dict[str, Any], write_hard: WriteHard) -> None:

@@ -155,6 +155,8 @@ def test_undecodable_negatives_are_malformed(write_negatives: Callable[..., Path
     ({"changes": {2: {"clip_start": "1.25"}}}, "hard.csv, line 4: long from 1.25 to 2.5 s, and .* from 1.5 to 2.5 s"),
     ({"changes": {19: {"clip_end": "9"}}}, "hard.csv, line 21: other from 3 to 9 s"),
     ({"count": 19, "changes": {4: {"video_uid": "new"}}}, "hard.csv, line 6: new .*; .*has 19 rows"),
+    ({"changes": {4: {"clip_text": "C sings"}}}, r"1 of 20 rows of \S+hard.csv have another clip_text than "
+                                                 r"\S+clip.csv, the first in line 6: 'C sings', not "),
 ])
 def test_a_file_of_other_rows_is_refused_by_line(
     world: Path, write_negatives: Callable[..., Path], options: dict[str, Any], message: str

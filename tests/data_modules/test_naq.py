@@ -202,7 +202,8 @@ def test_no_input_is_written_over(tmp_path: Path, write_narrations: Callable[...
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_queries_of_another_split_are_refused(tmp_path: Path, write_narrations: Callable[..., Path], split: str) -> None:
+def test_queries_of_another_split_are_refused(tmp_path: Path, write_narrations: Callable[..., Path], split: str
+                                              ) -> None:
     told, clips = write_narrations(("v", 1.0, "C cuts")), write_clips(tmp_path / "mq.json", "v", CLIP)
     write_clips(tmp_path / "nlq.json", "v", clip("c", [row("where?", 1.0, 2.0)]), split=split)
     with pytest.raises(SystemExit, match=f"nlq.json: the video v is of the split {split}, whose queries must not be"):

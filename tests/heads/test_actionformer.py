@@ -137,9 +137,12 @@ def test_it_is_the_same_again_and_starts_with_rare_classes() -> None:
 @pytest.mark.parametrize(("options", "problem"), [
     ({"dim": 15}, "dim=15 is not a multiple of num_heads=2"),
     ({"num_levels": 0}, "num_levels=0, num_full_levels=0: give 1 level or more"),
-    ({"num_full_levels": 4}, "num_levels=3, num_full_levels=4"),
+    ({"num_full_levels": 4}, "num_levels=3, num_full_levels=4"), ({"max_steps": 0}, "max_steps=0: give 1 or more"),
+    ({"num_heads": 0}, "num_heads=0: give 1"), ({"dim": -32}, "dim=-32: give 1"), ({"in_dim": 0}, "in_dim=0: give 1"),
+    ({"num_classes": -1}, "num_classes=-1: give 1"), ({"drop_path": 2.0}, "drop_path=2.0: give a share"),
+    ({"dropout": float("nan")}, "dropout=nan: give a share"),
 ])
-def test_settings_that_do_not_fit_are_named(options: dict[str, int], problem: str) -> None:
+def test_settings_that_do_not_fit_are_named(options: dict[str, float], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         small(**options)
 

@@ -65,6 +65,8 @@ def drawn() -> ActionFormerOutput:
 def test_padding_and_unlikely_or_short_moments_are_left_out() -> None:
     out = drawn()
     assert len(decode_points(out, 0, Decoding()).scores) == 96
+    with pytest.raises(ValueError, match="decoding.candidates=-1: give 1 or more"):
+        Decoding(candidates=-1)
     assert len(decode_points(out, 1, Decoding()).scores) == (9 + 5) * 4
     likely = decode_points(out, 0, Decoding(min_score=0.5))
     assert len(likely.scores) == (out.class_logits[0] > 0).sum() and likely.scores.min() > 0.5

@@ -30,6 +30,9 @@ SMALL = {"nlq": ["--model.init_args.video_dim=12", "--model.init_args.query_dim=
          "mq_actionformer": ["--model.init_args.in_dim=12", "--model.init_args.dim=32", "--data.init_args.num_steps=96",
                              "--model.init_args.num_levels=4"]}
 
+OTHER_SETTINGS = {"nlq": {"num_heads=2": 4}, "mq": {"num_neighbours=3": 12},  # which no weights show, and those before
+                  "mq_actionformer": {"window=3": 9, "num_heads=2": 4, "variant=opentad": "authors"}}
+
 
 @pytest.fixture(scope="module")
 def features(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -110,6 +113,16 @@ def test_a_head_is_trained_tested_shown_and_submitted(task: str, toy: Path, feat
     with pytest.raises(SystemExit, match=r"best.ckpt was trained on other features than .*other \(frames 4 and 16\)"):
         cli(arguments("test", task, toy, tmp_path / "other", tmp_path, "refused", weights,
                       "--data.init_args.recipe.frames=16"))
+
+    with pytest.raises(SystemExit, match="the head was trained on other features than .*stride 5 and 10"):
+        cli(arguments("test", task, toy, tmp_path / "never", tmp_path, "refused", weights,
+                      "--data.init_args.recipe.stride=10", f"--data.init_args.weights={best}"))
+    assert not (tmp_path / "never").exists()  # nothing was extracted for it
+    for setting, trained in OTHER_SETTINGS[task].items():
+        name = setting.partition("=")[0]
+        with pytest.raises(SystemExit, match=f"best.ckpt was trained with {name}={trained}, and it is"):
+            cli(arguments("test", task, toy, features[benchmark(task)], tmp_path, "refused", weights,
+                          f"--model.init_args.{setting}"))
 
     cli(arguments("predict", task, toy, features[benchmark(task)], tmp_path, "answers", weights))
     submission = json.loads((tmp_path / "answers" / "predictions.json").read_text())
