@@ -148,5 +148,9 @@ def _read_facts(path: Path, task: str) -> dict[str, Any]:
     if isinstance(ours, dict) and "features" in ours and str(ours.get("task")).lower().startswith(task):
         raise ValueError(f"{path} is of a version that didn't store the settings of its head: train it again with "
                          f"`make finetune-{task}`")
+    other = {"nlq": "mq", "mq": "nlq"}[task]
+    if isinstance(ours, dict) and other in ours:
+        command = {"nlq": "locate", "mq": "detect"}[other]
+        raise ValueError(f"{path} is a head of `make finetune-{other}`: use it with `egovlpv2 {command}`")
     raise ValueError(f"{path} is not a checkpoint of `make finetune-{task}` ({describe(file.get('state_dict') or file)}"
                      "): give one as --head")

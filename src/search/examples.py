@@ -66,11 +66,11 @@ def _of_moment(name: str, time: str, store: EmbeddingStore) -> Example:
     place = store.names.index(name)
     duration = store.durations[place]
     try:
-        seconds = float(time)
+        seconds = sum(float(part) * 60**place for place, part in enumerate(reversed(time.split(":"))))
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= duration:
-        raise ValueError(f"--like {name}@{time}: give a moment in seconds; {name} lasts {duration:.1f} s")
+        raise ValueError(f"--like {name}@{time}: give a moment in seconds, or as 0:12; {name} lasts {duration:.1f} s")
     middles = np.array([sum(store.span(place, window)) / 2 for window in range(len(store.values[place]))])
     row = store.values[place][int(np.abs(middles - seconds).argmin())]
     return Example(normalize(row.float(), dim=0), name, seconds)

@@ -85,6 +85,7 @@ def search(query: str | None = None, index: str | Path = "index", *, like: str |
     elif like is None:
         raise ValueError("give a query, such as '#C C opens the jar', or an example with --like")
     title = " and ".join(part for part in (query, f"like {like}" if like else None) if part)
+    title += f", not {without}" if without else ""
     page = Path(out)
     make_folder_of(page)
     require_suffix(page, ".html", "the page")
@@ -96,8 +97,9 @@ def search(query: str | None = None, index: str | Path = "index", *, like: str |
     begun = time.perf_counter()
     moments = opened.search(query, like, top, rerank, min_score, some, without)
     store = opened.store
-    summary = (f"{len(store):,} windows of {len(store.names)} videos, {store.hours:.2f} hours, searched in "
-               f"{time.perf_counter() - begun:.2f} s")
+    searched = f"{len(store):,} windows of {len(store.names)} videos, {store.hours:.2f} hours" if some is None else (
+        f"{len(some)} of {len(store.names)} videos")
+    summary = f"{searched}, searched in {time.perf_counter() - begun:.2f} s"
     cards = [_card(opened, moment) for moment in tqdm(moments, desc="pictures", unit="moment", leave=False)]
     write_page(page, title, cards, summary)
     problems = dict.fromkeys(card.problem for card in cards if card.problem)

@@ -96,7 +96,8 @@ def detect(video: str | Path, weights: str, head: str | Path, *, min_score: Shar
         spans = [Span(one.label, one.start, one.end) for one in found[:_DRAWN]]
         content = {"video": source.name, "duration": duration, "head": str(head), "weights": weights,
                    "min_score": min_score, "detections": [asdict(one) for one in found]}
-        write_results(Path(out), content, [Drawing(source.name, duration, curves, [], spans)], source, chunk_seconds)
+        title = source.name if len(found) <= _DRAWN else f"{source.name}: the {_DRAWN} best of {len(found)}"
+        write_results(Path(out), content, [Drawing(title, duration, curves, [], spans)], source, chunk_seconds)
     moments = [FoundMoment(source, chunk_seconds, one.start, one.end, one.label, one.score) for one in found]
     return Results(found, out, write_moments(export or [], moments, sound),
                    f"no activity with a score of {min_score:g} or more")

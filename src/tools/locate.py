@@ -89,6 +89,7 @@ def locate(video: str | Path, queries: Sequence[str], weights: str, head: str | 
     check_call(locate, locals())
     for query in queries:
         require_text("a query", query, "ask something, such as 'where did I put the cup?'")
+    typed = {query.strip().lower(): query.strip() for query in reversed(queries)}
     texts = list(dict.fromkeys(query.strip().lower() for query in queries))  # as annotations are read
     source = find_video(video, image_fps, chunk_seconds)
     check_out(out, source)
@@ -98,16 +99,16 @@ def locate(video: str | Path, queries: Sequence[str], weights: str, head: str | 
     with extracted(source, texts, Path(head), opened.features, how) as folder:
         found = [_search(folder, source.name, index, opened, top) for index in range(len(texts))]
         duration = folder.duration(source.name)
-    located = [Located(text, windows) for text, (windows, _) in zip(texts, found, strict=True)]
+    located = [Located(typed[text], windows) for text, (windows, _) in zip(texts, found, strict=True)]
     if out is not None:
-        drawings = [Drawing(one.query, duration, curves, [], [Span(str(rank), start, end) for rank, (start, end, _)
-                                                              in enumerate(one.windows, 1)])
+        drawings = [Drawing(f"{source.name}: {one.query}", duration, curves, [],
+                            [Span(str(rank), *window[:2]) for rank, window in enumerate(one.windows, 1)])
                     for one, (_, curves) in zip(located, found, strict=True)]
         content = {"video": source.name, "duration": duration, "head": str(head), "weights": weights,
                    "queries": [{"query": one.query, "windows": [w._asdict() for w in one.windows]} for one in located]}
         write_results(Path(out), content, drawings, source, chunk_seconds)
     moments = [FoundMoment(source, chunk_seconds, *window[:2], one.query, window.score)
-               for one in located for window in one.windows]
+               for one in located for window in _apart(one.windows)]
     return Results(located, out, write_moments(export or [], moments, sound))
 
 
@@ -142,6 +143,15 @@ def _look_at(part: Part, folder: FeatureFolder, index: int, opened: QueryHead, t
     windows = [Window(part.span.start + a * step, part.span.start + (b + 1) * step, value)
                for a, b, value in zip(first[0].tolist(), last[0].tolist(), scores.tolist(), strict=True)]
     return list(dict.fromkeys(windows)), out.curves(0, len(values))
+
+
+def _apart(windows: Sequence[Window]) -> list[Window]:
+    """Those that don't overlap a better one."""
+    kept: list[Window] = []
+    for window in windows:
+        if all(window.end <= other.start or other.end <= window.start for other in kept):
+            kept.append(window)
+    return kept
 
 
 def _merge(found: Sequence[tuple[Part, Window]], top: int) -> list[Window]:

@@ -82,7 +82,7 @@ def _write_clips(folder: Path, moments: Sequence[FoundMoment], sound: bool) -> l
     written: list[Path] = []
     problems: dict[str, None] = {}
     for rank, moment in enumerate(tqdm(moments, desc="cutting", unit="clip", disable=len(moments) < 2), 1):
-        path = folder / f"{rank:03}-{moment.source.name[:150]}-{moment.start:.1f}.mp4"
+        path = folder / f"{rank:03}-{moment.source.name[:150]}-{moment.start:.1f}-{moment.end:.1f}.mp4"
         try:
             rate = min(max(moment.source.rate, _RATES[0]), _RATES[1])
             write_excerpt(moment.source, moment.chunk_seconds, [(moment.start, moment.end)], path, rate, _SHORT_SIDE,

@@ -49,6 +49,7 @@ def test_moments_like_another_are_found_without_itself(opened: Index) -> None:
     example = rows(opened)["a", 1]  # 1 to 3 s
     found = opened.search(like="a@2.1", top=100)
     away = [key for key in best(opened, lambda row: float(row @ example) if not torch.equal(row, example) else -9)]
+    assert found == opened.search(like="a@0:00:02.1", top=100)
     assert all(moment.video != "a" or not moment.start - 1 <= 2.1 <= moment.end + 1 for moment in found)
     assert {key for key in places(found)} <= set(rows(opened)) and found[0].cosine == pytest.approx(max(
         float(rows(opened)[key] @ normalize(example, dim=0)) for key in places(found)), abs=1e-3)

@@ -100,7 +100,7 @@ def test_windows_of_queries_are_those_of_predict(world: World) -> None:
         asked = {(group["annotation_uid"], index): row["query"].lower() for group in clip["annotations"]
                  for index, row in enumerate(group["language_queries"])}
         found = {one.query: one for one in locate(world.takes / video["video_uid"], list(asked.values()),
-                                                  str(world.weights), head, **HOW)}
+                                                  str(world.weights), head, **HOW)}  # shown as they are typed
         assert list(found) == list(dict.fromkeys(asked.values()))
         mine = {(row["annotation_uid"], row["query_idx"]): row["predicted_times"] for row in answers
                 if row["clip_uid"] == clip["clip_uid"]}
@@ -200,9 +200,9 @@ def watch(monkeypatch: pytest.MonkeyPatch, module: Any, read: str, seen: list[An
 def test_a_list_and_a_picture_are_written(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     take, out = world.takes / world.truth("nlq")[0]["video_uid"], tmp_path / "new" / "found.json"
     how = ["--weights", str(world.weights), "--chunk-seconds", "8", "--num-workers", "0", "--device", "cpu"]
-    cli(["locate", str(take), "w1 w2", "w3", "--head", str(world.head("nlq")), "--out", str(out), "--top", "2", *how])
+    cli(["locate", str(take), "W1 w2", "w3", "--head", str(world.head("nlq")), "--out", str(out), "--top", "2", *how])
     said, content = capsys.readouterr().out, json.loads(out.read_text())
-    assert [row["query"] for row in content["queries"]] == ["w1 w2", "w3"] and content["video"] == take.name
+    assert [row["query"] for row in content["queries"]] == ["W1 w2", "w3"] and content["video"] == take.name
     assert all(len(row["windows"]) == 2 for row in content["queries"])
     assert said.count("score") == 4 and f"written: {out} and {out.with_suffix('.png')}" in said
     check_picture(out.with_suffix(".png"))
@@ -225,9 +225,9 @@ def check_picture(path: Path) -> None:
 def test_what_does_not_fit_is_refused(world: World, tmp_path: Path, make_backbone: Any, tokenizer: str) -> None:
     take, weights = world.takes / world.truth("nlq")[0]["video_uid"], str(world.weights)
     nlq, mq = world.head("nlq"), world.head("mq")
-    with pytest.raises(ValueError, match=r"mq/checkpoints/best.ckpt is not a checkpoint of `make finetune-nlq`"):
+    with pytest.raises(ValueError, match=r"best.ckpt is a head of `make finetune-mq`: use it with `egovlpv2 detect`"):
         locate(take, ["w1"], weights, mq, **HOW)
-    with pytest.raises(ValueError, match=r"nlq/checkpoints/best.ckpt is not a checkpoint of `make finetune-mq`"):
+    with pytest.raises(ValueError, match=r"best.ckpt is a head of `make finetune-nlq`: use it with `egovlpv2 locate`"):
         detect(take, weights, nlq, **HOW)
     for queries, message in (([], "queries is an empty list"), (["w1", " "], "a query is empty: ask something")):
         with pytest.raises(ValueError, match=message):
@@ -235,6 +235,8 @@ def test_what_does_not_fit_is_refused(world: World, tmp_path: Path, make_backbon
     save_backbone(make_backbone(tokenizer=tokenizer, num_fused_layers=1), tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"was trained on features of the weights .*, and .*other.safetensors is"):
         locate(take, ["w1"], str(tmp_path / "other.safetensors"), nlq, **HOW)
+    with pytest.raises(ValueError, match="weights.safetensors"):
+        locate(take, ["w1"], weights, world.weights, **HOW)
     with pytest.raises(ValueError, match="lasts 8.0 s and the chunks should last 600"):
         locate(take, ["w1"], weights, nlq)
     with pytest.raises(ValueError, match=r"holds \d+ videos"):
@@ -297,8 +299,9 @@ def test_what_is_found_is_exported(world: World, tmp_path: Path, capsys: pytest.
     targets = [str(tmp_path / name) for name in ("clips", "a.srt", "a.csv")]
     cli(["locate", str(take), "w1 w2", "--head", str(world.head("nlq")), "--top", "2", "--export", *targets, *how])
     said = capsys.readouterr().out
-    assert len(list((tmp_path / "clips").glob("*.mp4"))) == 2 and said.count("written: ") == 4
-    assert (tmp_path / "a.srt").read_text().count("w1 w2 (") == 2
+    clips = list((tmp_path / "clips").glob("*.mp4"))  # those that don't overlap a better one
+    assert 1 <= len(clips) <= 2 and said.count("written: ") == 2 + len(clips)
+    assert (tmp_path / "a.srt").read_text().count("w1 w2 (") == len(clips)
     cli(["detect", str(take), "--head", str(world.head("mq")), "--min-score", "0", "--top", "3", "--export",
          str(tmp_path / "b.edl"), *how])
     assert (tmp_path / "b.edl").read_text().count("* COMMENT: use_") == 3

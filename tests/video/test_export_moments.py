@@ -75,7 +75,7 @@ def moment(source: VideoSource, start: float, end: float, label: str = "#C C ope
 def test_clips_have_the_frames_and_the_sound_of_their_moments(film: VideoSource, tmp_path: Path, sound: bool) -> None:
     found = [moment(film, 2.0, 4.5), moment(film, 0.0, 1.2), moment(film, 7.32, 9.0)]
     paths = write_moments([tmp_path / "clips"], found, sound) if (tmp_path / "clips").mkdir() is None else []
-    assert [path.name for path in paths] == ["001-film-2.0.mp4", "002-film-0.0.mp4", "003-film-7.3.mp4"]
+    assert [path.name for path in paths] == ["001-film-2.0-4.5.mp4", "002-film-0.0-1.2.mp4", "003-film-7.3-9.0.mp4"]
     for path, one in zip(paths, found, strict=True):
         shown, heard = played(path)
         expected = [int((one.start + (i + 0.5) / FPS) * FPS) for i in range(round((one.end - one.start) * FPS))]
@@ -172,4 +172,4 @@ def test_a_video_that_is_gone_does_not_stop_the_other_clips(film: VideoSource, t
     (tmp_path / "clips").mkdir()
     with pytest.raises(VideoError, match=r"1 of 3 clips can't be cut: .*gone.mp4 is missing"):
         write_moments([tmp_path / "clips"], [moment(film, 0, 1), moment(gone, 0, 1), moment(film, 2, 3)])
-    assert sorted(os.listdir(tmp_path / "clips")) == ["001-film-0.0.mp4", "003-film-2.0.mp4"]
+    assert sorted(os.listdir(tmp_path / "clips")) == ["001-film-0.0-1.0.mp4", "003-film-2.0-3.0.mp4"]
