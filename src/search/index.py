@@ -121,7 +121,9 @@ class Index:
 
         Args:
             videos: Names, with the wildcards `*`, `?` and `[...]`; None for any.
-            after, before, table: As for `videos_between`; without any of them, videos of any time.
+            after: The earliest time, as `2026-05-01` or `2026-05-01 14:30`; None for any.
+            before: A time that is too late; None for none.
+            table: A CSV file with the times of videos, see `videos_between`; None for those of their files.
 
         Returns:
             Their names; None for all videos.
