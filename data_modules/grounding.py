@@ -22,6 +22,7 @@ from egovlpv2.data_modules.loaders import (
 )
 from egovlpv2.features import FeatureFolder, Features
 from egovlpv2.features.clips import ClipSpan, read_clip_features
+from egovlpv2.features.header import differing
 from egovlpv2.io.schema import LONGEST
 from egovlpv2.types import FeatureKind
 from egovlpv2.video.collection import VideoSource, find_videos
@@ -123,11 +124,9 @@ class FeatureDataModule(LoaderDataModule):
         if self.trainer is None or self.trainer.state.fn == "fit":
             return
         before = getattr(self.trainer.lightning_module, "features_before", {})
-        wanted = asdict(recipe)
-        if other := [f"{name} {before[name]} and {value}" for name, value in wanted.items()
-                     if before.get(name, value) != value]:
+        if different := differing(asdict(recipe), before):
             raise ValueError("the head was trained on other features than data.init_args.recipe says "
-                             f"({'; '.join(other)}): set the recipe, or train a head on these")
+                             f"({'; '.join(different)}): set the recipe, or train a head on these")
 
     @abstractmethod
     def annotated_spans(self, split: str) -> Sequence[ClipSpan]:
@@ -155,7 +154,12 @@ class FeatureDataModule(LoaderDataModule):
     @property
     def clip_facts(self) -> dict[str, Any]:
         """The settings of clips that a trained head's checkpoint stores, so that it can be used on other videos."""
-        return {"longest": max(span.duration for span in self.annotated_spans("train"))}
+        return {"longest": self._longest_clip}
+
+    @cached_property
+    def _longest_clip(self) -> float:
+        """Duration of the longest clip to train on, seconds; its file is read once, not for each checkpoint."""
+        return max(span.duration for span in self.annotated_spans("train"))
 
     def setup(self, stage: str) -> None:
         """Read all annotations before hours of training, not after."""

@@ -63,8 +63,13 @@ class Recipe:
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """Describe where other settings, by name, differ from this recipe, theirs first; absent ones don't count."""
-        return [f"{key} {other[key]} and {value}" for key, value in asdict(self).items()
-                if key in other and other[key] != value]
+        return differing(asdict(self), other)
+
+
+def differing(settings: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Describe where other settings, by name, differ from these, theirs first; absent ones don't count."""
+    return [f"{name} {other[name]} and {value}" for name, value in settings.items()
+            if name in other and other[name] != value]
 
 
 @dataclass(frozen=True)

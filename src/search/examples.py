@@ -45,7 +45,7 @@ def read_example(like: str, store: EmbeddingStore, embed: Callable[[Tensor], Ten
         ValueError: There is no such video in the index, or no such moment in it; or the file can't be read.
     """
     name, at, time = like.rpartition("@")
-    if at and name in store.names:
+    if at and name in store.numbers:
         return _of_moment(name, time, store)
     path = Path(like)
     if at and not path.exists():
@@ -63,7 +63,7 @@ def read_example(like: str, store: EmbeddingStore, embed: Callable[[Tensor], Ten
 
 def _of_moment(name: str, time: str, store: EmbeddingStore) -> Example:
     """The window whose middle is nearest to a moment."""
-    place = store.names.index(name)
+    place = store.numbers[name]
     duration = store.durations[place]
     try:
         seconds = sum(float(part) * 60**place for place, part in enumerate(reversed(time.split(":"))))

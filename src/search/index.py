@@ -135,7 +135,8 @@ class Index:
         if after is None and before is None and table is None:
             return named
         dated = videos_between(self.manifest.videos, after, before, table)
-        found = [name for name in dated if name in self.store.names and (named is None or name in named)]
+        among = set(self.store.names if named is None else named)
+        found = [name for name in dated if name in among]
         if not found:
             raise ValueError(f"none of the {len(dated)} videos of that time, such as {dated[0]!r}, has such a name, or "
                              "is indexed already")

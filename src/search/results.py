@@ -13,6 +13,7 @@ from egovlpv2.command.options import require_text
 from egovlpv2.features.query_encoding import warn_if_truncated
 from egovlpv2.io.files import make_folder_of, require_suffix
 from egovlpv2.search.index import Index
+from egovlpv2.search.manifest import FILE as MANIFEST
 from egovlpv2.search.moments import Moment
 from egovlpv2.search.page import Card, jpegs, write_page
 from egovlpv2.types import Count, NonNegativeInt, NumTokens, Precision
@@ -89,7 +90,7 @@ def search(query: str | None = None, index: str | Path = "index", *, like: str |
     page = Path(out)
     make_folder_of(page)
     require_suffix(page, ".html", "the page")
-    check_targets(export or [])
+    check_targets(export or [], others=[page, table, Path(index) / MANIFEST])
     opened = Index(index, weights, tokenizer, max_tokens, device, precision)
     if query is not None:
         warn_if_truncated(opened.tokenizer, "query", query, opened.max_tokens)

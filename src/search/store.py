@@ -46,6 +46,7 @@ class EmbeddingStore:
         features = [files.read(name) for name in self.names]
         self.values = [video.values for video in features]  # (n, D) each, float16, mapped
         self.durations = [video.duration for video in features]
+        self.numbers = {name: i for i, name in enumerate(self.names)}
         self._count = sum(map(len, self.values))
         if len(self) > 1 and all((values == self.values[0][0]).all() for values in self.values):
             raise ValueError(f"{folder}: all {len(self):,} windows have the same embedding: the weights "
@@ -76,7 +77,7 @@ class EmbeddingStore:
             except_at: Video and second of a moment, whose windows are left out.
             min_cosine: Windows with a lower cosine are left out.
         """
-        some = range(len(self.names)) if videos is None else sorted(map(self.names.index, set(videos)))
+        some = range(len(self.names)) if videos is None else sorted({self.numbers[name] for name in videos})
         half = query.half()
         with one_thread():
             scores = torch.cat([self.values[i] @ half for i in some])  # (n,)

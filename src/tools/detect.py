@@ -21,11 +21,11 @@ from egovlpv2.heads.moments import detections, scored_segments
 from egovlpv2.heads.nms import Detections
 from egovlpv2.heads.vsgn import VSGN
 from egovlpv2.metrics.temporal import temporal_iou
-from egovlpv2.tools.results import Results, check_out, write_results
+from egovlpv2.tools.results import Results, check_outputs, write_results
 from egovlpv2.tools.video_parts import Extraction, Part, extracted, find_video, join_curves, parts
 from egovlpv2.types import Count, ImageRate, NumWorkers, Precision, Seconds, Share
 from egovlpv2.video.clock import clock
-from egovlpv2.video.export import check_targets, write_moments
+from egovlpv2.video.export import write_moments
 from egovlpv2.video.moment_lists import FoundMoment
 from egovlpv2.viz.timeline import Drawing, Span
 
@@ -81,8 +81,7 @@ def detect(video: str | Path, weights: str, head: str | Path, *, min_score: Shar
     """
     check_call(detect, locals())
     source = find_video(video, image_fps, chunk_seconds)
-    check_out(out, source)
-    check_targets(export or [], [source])
+    check_outputs(out, export, source)
     opened = read_moment_head(Path(head))
     how = Extraction(weights, chunk_seconds, batch_size, num_workers, device=device, precision=precision)
     with extracted(source, [], Path(head), opened.features, how) as folder:

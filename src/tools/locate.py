@@ -20,11 +20,11 @@ from egovlpv2.features.clips import averaged, pad, read_clip_features
 from egovlpv2.features.files import FeatureFolder
 from egovlpv2.heads.vslnet import best_spans
 from egovlpv2.metrics.temporal import temporal_iou
-from egovlpv2.tools.results import Results, check_out, write_results
+from egovlpv2.tools.results import Results, check_outputs, write_results
 from egovlpv2.tools.video_parts import Extraction, Part, extracted, find_video, join_curves, parts
 from egovlpv2.types import Count, ImageRate, NumTokens, NumWorkers, Precision, Seconds
 from egovlpv2.video.clock import clock
-from egovlpv2.video.export import check_targets, write_moments
+from egovlpv2.video.export import write_moments
 from egovlpv2.video.moment_lists import FoundMoment
 from egovlpv2.viz.timeline import Drawing, Span
 
@@ -92,8 +92,7 @@ def locate(video: str | Path, queries: Sequence[str], weights: str, head: str | 
     typed = {query.strip().lower(): query.strip() for query in reversed(queries)}
     texts = list(dict.fromkeys(query.strip().lower() for query in queries))  # as annotations are read
     source = find_video(video, image_fps, chunk_seconds)
-    check_out(out, source)
-    check_targets(export or [], [source])
+    check_outputs(out, export, source)
     opened = read_query_head(Path(head))
     how = Extraction(weights, chunk_seconds, batch_size, num_workers, max_tokens, tokenizer, device, precision)
     with extracted(source, texts, Path(head), opened.features, how) as folder:

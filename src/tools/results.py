@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from egovlpv2.io.files import atomic_write, make_folder_of, require_suffix, write_json
 from egovlpv2.tools.video_parts import read_strip
 from egovlpv2.video.collection import VideoSource
+from egovlpv2.video.export import check_targets
 from egovlpv2.viz.figures import png
 from egovlpv2.viz.timeline import Drawing, draw
 
@@ -34,12 +35,18 @@ class Results(list[R]):
         return "\n".join([*lines, *written, *(f"written: {path}" for path in self.exported)])
 
 
-def check_out(out: str | Path | None, source: VideoSource) -> None:
-    """Refuse a name that can't be written to, before hours of work.
+def check_outputs(out: str | Path | None, export: Sequence[str] | None, source: VideoSource) -> None:
+    """Refuse names that can't be written to, before hours of work.
+
+    Args:
+        out: The JSON file; None for none.
+        export: Other targets, see `check_targets`.
+        source: The video.
 
     Raises:
-        ValueError: It isn't a .json, can't be written to, or lies among the pictures of the video.
+        ValueError: `out` isn't a .json, or a name can't be written to or lies among the files of the video.
     """
+    check_targets(export or [], [source], [out])
     if out is None:
         return
     path = Path(out)

@@ -140,7 +140,7 @@ def summarize(video: str | Path, query: str, weights: str, out: str | Path = "su
     require_text("--query", query, "say what the summary should show")
     source = find_video(video, image_fps, chunk_seconds)
     _check_out(Path(out), source)
-    check_targets(export or [], [source])
+    check_targets(export or [], [source], [head])
     backbone = open_backbone(weights, _SHOT_FRAMES, device)
     backbone.config.require_fusion("a summary for a query")
     text_tokenizer = open_tokenizer(backbone, tokenizer)

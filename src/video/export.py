@@ -15,18 +15,25 @@ _SHORT_SIDE = 1080  # pixels of a clip, at most
 _RATES = (1.0, 120.0)  # frames a second of a clip
 
 
-def check_targets(targets: Sequence[str | Path], sources: Sequence[VideoSource] = ()) -> None:
+def check_targets(targets: Sequence[str | Path], sources: Sequence[VideoSource] = (),
+                  others: Sequence[str | Path | None] = ()) -> None:
     """Refuse what can't be written to, before hours of work.
 
     Args:
         targets: Files of a format of `LISTS`, and folders for clips, which have no suffix.
         sources: Videos that must not be written over.
+        others: Other files that the command reads or writes, which must not be written over.
 
     Raises:
-        ValueError: A target has a suffix of no format, can't be written to, or lies among the files of a video.
+        ValueError: A target has a suffix of no format, can't be written to, is there twice, is one of the others, or
+            lies among the files of a video.
     """
     theirs = {path.resolve() for source in sources for file in source.files for path in (file, file.parent)}
+    taken = {Path(other).resolve() for other in others if other is not None}
     for target in map(Path, targets):
+        if target.resolve() in taken:
+            raise ValueError(f"--export {target}: that file is read, or written to already: give another one")
+        taken.add(target.resolve())
         if not target.suffix or target.is_dir():
             if target.resolve() in theirs:
                 raise ValueError(f"--export {target} is the folder of a video: give another one")

@@ -42,6 +42,16 @@ def test_the_times_of_a_table(dated: Path, tmp_path: Path, capsys: pytest.Captur
     assert rows and all("  c  " in line for line in rows)
 
 
+def test_neither_table_nor_index_is_written_over(dated: Path, tmp_path: Path) -> None:
+    (tmp_path / "meta.csv").write_text("video,time\na,2025-01-01\n")
+    before = (dated / "index.json").read_bytes()
+    for target in (tmp_path / "meta.csv", dated / "index.json"):
+        with pytest.raises(SystemExit, match=f"--export .*{target.name}: that file is read"):
+            cli(["search", QUERY, "--index", str(dated), "--table", str(tmp_path / "meta.csv"), "--device", "cpu",
+                 "--out", str(tmp_path / "a.html"), "--export", str(target)])
+    assert (dated / "index.json").read_bytes() == before and "2025" in (tmp_path / "meta.csv").read_text()
+
+
 def test_times_that_cannot_be_read_are_named(dated: Path, tmp_path: Path) -> None:
     opened, table = Index(dated, device="cpu"), tmp_path / "meta.csv"
     for arguments, message in (({"after": "yesterday"}, "--after 'yesterday': give a date such as 2026-05-01"),

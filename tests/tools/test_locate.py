@@ -244,6 +244,8 @@ def test_what_does_not_fit_is_refused(world: World, tmp_path: Path, make_backbon
     for out, message in (("a.txt", "the list of what is found is a .json"), ("", "is a folder|is a .json")):
         with pytest.raises(ValueError, match=message):
             locate(take, ["w1"], weights, nlq, out=tmp_path / out, **HOW)
+    with pytest.raises(ValueError, match="--export .*a.json: that file is read, or written to already"):
+        locate(take, ["w1"], weights, nlq, out=tmp_path / "a.json", export=[str(tmp_path / "a.json")], **HOW)
     with pytest.raises(ValueError, match="none.ckpt"):
         locate(take, ["w1"], weights, tmp_path / "none.ckpt", **HOW)
     with pytest.raises(ValueError, match="min_score"):

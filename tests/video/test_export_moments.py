@@ -163,6 +163,9 @@ def test_targets_that_cannot_be_written_are_refused(film: VideoSource, tmp_path:
                             (tmp_path / "film.mp4" / "a.csv", "can't be made")):
         with pytest.raises(ValueError, match=message):
             check_targets([target], [film])
+    for targets, others in ((["a.csv", "./a.csv"], []), (["a.json"], ["a.json"]), (["b.csv"], [None, "x/../b.csv"])):
+        with pytest.raises(ValueError, match="--export .*: that file is read, or written to already"):
+            check_targets([tmp_path / name for name in targets], [film], [name and tmp_path / name for name in others])
     check_targets([tmp_path / "new" / "clips", tmp_path / "lists" / "a.CSV"], [film])
     assert (tmp_path / "new" / "clips").is_dir() and (tmp_path / "lists").is_dir()
 
