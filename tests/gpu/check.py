@@ -37,14 +37,11 @@ class Part(NamedTuple):
 
 _OWN = str(HERE / "parts.py")
 PARTS = {
-    "tests": Part(75, ("-m", "pytest", "-m", "gpu", str(HERE), "-p", "no:cacheprovider", "--junitxml={out}.xml")),
-    "step": Part(185, (_OWN, "step", "{device}", "{size}", "{out}.json")),
+    "tests": Part(110, ("-m", "pytest", "-m", "gpu", str(HERE), "-p", "no:cacheprovider", "--junitxml={out}.xml")),
+    "step": Part(200, (_OWN, "step", "{device}", "{size}", "{out}.json")),
     "model": Part(80, (_OWN, "model", "{device}", "{size}", "{out}.json")),
-    "search": Part(55, ("-m", "egovlpv2.cli", "bench", "search", "--out", "{out}.json")),
-    "toy": Part(65, (_OWN, "toy", "{device}", "{size}", "{out}.json")),
+    "toy": Part(70, (_OWN, "toy", "{device}", "{size}", "{out}.json")),
 }
-SEARCH_SIZES = {"full": ("--hours", "100", "--widths", "4096"),
-                "small": ("--hours", "0.1", "--widths", "8", "--index-files", "3")}
 
 
 def place_package(target: Path) -> None:
@@ -135,7 +132,7 @@ def check(options: argparse.Namespace) -> bool:
         limit = PARTS[name].limit * (_SLACK if options.small else 1)
         print(f"{name} (at most {limit} s)", flush=True)
         begin = time.monotonic()
-        outcome = run(command + list(SEARCH_SIZES[size] if name == "search" else ()), limit, out / f"{name}.log")
+        outcome = run(command, limit, out / f"{name}.log")
         report["parts"].append({"name": name, "seconds": round(time.monotonic() - begin, 1), "outcome": outcome})
         report["figures"] += read_figures(name, out / name)
         (out / "gpu-check.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -23,7 +23,6 @@ SHOWN = {
              "peak memory, 2 clips, all objectives in memory together"],
     "model": ["video embeddings, bfloat16 against float32 on the CPU", "indexing, a window each second",
               "extraction of dual features, a window of 4 frames each 16", "indexing 100 hours at this rate"],
-    "search": ["further searches"],
     "toy": ["a run of the tiny model on it, from start to EgoMCQ", "EgoMCQ after it, inter-video"],
 }
 
