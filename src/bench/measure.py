@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import torch
 
 from egovlpv2.command.cores import usable_cores
-from egovlpv2.types import Precision, StepVariant
+from egovlpv2.types import EmbeddingKind, Precision, StepVariant
 
 # TFLOP/s of dense bfloat16, by a part of the device's name; the first that fits counts.
 PEAK_TFLOPS = {"H100 NVL": 835.0, "H200 NVL": 835.0, "H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0, "A100": 312.0}
@@ -40,6 +40,7 @@ class BenchOptions:
     every: float = 1.0
     widths: Sequence[int] = (256,)
     index_files: int = 200
+    store: EmbeddingKind = "float16"
     folder: Path | None = None
 
 

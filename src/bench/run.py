@@ -15,7 +15,7 @@ from egovlpv2.arguments import check_call
 from egovlpv2.bench.measure import BenchOptions, Figure, device_name
 from egovlpv2.device import pick_device
 from egovlpv2.io.files import finite, write_json
-from egovlpv2.types import BenchPart, Count, Milliseconds, Positive, Precision, StepVariant
+from egovlpv2.types import BenchPart, Count, EmbeddingKind, Milliseconds, Positive, Precision, StepVariant
 
 # `measure(options)` of each module gives its figures. Modules are imported when they run: their memory is measured.
 PARTS = {
@@ -75,7 +75,8 @@ def run_benchmarks(part: BenchPart | None = None, *, out: str | Path | None = No
                    variants: Sequence[StepVariant] | None = None, peak_tflops: Positive | None = None,
                    file: str | Path | None = None, videos: str | Path | None = None,
                    hours: Positive = 100.0, every: Milliseconds = 1.0,
-                   widths: Sequence[Count] = (256,), index_files: Count = 200, folder: str | Path | None = None,
+                   widths: Sequence[Count] = (256,), index_files: Count = 200,
+                   store: EmbeddingKind = "float16", folder: str | Path | None = None,
                    json: bool = False) -> BenchReport:
     """Time the hot paths against their bounds, as ratios: all parts, or one.
 
@@ -98,6 +99,7 @@ def run_benchmarks(part: BenchPart | None = None, *, out: str | Path | None = No
         every: seconds between windows (search)
         widths: of the embeddings; 4096 are the base model's, and take 3 GB of disk (search)
         index_files: that they lie in (search)
+        store: what a search reads, see `egovlpv2 index` (search)
         folder: where they lie for the while, on a disk: in a folder that lies in memory (tmpfs) none of them is read
             from a disk (search)
         json: print the JSON instead of the table
@@ -111,7 +113,7 @@ def run_benchmarks(part: BenchPart | None = None, *, out: str | Path | None = No
     if target.is_dir():
         raise ValueError(f"--out {target} is a folder: give the name of a file")
     options = BenchOptions(file=_path(file), videos=_path(videos), hours=hours, every=every, widths=widths,
-                           index_files=index_files, folder=_path(folder), peak_tflops=peak_tflops,
+                           index_files=index_files, store=store, folder=_path(folder), peak_tflops=peak_tflops,
                            contrastive_batch=contrastive_batch)
     with_model = bool(_WITH_MODEL.intersection(names))
     if with_model:

@@ -1,11 +1,11 @@
 """A backbone ready for inference."""
 
-import hashlib
 import os
 from typing import TYPE_CHECKING
 
 from egovlpv2.checkpoints.weights import find_weights, load_backbone
 from egovlpv2.device import pick_device
+from egovlpv2.io.files import sha256
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.tokenization import load_fitting_tokenizer
 
@@ -39,8 +39,4 @@ def open_tokenizer(backbone: Backbone, name_or_path: str | None = None) -> "PreT
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
     """Compute the first 16 hexadecimal digits of the SHA-256 of a weights file; `path` is as for `load_backbone`."""
-    digest = hashlib.sha256()
-    with open(find_weights(path), "rb") as file:
-        while piece := file.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()[:16]
+    return sha256(find_weights(path))[:16]

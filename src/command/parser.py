@@ -81,7 +81,9 @@ def parse_options(prog: str, signature: Signature, positional: Sequence[str], ar
     for parameter in signature.parameters:
         _add(parser, parameter, parameter.name in positional, (options or {}).get(parameter.name))
     parsed = parser.parse_args(list(argv)).as_dict()
-    return {parameter.name: parsed[parameter.name] for parameter in signature.parameters}
+    # Where nothing was given for a list, jsonargparse has an empty one.
+    return {parameter.name: parsed[parameter.name] if parsed[parameter.name] != [] else parameter.default
+            for parameter in signature.parameters}
 
 
 def _refuse_empty_and_renamed(prog: str, argv: Sequence[str]) -> None:
@@ -116,7 +118,7 @@ def _add(parser: CommandParser, parameter: Parameter, positional: bool, name: st
         default = parameter.default
         settings["default"] = list(default) if isinstance(default, tuple) else default
         if positional:
-            settings["nargs"] = "?"
+            settings["nargs"] = "*" if "nargs" in settings else "?"
     elif not positional:
         settings["required"] = True
     assert parameter.default is not None or optional, parameter.name

@@ -5,7 +5,7 @@ flat: features go to the file as they come.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -37,7 +37,7 @@ from egovlpv2.types import (
     Rate,
     Seconds,
 )
-from egovlpv2.video.collection import VideoSource, find_videos
+from egovlpv2.video.collection import VideoSource, share_of_videos
 from egovlpv2.video.container import VideoError
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,8 @@ def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, ki
                      precision: Precision | None = None) -> ExtractionReport:
     """Extract features of any videos, one file each.
 
-    Finished files stay, so a stopped run goes on where it was, and several processes share the work.
+    Finished files stay, so a stopped run goes on where it was, and several processes share the work: under `srun`,
+    `torchrun` or in a SLURM array each takes its share of the videos.
 
     Args:
         videos: videos, or folders of them; a folder of chunks 0.mp4, 1.mp4, ... is one video
@@ -115,7 +116,7 @@ def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, ki
     asked = read_queries(queries or [])
     if kind in PER_QUERY and not asked:
         raise ValueError(f"--kind {kind} needs --queries: give the texts of the queries")
-    sources = find_videos(videos, image_fps)
+    sources = share_of_videos(videos, image_fps)
     if asked:
         sources = _with_queries(sources, asked)
     backbone = open_backbone(weights, num_frames, device)
@@ -150,7 +151,8 @@ def prepare_folder(out: Path, recipe: Recipe, queries: Mapping[str, Sequence[str
 
 
 def write_features(queue: VideoQueue, encoder: FeatureEncoder, num_workers: int,
-                   queries: Mapping[str, Sequence[str]] | None = None) -> ExtractionReport:
+                   queries: Mapping[str, Sequence[str]] | None = None,
+                   finished: Callable[[], None] = lambda: None) -> ExtractionReport:
     """Write the features of the videos of a queue; whatever stops it, nothing half-written stays.
 
     Args:
@@ -158,13 +160,14 @@ def write_features(queue: VideoQueue, encoder: FeatureEncoder, num_workers: int,
         encoder: The model.
         num_workers: Processes that decode.
         queries: By video; those without any get none.
+        finished: Called whenever a file is complete.
 
     Raises:
         OSError: Nothing more can be written.
     """
     loader = DataLoader(Blocks(queue.windows), batch_size=None, sampler=queue, num_workers=num_workers,
                         prefetch_factor=2 if num_workers else None)
-    writer = _VideoWriter(queue, encoder, queries or {})
+    writer = _VideoWriter(queue, encoder, queries or {}, finished)
     try:
         with queue.open_bar():
             for read in loader:
@@ -177,8 +180,9 @@ def write_features(queue: VideoQueue, encoder: FeatureEncoder, num_workers: int,
 class _VideoWriter:
     """Write blocks, which come in order, into the files of their videos."""
 
-    def __init__(self, queue: VideoQueue, encoder: FeatureEncoder, queries: Mapping[str, Sequence[str]]) -> None:
-        self.queue, self.encoder, self.queries = queue, encoder, queries
+    def __init__(self, queue: VideoQueue, encoder: FeatureEncoder, queries: Mapping[str, Sequence[str]],
+                 finished: Callable[[], None]) -> None:
+        self.queue, self.encoder, self.queries, self.finished = queue, encoder, queries, finished
         self.written = 0
         self._file: FeatureWriter | None = None
         self._asked: EncodedQueries | None = None
@@ -199,6 +203,7 @@ class _VideoWriter:
                 self._file.finish()
                 self.queue.finish(block.source)
                 self.written += 1
+                self.finished()
             self.queue.advance(block.source, block.count / block.of)
         except (ValueError, OSError) as error:  # such as features that aren't finite, or a file that is too large
             self.queue.fail(block.source, error, 1 - block.first / block.of)

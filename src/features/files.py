@@ -128,12 +128,13 @@ def _layout(sizes: dict[str, tuple[torch.dtype, list[int]]]) -> dict[str, dict[s
     return entries
 
 
-def read_features(path: str | Path, queries: Sequence[str] | None = None) -> Features:
+def read_features(path: str | Path, queries: Sequence[str] | None = None, checked: bool = False) -> Features:
     """Read a feature file.
 
     Args:
         path: The file.
         queries: For kinds in `PER_QUERY`, the queries to read, in this order; None for all.
+        checked: True if its numbers have been checked before, which reads all of them; its header always is.
 
     Raises:
         ValueError: The file is missing, cut short, or not a feature file; its header or its tensors are damaged; a
@@ -151,10 +152,11 @@ def read_features(path: str | Path, queries: Sequence[str] | None = None) -> Fea
                    "word_mask": torch.zeros(count, 0, dtype=torch.bool),
                    **{name: torch.zeros(0, 0, dtype=torch.float16) for name in _UNFUSED}}
         tensors |= {name: _rows(file, name, None if queries is None else rows) for name in file.keys()}  # noqa: SIM118
-        check_values(tensors["features"], recipe.kind, str(path))
-        for name in _UNFUSED:
-            check_values(tensors[name], "dual", str(path))
-        check_words(tensors["words"], str(path))
+        if not checked:
+            check_values(tensors["features"], recipe.kind, str(path))
+            for name in _UNFUSED:
+                check_values(tensors[name], "dual", str(path))
+            check_words(tensors["words"], str(path))
         return Features(recipe, tensors["features"], header.duration, [there[row] for row in rows],
                         tensors["words"], tensors["word_mask"], *(tensors[name] for name in _UNFUSED))
 
@@ -173,6 +175,13 @@ def _rows(file: Any, name: str, rows: list[int] | None) -> Tensor:
     if name == "features":  # (T, Q, D)
         return torch.cat([stored[:, :0], *(stored[:, row : row + 1] for row in rows)], dim=1)
     return torch.cat([stored[:0], *(stored[row : row + 1] for row in rows)])  # (Q, ...)
+
+
+def features_begin(path: Path) -> int:
+    """Find where the features of a sound feature file begin, in bytes."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return 8 + length + int(json.loads(file.read(length))["features"]["data_offsets"][0])
 
 
 def read_recipe(path: Path) -> Recipe:

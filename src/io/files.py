@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -67,6 +68,15 @@ def write_report(path: Path, content: Any) -> None:
     """
     write_json(path, finite(content))
     print(f"written: {path}")
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Compute the SHA-256 of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def finite(content: Any) -> Any:

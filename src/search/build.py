@@ -4,8 +4,10 @@ The reading is that of `extract_features`: it shows its progress, goes on where 
 only.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from egovlpv2.arguments import check_call
@@ -16,13 +18,16 @@ from egovlpv2.features.encoder import FeatureEncoder
 from egovlpv2.features.extract import ExtractionReport, make_recipe, prepare_folder, write_features
 from egovlpv2.features.files import SUFFIX
 from egovlpv2.features.work_queue import VideoQueue
-from egovlpv2.search.manifest import IndexManifest, add
-from egovlpv2.search.store import EmbeddingStore
+from egovlpv2.search.codes import update_codes
+from egovlpv2.search.maintenance import IndexCheck, check_index
+from egovlpv2.search.manifest import IndexManifest, add, commit, read_manifest
+from egovlpv2.search.store import open_store
 from egovlpv2.tokenization import load_fitting_tokenizer
-from egovlpv2.types import Count, ImageRate, NumFrames, NumTokens, NumWorkers, Precision, Seconds
-from egovlpv2.video.collection import find_videos
+from egovlpv2.types import Count, EmbeddingKind, ImageRate, NumFrames, NumTokens, NumWorkers, Precision, Seconds
+from egovlpv2.video.collection import share_of_videos
 
 _LONGEST = 1_000_000  # seconds of a window
+_COMMIT_SECONDS = 10.0
 _FPS = 1000  # windows and strides count milliseconds: any length of theirs is a whole number
 
 
@@ -48,14 +53,16 @@ class IndexReport(ExtractionReport):
                 f'`egovlpv2 search "#C C ..." --index {self.out}`')
 
 
-def build_index(videos: Sequence[str], weights: str, out: str | Path = "index", *, seconds: Seconds = 2.0,
-                every: Seconds = 1.0, num_frames: NumFrames = 4, chunk_seconds: Seconds = 600.0,
-                image_fps: ImageRate | None = None, batch_size: Count = 32, num_workers: NumWorkers = 2,
-                max_tokens: NumTokens = 30, tokenizer: str | None = None, device: str | None = None,
-                precision: Precision | None = None) -> IndexReport:
+def build_index(videos: Sequence[str] | None = None, weights: str | None = None, out: str | Path = "index", *,
+                seconds: Seconds = 2.0, every: Seconds = 1.0, num_frames: NumFrames = 4,
+                chunk_seconds: Seconds = 600.0, image_fps: ImageRate | None = None,
+                store: EmbeddingKind | None = None, check: bool = False, batch_size: Count = 32,
+                num_workers: NumWorkers = 2, max_tokens: NumTokens = 30, tokenizer: str | None = None,
+                device: str | None = None, precision: Precision | None = None) -> IndexReport | IndexCheck:
     """Make videos searchable by text: embed their windows into an index.
 
-    What is in the index stays; only new and changed videos are embedded.
+    What is in the index stays; only new and changed videos are embedded. Under `srun`, `torchrun` or in a SLURM array
+    each process takes its share of the videos.
 
     Args:
         videos: videos, or folders of them; a folder of chunks 0.mp4, 1.mp4, ... is one video
@@ -66,6 +73,10 @@ def build_index(videos: Sequence[str], weights: str, out: str | Path = "index", 
         num_frames: frames of a window that the model sees
         chunk_seconds: length of the files of a chunked video
         image_fps: pictures a second, where a video is a folder of pictures
+        store: what a search reads: the embeddings (float16), or codes of them, which are smaller (int8) or smaller and
+            faster (pq), and then the best thousand embeddings; as before if not given, at first float16; may be given
+            without videos
+        check: read every file of the index against its hash and repair what can be; without videos
         batch_size: windows at a time
         num_workers: processes that decode
         max_tokens: tokens of a query
@@ -79,13 +90,25 @@ def build_index(videos: Sequence[str], weights: str, out: str | Path = "index", 
         OSError: Nothing more can be written.
     """
     check_call(build_index, locals())
+    out = Path(out)
+    if check:
+        if videos or weights or store:
+            raise ValueError("--check takes no videos, --weights or --store: check the index first, then give them")
+        return check_index(out)
+    if not videos:
+        if store is None:
+            raise ValueError(f"give videos to embed, --store or --check; {out} is the index")
+        read_manifest(out)  # what is no index gets no lock's file
+        commit(out)
+        return _finish(out, store, 0, 0, {})
+    if weights is None:
+        raise ValueError("give the weights to embed the videos with: --weights W")
     window, stride = _milliseconds("seconds", seconds), _milliseconds("every", every)
-    sources = find_videos(videos, image_fps)
+    sources = share_of_videos(videos, image_fps)
     weights = str(find_weights(weights))  # a folder or a repository may change, the file in it is the index's
     backbone = open_backbone(weights, num_frames, device)
     recipe = make_recipe(backbone, weights, "unit", fps=float(_FPS), window=window, stride=stride,
                          num_frames=num_frames)
-    out = Path(out)
     prepare_folder(out, recipe, {})
     name = tokenizer or backbone.config.text.tokenizer
     load_fitting_tokenizer(name, backbone.text_tower)  # one that doesn't fit is refused now, not at the first search
@@ -94,11 +117,26 @@ def build_index(videos: Sequence[str], weights: str, out: str | Path = "index", 
     queue = VideoQueue(sources, out, recipe.windows(chunk_seconds), batch_size)
     add(out, IndexManifest.of(weights, _place(name), int(max_tokens)), queue.left, float(chunk_seconds))
     encoder = FeatureEncoder(backbone, recipe, precision=autocast(precision, backbone.device))
-    done = write_features(queue, encoder, num_workers)
+    done = write_features(queue, encoder, num_workers, finished=partial(_commit_sometimes, out, [time.monotonic()]))
+    commit(out)
+    return _finish(out, store, done.written, done.total, done.failures)
+
+
+def _commit_sometimes(out: Path, last: list[float]) -> None:
+    """Let searches see what is finished, every ten seconds."""
+    if time.monotonic() - last[0] > _COMMIT_SECONDS:
+        commit(out)
+        last[0] = time.monotonic()
+
+
+def _finish(out: Path, kind: EmbeddingKind | None, written: int, total: int, failures: Mapping[str, str]
+            ) -> IndexReport:
+    """Bring the codes in line with the embeddings, and report."""
     if not any(out.glob(f"*{SUFFIX}")):
-        return IndexReport(out, done.written, done.total, done.failures)
-    store = EmbeddingStore(out)
-    return IndexReport(out, done.written, done.total, done.failures, len(store), len(store.names), store.hours)
+        return IndexReport(out, written, total, failures)
+    update_codes(out, kind)
+    _, store = open_store(out)
+    return IndexReport(out, written, total, failures, len(store), len(store.names), store.hours)
 
 
 def _milliseconds(option: str, seconds: float) -> int:

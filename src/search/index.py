@@ -23,9 +23,9 @@ from egovlpv2.device import autocast
 from egovlpv2.io.files import refuse_unreadable
 from egovlpv2.search.dates import videos_between
 from egovlpv2.search.examples import read_example
-from egovlpv2.search.manifest import VideoEntry, read_manifest
+from egovlpv2.search.manifest import VideoEntry
 from egovlpv2.search.moments import Moment
-from egovlpv2.search.store import EmbeddingStore
+from egovlpv2.search.store import open_store
 from egovlpv2.tokenization import load_fitting_tokenizer, tokenize
 from egovlpv2.types import Count, NonNegativeInt, NumFrames, NumTokens, Precision, Side
 from egovlpv2.video.container import VideoError
@@ -54,8 +54,7 @@ class Index:
                  ) -> None:
         check_call(Index.__init__, locals())
         self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder)
-        self.store = EmbeddingStore(self.folder)
+        self.manifest, self.store = open_store(self.folder)
         path = self._weights(weights)
         self.max_tokens = self.manifest.max_tokens if max_tokens is None else max_tokens
         self.backbone = open_backbone(path, self.store.recipe.frames, device)

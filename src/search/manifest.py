@@ -1,8 +1,9 @@
 """The manifest of an index: `index.json` in its folder, with its videos and the model that it was made with."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from msgspec import Meta
 from egovlpv2.features.files import SUFFIX
 from egovlpv2.io.files import refuse_unreadable, require_folder, write_json
 from egovlpv2.io.schema import check, read_json
+from egovlpv2.search.records import CodesRecord, FileRecord, record_embeddings
 from egovlpv2.video.collection import VideoSource
 
 FILE = "index.json"
@@ -77,6 +79,9 @@ class IndexManifest:
         videos: By name.
         weights_size: Bytes of the weights' file when the index was made; 0 if it isn't known.
         weights_modified: When that file was last written to, nanoseconds.
+        embeddings: The files of embeddings that are whole, by video: these are searched. Empty in indexes of versions
+            before 0.3, where all that are there are searched.
+        codes: The codes of the embeddings, if there are any.
     """
 
     weights: str
@@ -85,6 +90,8 @@ class IndexManifest:
     videos: dict[str, VideoEntry]
     weights_size: int = 0
     weights_modified: int = 0
+    embeddings: dict[str, FileRecord] = field(default_factory=dict)
+    codes: CodesRecord | None = None
 
     @classmethod
     def of(cls, weights: str, tokenizer: str, max_tokens: int) -> "IndexManifest":
@@ -135,16 +142,39 @@ def add(folder: Path, made_with: IndexManifest, sources: Sequence[VideoSource], 
     Raises:
         ValueError: Another video of the same name is in the index, and still at its place.
     """
-    with FileLock(folder / f"{FILE}.lock"):  # several processes may share the work
-        there = read_manifest(folder).videos if (folder / FILE).exists() else {}
+    with locked(folder):  # several processes may share the work
+        before = read_manifest(folder) if (folder / FILE).exists() else made_with
+        there = before.videos
         new = {source.name: VideoEntry.of(source, chunk_seconds) for source in sources}
         for name in there.keys() & new.keys():
             _refuse_another(name, there[name], new[name])
-        for name in there.keys() & new.keys():
-            if not there[name].same_content(new[name]):
-                (folder / f"{name}{SUFFIX}").unlink(missing_ok=True)
-        merged = replace(made_with, videos=dict(sorted({**there, **new}.items())))
+        changed = [name for name in there.keys() & new.keys() if not there[name].same_content(new[name])]
+        for name in changed:  # before the manifest: a killed process must not leave it as if it were the new one's
+            (folder / f"{name}{SUFFIX}").unlink(missing_ok=True)
+        known = {name: record for name, record in before.embeddings.items() if name not in changed}
+        merged = replace(made_with, videos=dict(sorted({**there, **new}.items())), embeddings=known, codes=before.codes)
         write_json(folder / FILE, asdict(merged))
+
+
+def commit(folder: Path) -> IndexManifest:
+    """Record the finished embeddings in the manifest, from when on they are searched; forget those that are gone.
+
+    Raises:
+        ValueError: A file of embeddings is damaged; names it.
+    """
+    with locked(folder):
+        manifest = read_manifest(folder)
+        now = replace(manifest, embeddings=record_embeddings(folder, manifest.embeddings))
+        if now != manifest:
+            write_json(folder / FILE, asdict(now))
+        return now
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """A context in which no other process changes the manifest of an index."""
+    with FileLock(folder / f"{FILE}.lock"):
+        yield
 
 
 def _refuse_another(name: str, there: VideoEntry, new: VideoEntry) -> None:

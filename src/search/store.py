@@ -1,10 +1,12 @@
 """The embeddings of an index: one row for each window, mapped from its files.
 
-One product with the query's embedding reads every row once, in float16: memory's speed bounds it, not arithmetic.
+One product with the query's embedding reads every row once, in float16: memory's speed bounds it, not arithmetic. Where
+the index has codes, these are read instead, and the best thousand of the rows.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from egovlpv2.features.files import SUFFIX, FeatureFolder
+from egovlpv2.features.files import SUFFIX, read_features
+from egovlpv2.features.header import Recipe
+from egovlpv2.search.coded_rows import FEW_ROWS, CodedRows
+from egovlpv2.search.manifest import IndexManifest, read_manifest
 from egovlpv2.search.moments import Moment, temporal_nms
 from egovlpv2.types import FeatureKind
 
@@ -24,26 +29,23 @@ class EmbeddingStore:
 
     Args:
         folder: Of the index.
+        manifest: Its manifest, which says what is whole; None: all embeddings in the folder are checked.
 
     Raises:
         ValueError: It holds no embeddings, or others than `egovlpv2 index` writes; one of them is damaged or not of
-            length one, or all are the same.
+            length one, or all are the same; the codes can't be read.
     """
 
-    def __init__(self, folder: Path) -> None:
-        if not any(folder.glob(f"*{SUFFIX}")):
+    def __init__(self, folder: Path, manifest: IndexManifest | None = None) -> None:
+        known = {} if manifest is None else manifest.embeddings
+        self.paths = sorted(path for path in folder.glob(f"*{SUFFIX}") if not known or path.stem in known)
+        if not self.paths:
             raise ValueError(f"{folder} has no finished videos: run `egovlpv2 index VIDEOS --out {folder}`")
-        files = FeatureFolder(folder)
-        if files.recipe.kind != KIND:
-            first = folder / f"{min(files.names)}{SUFFIX}"
-            raise ValueError(f"{first} holds features of kind {files.recipe.kind} and no index: `egovlpv2 index VIDEOS "
-                             "--out FOLDER` makes one, in a folder of its own")
-        if files.recipe.frame_rule != "centre":  # whose windows do not begin at multiples of `stride / fps`
-            raise ValueError(f"{folder} holds features of frame_rule {files.recipe.frame_rule}, and an index has those "
-                             "of centre: run `egovlpv2 index VIDEOS --out FOLDER`, with another folder")
-        self.recipe = files.recipe
-        self.names = sorted(files.names)
-        features = [files.read(name) for name in self.names]
+        features = [read_features(path, checked=path.stem in known and known[path.stem].unchanged(path))
+                    for path in self.paths]
+        self.recipe = features[0].recipe
+        _check_recipes(folder, self.paths, [video.recipe for video in features])
+        self.names = [path.stem for path in self.paths]
         self.values = [video.values for video in features]  # (n, D) each, float16, mapped
         self.durations = [video.duration for video in features]
         self.numbers = {name: i for i, name in enumerate(self.names)}
@@ -51,6 +53,9 @@ class EmbeddingStore:
         if len(self) > 1 and all((values == self.values[0][0]).all() for values in self.values):
             raise ValueError(f"{folder}: all {len(self):,} windows have the same embedding: the weights "
                              f"{self.recipe.checkpoint} are not sound, or nothing happens in these videos")
+        self.codes = None
+        if manifest is not None and manifest.codes is not None:
+            self.codes = CodedRows(folder, manifest.codes, manifest.embeddings, self.numbers, self.paths)
 
     def __len__(self) -> int:
         return self._count
@@ -78,6 +83,21 @@ class EmbeddingStore:
             min_cosine: Windows with a lower cosine are left out.
         """
         some = range(len(self.names)) if videos is None else sorted({self.numbers[name] for name in videos})
+        # A window overlaps so many others at most.
+        most = count * (1 + 2 * (-(-self.recipe.window // self.recipe.stride) - 1))
+        scanned, moments = list(some), []
+        if self.codes is not None and sum(len(self.values[i]) for i in some) > FEW_ROWS:
+            coded = set(some) & self.codes.videos
+            scanned = [i for i in some if i not in coded]
+            moments += self._rescored(query, coded, most, unwanted, except_at)
+        if scanned:
+            moments += self._scanned(query, scanned, most, unwanted, except_at)
+        fitting = [moment for moment in moments if min_cosine is None or moment.cosine >= min_cosine]
+        return temporal_nms(sorted(fitting, key=lambda moment: -moment.cosine), self.seconds, count)
+
+    def _scanned(self, query: Tensor, some: Sequence[int], most: int, unwanted: Tensor | None,
+                 except_at: tuple[str, float] | None) -> list[Moment]:
+        """Find the best windows of some videos by reading all of theirs."""
         half = query.half()
         with one_thread():
             scores = torch.cat([self.values[i] @ half for i in some])  # (n,)
@@ -85,23 +105,39 @@ class EmbeddingStore:
                 scores[scores < torch.cat([self.values[i] @ unwanted.half() for i in some])] = -torch.inf
         if except_at is not None:
             self._leave_out(scores, some, *except_at)
-        # A window overlaps so many others at most.
-        overlapping = 2 * (-(-self.recipe.window // self.recipe.stride) - 1)
-        best = scores.topk(min(count * (1 + overlapping), int((scores > -torch.inf).sum())))
+        best = scores.topk(min(most, int((scores > -torch.inf).sum())))
         first = np.cumsum([0, *(len(self.values[i]) for i in some)])
-        moments = (self._moment(row, query, some, first) for row in best.indices.tolist())
-        fitting = [moment for moment in moments if min_cosine is None or moment.cosine >= min_cosine]
-        return temporal_nms(sorted(fitting, key=lambda moment: -moment.cosine), self.seconds, count)
+        return [self._moment(row, query, some, first) for row in best.indices.tolist()]
+
+    def _rescored(self, query: Tensor, some: set[int], most: int, unwanted: Tensor | None,
+                  except_at: tuple[str, float] | None) -> list[Moment]:
+        """Find the best windows of some videos by the codes, and compute their cosines from the embeddings."""
+        assert self.codes is not None
+        wanted = sum(len(self.values[i]) for i in some)
+        found = []
+        for video, windows, rows in self.codes.candidates(query, some, wanted, most):
+            cosines = rows @ query  # (n,)
+            worse = cosines < rows @ unwanted if unwanted is not None else torch.zeros_like(cosines, dtype=torch.bool)
+            found += [Moment(self.names[video], *self.span(video, place), float(cosine), window_index=place)
+                      for place, cosine, bad in zip(windows, cosines, worse, strict=True)
+                      if not bad and not self._shows(video, place, except_at)]
+        return found
 
     def _leave_out(self, scores: Tensor, some: Sequence[int], name: str, seconds: float) -> None:
         """Set the scores of the windows that show a moment to minus infinity."""
         place = 0
         for i in some:
             for window in range(len(self.values[i]) if self.names[i] == name else 0):
-                start, end = self.span(i, window)
-                if start - self.seconds / 2 <= seconds <= end + self.seconds / 2:
+                if self._shows(i, window, (name, seconds)):
                     scores[place + window] = -torch.inf
             place += len(self.values[i])
+
+    def _shows(self, video: int, place: int, moment: tuple[str, float] | None) -> bool:
+        """Tell if a window shows a moment, given by video and second, or is near it."""
+        if moment is None or moment[0] != self.names[video]:
+            return False
+        start, end = self.span(video, place)
+        return start - self.seconds / 2 <= moment[1] <= end + self.seconds / 2
 
     def spans(self) -> list[tuple[str, float, float]]:
         """Video, start and end in seconds of each window."""
@@ -119,6 +155,36 @@ class EmbeddingStore:
         video, place = some[number], row - int(first[number])
         cosine = float(self.values[video][place].float() @ query)
         return Moment(self.names[video], *self.span(video, place), cosine, window_index=place)
+
+
+def open_store(folder: Path) -> tuple[IndexManifest, EmbeddingStore]:
+    """Open the manifest and the embeddings of an index as they were at one time, also while it is written to.
+
+    Raises:
+        ValueError: As `read_manifest` and `EmbeddingStore`.
+    """
+    while True:
+        manifest = read_manifest(folder)
+        try:
+            return manifest, EmbeddingStore(folder, manifest)
+        except ValueError:
+            if read_manifest(folder) == manifest:  # else a writer has replaced what it names
+                raise
+
+
+def _check_recipes(folder: Path, paths: Sequence[Path], recipes: Sequence[Recipe]) -> None:
+    """Refuse features that are no embeddings of an index, or not of one recipe."""
+    first = recipes[0]
+    if first.kind != KIND:
+        raise ValueError(f"{paths[0]} holds features of kind {first.kind} and no index: `egovlpv2 index VIDEOS "
+                         "--out FOLDER` makes one, in a folder of its own")
+    if first.frame_rule != "centre":  # whose windows do not begin at multiples of `stride / fps`
+        raise ValueError(f"{folder} holds features of frame_rule {first.frame_rule}, and an index has those "
+                         "of centre: run `egovlpv2 index VIDEOS --out FOLDER`, with another folder")
+    for path, recipe in zip(paths, recipes, strict=True):
+        if recipe != first and (different := recipe.differences(asdict(first))):
+            raise ValueError(f"{paths[0]} and {path.name} don't go together ({'; '.join(different)}): keep the "
+                             "features of each model and each recipe in a folder of their own")
 
 
 @contextmanager

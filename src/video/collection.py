@@ -21,6 +21,7 @@ from egovlpv2.video.find import (
     video_name,
 )
 from egovlpv2.video.images import find_images, read_images
+from egovlpv2.video.share import own_share
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,15 @@ def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> 
                 raise ValueError(f"{other.files[0]} and {source.files[0]} would write one feature file: rename one of "
                                  "them")
     return [found[name] for name in sorted(found)]
+
+
+def share_of_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> list[VideoSource]:
+    """Find this process's share of the videos, see `find_videos` and `own_share`.
+
+    Raises:
+        ValueError: As both.
+    """
+    return own_share(find_videos(paths, image_fps), lambda source: 0 if source.problem else source.num_bytes)
 
 
 def _is_missing(path: Path) -> bool:

@@ -37,6 +37,7 @@ from egovlpv2.video.prepared import (
     read_label,
     remove_left,
 )
+from egovlpv2.video.share import own_share, place_among_processes
 
 __all__ = ["Settings", "find_raw_videos", "prepare", "prepare_all", "prepare_video"]
 
@@ -135,11 +136,13 @@ class PrepareReport:
         out: The output folder.
         settings: Of the prepared files.
         videos: A row for each video: its `status` (`done`, `skipped` or `failed`), and its facts or the `reason`.
+        name: Of the report's file; processes that share the videos write one each.
     """
 
     out: Path
     settings: Settings
     videos: list[dict[str, Any]]
+    name: str = "report.json"
 
     @property
     def failures(self) -> dict[str, str]:
@@ -149,7 +152,7 @@ class PrepareReport:
     @property
     def failed(self) -> str:
         """Description of the videos that have failed; empty if none has."""
-        count, path = len(self.failures), self.out / "report.json"
+        count, path = len(self.failures), self.out / self.name
         return f"{count} of {len(self.videos)} videos failed, see {path}" if count else ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -165,7 +168,8 @@ def prepare_videos(inputs: Sequence[str], out: str | Path, *, num_workers: Count
                    keyframe_seconds: Seconds = 0.5, fps: MaximumRate = 0.0, crf: Crf = 23) -> PrepareReport:
     """Re-encode raw videos into files that are fast to train on: OUT/<video_uid>/<k>.mp4.
 
-    It may be stopped at any time; the same call continues.
+    It may be stopped at any time; the same call continues. Under `srun`, `torchrun` or in a SLURM array each process
+    takes its share of the videos.
 
     Args:
         inputs: videos, and folders to search for them
@@ -185,7 +189,7 @@ def prepare_videos(inputs: Sequence[str], out: str | Path, *, num_workers: Count
     check_call(prepare_videos, locals())
     settings = Settings(float(chunk_seconds), int(short_side), float(keyframe_seconds), float(fps), int(crf))
     report = prepare([Path(path) for path in inputs], Path(out), settings, num_workers)
-    write_json(report.out / "report.json", report.to_dict())
+    write_json(report.out / report.name, report.to_dict())
     return report
 
 
@@ -204,6 +208,8 @@ def prepare(inputs: Sequence[Path], out: Path, settings: Settings, num_workers: 
     """
     videos, unread = find_raw_videos(inputs)
     _check_names(videos, out)
+    rank, processes = place_among_processes()
+    videos = own_share(videos, _size)
     out.mkdir(parents=True, exist_ok=True)
     outcomes = {path: known for path in videos if (known := _known(path, out / path.stem, settings))}
     outcomes |= _work([path for path in videos if path not in outcomes], out, settings, num_workers or usable_cores())
@@ -211,7 +217,8 @@ def prepare(inputs: Sequence[Path], out: Path, settings: Settings, num_workers: 
              **{name: outcomes[path][name] for name in _REPORTED if name in outcomes[path]}} for path in videos]
     rows += [{"video": as_text(folder.name), "file": as_text(folder.name), "file_bytes": 0, "status": "failed",
               "reason": reason} for folder, reason in unread.items()]
-    return PrepareReport(out, settings, rows)
+    name = "report.json" if processes == 1 else f"report-{rank + 1}-of-{processes}.json"
+    return PrepareReport(out, settings, rows, name)
 
 
 def _size(path: Path) -> int:

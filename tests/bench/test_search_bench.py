@@ -9,14 +9,16 @@ from egovlpv2.bench import search as bench
 from egovlpv2.cli import main as cli
 
 
-def test_a_small_index_is_written_searched_and_gone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["float16", "pq"])
+def test_a_small_index_is_written_searched_and_gone(kind: str, tmp_path: Path) -> None:
     out = tmp_path / "search.json"
-    cli(["bench", "search", "--hours", "0.1", "--widths", "8", "16", "--index-files", "3", "--folder", str(tmp_path),
-         "--out", str(out)])
+    cli(["bench", "search", "--hours", "0.4", "--widths", "8", "16", "--index-files", "3", "--folder", str(tmp_path),
+         "--store", kind, "--out", str(out)])
     figures = json.loads(out.read_text())["figures"]
-    assert [row["what"] for row in figures[::3]] == [
-        f"opening an index of 360 windows, {width} wide, 0.00 GB" for width in (8, 16)]
+    assert [row["what"] for row in figures if "opening" in row["what"]] == [
+        f"opening an index of 1,440 windows, {width} wide, 0.00 GB, {kind}" for width in (8, 16)]
     assert all(row["value"] > 0 for row in figures) and figures[2]["ratio"] > 1  # a search reads all, and more
+    assert [row["value"] for row in figures if "exact" in row["what"]] == ([100.0, 100.0] if kind == "pq" else [])
     assert [path.name for path in tmp_path.iterdir()] == ["search.json"]
 
 

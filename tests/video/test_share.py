@@ -1,0 +1,103 @@
+"""The share of the videos that a process takes under srun, torchrun and in a SLURM array."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from features.test_extract import write
+
+from egovlpv2.cli import main as cli
+from egovlpv2.video.share import own_share, place_among_processes
+
+
+def torchrun(rank: int, size: int) -> dict[str, str]:
+    return {"TORCHELASTIC_RUN_ID": "none", "RANK": str(rank), "WORLD_SIZE": str(size)}
+
+
+def srun(rank: int, size: int) -> dict[str, str]:
+    return {"SLURM_NTASKS": str(size), "SLURM_PROCID": str(rank), "SLURM_STEP_NUM_TASKS": str(size),
+            "SLURM_JOB_ID": "1"}
+
+
+def array(job: int, jobs: int, first: int = 0, step: int = 1) -> dict[str, str]:
+    return {"SLURM_ARRAY_TASK_ID": str(first + job * step), "SLURM_ARRAY_TASK_MIN": str(first),
+            "SLURM_ARRAY_TASK_STEP": str(step), "SLURM_ARRAY_TASK_COUNT": str(jobs)}
+
+
+@pytest.fixture(autouse=True)
+def no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "TORCHELASTIC_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("variables, expected", [
+    ({}, (0, 1)), (torchrun(2, 5), (2, 5)), (srun(3, 4), (3, 4)), (array(1, 3), (1, 3)),
+    (array(2, 3, first=5, step=2), (2, 3)), (srun(1, 4) | array(2, 3), (9, 12)),
+    (srun(0, 1) | torchrun(1, 2), (1, 2)),
+    ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}, (0, 1)),  # a batch script without srun
+])
+def test_the_place_of_a_process(variables: dict[str, str], expected: tuple[int, int],
+                                monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert place_among_processes() == expected
+
+
+@pytest.mark.parametrize("variables, message", [
+    (array(1, 3) | {"SLURM_ARRAY_TASK_ID": "one"}, "SLURM_ARRAY_TASK_ID is 'one', and should be a whole number"),
+    ({"SLURM_ARRAY_TASK_ID": "1"}, "SLURM_ARRAY_TASK_MIN is ''"),
+    ({"SLURM_STEP_NUM_TASKS": "4"}, "SLURM_PROCID is ''"),
+    (array(1, 3) | {"SLURM_ARRAY_TASK_ID": "9"}, "an array of jobs whose numbers have gaps"),
+    (array(1, 3) | {"SLURM_ARRAY_TASK_STEP": "-1"}, "SLURM_ARRAY_TASK_STEP is '-1'"),
+])
+def test_a_damaged_array(variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        place_among_processes()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_shares_are_all_videos_once_and_about_as_large(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {f"video{i:02}": 1 + (37 * i * i) % 101 for i in range(40)} | {"missing": 0}
+    shares = []
+    for rank in range(size):
+        for name, value in torchrun(rank, size).items():
+            monkeypatch.setenv(name, value)
+        shares.append(own_share(list(sizes), sizes.__getitem__))
+    assert sorted(name for share in shares for name in share) == sorted(sizes)
+    assert all(share == [name for name in sizes if name in share] for share in shares)  # their order
+    loads = [sum(sizes[name] for name in share) for share in shares]
+    assert max(loads) - min(loads) <= max(sizes.values())
+
+
+def test_more_processes_than_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in torchrun(4, 5).items():
+        monkeypatch.setenv(name, value)
+    assert own_share(["a", "b"], len) == []
+
+
+def test_prepare_writes_a_report_for_each_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        write(tmp_path / "in" / f"{name}.mp4", 0, 10)
+    for rank in range(2):
+        for name, value in srun(rank, 2).items():
+            monkeypatch.setenv(name, value)
+        cli(["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--num-workers", "1"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".json") == [
+        "report-1-of-2.json", "report-2-of-2.json"]
+    assert sorted(path.parent.name for path in (tmp_path / "out").glob("*/0.mp4")) == ["a", "b", "c"]
+
+
+def test_torchrun_itself(tmp_path: Path) -> None:
+    """Two processes that it starts print their places."""
+    program = tmp_path / "place.py"
+    program.write_text("import sys\nfrom egovlpv2.video.share import place_among_processes\n"
+                       "print('place', *place_among_processes(), flush=True)\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("place")) == ["place 0 2", "place 1 2"]
