@@ -28,8 +28,8 @@ from egovlpv2.features.header import Recipe
 from egovlpv2.io.files import write_json
 from egovlpv2.search.codes import update_codes
 from egovlpv2.search.manifest import FILE, IndexManifest, commit
-from egovlpv2.search.moments import Moment
-from egovlpv2.search.store import KIND, one_thread, open_store
+from egovlpv2.search.moments import Moment, temporal_nms
+from egovlpv2.search.store import KIND, EmbeddingStore, one_thread, open_store
 
 _TOP = 10
 _QUERIES = 100
@@ -114,17 +114,26 @@ def search_seconds(folder: Path, width: int) -> dict[str, float]:
     found: list[list[Moment]] = []
     took = [timed(lambda query=query: found.append(store.topk(query, _TOP))) for query in queries]  # type: ignore[misc]
     peak = peak_gb()
-    coded, store.codes = store.codes, None
-    recall = 1.0
-    if coded is not None:
-        some = range(0, _QUERIES, 5)  # an exact search of a large index takes seconds
-        same = [_same(found[place], store.topk(queries[place], _TOP)) for place in some]
-        recall = float(np.mean(same))
     with one_thread():
         read = timed(lambda: [values.view(torch.int16).max() for values in store.values])
+    recall = 1.0 if store.codes is None else float(np.mean(
+        [_same(some, exact) for some, exact in zip(found, _exact(store, queries), strict=True)]))
     return {"windows": len(store), "from disk": forgotten, "open": opened, "first": took[0],
             "more": float(np.median(took[1:])), "p95": float(np.quantile(took[1:], 0.95)), "before": start,
-            "peak": peak, "recall": recall, "read": read, "coded": coded is not None}
+            "peak": peak, "recall": recall, "read": read, "coded": store.codes is not None}
+
+
+def _exact(store: EmbeddingStore, queries: Tensor) -> list[list[Moment]]:
+    """The best moments of all queries (q, D), with one pass over all rows, as a large index may not fit memory."""
+    found: list[list[Moment]] = [[] for _ in queries]
+    for video, values in enumerate(store.values):
+        best = (queries @ values.float().T).topk(min(5 * _TOP, len(values)))  # (q, k)
+        for moments, cosines, windows in zip(found, best.values.tolist(), best.indices.tolist(), strict=True):
+            moments += [Moment(store.names[video], *store.span(video, window), cosine, window_index=window)
+                        for cosine, window in zip(cosines, windows, strict=True)]
+            moments.sort(key=lambda moment: -moment.cosine)
+            del moments[5 * _TOP:]
+    return [temporal_nms(moments, store.seconds, _TOP) for moments in found]
 
 
 def _same(found: list[Moment], exact: list[Moment]) -> float:

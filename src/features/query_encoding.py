@@ -9,12 +9,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 from transformers import PreTrainedTokenizerBase
 
-from egovlpv2.batch import text_to
+from egovlpv2.batch import Text, text_to
+from egovlpv2.device import autocast
 from egovlpv2.model.backbone import Backbone
 from egovlpv2.tokenization import padding_of, tokenize
+from egovlpv2.types import Precision
 
+_AT_ONCE = 64  # texts
 log = logging.getLogger(__name__)
 
 
@@ -27,6 +31,34 @@ class EncodedQueries:
     mask: Tensor  # (Q, L) bool, tokens that the towers attend to
     word_mask: Tensor  # (Q, L) bool, tokens that are not padding
     words: Tensor  # (Q, L, D), gate closed
+
+
+class TextEmbedder:
+    """Embeddings of texts for retrieval, gate closed.
+
+    Args:
+        backbone: The model.
+        tokenizer: Of its text tower.
+        max_tokens: Maximum tokens of a text; longer ones are cut.
+        precision: As for `autocast`.
+    """
+
+    def __init__(self, backbone: Backbone, tokenizer: PreTrainedTokenizerBase, max_tokens: int,
+                 precision: Precision | None) -> None:
+        self.backbone, self.tokenizer, self.max_tokens = backbone, tokenizer, int(max_tokens)
+        self._precision = autocast(precision, backbone.device)
+
+    def tokens(self, texts: Sequence[str]) -> Text:
+        """Tokenise texts, on the model's device."""
+        return text_to(tokenize(self.tokenizer, list(texts), self.max_tokens), self.backbone.device)
+
+    @torch.inference_mode()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Embed texts: (n, P) float32 of length one, on the CPU."""
+        with self._precision:
+            parts = [self.backbone.embed_text(self.tokens(texts[i : i + _AT_ONCE])).float()
+                     for i in range(0, len(texts), _AT_ONCE)]
+        return normalize(torch.cat(parts), dim=-1).cpu()
 
 
 def encode_queries(backbone: Backbone, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int

@@ -17,7 +17,9 @@ from egovlpv2.device import autocast
 from egovlpv2.features.encoder import FeatureEncoder
 from egovlpv2.features.extract import ExtractionReport, make_recipe, prepare_folder, write_features
 from egovlpv2.features.files import SUFFIX
+from egovlpv2.features.query_encoding import TextEmbedder
 from egovlpv2.features.work_queue import VideoQueue
+from egovlpv2.search.chance import update_chance
 from egovlpv2.search.codes import update_codes
 from egovlpv2.search.maintenance import IndexCheck, check_index
 from egovlpv2.search.manifest import IndexManifest, add, commit, read_manifest
@@ -111,14 +113,16 @@ def build_index(videos: Sequence[str] | None = None, weights: str | None = None,
                          num_frames=num_frames)
     prepare_folder(out, recipe, {})
     name = tokenizer or backbone.config.text.tokenizer
-    load_fitting_tokenizer(name, backbone.text_tower)  # one that doesn't fit is refused now, not at the first search
+    # A tokenizer that doesn't fit is refused now, not at the first search.
+    embed = TextEmbedder(backbone, load_fitting_tokenizer(name, backbone.text_tower), max_tokens, precision)
     if max_tokens > (most := backbone.text_tower.max_tokens):
         raise ValueError(f"--max-tokens {max_tokens}: the text tower of {weights} takes {most} at most")
     queue = VideoQueue(sources, out, recipe.windows(chunk_seconds), batch_size)
     add(out, IndexManifest.of(weights, _place(name), int(max_tokens)), queue.left, float(chunk_seconds))
     encoder = FeatureEncoder(backbone, recipe, precision=autocast(precision, backbone.device))
     done = write_features(queue, encoder, num_workers, finished=partial(_commit_sometimes, out, [time.monotonic()]))
-    commit(out)
+    if commit(out).embeddings:
+        update_chance(out, embed)
     return _finish(out, store, done.written, done.total, done.failures)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from egovlpv2.features.files import features_begin
 from egovlpv2.search.codes import Codes
-from egovlpv2.search.records import CodesRecord, FileRecord
+from egovlpv2.search.records import CodesRecord, FileRecord, is_current
 
 FEW_ROWS = 50_000  # so many rows are scanned in tens of milliseconds without codes
 _CANDIDATES, _MOST = 1000, 20_000  # rows whose cosines are computed
@@ -38,7 +38,7 @@ class CodedRows:
         self.codes, self.paths = Codes(folder, record), paths
         # Of each video of the codes its number in the store; -1 if it has changed since, or is gone.
         self._numbers = np.array([
-            numbers[video.name] if video.name in numbers and embeddings[video.name].sha256 == video.sha256
+            numbers[video.name] if video.name in numbers and is_current(video, embeddings)
             and embeddings[video.name].unchanged(paths[numbers[video.name]]) else -1 for video in record.videos])
         self.videos = set(self._numbers.tolist()) - {-1}
         self._records = {number: embeddings[paths[number].stem] for number in self.videos}

@@ -7,7 +7,7 @@ Letters: `D` width of an embedding, `R` width after the projection.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from egovlpv2.features.files import SUFFIX, read_features
 from egovlpv2.io.files import sync, write_json
 from egovlpv2.search.manifest import FILE, IndexManifest, locked, read_manifest
-from egovlpv2.search.records import CodedVideo, CodesRecord, FileRecord
+from egovlpv2.search.records import CodesRecord, CoveredVideo, FileRecord, is_current
 from egovlpv2.types import CodesKind, EmbeddingKind
 
 if TYPE_CHECKING:
@@ -93,14 +93,14 @@ def update_codes(folder: Path, store: EmbeddingKind | None) -> None:
 def _current(folder: Path, manifest: IndexManifest, kind: CodesKind) -> CodesRecord:
     """Codes of all recorded embeddings: those that are there, with rows added, or new ones."""
     embeddings, before = manifest.embeddings, manifest.codes
-    kept: list[CodedVideo] = []
+    kept: list[CoveredVideo] = []
     if before is not None and before.kind == kind and before.record.matches(folder / before.file):
         kept = list(before.videos)
-        alive = [video for video in kept if _is_of(video, embeddings)]
+        alive = [video for video in kept if is_current(video, embeddings)]
         total = sum(video.windows for video in kept)
         if total - sum(video.windows for video in alive) > _DEAD * total:
             kept = []
-    covered = {video.name for video in kept if _is_of(video, embeddings)}
+    covered = {video.name for video in kept if is_current(video, embeddings)}
     new = [name for name in embeddings if name not in covered]
     if before is not None and kept and not new:
         return before
@@ -114,12 +114,8 @@ def _current(folder: Path, manifest: IndexManifest, kind: CodesKind) -> CodesRec
         for rows in _pieces(folder, name):
             index.add(rows.float().numpy())
             count += len(rows)
-        kept.append(CodedVideo(name, embeddings[name].sha256, count))
+        kept.append(CoveredVideo(name, embeddings[name].sha256, count))
     return _write(folder, index, kind, tuple(kept))
-
-
-def _is_of(video: CodedVideo, embeddings: Mapping[str, FileRecord]) -> bool:
-    return video.name in embeddings and embeddings[video.name].sha256 == video.sha256
 
 
 def _pieces(folder: Path, name: str) -> Sequence[Tensor]:
@@ -164,7 +160,7 @@ def _projection(sample: Tensor, small: int) -> "faiss.LinearTransform":
     return transform
 
 
-def _write(folder: Path, index: Any, kind: CodesKind, videos: tuple[CodedVideo, ...]) -> CodesRecord:
+def _write(folder: Path, index: Any, kind: CodesKind, videos: tuple[CoveredVideo, ...]) -> CodesRecord:
     """Write the codes to a file that nothing refers to yet."""
     path = folder / f"codes-{uuid4().hex[:16]}.faiss"
     try:

@@ -15,18 +15,19 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from egovlpv2.arguments import check_call
-from egovlpv2.batch import Text, text_to
+from egovlpv2.batch import Text
 from egovlpv2.checkpoints.inference import fingerprint, open_backbone
 from egovlpv2.checkpoints.weights import find_weights
 from egovlpv2.command.options import require_text
 from egovlpv2.device import autocast
+from egovlpv2.features.query_encoding import TextEmbedder
 from egovlpv2.io.files import refuse_unreadable
 from egovlpv2.search.dates import videos_between
 from egovlpv2.search.examples import read_example
 from egovlpv2.search.manifest import VideoEntry
 from egovlpv2.search.moments import Moment
 from egovlpv2.search.store import open_store
-from egovlpv2.tokenization import load_fitting_tokenizer, tokenize
+from egovlpv2.tokenization import load_fitting_tokenizer
 from egovlpv2.types import Count, NonNegativeInt, NumFrames, NumTokens, Precision, Side
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.sampling import uniform_times
@@ -60,6 +61,7 @@ class Index:
         self.backbone = open_backbone(path, self.store.recipe.frames, device)
         self.tokenizer = load_fitting_tokenizer(tokenizer or self.manifest.tokenizer, self.backbone.text_tower)
         self._precision = autocast(precision, self.backbone.device)
+        self._embed_texts = TextEmbedder(self.backbone, self.tokenizer, self.max_tokens, precision)
 
     def _weights(self, given: str | None) -> str:
         """Find the weights, which must be those of the index."""
@@ -105,14 +107,29 @@ class Index:
                 raise ValueError(f"rerank={rerank} needs a text: the open gate compares moments with words")
             self.backbone.config.require_fusion(f"rerank={rerank}")
         example = None if like is None else read_example(like, self.store, self._embed_clip)
-        tokens = None if text is None else self._tokens(text)
-        parts = [*([] if tokens is None else [self._embed(tokens)]), *([] if example is None else [example.embedding])]
+        parts = [*([] if text is None else [self._embed(text)]), *([] if example is None else [example.embedding])]
         moments = self.store.topk(
             normalize(torch.stack(parts).sum(0), dim=0), max(top, rerank), self._names(videos),
-            None if without is None else self._embed(self._tokens(without)),
+            None if without is None else self._embed(without),
             (example.video, example.seconds) if example is not None and example.video else None, min_score)
-        reranked = [] if tokens is None else self._match(moments[:rerank], tokens)
+        reranked = [] if text is None else self._match(moments[:rerank], self._embed_texts.tokens([text]))
         return [*sorted(reranked, key=lambda moment: (moment.match is None, -moment.score)), *moments[rerank:]][:top]
+
+    def deviation(self, moments: Sequence[Moment], videos: Sequence[str] | None = None) -> float | None:
+        """Compare the best of the moments found by a text with what arbitrary texts reach.
+
+        Args:
+            moments: Found by a text alone.
+            videos: Names of the videos that were searched; None for all.
+
+        Returns:
+            The distance of its cosine from the mean of the best cosines that arbitrary texts have in the same videos,
+            in standard deviations; below `LEAST_DEVIATION` nothing fits. None if there are no moments, or if the index
+            is of a version before 0.3.
+        """
+        if not moments or self.store.chance is None:
+            return None
+        return self.store.chance.deviation(max(moment.cosine for moment in moments), self._names(videos))
 
     def matching(self, videos: Sequence[str] | None = None, after: str | None = None, before: str | None = None,
                  table: str | None = None) -> list[str] | None:
@@ -141,13 +158,9 @@ class Index:
                              "is indexed already")
         return found
 
-    def _tokens(self, text: str) -> Text:
-        return text_to(tokenize(self.tokenizer, [text], self.max_tokens), self.backbone.device)
-
-    def _embed(self, tokens: Text) -> Tensor:
+    def _embed(self, text: str) -> Tensor:
         """Embed a text: (P,) of length one."""
-        with self._precision:
-            return normalize(self.backbone.embed_text(tokens)[0].float(), dim=0).cpu()
+        return self._embed_texts([text])[0]
 
     def _embed_clip(self, frames: Tensor) -> Tensor:
         """Embed a clip, (T, 3, H, W) uint8: (P,) of length one."""

@@ -78,7 +78,11 @@ def check_index(folder: Path) -> IndexCheck:
         if codes is not None and not _is_whole(codes.record, folder / codes.file):
             repaired.append(f"the codes in {codes.file} were damaged or gone")
             (folder / codes.file).unlink(missing_ok=True)
-        now = replace(manifest, embeddings=known)
+        chance = manifest.chance
+        if chance is not None and not _is_whole(chance.record, folder / chance.file):
+            repaired.append(f"{chance.file} was damaged or gone: `egovlpv2 index` with new videos makes it anew")
+            chance = None
+        now = replace(manifest, embeddings=known, chance=chance)
         if now != manifest:
             write_json(folder / FILE, asdict(now))
     if known:

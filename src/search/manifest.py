@@ -13,7 +13,7 @@ from msgspec import Meta
 from egovlpv2.features.files import SUFFIX
 from egovlpv2.io.files import refuse_unreadable, require_folder, write_json
 from egovlpv2.io.schema import check, read_json
-from egovlpv2.search.records import CodesRecord, FileRecord, record_embeddings
+from egovlpv2.search.records import ChanceRecord, CodesRecord, FileRecord, record_embeddings
 from egovlpv2.video.collection import VideoSource
 
 FILE = "index.json"
@@ -82,6 +82,7 @@ class IndexManifest:
         embeddings: The files of embeddings that are whole, by video: these are searched. Empty in indexes of versions
             before 0.3, where all that are there are searched.
         codes: The codes of the embeddings, if there are any.
+        chance: The best cosines of arbitrary texts, if they are known.
     """
 
     weights: str
@@ -92,6 +93,7 @@ class IndexManifest:
     weights_modified: int = 0
     embeddings: dict[str, FileRecord] = field(default_factory=dict)
     codes: CodesRecord | None = None
+    chance: ChanceRecord | None = None
 
     @classmethod
     def of(cls, weights: str, tokenizer: str, max_tokens: int) -> "IndexManifest":
@@ -152,7 +154,8 @@ def add(folder: Path, made_with: IndexManifest, sources: Sequence[VideoSource], 
         for name in changed:  # before the manifest: a killed process must not leave it as if it were the new one's
             (folder / f"{name}{SUFFIX}").unlink(missing_ok=True)
         known = {name: record for name, record in before.embeddings.items() if name not in changed}
-        merged = replace(made_with, videos=dict(sorted({**there, **new}.items())), embeddings=known, codes=before.codes)
+        merged = replace(made_with, videos=dict(sorted({**there, **new}.items())), embeddings=known, codes=before.codes,
+                         chance=before.chance)
         write_json(folder / FILE, asdict(merged))
 
 

@@ -51,8 +51,8 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
-class CodedVideo:
-    """A video whose windows are in the codes.
+class CoveredVideo:
+    """A video that a file made of several videos' embeddings covers.
 
     Args:
         name: Of the video.
@@ -79,7 +79,27 @@ class CodesRecord:
     kind: CodesKind
     file: Annotated[str, Meta(pattern=r"^codes-[0-9a-f]{16}\.faiss$")]
     record: FileRecord
-    videos: tuple[CodedVideo, ...]
+    videos: tuple[CoveredVideo, ...]
+
+
+@dataclass(frozen=True)
+class ChanceRecord:
+    """The file of what chance reaches in an index, see `egovlpv2.search.chance`.
+
+    Args:
+        file: Its name in the folder of the index.
+        record: Of the file.
+        videos: In the order of its rows.
+    """
+
+    file: Annotated[str, Meta(pattern=r"^chance-[0-9a-f]{16}\.npy$")]
+    record: FileRecord
+    videos: tuple[CoveredVideo, ...]
+
+
+def is_current(video: CoveredVideo, embeddings: Mapping[str, FileRecord]) -> bool:
+    """Tell if a video's embeddings are still those that a file covers."""
+    return video.name in embeddings and embeddings[video.name].sha256 == video.sha256
 
 
 def record_embeddings(folder: Path, known: Mapping[str, FileRecord]) -> dict[str, FileRecord]:

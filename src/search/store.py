@@ -5,6 +5,7 @@ the index has codes, these are read instead, and the best thousand of the rows.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,14 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from egovlpv2.features.files import SUFFIX, read_features
+from egovlpv2.features.files import SUFFIX, Features, read_features
 from egovlpv2.features.header import Recipe
+from egovlpv2.search.chance import Chance
 from egovlpv2.search.coded_rows import FEW_ROWS, CodedRows
 from egovlpv2.search.manifest import IndexManifest, read_manifest
 from egovlpv2.search.moments import Moment, temporal_nms
 from egovlpv2.types import FeatureKind
 
 KIND: FeatureKind = "unit"
+_AT_ONCE = 8  # files
 
 
 class EmbeddingStore:
@@ -41,8 +44,11 @@ class EmbeddingStore:
         self.paths = sorted(path for path in folder.glob(f"*{SUFFIX}") if not known or path.stem in known)
         if not self.paths:
             raise ValueError(f"{folder} has no finished videos: run `egovlpv2 index VIDEOS --out {folder}`")
-        features = [read_features(path, checked=path.stem in known and known[path.stem].unchanged(path))
-                    for path in self.paths]
+        def read(path: Path) -> Features:
+            return read_features(path, checked=path.stem in known and known[path.stem].unchanged(path))
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # what is not in memory waits for the disk
+            features = list(pool.map(read, self.paths))
         self.recipe = features[0].recipe
         _check_recipes(folder, self.paths, [video.recipe for video in features])
         self.names = [path.stem for path in self.paths]
@@ -50,9 +56,10 @@ class EmbeddingStore:
         self.durations = [video.duration for video in features]
         self.numbers = {name: i for i, name in enumerate(self.names)}
         self._count = sum(map(len, self.values))
-        if len(self) > 1 and all((values == self.values[0][0]).all() for values in self.values):
+        if len(self) > 1 and _all_same(self.values):
             raise ValueError(f"{folder}: all {len(self):,} windows have the same embedding: the weights "
                              f"{self.recipe.checkpoint} are not sound, or nothing happens in these videos")
+        self.chance = None if manifest is None or manifest.chance is None else Chance(folder, manifest.chance)
         self.codes = None
         if manifest is not None and manifest.codes is not None:
             self.codes = CodedRows(folder, manifest.codes, manifest.embeddings, self.numbers, self.paths)
@@ -155,6 +162,13 @@ class EmbeddingStore:
         video, place = some[number], row - int(first[number])
         cosine = float(self.values[video][place].float() @ query)
         return Moment(self.names[video], *self.span(video, place), cosine, window_index=place)
+
+
+def _all_same(values: Sequence[Tensor]) -> bool:
+    """Tell if all rows, (n, D) each, are one; reads a few of them if they are not."""
+    first = values[0][0]
+    ends = (torch.equal(rows[place], first) for rows in values for place in (len(rows) // 2, -1))
+    return all(ends) and all(bool((rows == first).all()) for rows in values)
 
 
 def open_store(folder: Path) -> tuple[IndexManifest, EmbeddingStore]:

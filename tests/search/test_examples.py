@@ -86,7 +86,7 @@ def test_a_text_and_an_example_count_the_same(opened: Index) -> None:
 
 def cosine_of(index: Index, row: torch.Tensor) -> float:
     """Of the query with a window."""
-    return float(index._embed(index._tokens(QUERY)) @ row)
+    return float(index._embed(QUERY) @ row)
 
 
 def test_names_of_videos_may_have_wildcards(opened: Index) -> None:
@@ -97,7 +97,7 @@ def test_names_of_videos_may_have_wildcards(opened: Index) -> None:
 
 
 def test_what_fits_another_text_better_is_left_out(opened: Index) -> None:
-    unwanted = opened._embed(opened._tokens("w5"))
+    unwanted = opened._embed("w5")
     found = opened.search(QUERY, top=100, without="w5")
     worse = {key for key, row in rows(opened).items() if float(row @ unwanted) > cosine_of(opened, row) + 1e-3}
     assert not worse & set(places(found))
