@@ -37,7 +37,7 @@ from egovlpv2.types import (
     Rate,
     Seconds,
 )
-from egovlpv2.video.collection import VideoSource, share_of_videos
+from egovlpv2.video.collection import VideoSource, find_videos, share_of_videos
 from egovlpv2.video.container import VideoError
 
 log = logging.getLogger(__name__)
@@ -116,9 +116,10 @@ def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, ki
     asked = read_queries(queries or [])
     if kind in PER_QUERY and not asked:
         raise ValueError(f"--kind {kind} needs --queries: give the texts of the queries")
-    sources = share_of_videos(videos, image_fps)
+    sources = find_videos(videos, image_fps)
     if asked:
         sources = _with_queries(sources, asked)
+    sources = share_of_videos(sources)
     backbone = open_backbone(weights, num_frames, device)
     recipe = make_recipe(backbone, weights, kind, fps=fps, window=window, stride=stride, num_frames=num_frames,
                          frame_rule=frame_rule)

@@ -26,7 +26,7 @@ from egovlpv2.search.manifest import IndexManifest, add, commit, read_manifest
 from egovlpv2.search.store import open_store
 from egovlpv2.tokenization import load_fitting_tokenizer
 from egovlpv2.types import Count, EmbeddingKind, ImageRate, NumFrames, NumTokens, NumWorkers, Precision, Seconds
-from egovlpv2.video.collection import share_of_videos
+from egovlpv2.video.collection import find_videos, share_of_videos
 
 _LONGEST = 1_000_000  # seconds of a window
 _COMMIT_SECONDS = 10.0
@@ -106,7 +106,7 @@ def build_index(videos: Sequence[str] | None = None, weights: str | None = None,
     if weights is None:
         raise ValueError("give the weights to embed the videos with: --weights W")
     window, stride = _milliseconds("seconds", seconds), _milliseconds("every", every)
-    sources = share_of_videos(videos, image_fps)
+    sources = share_of_videos(find_videos(videos, image_fps))
     weights = str(find_weights(weights))  # a folder or a repository may change, the file in it is the index's
     backbone = open_backbone(weights, num_frames, device)
     recipe = make_recipe(backbone, weights, "unit", fps=float(_FPS), window=window, stride=stride,

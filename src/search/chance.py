@@ -55,6 +55,8 @@ class Chance:
         if not record.record.matches(path):
             raise ValueError(f"{path} is missing or damaged: `egovlpv2 index --check --out {folder}` leaves it out")
         self.best = np.load(path, allow_pickle=False)  # (videos, texts)
+        if self.best.ndim != 2 or len(self.best) != len(record.videos):
+            raise ValueError(f"{path} is not of this index: move it and run `egovlpv2 index --check --out {folder}`")
         self.rows = {video.name: row for row, video in enumerate(record.videos)}
 
     def deviation(self, cosine: float, videos: Sequence[str] | None = None) -> float | None:

@@ -13,7 +13,8 @@ from egovlpv2.search.codes import Codes
 from egovlpv2.search.records import CodesRecord, FileRecord, is_current
 
 FEW_ROWS = 50_000  # so many rows are scanned in tens of milliseconds without codes
-_CANDIDATES, _MOST = 1000, 20_000  # rows whose cosines are computed
+MOST_ROWS = 20_000  # rows whose cosines are computed
+_CANDIDATES = 1000
 
 
 class CodedRows:
@@ -57,9 +58,9 @@ class CodedRows:
         Yields:
             Number of a video, its windows in ascending order, and their embeddings (n, D) float32.
         """
-        wanted = max(_CANDIDATES, 10 * most)
-        # Others are found too: as many more are asked for as they are more.
-        places, windows = self.codes.search(query, min(-(-wanted * len(self.codes) // rows), max(_MOST, wanted)))
+        # Windows of other videos are found too: as many more are asked for as those are more.
+        wanted = max(_CANDIDATES, 10 * most) * len(self.codes) // rows
+        places, windows = self.codes.search(query, min(wanted, MOST_ROWS))
         numbers = self._numbers[places]
         for number in np.unique(numbers).tolist():
             if number in some:

@@ -6,6 +6,7 @@ embeddings and can be made anew at any time.
 Letters: `D` width of an embedding, `R` width after the projection.
 """
 
+import errno
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -172,7 +173,7 @@ def _write(folder: Path, index: Any, kind: CodesKind, videos: tuple[CoveredVideo
         with suppress(OSError):
             path.unlink()
         if isinstance(error, RuntimeError):  # faiss's, such as for a full disk
-            raise OSError(os.strerror(5), str(path)) from error
+            raise OSError(errno.EIO, f"{os.strerror(errno.EIO)}: is the disk full?", str(path)) from error
         raise
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from egovlpv2.features.files import SUFFIX, Features, read_features
 from egovlpv2.features.header import Recipe
 from egovlpv2.search.chance import Chance
-from egovlpv2.search.coded_rows import FEW_ROWS, CodedRows
+from egovlpv2.search.coded_rows import FEW_ROWS, MOST_ROWS, CodedRows
 from egovlpv2.search.manifest import IndexManifest, read_manifest
 from egovlpv2.search.moments import Moment, temporal_nms
 from egovlpv2.types import FeatureKind
@@ -93,7 +93,7 @@ class EmbeddingStore:
         # A window overlaps so many others at most.
         most = count * (1 + 2 * (-(-self.recipe.window // self.recipe.stride) - 1))
         scanned, moments = list(some), []
-        if self.codes is not None and sum(len(self.values[i]) for i in some) > FEW_ROWS:
+        if self.codes is not None and sum(len(self.values[i]) for i in some) > FEW_ROWS and 10 * most <= MOST_ROWS:
             coded = set(some) & self.codes.videos
             scanned = [i for i in some if i not in coded]
             moments += self._rescored(query, coded, most, unwanted, except_at)

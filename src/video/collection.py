@@ -130,13 +130,9 @@ def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> 
     return [found[name] for name in sorted(found)]
 
 
-def share_of_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> list[VideoSource]:
-    """Find this process's share of the videos, see `find_videos` and `own_share`.
-
-    Raises:
-        ValueError: As both.
-    """
-    return own_share(find_videos(paths, image_fps), lambda source: 0 if source.problem else source.num_bytes)
+def share_of_videos(sources: Sequence[VideoSource]) -> list[VideoSource]:
+    """This process's share of the videos, see `own_share`."""
+    return own_share(sources, lambda source: 0 if source.problem else source.num_bytes)
 
 
 def _is_missing(path: Path) -> bool:

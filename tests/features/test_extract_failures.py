@@ -216,14 +216,14 @@ def test_a_video_with_a_line_end_in_its_name_is_told_of_in_one_line(weights: Pat
 def test_a_file_that_vanishes_fails_alone(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "ab":
         write(tmp_path / "in" / f"{name}.mp4")
-    find = extract.share_of_videos
+    find = extract.find_videos
 
     def find_and_lose(*args: object) -> object:
         found = find(*args)
         (tmp_path / "in" / "a.mp4").unlink()
         return found
 
-    monkeypatch.setattr(extract, "share_of_videos", find_and_lose)
+    monkeypatch.setattr(extract, "find_videos", find_and_lose)
     with pytest.raises(SystemExit, match=r"1 of 2 videos failed:\n  .*a.mp4: .*No such file"):
         cli(["extract", str(tmp_path / "in"), *options(weights, tmp_path / "out")])
     assert os.listdir(tmp_path / "out") == ["b.safetensors"]

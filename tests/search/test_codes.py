@@ -66,6 +66,16 @@ def test_searches_find_what_exact_ones_find(kind: Any, folder: Path) -> None:
         same(searches(coded, **options), searches(exact, **options))
 
 
+def test_very_many_moments_are_found_exactly(folder: Path) -> None:
+    """More than the codes give candidates for."""
+    update_codes(folder, "pq")
+    _, store = open_store(folder)
+    query = draw(50, 1)[0]
+    found = store.topk(query, 5000)
+    store.codes = None
+    assert found == store.topk(query, 5000) and len(found) > 400
+
+
 def test_new_videos_are_added_and_found_before(folder: Path) -> None:
     update_codes(folder, "pq")
     add_video(folder, "d", 7, 900)

@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from features.test_extract import write
 
+from egovlpv2.checkpoints.weights import save_backbone
 from egovlpv2.cli import main as cli
+from egovlpv2.search.store import open_store
 from egovlpv2.video.share import own_share, place_among_processes
 
 
@@ -101,3 +105,27 @@ def test_torchrun_itself(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert sorted(line for line in done.stdout.splitlines() if line.startswith("place")) == ["place 0 2", "place 1 2"]
+
+
+def test_extract_and_index_write_all_once(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More processes than videos, one of them without a query."""
+    for name in "abc":
+        write(tmp_path / "in" / f"{name}.mp4", 0, 20 + ord(name))
+    (tmp_path / "queries.json").write_text('{"a": ["w5"], "c": ["w6 w7"]}')
+    options = ["--weights", str(weights), "--device", "cpu", "--num-workers", "0", "--max-tokens", "12"]
+    for rank in range(4):
+        for name, value in srun(rank, 4).items():
+            monkeypatch.setenv(name, value)
+        cli(["extract", str(tmp_path / "in"), *options, "--out", str(tmp_path / "fused"), "--kind", "fused",
+             "--queries", str(tmp_path / "queries.json")])
+        cli(["index", str(tmp_path / "in"), *options, "--out", str(tmp_path / "index")])
+        assert len(list((tmp_path / "index").glob("*.safetensors"))) == min(rank + 1, 3)
+    assert sorted(path.stem for path in (tmp_path / "fused").glob("*.safetensors")) == ["a", "c"]
+    manifest, store = open_store(tmp_path / "index")
+    assert store.names == ["a", "b", "c"] == sorted(manifest.videos) and store.chance is not None
+
+
+@pytest.fixture
+def weights(make_backbone: Callable[..., Any], tokenizer: str, tmp_path: Path) -> Path:
+    save_backbone(make_backbone(tokenizer=tokenizer), tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
