@@ -97,14 +97,16 @@ def test_prepare_writes_a_report_for_each_process(tmp_path: Path, monkeypatch: p
 
 
 def test_torchrun_itself(tmp_path: Path) -> None:
-    """Two processes that it starts print their places."""
+    """Two processes that it starts write their places."""
     program = tmp_path / "place.py"
-    program.write_text("import sys\nfrom egovlpv2.video.share import place_among_processes\n"
-                       "print('place', *place_among_processes(), flush=True)\n")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
+    program.write_text("import pathlib, sys\nfrom egovlpv2.video.share import place_among_processes\n"
+                       "rank, size = place_among_processes()\n"
+                       "pathlib.Path(sys.argv[1], f'{rank} of {size}').touch()\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program),
+               str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert sorted(line for line in done.stdout.splitlines() if line.startswith("place")) == ["place 0 2", "place 1 2"]
+    assert sorted(path.name for path in tmp_path.glob("* of *")) == ["0 of 2", "1 of 2"]
 
 
 def test_extract_and_index_write_all_once(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
