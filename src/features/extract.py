@@ -5,7 +5,7 @@ flat: features go to the file as they come.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -150,7 +150,8 @@ def prepare_folder(out: Path, recipe: Recipe, queries: Mapping[str, Sequence[str
 
 
 def write_features(queue: VideoQueue, encoder: FeatureEncoder, num_workers: int,
-                   queries: Mapping[str, Sequence[str]] | None = None) -> ExtractionReport:
+                   queries: Mapping[str, Sequence[str]] | None = None,
+                   on_block: Callable[[], None] = lambda: None) -> ExtractionReport:
     """Write the features of the videos of a queue; whatever stops it, nothing half-written stays.
 
     Args:
@@ -158,6 +159,7 @@ def write_features(queue: VideoQueue, encoder: FeatureEncoder, num_workers: int,
         encoder: The model.
         num_workers: Processes that decode.
         queries: By video; those without any get none.
+        on_block: Called before each block; what it raises ends the extraction, unless it is an error of a video.
 
     Raises:
         OSError: Nothing more can be written.
@@ -168,6 +170,7 @@ def write_features(queue: VideoQueue, encoder: FeatureEncoder, num_workers: int,
     try:
         with queue.open_bar():
             for read in loader:
+                on_block()
                 writer.add(read)
     finally:
         queue.release()
