@@ -132,8 +132,5 @@ def draw_attention_at(index: Index, video: Video, at: float, text: str, precisio
 
 def has_fusion(index: Index) -> bool:
     """Tell if the weights of an index have fused layers."""
-    try:
-        index.backbone.config.require_fusion("this")
-    except ValueError:
-        return False
-    return True
+    config = index.backbone.config
+    return config.fusion != "none" and config.num_fused_layers > 0
