@@ -16,7 +16,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from egovlpv2.serve.errors import Refusal, error_response
-from egovlpv2.serve.workers import ClientGone
 
 GONE = "egovlpv2.gone"
 """Name in a request's scope of the event that is set when its client has left."""
@@ -71,9 +70,9 @@ class Guard:
             await self.app(scope, _no_body(gone), sender)
         except Refusal as refusal:
             await error_response(refusal.status, refusal.message, refusal.headers)(scope, receive, sender)
-        except (ClientGone, OSError) as error:
-            # A file that can't be read after the answer has begun: the connection ends before the announced length.
-            if not isinstance(error, ClientGone) and not sender.begun:
+        except Exception as error:
+            # Nobody is left to be told; or a file can't be read on, and the connection ends too early.
+            if not gone.is_set() and not (sender.begun and isinstance(error.__cause__ or error, OSError)):
                 raise
         finally:
             watching.cancel()
@@ -110,6 +109,10 @@ class Guard:
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token)
 
 
+class _Left(Exception):
+    """An error that ends an answer whose client has left. No handler answers it."""
+
+
 class _Sender:
     """Send an answer with the headers of every answer; end it once the client has left."""
 
@@ -118,7 +121,7 @@ class _Sender:
 
     async def __call__(self, message: Message) -> None:
         if self._gone.is_set():
-            raise ClientGone  # so that no more of a file is read
+            raise _Left  # so that no more of a file is read
         if message["type"] == "http.response.start":
             self.begun = True
             headers = MutableHeaders(scope=message)

@@ -1,13 +1,15 @@
 """A small index with a head, and the application over it."""
 
 import asyncio
+import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import uvicorn
@@ -72,6 +74,14 @@ def client_of(app: FastAPI, host: str = "127.0.0.1") -> TestClient:
     return TestClient(app, base_url=f"http://{host}", raise_server_exceptions=False)
 
 
+def until(condition: Callable[[], Any]) -> None:
+    """Wait for a condition."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 @contextmanager
 def opened(folder: Path, head: Path | None = None) -> Iterator[Service]:
     service = Service(folder, OPTIONS, head)
@@ -88,6 +98,8 @@ def running(service: Service, token: str = "") -> Iterator[str]:
     app = make_app(service, {"127.0.0.1"}, token=token)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
+    errors = _Errors(logging.WARNING)
+    logging.getLogger("uvicorn.error").addHandler(errors)
     thread.start()
     try:
         while not server.started:
@@ -96,4 +108,19 @@ def running(service: Service, token: str = "") -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(20)
+        logging.getLogger("uvicorn.error").removeHandler(errors)
         assert not thread.is_alive()
+    assert not errors.lines
+
+
+class _Errors(logging.Handler):
+    """Keep what the server logs."""
+
+    lines: list[str]
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.lines = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from features.test_extract import write
 from search.searching import index
-from serve.serving import IDS, QUERY, client_of, running, write_index
+from serve.serving import IDS, QUERY, client_of, running, until, write_index
 from starlette.testclient import TestClient
 
 from egovlpv2.cli import main as cli
@@ -256,13 +256,6 @@ def test_a_full_queue_is_answered_with_503(service: Service) -> None:
         asyncio.run(ask(address, Blocked(service.model)))
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def leave_after(address: str, path: str, wait: Callable[[], Any]) -> None:
     """Ask for a path by a connection of its own, and close it once `wait` returns."""
     host, port = address.removeprefix("http://").split(":")
@@ -379,7 +372,8 @@ def test_what_is_wrong_with_a_command_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_the_command_serves_until_ctrl_c(host: str, tmp_path: Path) -> None:
     made = write_index(tmp_path)
-    command = [sys.executable, "-m", "egovlpv2.cli", "serve", str(made), "--port", "0", "--host", host, "--device", "cpu"]
+    command = [sys.executable, "-m", "egovlpv2.cli", "serve", str(made), "--port", "0", "--host", host,
+               "--device", "cpu"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         line = process.stdout.readline()

@@ -15,6 +15,7 @@ function parameters() {
   given.like = like ? `${like.video}@${like.seconds.toFixed(3)}` : "";
   given.videos = given.videos.split(",").map(name => name.trim()).filter(Boolean);
   if (given.rerank === "0" || !given.q) given.rerank = "";
+  if (given.top === at("top").defaultValue) given.top = "";
   return given;
 }
 
@@ -91,6 +92,7 @@ function onKey(event) {
     at("q").focus();
     at("q").select();
   } else if (event.key === "Escape" && event.target === at("q")) {
+    event.preventDefault(); // browsers would delete the text
     at("q").blur();
   } else if ((!inField || (event.target === at("q") && event.key === "ArrowDown")) && moveAmongCards(event.key)) {
     event.preventDefault();
@@ -131,6 +133,6 @@ at("format").addEventListener("change", download);
 document.addEventListener("keydown", onKey);
 setUpPlayer(moreLike);
 readAddress();
-await describe();
+at("q").focus();
 if (location.search) search(); // this also removes a token from the address
-if (!openedMoment()) at("q").focus();
+describe();
