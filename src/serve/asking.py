@@ -11,7 +11,7 @@ from egovlpv2.search.index import Index
 from egovlpv2.serve.errors import printable
 from egovlpv2.serve.library import Video
 from egovlpv2.serve.schemas import LocatedBody, WindowBody
-from egovlpv2.tools.attend import draw_words
+from egovlpv2.tools.attend import WordMaps, map_words
 from egovlpv2.tools.locate import find_windows
 from egovlpv2.tools.video_parts import Extraction, encoded, open_encoder, read_recipe
 from egovlpv2.types import Precision
@@ -103,8 +103,8 @@ class Locator:
                           how.tokenizer, how.device, how.precision)
 
 
-def draw_attention_at(index: Index, video: Video, at: float, text: str, precision: Precision | None) -> bytes:
-    """Draw what the words of a text attend to in the window around a time, as a PNG file.
+def map_attention(index: Index, video: Video, at: float, text: str, precision: Precision | None) -> WordMaps:
+    """Compute what the words of a text attend to in the window around a time.
 
     Args:
         index: As it is opened now.
@@ -127,7 +127,7 @@ def draw_attention_at(index: Index, video: Video, at: float, text: str, precisio
     except VideoError as error:
         raise VideoError(video.without_folders(str(error))) from error
     title = f"{video.title}, {clock(start)} – {clock(end)}: “{text}”"
-    return draw_words(index.backbone, index.tokenizer, clip, text, title, index.max_tokens, precision)
+    return map_words(index.backbone, index.tokenizer, clip, text, title, index.max_tokens, precision)
 
 
 def has_fusion(index: Index) -> bool:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from urllib.parse import urlencode
 
 from egovlpv2.search.index import Index
-from egovlpv2.serve.asking import Locator, ModelOptions, draw_attention_at, has_fusion
+from egovlpv2.serve.asking import Locator, ModelOptions, has_fusion, map_attention
 from egovlpv2.serve.caches import ByteCache, FileCache
 from egovlpv2.serve.errors import Refusal
 from egovlpv2.serve.library import Library, Video
@@ -105,8 +105,13 @@ class Service:
         if not has_fusion(self.library.index):
             raise Refusal(409, "the weights of this index have no fused layer: there is no attention to draw")
         key = ("attention", video, at, text)
-        return await self._kept(key, lambda: self.in_model(
-            lambda _: draw_attention_at(self.library.index, video, at, text, self.options.precision), gone))
+
+        async def draw() -> bytes:
+            maps = await self.in_model(
+                lambda _: map_attention(self.library.index, video, at, text, self.options.precision), gone)
+            return await self.readers.run(lambda _: maps.png(), gone)
+
+        return await self._kept(key, draw)
 
     async def picture(self, video: Video, at: float, short_side: int, gone: asyncio.Event) -> bytes:
         """Read the picture that a video shows at a time, as a JPEG file."""

@@ -130,9 +130,21 @@ def attend(video: str | Path, text: str, weights: str, out: str | Path = "attent
     return report
 
 
-def draw_words(backbone: Backbone, tokenizer: "PreTrainedTokenizerBase", clip: Clip, text: str, title: str,
-               max_tokens: int = 30, precision: Precision | None = None) -> bytes:
-    """Draw what each word of a text attends to in the frames of a clip, in the last fused layer.
+class WordMaps(NamedTuple):
+    """What the words of a text attend to in a clip, to be drawn."""
+
+    title: str
+    clip: Clip
+    strips: list[Strip]
+
+    def png(self) -> bytes:
+        """Draw them as the content of a PNG file. This takes longer than the model, which it doesn't need."""
+        return png(draw_attention(self.title, self.clip.frames, self.clip.times.tolist(), self.strips))
+
+
+def map_words(backbone: Backbone, tokenizer: "PreTrainedTokenizerBase", clip: Clip, text: str, title: str,
+              max_tokens: int = 30, precision: Precision | None = None) -> WordMaps:
+    """Compute what each word of a text attends to in the frames of a clip, in the last fused layer.
 
     Args:
         backbone: In eval mode.
@@ -142,9 +154,6 @@ def draw_words(backbone: Backbone, tokenizer: "PreTrainedTokenizerBase", clip: C
         title: Of the picture.
         max_tokens: Tokens of the text.
         precision: As for `attend`.
-
-    Returns:
-        A PNG file.
 
     Raises:
         ValueError: The backbone has no fused layer, or the text no word.
@@ -159,7 +168,7 @@ def draw_words(backbone: Backbone, tokenizer: "PreTrainedTokenizerBase", clip: C
         seen = attend_words(backbone, clip.frames, read, maps.layers, maps.heads)
     strips = [strip for row in pool(seen, read, rows) for strip in row]
     title = f"{title}\n{_describe(maps)}; match {seen.match:.3f}"
-    return png(draw_attention(title, clip.frames, clip.times.tolist(), strips))
+    return WordMaps(title, clip, strips)
 
 
 def _refuse_too_many(count: int) -> None:

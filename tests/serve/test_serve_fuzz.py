@@ -5,14 +5,13 @@ from contextlib import suppress
 from zlib import crc32
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis.errors import Unsatisfiable
 from serve.serving import IDS, QUERY
 
 from egovlpv2.serve.app import make_app
 from egovlpv2.serve.service import Service
 
-schemathesis = pytest.importorskip("schemathesis")
+hypothesis = pytest.importorskip("hypothesis", reason="needs schemathesis, which needs Python 3.11")
+schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis, which needs Python 3.11")
 # Whether every request that the document allows is answered with 2xx is not asked: a moment may lie past the end.
 CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance",
           "response_headers_conformance", "negative_data_rejection", "unsupported_method")
@@ -33,12 +32,13 @@ def fuzz(service: Service, examples: int) -> Counter[int]:
 
 
 def run(operation: object, mode: object, examples: int, statuses: Counter[int]) -> None:
+    schemathesis.checks.load_all_checks()
     checks = [schemathesis.checks.CHECKS.get_one(name) for name in CHECKS]
 
-    @seed(0)
-    @settings(max_examples=examples, deadline=None, database=None, phases=[Phase.generate],
-              suppress_health_check=list(HealthCheck))
-    @given(case=operation.as_strategy(generation_mode=mode))
+    @hypothesis.seed(0)
+    @hypothesis.settings(max_examples=examples, deadline=None, database=None, phases=[hypothesis.Phase.generate],
+              suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
     def test(case: object) -> None:
         for values in (case.path_parameters, case.query):
             for name in set(values or {}) & REAL.keys() if mode.is_positive else ():
@@ -49,7 +49,7 @@ def run(operation: object, mode: object, examples: int, statuses: Counter[int]) 
         statuses[answer.status_code] += 1
         case.validate_response(answer, checks=checks)
 
-    with suppress(Unsatisfiable):  # an operation without parameters has no wrong ones
+    with suppress(hypothesis.errors.Unsatisfiable):  # an operation without parameters has no wrong ones
         test()
 
 
