@@ -1,4 +1,4 @@
-"""What is asked of one video, in the thread of the model: where something is, and what words attend to."""
+"""Questions about one video, for the thread of the model: where something is, and what words attend to."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ _DECIMALS = 4  # of curves
 
 
 class ModelOptions(NamedTuple):
-    """How the model is run.
+    """Options of running the model.
 
     Args:
         weights: Those of the index, if they have moved.
@@ -82,6 +82,9 @@ class Locator:
             VideoError: The video is missing, has changed or can't be read.
         """
         video.require_unchanged()
+        if self._own is None and not self._fits(index):
+            raise ValueError("the index was made anew, with other weights than those of the head: start the server "
+                             "again")
         encoder = self._own or FeatureEncoder(index.backbone, self._recipe, index.tokenizer, index.max_tokens,
                                               autocast(self._options.precision, index.backbone.device))
         how = self._how_of(video)

@@ -19,6 +19,8 @@ from egovlpv2.serve.service import Service
 from egovlpv2.types import NumTokens, Port, Precision
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
+_IDLE = 30  # seconds that a connection stays open between requests: longer than clients keep theirs
+_AUTO = "auto"
 _TO_END = 2  # seconds that answers have to end at Ctrl-C
 _HINTS = {errno.EADDRINUSE: "another program uses it: give another --port, or 0 for any that is free",
           errno.EACCES: "it may not be used: give a --port from 1024 on",
@@ -39,7 +41,8 @@ def serve(index: str | Path, *, host: str = "127.0.0.1", port: Port = 8000, head
         host: address to listen on; 0.0.0.0 for all of this machine
         port: port to listen on; 0 for any that is free
         head: a checkpoint of `make finetune-nlq`, to locate answers in a video
-        token: what clients have to know; made up and printed where others can reach the server, if not given
+        token: what clients have to know, or `auto` for one that is made up and printed; if not given, there is one
+            only where others can reach the server
         hosts: more names under which the server is opened, such as that of a proxy
         weights: those of the index, if they have moved
         tokenizer: the text tower's, if it has moved
@@ -51,20 +54,20 @@ def serve(index: str | Path, *, host: str = "127.0.0.1", port: Port = 8000, head
         ValueError: An argument, the index or the head doesn't allow it, or the port is in use.
     """
     check_call(serve, locals())
-    if token is not None:
+    if token is not None and token != _AUTO:
         require_token(token)
     read_manifest(Path(index))
     with listen(host, port) as listening:
         address = listening.getsockname()[0]
         is_local = ipaddress.ip_address(address).is_loopback
-        secret = token or ("" if is_local else secrets.token_urlsafe(24))
+        secret = secrets.token_urlsafe(24) if token == _AUTO or (token is None and not is_local) else token or ""
         options = ModelOptions(weights, tokenizer, max_tokens, device, precision)
         service = Service(Path(index), options, None if head is None else Path(head))
         try:
             app = make_app(service, names_of(host, hosts or ()), not is_local, secret)
             print(f"serving {index} at {url_of(host, listening, secret)} (Ctrl-C ends it)", flush=True)
             config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off",
-                                    proxy_headers=False, timeout_graceful_shutdown=_TO_END)
+                                    proxy_headers=False, timeout_keep_alive=_IDLE, timeout_graceful_shutdown=_TO_END)
             uvicorn.Server(config).run(sockets=[listening])
         finally:
             service.close()

@@ -1,5 +1,6 @@
 """Exports of what was found: lists for tables, players and editors, and an archive of clips."""
 
+import asyncio
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from egovlpv2.serve.errors import printable
 from egovlpv2.serve.library import Video
 from egovlpv2.serve.searching import Found
+from egovlpv2.serve.workers import QueueFull
 from egovlpv2.video.collection import VideoSource
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.moment_lists import LISTS, OF_ONE_VIDEO, FoundMoment
@@ -20,6 +22,7 @@ from egovlpv2.video.moment_lists import LISTS, OF_ONE_VIDEO, FoundMoment
 ExportFormat = Literal["csv", "json", "srt", "vtt", "edl", "zip"]
 TYPES: dict[str, str] = {"csv": "text/csv", "json": "application/json", "srt": "application/x-subrip",
                          "vtt": "text/vtt", "edl": "text/plain", "zip": "application/zip"}
+_RETRY_SECONDS = 1.0
 _LONGEST_NAME = 100  # characters of a video's name in a file's name
 CutClip = Callable[[Video, float, float], Awaitable[Path]]
 
@@ -125,14 +128,23 @@ class _Pipe:
         return content
 
 
+async def _patient(cut: CutClip, video: Video, moment: FoundMoment) -> Path:
+    """Cut a clip, once there is room in the queue: an answer that has begun can't be refused any more."""
+    while True:
+        try:
+            return await cut(video, moment.start, moment.end)
+        except QueueFull:
+            await asyncio.sleep(_RETRY_SECONDS)
+
+
 async def _clips(moments: Sequence[_Named], cut: CutClip) -> AsyncIterator[bytes]:
     pipe, problems, names = _Pipe(), list[str](), _Names()
     with zipfile.ZipFile(cast(IO[bytes], pipe), "w", zipfile.ZIP_STORED) as archive:
         for rank, (moment, video) in enumerate(moments, 1):
             name = names.of(f"{rank:03}-{video.title[:_LONGEST_NAME // 2]}-{moment.start:.1f}-{moment.end:.1f}", ".mp4")
             try:
-                archive.write(await cut(video, moment.start, moment.end), name)
-            except VideoError as error:
+                archive.write(await _patient(cut, video, moment), name)
+            except (VideoError, OSError) as error:
                 problems.append(f"{name}: {printable(str(error))}\n")
             yield pipe.take()
         if problems:

@@ -180,7 +180,7 @@ class Library:
         return _Opened(index, {video.id: video for video in videos}, {video.name: video.id for video in videos})
 
     def _read_times(self) -> tuple[int, int] | None:
-        """When the folder and the manifest were last written to; None while one of them is missing."""
+        """Times at which folder and manifest were last written to; None while one of them is missing."""
         try:
             return self.folder.stat().st_mtime_ns, (self.folder / FILE).stat().st_mtime_ns
         except OSError:

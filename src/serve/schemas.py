@@ -68,7 +68,7 @@ class VideosBody(BaseModel):
 
 
 class PlaybackBody(BaseModel):
-    """What a browser plays to show a moment."""
+    """Media that a browser plays to show a moment."""
 
     url: str
     start: float = Field(description="Where the moment begins in what is played, seconds.")

@@ -16,7 +16,7 @@ from egovlpv2.video.clock import clock
 
 
 class Query(NamedTuple):
-    """What is searched for.
+    """Arguments of a search.
 
     Args:
         text: A text, or None.

@@ -1,4 +1,4 @@
-"""What the server holds: the index, queues of work, and caches of bounded size."""
+"""State of the server: the index, queues of work, and caches of bounded size."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable

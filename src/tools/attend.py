@@ -131,7 +131,7 @@ def attend(video: str | Path, text: str, weights: str, out: str | Path = "attent
 
 
 class WordMaps(NamedTuple):
-    """What the words of a text attend to in a clip, to be drawn."""
+    """Attention of the words of a text over a clip, to be drawn."""
 
     title: str
     clip: Clip
@@ -139,7 +139,10 @@ class WordMaps(NamedTuple):
 
     def png(self) -> bytes:
         """Draw them as the content of a PNG file. This takes longer than the model, which it doesn't need."""
-        return png(draw_attention(self.title, self.clip.frames, self.clip.times.tolist(), self.strips))
+        figure = draw_attention(self.title, self.clip.frames, self.clip.times.tolist(), self.strips)
+        content = png(figure)
+        figure.clear()  # its parts refer to each other: they would stay for long
+        return content
 
 
 def map_words(backbone: Backbone, tokenizer: "PreTrainedTokenizerBase", clip: Clip, text: str, title: str,

@@ -42,7 +42,7 @@ class Load(NamedTuple):
 
     @property
     def failed(self) -> dict[tuple[str, int], int]:
-        """Answers other than those that were asked for."""
+        """Answers other than those that were asked for; status 0 where there was none."""
         return {key: count for key, count in self.statuses.items() if key[1] not in (200, 206)}
 
     def grown(self) -> tuple[float, float]:
@@ -89,7 +89,11 @@ class Client:
 
     async def get(self, kind: str, path: str, headers: dict[str, str] | None = None, **given: Any) -> httpx.Response:
         begun = time.monotonic()
-        answer = await self.http.get(path, params=given or None, headers=headers)
+        try:
+            answer = await self.http.get(path, params=given or None, headers=headers)
+        except httpx.HTTPError as error:
+            print(f"{kind}: {error!r}", flush=True)
+            answer = httpx.Response(0, json={})
         self.load.seconds[kind].append(time.monotonic() - begun)
         self.load.statuses[kind, answer.status_code] += 1
         return answer
@@ -119,6 +123,8 @@ class Client:
         path = f"/api/videos/{row['video']}"
         span = {"start": row["start"], "end": row["end"]} | ({"encode": "true"} if draw < 0.1 else {})
         told = (await self.get("playback", f"{path}/playback", **span)).json()
+        if "url" not in told:
+            return
         for part in ("bytes=0-65535", "bytes=1000-"):
             await self.get("play", told["url"], {"Range": part})
         if draw < 0.02:
@@ -130,7 +136,7 @@ class Client:
 async def drive(process: subprocess.Popen[str], address: str, clients: int, seconds: float, queries: tuple[str, ...],
                 locates: bool) -> Load:
     async with httpx.AsyncClient(base_url=address, timeout=120, trust_env=False, limits=httpx.Limits(
-            max_connections=2 * clients)) as http:
+            max_connections=2 * clients, keepalive_expiry=5.0)) as http:
         begun = time.monotonic()
         (await http.get("/api/search", params={"q": queries[0]})).raise_for_status()
         load = Load(time.monotonic() - begun, Counter(), defaultdict(list), [])

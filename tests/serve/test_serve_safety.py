@@ -371,17 +371,16 @@ def test_what_is_wrong_with_a_command_is_one_line(tmp_path: Path) -> None:
             cli(["serve", *options])
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_the_command_serves_until_ctrl_c(host: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("--token", "auto"), ("--host", "0.0.0.0")])
+def test_the_command_serves_until_ctrl_c(more: tuple[str, ...], tmp_path: Path) -> None:
     made = write_index(tmp_path)
-    command = [sys.executable, "-m", "egovlpv2.cli", "serve", str(made), "--port", "0", "--host", host,
-               "--device", "cpu"]
+    command = [sys.executable, "-m", "egovlpv2.cli", "serve", str(made), "--port", "0", "--device", "cpu", *more]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         line = process.stdout.readline()
         found = re.search(r":(\d+)/(?:\?token=(\S+))? ", line)
         assert found, line
-        assert (found[2] is not None) == (host == "0.0.0.0")  # others need a token
+        assert (found[2] is not None) == bool(more)
         address = f"http://127.0.0.1:{found[1]}/api/search?q=w5"
         given = {"Authorization": f"Bearer {found[2]}"} if found[2] else {}
         assert json.loads(httpx.get(address, headers=given).text)["results"]
