@@ -111,19 +111,21 @@ class Service:
                 lambda _: map_attention(self.library.index, video, at, text, self.options.precision), gone)
             return await self.readers.run(lambda _: maps.png(), gone)
 
-        return await self._kept(key, draw)
+        return await self._kept(video, key, draw)
 
     async def picture(self, video: Video, at: float, short_side: int, gone: asyncio.Event) -> bytes:
         """Read the picture that a video shows at a time, as a JPEG file."""
         key = ("picture", video, round(at, 3), short_side)
-        return await self._kept(key, lambda: self.readers.run(
+        return await self._kept(video, key, lambda: self.readers.run(
             lambda _: read_picture(video, at, short_side), gone, key))
 
-    async def _kept(self, key: Hashable, make: Callable[[], Awaitable[bytes]]) -> bytes:
+    async def _kept(self, video: Video, key: Hashable, make: Callable[[], Awaitable[bytes]]) -> bytes:
         content = self.pictures.get(key)
-        if content is None:
-            content = await make()
-            self.pictures.put(key, content)
+        if content is not None:
+            await asyncio.to_thread(video.require_unchanged)  # a video that is gone is no longer shown
+            return content
+        content = await make()
+        self.pictures.put(key, content)
         return content
 
     async def playable(self, video: Video, start: float, end: float, gone: asyncio.Event) -> Playable | None:

@@ -257,6 +257,7 @@ def test_a_video_that_is_gone_or_has_changed(own: tuple[Path, Service, TestClien
     made, _, client = own
     videos = made.parent / "videos"
     assert client.get(f"{A}/play?start=0&end=2", headers={"Range": "bytes=0-9"}).status_code == 206
+    assert client.get(f"{A}/frame?at=1").status_code == 200  # it is kept
     (videos / "a.mp4").unlink()
     (videos / "old.avi").write_bytes(b"another")
     for path in ("play?start=0&end=2", "play?start=0&end=2&encode=true", "playback?start=0&end=2", "frame?at=1",

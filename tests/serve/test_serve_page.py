@@ -102,7 +102,7 @@ def test_a_moment_is_played_in_its_video(visit: Visit) -> None:
     expect(player).to_have_js_property("videoWidth", 64)
     until(lambda: view.evaluate("player.currentTime > 0 && !player.error"))
     assert "/play?start=" in str(player.evaluate("player => player.currentSrc"))
-    view.get_by_role("button", name="Play the moment again").click()
+    view.get_by_role("button", name="Play again").click()
     view.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     assert player.evaluate("player => player.currentSrc === '' || player.networkState !== 2")

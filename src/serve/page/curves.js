@@ -2,7 +2,7 @@
 
 import {clock, make, makeSvg} from "./dom.js";
 
-const WIDTH = 900, HEIGHT = 180, BOTTOM = 22, TOP = 8;
+const WIDTH = 900, HEIGHT = 160, BOTTOM = 4, TOP = 8; // stretched to the width of the page
 
 function path(values) {
   const points = values.map((value, i) => {
@@ -15,7 +15,7 @@ function path(values) {
 
 export function drawCurves(found, go) {
   const across = seconds => seconds / found.duration * WIDTH;
-  const svg = makeSvg("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img",
+  const svg = makeSvg("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", preserveAspectRatio: "none",
                               "aria-label": `Curves of the head over ${clock(found.duration)}`});
   svg.append(makeSvg("line", {x1: 0, x2: WIDTH, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM, class: "axis"}));
   for (const [i, item] of [...found.windows.entries()].reverse()) {
@@ -27,11 +27,8 @@ export function drawCurves(found, go) {
   }
   const names = Object.keys(found.curves);
   names.forEach((name, i) => svg.append(makeSvg("path", {d: path(found.curves[name]), class: `curve curve-${i % 3}`})));
-  const place = [["start", 0], ["middle", 0.5], ["end", 1]];
-  for (const [anchor, share] of place) {
-    svg.append(makeSvg("text", {x: 4 + share * (WIDTH - 8), y: HEIGHT - 6, "text-anchor": anchor},
-                       clock(share * found.duration)));
-  }
+  const times = make("div", "times dim");
+  times.append(...[0, 0.5, 1].map(share => make("span", "", clock(share * found.duration))));
   const legend = make("div", "legend dim");
   names.forEach((name, i) => {
     const entry = make("span");
@@ -39,6 +36,6 @@ export function drawCurves(found, go) {
     legend.append(entry);
   });
   const whole = make("div");
-  whole.append(svg, legend);
+  whole.append(svg, times, legend);
   return whole;
 }

@@ -111,6 +111,7 @@ async function locate(event) {
     }
     at("found").replaceChildren(drawCurves(found, go), list);
     at("found").hidden = false;
+    at("found").scrollIntoView({block: "nearest"});
   } catch (error) {
     if (error.name !== "AbortError") say(error.message);
   }
