@@ -31,6 +31,7 @@ COMMANDS = {
     "ask": Command("egovlpv2.tools.ask", "ask", ("video",)),
     "index": Command("egovlpv2.search.build", "build_index", ("videos",)),
     "search": Command("egovlpv2.search.results", "search", ("query",), options=(("videos", "in"), ("without", "not"))),
+    "serve": Command("egovlpv2.serve.command", "serve", ("index",)),
     "attend": Command("egovlpv2.tools.attend", "attend", ("video",)),
     "export": Command("egovlpv2.tools.export", "export_backbone", ("weights", "out")),
     "collect": Command("egovlpv2.analysis.collect", "collect", ("runs",)),

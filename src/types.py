@@ -39,4 +39,5 @@ Positive = Annotated[float, Meta(gt=0)]
 FiveOrMore = Annotated[int, Meta(ge=5, le=2**31)]
 LongSeconds = Annotated[float, Meta(ge=5)]
 Mfu = Annotated[float, Meta(gt=0, le=1)]
+Port = Annotated[int, Meta(ge=0, le=65_535)]  # 0 for any that is free
 Milliseconds = Annotated[float, Meta(ge=0.001)]

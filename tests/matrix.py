@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / ".venv-matrix"
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 LOWEST, LOWEST_ON = "lowest", ("3.11", "3.12", "3.10", "3.13")  # of these Pythons the first that there is
-CORE = ("video", "features", "search", "data_modules", "model", "checkpoints", "io", "command", "test_layout.py",
-        "test_conf.py", "test_cli.py", "test_earlier_files.py")
+CORE = ("video", "features", "search", "serve", "data_modules", "model", "checkpoints", "io", "command",
+        "test_layout.py", "test_conf.py", "test_cli.py", "test_earlier_files.py")
 SHOWN = ("av", "torch", "lightning", "transformers", "timm", "numpy", "pandas", "jsonargparse")
 SMALL_WORLD = ("--train-videos", "8", "--val-videos", "5", "--test-videos", "5", "--val-questions", "6",
                "--test-questions", "6", "--shortest-video", "18", "--longest-video", "20")

@@ -40,6 +40,8 @@ ARROWS = {
                "video"),
     "tools": ("arguments", "batch", "checkpoints", "command", "device", "features", "heads", "io", "metrics", "model",
               "tokenization", "types", "video", "viz"),
+    "serve": ("arguments", "checkpoints", "command", "device", "features", "io", "search", "tools", "types", "video",
+              "viz"),
     "bench": ("arguments", "command", "device", "features", "heads", "io", "metrics", "search", "types", "video"),
     "analysis": ("arguments", "batch", "bench", "command", "io", "model", "training", "types", "viz"),
     "configs": ("command", "io"),

@@ -153,7 +153,7 @@ def prepare_folder(out: Path, recipe: Recipe, queries: Mapping[str, Sequence[str
 
 def write_features(queue: VideoQueue, encoder: FeatureEncoder, num_workers: int,
                    queries: Mapping[str, Sequence[str]] | None = None,
-                   finished: Callable[[], None] = lambda: None) -> ExtractionReport:
+                   on_block: Callable[[], None] = lambda: None) -> ExtractionReport:
     """Write the features of the videos of a queue; whatever stops it, nothing half-written stays.
 
     Args:
@@ -161,17 +161,18 @@ def write_features(queue: VideoQueue, encoder: FeatureEncoder, num_workers: int,
         encoder: The model.
         num_workers: Processes that decode.
         queries: By video; those without any get none.
-        finished: Called whenever a file is complete.
+        on_block: Called before each block; what it raises ends the extraction, unless it is an error of a video.
 
     Raises:
         OSError: Nothing more can be written.
     """
     loader = DataLoader(Blocks(queue.windows), batch_size=None, sampler=queue, num_workers=num_workers,
                         prefetch_factor=2 if num_workers else None)
-    writer = _VideoWriter(queue, encoder, queries or {}, finished)
+    writer = _VideoWriter(queue, encoder, queries or {})
     try:
         with queue.open_bar():
             for read in loader:
+                on_block()
                 writer.add(read)
     finally:
         queue.release()
@@ -181,9 +182,8 @@ def write_features(queue: VideoQueue, encoder: FeatureEncoder, num_workers: int,
 class _VideoWriter:
     """Write blocks, which come in order, into the files of their videos."""
 
-    def __init__(self, queue: VideoQueue, encoder: FeatureEncoder, queries: Mapping[str, Sequence[str]],
-                 finished: Callable[[], None]) -> None:
-        self.queue, self.encoder, self.queries, self.finished = queue, encoder, queries, finished
+    def __init__(self, queue: VideoQueue, encoder: FeatureEncoder, queries: Mapping[str, Sequence[str]]) -> None:
+        self.queue, self.encoder, self.queries = queue, encoder, queries
         self.written = 0
         self._file: FeatureWriter | None = None
         self._asked: EncodedQueries | None = None
@@ -204,7 +204,6 @@ class _VideoWriter:
                 self._file.finish()
                 self.queue.finish(block.source)
                 self.written += 1
-                self.finished()
             self.queue.advance(block.source, block.count / block.of)
         except (ValueError, OSError) as error:  # such as features that aren't finite, or a file that is too large
             self.queue.fail(block.source, error, 1 - block.first / block.of)

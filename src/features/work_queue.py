@@ -30,10 +30,13 @@ class VideoQueue(Sampler[Block]):
         out: The folder to write to.
         windows: How to slide over a video.
         batch_size: Windows of a block.
+        show_progress: Whether `open_bar` shows a bar.
     """
 
-    def __init__(self, sources: Sequence[VideoSource], out: Path, windows: Windows, batch_size: int) -> None:
+    def __init__(self, sources: Sequence[VideoSource], out: Path, windows: Windows, batch_size: int,
+                 show_progress: bool = True) -> None:
         self.sources, self.out, self.windows, self.batch_size = sources, out, windows, batch_size
+        self.show_progress = show_progress
         self.claims: dict[str, Claim] = {}
         self.failures: dict[str, str] = {}  # the reason by video
         for source in sources:
@@ -54,7 +57,8 @@ class VideoQueue(Sampler[Block]):
     def open_bar(self) -> tqdm:
         """Show the progress over the bytes of all videos that have no feature file yet."""
         self._sizes = {source.name: source.num_bytes for source in self.left if not self.path(source).exists()}
-        self._bar = tqdm(total=sum(self._sizes.values()), unit="B", unit_scale=True, desc="extracting", mininterval=1)
+        self._bar = tqdm(total=sum(self._sizes.values()), unit="B", unit_scale=True, desc="extracting", mininterval=1,
+                         disable=not self.show_progress)
         return self._bar
 
     def __iter__(self) -> Iterator[Block]:

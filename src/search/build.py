@@ -120,7 +120,7 @@ def build_index(videos: Sequence[str] | None = None, weights: str | None = None,
     queue = VideoQueue(sources, out, recipe.windows(chunk_seconds), batch_size)
     add(out, IndexManifest.of(weights, _place(name), int(max_tokens)), queue.left, float(chunk_seconds))
     encoder = FeatureEncoder(backbone, recipe, precision=autocast(precision, backbone.device))
-    done = write_features(queue, encoder, num_workers, finished=partial(_commit_sometimes, out, [time.monotonic()]))
+    done = write_features(queue, encoder, num_workers, on_block=partial(_commit_sometimes, out, [time.monotonic()]))
     if commit(out).embeddings:
         update_chance(out, embed)
     return _finish(out, store, done.written, done.total, done.failures)

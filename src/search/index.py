@@ -4,6 +4,7 @@ The closed gate compares the text with all windows; the open gate may rerank the
 """
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -187,7 +188,8 @@ class Index:
     def _match(self, moments: Sequence[Moment], tokens: Text) -> list[Moment]:
         """Score moments with the gate open; those whose video can't be read stay without a match."""
         seen = []
-        for moment in tqdm(moments, desc="reranking", unit="moment", disable=len(moments) < 2, leave=False):
+        for moment in tqdm(moments, desc="reranking", unit="moment", leave=False, disable=(
+                len(moments) < 2 or threading.current_thread() is not threading.main_thread())):
             try:
                 video = self._window(moment).to(self.backbone.device)  # (1, T, 3, H, W)
             except VideoError:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, inf, sqrt
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -28,6 +28,9 @@ from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import CropBox, EvalTransform
 from egovlpv2.viz.attention import Strip, draw_attention
 from egovlpv2.viz.figures import png
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _POOLED = "pooled"
 _MOST = 500  # pictures: more are no longer seen, and drawn for minutes
@@ -125,6 +128,50 @@ def attend(video: str | Path, text: str, weights: str, out: str | Path = "attent
     report = AttentionReport(strips, clip.times.tolist(), seen.match, view, _describe(maps), picture)
     _draw(f"{Path(*path.parts[-2:])}: “{text}”", clip, len(maps.names), report)
     return report
+
+
+class WordMaps(NamedTuple):
+    """Attention of the words of a text over a clip, to be drawn."""
+
+    title: str
+    clip: Clip
+    strips: list[Strip]
+
+    def png(self) -> bytes:
+        """Draw them as the content of a PNG file. This takes longer than the model, which it doesn't need."""
+        figure = draw_attention(self.title, self.clip.frames, self.clip.times.tolist(), self.strips)
+        content = png(figure)
+        figure.clear()  # its parts refer to each other: they would stay for long
+        return content
+
+
+def map_words(backbone: Backbone, tokenizer: "PreTrainedTokenizerBase", clip: Clip, text: str, title: str,
+              max_tokens: int = 30, precision: Precision | None = None) -> WordMaps:
+    """Compute what each word of a text attends to in the frames of a clip, in the last fused layer.
+
+    Args:
+        backbone: In eval mode.
+        tokenizer: Of its text tower.
+        clip: Frames of the size that the backbone takes.
+        text: What is seen.
+        title: Of the picture.
+        max_tokens: Tokens of the text.
+        precision: As for `attend`.
+
+    Raises:
+        ValueError: The backbone has no fused layer, or the text no word.
+    """
+    maps = _pick_maps(backbone, "the model", None, ("mean",))
+    read = read_words(tokenizer, text, max_tokens)
+    if not read.labels:
+        raise ValueError(f"{text!r} has no word: say what is seen")
+    rows = pick_rows(read.labels, ("all",))
+    _refuse_too_many(len(rows) * len(clip.frames))
+    with autocast(precision, backbone.device):
+        seen = attend_words(backbone, clip.frames, read, maps.layers, maps.heads)
+    strips = [strip for row in pool(seen, read, rows) for strip in row]
+    title = f"{title}\n{_describe(maps)}; match {seen.match:.3f}"
+    return WordMaps(title, clip, strips)
 
 
 def _refuse_too_many(count: int) -> None:

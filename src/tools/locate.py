@@ -96,7 +96,7 @@ def locate(video: str | Path, queries: Sequence[str], weights: str, head: str | 
     opened = read_query_head(Path(head))
     how = Extraction(weights, chunk_seconds, batch_size, num_workers, max_tokens, tokenizer, device, precision)
     with extracted(source, texts, Path(head), opened.features, how) as folder:
-        found = [_search(folder, source.name, index, opened, top) for index in range(len(texts))]
+        found = [find_windows(folder, source.name, index, opened, top) for index in range(len(texts))]
         duration = folder.duration(source.name)
     located = [Located(typed[text], windows) for text, (windows, _) in zip(texts, found, strict=True)]
     if out is not None:
@@ -112,9 +112,20 @@ def locate(video: str | Path, queries: Sequence[str], weights: str, head: str | 
 
 
 @torch.inference_mode()
-def _search(folder: FeatureFolder, name: str, index: int, opened: QueryHead, top: int
-            ) -> tuple[list[Window], dict[str, NDArray[np.float32]]]:
-    """Find the windows for one query, and the curves of the whole video."""
+def find_windows(folder: FeatureFolder, name: str, index: int, opened: QueryHead, top: int
+                 ) -> tuple[list[Window], dict[str, NDArray[np.float32]]]:
+    """Find the windows for one query, and the curves of the whole video.
+
+    Args:
+        folder: The features of the video.
+        name: Of the video.
+        index: Number of the query among those of the features.
+        opened: The head.
+        top: Windows at most.
+
+    Returns:
+        The windows, the best first, and curves (n,) by name, sampled uniformly over the video.
+    """
     duration = folder.duration(name)
     found: list[tuple[Part, Window]] = []
     curves = []

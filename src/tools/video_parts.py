@@ -1,6 +1,6 @@
 """Features of a whole video for a trained head, and the overlapping parts in which a long one is looked at."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
@@ -100,23 +100,72 @@ def extracted(source: VideoSource, queries: Sequence[str], head: Path, features:
     Raises:
         ValueError: The weights are not those of the head's features, or the video can't be read.
     """
-    if not features:
-        raise ValueError(f"--head {head} doesn't contain the recipe of the features that it was trained on: train it "
-                         "again")
-    recipe = check(dict(features), Recipe, f"{head}, egovlpv2.features")
+    encoder = open_encoder(head, features, how, bool(queries))
+    for query in queries:
+        assert encoder.tokenizer is not None
+        warn_if_truncated(encoder.tokenizer, "query", query, how.max_tokens)
+    with encoded(source, queries, encoder, how) as folder:
+        yield folder
+
+
+def open_encoder(head: Path, features: Mapping[str, Any], how: Extraction, with_queries: bool) -> FeatureEncoder:
+    """Load the backbone that extracts features as a head was trained on them.
+
+    Args:
+        head: As for `extracted`.
+        features: As for `extracted`.
+        how: Settings of the extraction.
+        with_queries: Whether the features are fused with queries.
+
+    Raises:
+        ValueError: The weights are not those of the head's features.
+    """
+    recipe = read_recipe(head, features)
     path = str(find_weights(how.weights))
     if recipe.checkpoint != (here := fingerprint(path)):
         raise ValueError(f"--head {head} was trained on features of the weights {recipe.checkpoint}, and {how.weights} "
                          f"is {here}: give those weights, or a head that was trained on features of these")
     backbone = open_backbone(path, recipe.frames, how.device)
-    tokenizer = open_tokenizer(backbone, how.tokenizer) if queries else None
-    for query in queries:
-        assert tokenizer is not None
-        warn_if_truncated(tokenizer, "query", query, how.max_tokens)
-    encoder = FeatureEncoder(backbone, recipe, tokenizer, how.max_tokens, autocast(how.precision, backbone.device))
+    tokenizer = open_tokenizer(backbone, how.tokenizer) if with_queries else None
+    return FeatureEncoder(backbone, recipe, tokenizer, how.max_tokens, autocast(how.precision, backbone.device))
+
+
+def read_recipe(head: Path, features: Mapping[str, Any]) -> Recipe:
+    """Read the recipe of the features that a head was trained on.
+
+    Args:
+        head: As for `extracted`.
+        features: As for `extracted`.
+
+    Raises:
+        ValueError: The checkpoint has none, or a damaged one.
+    """
+    if not features:
+        raise ValueError(f"--head {head} doesn't contain the recipe of the features that it was trained on: train it "
+                         "again")
+    return check(dict(features), Recipe, f"{head}, egovlpv2.features")
+
+
+@contextmanager
+def encoded(source: VideoSource, queries: Sequence[str], encoder: FeatureEncoder, how: Extraction,
+            on_block: Callable[[], None] | None = None) -> Iterator[FeatureFolder]:
+    """A context with the features of a video in a temporary folder, by a backbone that is loaded already.
+
+    Args:
+        source: The video.
+        queries: As for `extracted`.
+        encoder: As `open_encoder` makes it.
+        how: Settings of the extraction.
+        on_block: Called before each block of windows instead of a progress bar; what it raises ends the extraction.
+
+    Raises:
+        VideoError: The video can't be read.
+    """
     with TemporaryDirectory(prefix="egovlpv2-") as folder:
-        queue = VideoQueue([source], Path(folder), recipe.windows(how.chunk_seconds), how.batch_size)
-        report = write_features(queue, encoder, how.num_workers, {source.name: list(queries)} if queries else {})
+        queue = VideoQueue([source], Path(folder), encoder.recipe.windows(how.chunk_seconds), how.batch_size,
+                           show_progress=on_block is None)
+        report = write_features(queue, encoder, how.num_workers, {source.name: list(queries)} if queries else {},
+                                on_block or (lambda: None))
         if report.failures:
             raise VideoError(report.failures[source.name])
         yield FeatureFolder(folder)
