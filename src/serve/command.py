@@ -2,11 +2,13 @@
 
 import errno
 import ipaddress
+import logging
 import os
 import secrets
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -21,7 +23,7 @@ from egovlpv2.types import NumTokens, Port, Precision
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _IDLE = 30  # seconds that a connection stays open between requests: longer than clients keep theirs
 _AUTO = "auto"
-_TO_END = 2  # seconds that answers have to end at Ctrl-C
+_TO_END = 1  # seconds that answers have to end at Ctrl-C
 _HINTS = {errno.EADDRINUSE: "another program uses it: give another --port, or 0 for any that is free",
           errno.EACCES: "it may not be used: give a --port from 1024 on",
           errno.EADDRNOTAVAIL: "this machine has no such address: give one of its own as --host"}
@@ -68,9 +70,18 @@ def serve(index: str | Path, *, host: str = "127.0.0.1", port: Port = 8000, head
             print(f"serving {index} at {url_of(host, listening, secret)} (Ctrl-C ends it)", flush=True)
             config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off",
                                     proxy_headers=False, timeout_keep_alive=_IDLE, timeout_graceful_shutdown=_TO_END)
-            uvicorn.Server(config).run(sockets=[listening])
+            _Server(config).run(sockets=[listening])
         finally:
             service.close()
+
+
+class _Server(uvicorn.Server):
+    """A server that logs nothing once it is told to end: answers that are cut off then are no errors."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End for a signal."""
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        super().handle_exit(sig, frame)
 
 
 def listen(host: str, port: int) -> socket.socket:
