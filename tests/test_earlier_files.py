@@ -61,7 +61,7 @@ def test_an_index_is_searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     shutil.copytree(FILES, tmp_path / "old")
     monkeypatch.setattr(index_module, "load_fitting_tokenizer", lambda *_: NoTokenizer())
     ids = Text(input_ids=torch.tensor([[0, 5, 6, 2]]), attention_mask=torch.ones(1, 4, dtype=torch.long))
-    monkeypatch.setattr(index_module, "tokenize", lambda *_: ids)
+    monkeypatch.setattr("egovlpv2.features.query_encoding.tokenize", lambda *_: ids)
     index = Index(tmp_path / "old" / "index", weights=str(tmp_path / "old" / "weights.safetensors"), device="cpu")
     assert index.max_tokens == 9
     values = read_features(FILES / "index" / "a.safetensors").values.float()
