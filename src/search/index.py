@@ -4,6 +4,7 @@ The closed gate compares the text with all windows; the open gate may rerank the
 """
 
 import os
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -172,13 +173,17 @@ class Index:
         """The videos that patterns stand for.
 
         Raises:
-            ValueError: A pattern stands for none.
+            ValueError: A pattern stands for none, or can't be read.
         """
         if patterns is None:
             return None
         found: dict[str, None] = {}
         for pattern in patterns:
-            names = [name for name in self.store.names if fnmatchcase(name, pattern)]
+            literal = pattern in self.store.numbers  # though it may hold `[`
+            try:
+                names = [pattern] if literal else [name for name in self.store.names if fnmatchcase(name, pattern)]
+            except re.error as error:
+                raise ValueError(f"{pattern!r} can't be read as a name with wildcards: check its brackets") from error
             if not names:
                 raise ValueError(f"no video of the index is named {pattern!r}; there are {len(self.store.names)}, such "
                                  f"as {self.store.names[0]!r}")

@@ -1,9 +1,7 @@
 """A search as the API takes it, in the thread of the model."""
 
-import re
 import time
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from math import inf, isfinite
 from typing import NamedTuple
 
@@ -93,17 +91,9 @@ def find_moments(library: Library, query: Query) -> Found:
 
 
 def _names(index: Index, patterns: Sequence[str]) -> list[str]:
-    """Look up the names that patterns stand for; special characters that are a video's own name are taken as such."""
+    """Look up the names that patterns stand for."""
     try:
-        for pattern in patterns:
-            fnmatchcase("", pattern)
-    except re.error as error:
-        raise Refusal(422, f"videos {pattern!r} can't be read as a name with wildcards: check its brackets") from error
-    there = set(index.store.names)
-    literal = [pattern for pattern in patterns if pattern in there]
-    others = [pattern for pattern in patterns if pattern not in there]
-    try:
-        return list(dict.fromkeys([*literal, *(index.matching(others) or [] if others else [])]))
+        return index.matching(patterns) or []
     except ValueError as error:
         raise Refusal(404, str(error)) from error
 

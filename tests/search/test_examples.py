@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from features.test_extract import write
 from PIL import Image
-from search.searching import QUERY
+from search.searching import QUERY, index
 from torch.nn.functional import normalize
 from video.numbered_videos import picture, write_video
 
@@ -94,6 +95,17 @@ def test_names_of_videos_may_have_wildcards(opened: Index) -> None:
     assert {moment.video for moment in opened.search(QUERY, top=100, videos=["c", "b*"])} == {"b", "c"}
     alone = opened.search(QUERY, top=100, videos=["b"])
     assert alone == [moment for moment in opened.search(QUERY, top=100) if moment.video == "b"]
+
+
+def test_names_with_brackets(made: Path, videos: Path, weights: Path) -> None:
+    """A video's own name is taken as such; what is no pattern is refused."""
+    write(videos / "b[1].mp4", 40, 30)
+    index(videos, weights, made)
+    opened = Index(made, device="cpu")
+    assert opened.matching(["b[1]"]) == ["b[1]"] and opened.matching(["b*"]) == ["b", "b[1]"]
+    assert {moment.video for moment in opened.search(QUERY, videos=["b[1]"])} == {"b[1]"}
+    with pytest.raises(ValueError, match=r"no video of the index is named|can't be read as a name with wildcards"):
+        opened.matching(["[z-a]"])
 
 
 def test_what_fits_another_text_better_is_left_out(opened: Index) -> None:
