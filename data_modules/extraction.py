@@ -16,6 +16,7 @@ from egovlpv2.features.fuse import fuse_features
 from egovlpv2.features.queries import read_queries
 from egovlpv2.types import Count, FeatureKind, FrameRuleName, NumFrames, Precision, Rate
 from egovlpv2.video.collection import find_videos
+from egovlpv2.video.share import ALL
 
 _WAIT = 5.0  # seconds between two looks at the work of other processes
 
@@ -113,7 +114,7 @@ class ExtractionSource:
             settings["num_frames"] = settings.pop("frames")
             places = [str(source.place) for source in sources]
             self._repeat(out, [source.name for source in sources], lambda: extract_features(
-                places, self.weights, out, **settings, queries=list(queries) or None,
+                places, self.weights, out, **settings, queries=list(queries) or None, share=ALL,
                 chunk_seconds=self.chunk_seconds, image_fps=self.image_fps, num_workers=max(self.num_workers, 1),
                 device=self.device, precision=self.precision))
 

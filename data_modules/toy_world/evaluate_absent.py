@@ -53,7 +53,7 @@ def deviations(index: Index, questions: Sequence[Question]) -> tuple[list[float]
     found: tuple[list[float], list[float]] = ([], [])
     for question in tqdm(questions, desc="searching", unit="query"):
         for videos, values in zip((question.absent, question.present), found, strict=True):
-            deviation = index.deviation(index.search(question.text, top=1, videos=videos), videos)
+            deviation = index.find(question.text, top=1, videos=videos).deviation
             assert deviation is not None, "an index of this version has what chance reaches"
             values.append(deviation)
     return found

@@ -74,13 +74,13 @@ class ExtractionReport:
 def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, kind: FeatureKind = "dual",
                      queries: Sequence[str] | None = None, fps: Rate = 30.0, window: Count = 16, stride: Count = 16,
                      num_frames: NumFrames = 4, frame_rule: FrameRuleName = "centre", chunk_seconds: Seconds = 600.0,
-                     image_fps: ImageRate | None = None, batch_size: Count = 32, num_workers: NumWorkers = 2,
-                     max_tokens: NumTokens = 30, tokenizer: str | None = None, device: str | None = None,
-                     precision: Precision | None = None) -> ExtractionReport:
+                     image_fps: ImageRate | None = None, share: str | None = None, batch_size: Count = 32,
+                     num_workers: NumWorkers = 2, max_tokens: NumTokens = 30, tokenizer: str | None = None,
+                     device: str | None = None, precision: Precision | None = None) -> ExtractionReport:
     """Extract features of any videos, one file each.
 
-    Finished files stay, so a stopped run goes on where it was, and several processes share the work: under `srun`,
-    `torchrun` or in a SLURM array each takes its share of the videos.
+    Finished files stay, so a stopped run goes on where it was, and several processes share the work: under `srun`
+    and `torchrun` each takes its share of the videos.
 
     Args:
         videos: videos, or folders of them; a folder of chunks 0.mp4, 1.mp4, ... is one video
@@ -98,6 +98,8 @@ def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, ki
             code, 1.87 a second
         chunk_seconds: length of the files of a chunked video
         image_fps: pictures a second, where a video is a folder of pictures
+        share: the part of the videos to take, as 3/16, or 0/1 for all; if not given, each process of `srun` or
+            `torchrun` takes its own
         batch_size: windows at a time
         num_workers: processes that decode
         max_tokens: tokens of a query; longer ones are cut
@@ -119,7 +121,7 @@ def extract_features(videos: Sequence[str], weights: str, out: str | Path, *, ki
     sources = find_videos(videos, image_fps)
     if asked:
         sources = _with_queries(sources, asked)
-    sources = share_of_videos(sources)
+    sources = share_of_videos(sources, share)
     backbone = open_backbone(weights, num_frames, device)
     recipe = make_recipe(backbone, weights, kind, fps=fps, window=window, stride=stride, num_frames=num_frames,
                          frame_rule=frame_rule)

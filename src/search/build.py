@@ -57,14 +57,14 @@ class IndexReport(ExtractionReport):
 
 def build_index(videos: Sequence[str] | None = None, weights: str | None = None, out: str | Path = "index", *,
                 seconds: Seconds = 2.0, every: Seconds = 1.0, num_frames: NumFrames = 4,
-                chunk_seconds: Seconds = 600.0, image_fps: ImageRate | None = None,
+                chunk_seconds: Seconds = 600.0, image_fps: ImageRate | None = None, share: str | None = None,
                 store: EmbeddingKind | None = None, check: bool = False, batch_size: Count = 32,
                 num_workers: NumWorkers = 2, max_tokens: NumTokens = 30, tokenizer: str | None = None,
                 device: str | None = None, precision: Precision | None = None) -> IndexReport | IndexCheck:
     """Make videos searchable by text: embed their windows into an index.
 
-    What is in the index stays; only new and changed videos are embedded. Under `srun`, `torchrun` or in a SLURM array
-    each process takes its share of the videos.
+    What is in the index stays; only new and changed videos are embedded. Under `srun` and `torchrun` each process
+    takes its share of the videos.
 
     Args:
         videos: videos, or folders of them; a folder of chunks 0.mp4, 1.mp4, ... is one video
@@ -75,6 +75,8 @@ def build_index(videos: Sequence[str] | None = None, weights: str | None = None,
         num_frames: frames of a window that the model sees
         chunk_seconds: length of the files of a chunked video
         image_fps: pictures a second, where a video is a folder of pictures
+        share: the part of the videos to take, as 3/16, or 0/1 for all; if not given, each process of `srun` or
+            `torchrun` takes its own
         store: what a search reads: the embeddings (float16), or codes of them, which are smaller (int8) or smaller and
             faster (pq), and then the best thousand embeddings; as before if not given, at first float16; may be given
             without videos
@@ -106,7 +108,7 @@ def build_index(videos: Sequence[str] | None = None, weights: str | None = None,
     if weights is None:
         raise ValueError("give the weights to embed the videos with: --weights W")
     window, stride = _milliseconds("seconds", seconds), _milliseconds("every", every)
-    sources = share_of_videos(find_videos(videos, image_fps))
+    sources = share_of_videos(find_videos(videos, image_fps), share)
     weights = str(find_weights(weights))  # a folder or a repository may change, the file in it is the index's
     backbone = open_backbone(weights, num_frames, device)
     recipe = make_recipe(backbone, weights, "unit", fps=float(_FPS), window=window, stride=stride,

@@ -4,7 +4,7 @@ A cosine by itself says little: its scale is the model's. That the best moment o
 moments of texts that were not chosen for these videos says that nothing in them fits it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from uuid import uuid4
@@ -45,34 +45,34 @@ class Chance:
     Args:
         folder: Of the index.
         record: What the manifest says of them.
+        embeddings: Of the index, by video.
 
     Raises:
         ValueError: The file is missing or damaged.
     """
 
-    def __init__(self, folder: Path, record: ChanceRecord) -> None:
+    def __init__(self, folder: Path, record: ChanceRecord, embeddings: Mapping[str, FileRecord]) -> None:
         path = folder / record.file
         if not record.record.matches(path):
             raise ValueError(f"{path} is missing or damaged: `egovlpv2 index --check --out {folder}` leaves it out")
         self.best = np.load(path, allow_pickle=False)  # (videos, texts)
         if self.best.ndim != 2 or len(self.best) != len(record.videos):
             raise ValueError(f"{path} is not of this index: move it and run `egovlpv2 index --check --out {folder}`")
-        self.rows = {video.name: row for row, video in enumerate(record.videos)}
+        self.rows = {video.name: row for row, video in enumerate(record.videos) if is_current(video, embeddings)}
 
-    def deviation(self, cosine: float, videos: Sequence[str] | None = None) -> float | None:
+    def deviation(self, cosine: float, videos: Sequence[str]) -> float | None:
         """Compare a cosine with the best ones that arbitrary texts have in the same videos.
 
         Args:
             cosine: Of the best moment of a search.
-            videos: The videos that were searched; None for all.
+            videos: The videos that were searched.
 
         Returns:
-            The distance from their mean, in standard deviations; None if nothing is known of these videos.
+            The distance from their mean, in standard deviations; None if one of the videos is not compared yet.
         """
-        rows = [self.rows[name] for name in (self.rows if videos is None else videos) if name in self.rows]
-        if not rows:
+        if not videos or not self.rows.keys() >= set(videos):
             return None
-        best = self.best[rows].astype(np.float64).max(0)  # (texts,)
+        best = self.best[[self.rows[name] for name in videos]].astype(np.float64).max(0)  # (texts,)
         return float((cosine - best.mean()) / max(best.std(), 1e-6))
 
 

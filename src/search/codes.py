@@ -54,7 +54,10 @@ class Codes:
         if not record.record.matches(path):
             raise ValueError(f"{path} is missing or damaged: `egovlpv2 index --check --out {folder}` makes it anew")
         # Codes of 8 bits are gigabytes, and stay on the disk; the others are scanned from memory.
-        self.index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if record.kind == "int8" else 0)
+        try:
+            self.index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if record.kind == "int8" else 0)
+        except RuntimeError as error:
+            raise ValueError(f"{path} can't be read: `egovlpv2 index --check --out {folder}` makes it anew") from error
         self.first = np.cumsum([0, *(video.windows for video in record.videos)])
 
     def __len__(self) -> int:

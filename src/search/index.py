@@ -6,10 +6,11 @@ The closed gate compares the text with all windows; the open gate may rerank the
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from egovlpv2.command.options import require_text
 from egovlpv2.device import autocast
 from egovlpv2.features.query_encoding import TextEmbedder
 from egovlpv2.io.files import refuse_unreadable
+from egovlpv2.search.chance import LEAST_DEVIATION, TEXTS
 from egovlpv2.search.dates import videos_between
 from egovlpv2.search.examples import read_example
 from egovlpv2.search.manifest import VideoEntry
@@ -34,6 +36,32 @@ from egovlpv2.types import Count, NonNegativeInt, NumFrames, NumTokens, Precisio
 from egovlpv2.video.container import VideoError
 from egovlpv2.video.sampling import uniform_times
 from egovlpv2.video.transforms import WholePicture
+
+
+class Found(NamedTuple):
+    """What a search has found.
+
+    Args:
+        moments: The best first.
+        cosine: The best cosine of all, also if reranking has left it out; None if there are no moments.
+        deviation: Distance of that cosine from the mean of the best ones that arbitrary texts have in the same videos,
+            in standard deviations: below `LEAST_DEVIATION` nothing fits. None for a search by example, without moments,
+            and where a video is not compared yet: `build_index` does that.
+    """
+
+    moments: list[Moment]
+    cosine: float | None
+    deviation: float | None
+
+    @property
+    def chance(self) -> str:
+        """Say that the moments are no better than chance; empty if they are, or if it isn't known."""
+        if self.cosine is None or self.deviation is None or self.deviation >= LEAST_DEVIATION:
+            return ""
+        side = "above" if self.deviation >= 0 else "below"
+        return (f"nothing fits better than chance would: the best cosine is {self.cosine:.3f}, "
+                f"{abs(self.deviation):.1f} standard deviations {side} the mean of the best that {len(TEXTS)} "
+                "arbitrary texts have in these videos")
 
 
 class Index:
@@ -77,7 +105,6 @@ class Index:
                              "or index the videos anew, into another folder")
         return path
 
-    @torch.inference_mode()
     def search(self, text: str | None = None, like: str | None = None, top: Count = 10, rerank: NonNegativeInt = 0,
                min_score: float | None = None, videos: Sequence[str] | None = None, without: str | None = None
                ) -> list[Moment]:
@@ -99,6 +126,27 @@ class Index:
                 `top` is below 1, `rerank` below 0, or above it without a text or without fusion.
         """
         check_call(Index.search, locals())
+        return self.find(text, like, top, rerank, min_score, videos, without).moments
+
+    @torch.inference_mode()
+    def find(self, text: str | None = None, like: str | None = None, top: int = 10, rerank: int = 0,
+             min_score: float | None = None, videos: Sequence[str] | None = None, without: str | None = None,
+             on_moment: Callable[[], None] = lambda: None) -> "Found":
+        """Search, and compare what is found with chance.
+
+        Args:
+            text: As for `search`, like all others but the last.
+            like: An example.
+            top: How many at most.
+            rerank: How many to look at with the gate open.
+            min_score: The lowest cosine.
+            videos: Names of videos.
+            without: A text to leave out.
+            on_moment: Called before each moment that is reranked; what it raises ends the search.
+
+        Raises:
+            ValueError: As `search`.
+        """
         for given, name in ((text, "the query"), (without, "the text to leave out")):
             if given is not None:
                 require_text(name, given, "say what happens, such as '#C C opens the jar'")
@@ -110,28 +158,22 @@ class Index:
             self.backbone.config.require_fusion(f"rerank={rerank}")
         example = None if like is None else read_example(like, self.store, self._embed_clip)
         parts = [*([] if text is None else [self._embed(text)]), *([] if example is None else [example.embedding])]
+        named = self._names(videos)
         moments = self.store.topk(
-            normalize(torch.stack(parts).sum(0), dim=0), max(top, rerank), self._names(videos),
+            normalize(torch.stack(parts).sum(0), dim=0), max(top, rerank), named,
             None if without is None else self._embed(without),
             (example.video, example.seconds) if example is not None and example.video else None, min_score)
-        reranked = [] if text is None else self._match(moments[:rerank], self._embed_texts.tokens([text]))
-        return [*sorted(reranked, key=lambda moment: (moment.match is None, -moment.score)), *moments[rerank:]][:top]
+        deviation = None if example is not None else self._deviation(moments, named)
+        reranked = [] if text is None else self._match(moments[:rerank], self._embed_texts.tokens([text]), on_moment)
+        ranked = [*sorted(reranked, key=lambda moment: (moment.match is None, -moment.score)), *moments[rerank:]]
+        return Found(ranked[:top], max((moment.cosine for moment in moments), default=None), deviation)
 
-    def deviation(self, moments: Sequence[Moment], videos: Sequence[str] | None = None) -> float | None:
-        """Compare the best of the moments found by a text with what arbitrary texts reach.
-
-        Args:
-            moments: Found by a text alone.
-            videos: Names of the videos that were searched; None for all.
-
-        Returns:
-            The distance of its cosine from the mean of the best cosines that arbitrary texts have in the same videos,
-            in standard deviations; below `LEAST_DEVIATION` nothing fits. None if there are no moments, or if the index
-            is of a version before 0.3.
-        """
+    def _deviation(self, moments: Sequence[Moment], videos: Sequence[str] | None) -> float | None:
+        """Compare the best of the moments found by a text with what arbitrary texts reach in the same videos."""
         if not moments or self.store.chance is None:
             return None
-        return self.store.chance.deviation(max(moment.cosine for moment in moments), self._names(videos))
+        best = max(moment.cosine for moment in moments)
+        return self.store.chance.deviation(best, self.store.names if videos is None else videos)
 
     def matching(self, videos: Sequence[str] | None = None, after: str | None = None, before: str | None = None,
                  table: str | None = None) -> list[str] | None:
@@ -190,11 +232,12 @@ class Index:
             found |= dict.fromkeys(names)
         return list(found)
 
-    def _match(self, moments: Sequence[Moment], tokens: Text) -> list[Moment]:
+    def _match(self, moments: Sequence[Moment], tokens: Text, on_moment: Callable[[], None]) -> list[Moment]:
         """Score moments with the gate open; those whose video can't be read stay without a match."""
         seen = []
         for moment in tqdm(moments, desc="reranking", unit="moment", leave=False, disable=(
                 len(moments) < 2 or threading.current_thread() is not threading.main_thread())):
+            on_moment()
             try:
                 video = self._window(moment).to(self.backbone.device)  # (1, T, 3, H, W)
             except VideoError:

@@ -71,8 +71,10 @@ def check_index(folder: Path) -> IndexCheck:
                 os.replace(path, path.with_name(path.name + _ASIDE))
                 known.pop(path.stem, None)
                 failures[path.stem] = problem
-            elif path.stem not in known or not known[path.stem].unchanged(path):
+            elif path.stem not in known:
                 repaired.append(f"the embeddings of {path.stem} were finished, and are recorded now")
+                known[path.stem] = FileRecord.of(path)
+            elif not known[path.stem].unchanged(path):  # such as a copy's, which has other times
                 known[path.stem] = FileRecord.of(path)
         codes = manifest.codes
         if codes is not None and not _is_whole(codes.record, folder / codes.file):
@@ -80,7 +82,7 @@ def check_index(folder: Path) -> IndexCheck:
             (folder / codes.file).unlink(missing_ok=True)
         chance = manifest.chance
         if chance is not None and not _is_whole(chance.record, folder / chance.file):
-            repaired.append(f"{chance.file} was damaged or gone: `egovlpv2 index` with new videos makes it anew")
+            repaired.append(f"{chance.file} was damaged or gone: `egovlpv2 index VIDEOS` makes it anew")
             chance = None
         now = replace(manifest, embeddings=known, chance=chance)
         if now != manifest:
@@ -96,10 +98,8 @@ def _path(folder: Path, name: str) -> Path:
 
 def _problem(path: Path, known: FileRecord | None) -> str:
     """Why embeddings can't be used; empty if they can."""
-    if known is not None and _is_whole(known, path):
-        return ""
-    if known is not None and known.unchanged(path):
-        return f"{path.name} is damaged: its content is not what was written"
+    if known is not None:
+        return "" if _is_whole(known, path) else f"{path.name} is damaged: its content is not what was written"
     try:
         read_features(path)
     except ValueError as error:

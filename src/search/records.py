@@ -44,7 +44,6 @@ class FileRecord:
             return False
         return (state.st_size, state.st_mtime_ns) == (self.num_bytes, self.modified)
 
-
     def matches(self, path: Path) -> bool:
         """Tell if a file has the recorded content; it is read only if it seems to have changed."""
         return self.unchanged(path) or (path.is_file() and sha256(path) == self.sha256)

@@ -12,7 +12,6 @@ from egovlpv2.command.errors import one_line
 from egovlpv2.command.options import require_text
 from egovlpv2.features.query_encoding import warn_if_truncated
 from egovlpv2.io.files import make_folder_of, require_suffix
-from egovlpv2.search.chance import LEAST_DEVIATION, TEXTS
 from egovlpv2.search.index import Index
 from egovlpv2.search.manifest import FILE as MANIFEST
 from egovlpv2.search.moments import Moment
@@ -34,7 +33,7 @@ class SearchResult:
         summary: How much was searched, in words.
         page: The page.
         exported: Other files that were written.
-        deviation: Distance of the best moment from chance, see `Index.deviation`; None if it isn't known.
+        deviation: Distance of the best moment from chance, see `egovlpv2.search.index.Found`; None if it isn't known.
     """
 
     moments: list[Moment]
@@ -99,27 +98,20 @@ def search(query: str | None = None, index: str | Path = "index", *, like: str |
         warn_if_truncated(opened.tokenizer, "query", query, opened.max_tokens)
     some = opened.matching(videos, after, before, table)
     begun = time.perf_counter()
-    moments = opened.search(query, like, top, rerank, min_score, some, without)
+    found = opened.find(query, like, top, rerank, min_score, some, without)
+    moments = found.moments
     store = opened.store
     searched = f"{len(store):,} windows of {len(store.names)} videos, {store.hours:.2f} hours" if some is None else (
         f"{len(some)} of {len(store.names)} videos")
     summary = f"{searched}, searched in {time.perf_counter() - begun:.2f} s"
-    deviation = opened.deviation(moments, some) if like is None else None
-    if deviation is not None and deviation < LEAST_DEVIATION:
-        summary += f"\n{nothing_fits(moments, deviation)}"
+    if found.chance:
+        summary += f"\n{found.chance}"
     cards = [_card(opened, moment) for moment in tqdm(moments, desc="pictures", unit="moment", leave=False)]
     write_page(page, title, cards, summary)
     problems = dict.fromkeys(card.problem for card in cards if card.problem)
     exported = write_moments(export or [], [_found(opened, moment, title) for moment in moments
                                             if moment.video in opened.manifest.videos], sound)
-    return SearchResult(moments, list(problems), summary, page, exported, deviation)
-
-
-def nothing_fits(moments: Sequence[Moment], deviation: float) -> str:
-    """Say that the moments that were found are no better than chance."""
-    best, side = max(moment.cosine for moment in moments), "above" if deviation >= 0 else "below"
-    return (f"nothing fits better than chance would: the best cosine is {best:.3f}, {abs(deviation):.1f} standard "
-            f"deviations {side} the mean of the best that {len(TEXTS)} arbitrary texts have in these videos")
+    return SearchResult(moments, list(problems), summary, page, exported, found.deviation)
 
 
 def _found(index: Index, moment: Moment, label: str) -> FoundMoment:

@@ -18,13 +18,14 @@ from torch import Tensor
 from egovlpv2.features.files import SUFFIX, Features, read_features
 from egovlpv2.features.header import Recipe
 from egovlpv2.search.chance import Chance
-from egovlpv2.search.coded_rows import FEW_ROWS, MOST_ROWS, CodedRows
+from egovlpv2.search.coded_rows import FEW_ROWS, CodedRows
 from egovlpv2.search.manifest import IndexManifest, read_manifest
 from egovlpv2.search.moments import Moment, temporal_nms
 from egovlpv2.types import FeatureKind
 
 KIND: FeatureKind = "unit"
 _AT_ONCE = 8  # files
+_CANDIDATES, _MOST_CANDIDATES = 1000, 20_000  # windows whose cosines are computed where the index has codes
 
 
 class EmbeddingStore:
@@ -44,11 +45,13 @@ class EmbeddingStore:
         self.paths = sorted(path for path in folder.glob(f"*{SUFFIX}") if not known or path.stem in known)
         if not self.paths:
             raise ValueError(f"{folder} has no finished videos: run `egovlpv2 index VIDEOS --out {folder}`")
-        def read(path: Path) -> Features:
-            return read_features(path, checked=path.stem in known and known[path.stem].unchanged(path))
+
+        def read(path: Path) -> tuple[Features, bool]:
+            whole = path.stem in known and known[path.stem].matches(path)
+            return read_features(path, checked=whole), whole
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:  # what is not in memory waits for the disk
-            features = list(pool.map(read, self.paths))
+            features, whole = zip(*pool.map(read, self.paths), strict=True)
         self.recipe = features[0].recipe
         _check_recipes(folder, self.paths, [video.recipe for video in features])
         self.names = [path.stem for path in self.paths]
@@ -59,10 +62,12 @@ class EmbeddingStore:
         if len(self) > 1 and _all_same(self.values):
             raise ValueError(f"{folder}: all {len(self):,} windows have the same embedding: the weights "
                              f"{self.recipe.checkpoint} are not sound, or nothing happens in these videos")
-        self.chance = None if manifest is None or manifest.chance is None else Chance(folder, manifest.chance)
-        self.codes = None
+        sound = {name: i for i, name in enumerate(self.names) if whole[i]}
+        self.chance = self.codes = None
+        if manifest is not None and manifest.chance is not None:
+            self.chance = Chance(folder, manifest.chance, {name: known[name] for name in sound})
         if manifest is not None and manifest.codes is not None:
-            self.codes = CodedRows(folder, manifest.codes, manifest.embeddings, self.numbers, self.paths)
+            self.codes = CodedRows(folder, manifest.codes, known, sound, self.paths)
 
     def __len__(self) -> int:
         return self._count
@@ -93,10 +98,10 @@ class EmbeddingStore:
         # A window overlaps so many others at most.
         most = count * (1 + 2 * (-(-self.recipe.window // self.recipe.stride) - 1))
         scanned, moments = list(some), []
-        if self.codes is not None and sum(len(self.values[i]) for i in some) > FEW_ROWS and 10 * most <= MOST_ROWS:
+        if self.codes is not None and sum(len(self.values[i]) for i in some) > FEW_ROWS:
             coded = set(some) & self.codes.videos
-            scanned = [i for i in some if i not in coded]
-            moments += self._rescored(query, coded, most, unwanted, except_at)
+            if len(found := self._rescored(query, coded, most, unwanted, except_at)) >= most:
+                scanned, moments = [i for i in some if i not in coded], found
         if scanned:
             moments += self._scanned(query, scanned, most, unwanted, except_at)
         fitting = [moment for moment in moments if min_cosine is None or moment.cosine >= min_cosine]
@@ -118,11 +123,23 @@ class EmbeddingStore:
 
     def _rescored(self, query: Tensor, some: set[int], most: int, unwanted: Tensor | None,
                   except_at: tuple[str, float] | None) -> list[Moment]:
-        """Find the best windows of some videos by the codes, and compute their cosines from the embeddings."""
+        """Find the best windows of some videos by the codes, and compute their cosines from the embeddings.
+
+        These are fewer than `most` if the best windows of all videos are mostly other videos' or unwanted ones.
+        """
         assert self.codes is not None
-        wanted = sum(len(self.values[i]) for i in some)
+        found: list[Moment] = []
+        for count in (max(_CANDIDATES, 10 * most), _MOST_CANDIDATES):
+            if len(found) < most <= count <= _MOST_CANDIDATES:
+                found = self._looked_at(query, some, count, unwanted, except_at)
+        return found
+
+    def _looked_at(self, query: Tensor, some: set[int], count: int, unwanted: Tensor | None,
+                   except_at: tuple[str, float] | None) -> list[Moment]:
+        """Compute the cosines of so many of all windows that seem best by the codes; leave out those not asked for."""
+        assert self.codes is not None
         found = []
-        for video, windows, rows in self.codes.candidates(query, some, wanted, most):
+        for video, windows, rows in self.codes.candidates(query, some, count):
             cosines = rows @ query  # (n,)
             worse = cosines < rows @ unwanted if unwanted is not None else torch.zeros_like(cosines, dtype=torch.bool)
             found += [Moment(self.names[video], *self.span(video, place), float(cosine), window_index=place)
@@ -181,7 +198,7 @@ def open_store(folder: Path) -> tuple[IndexManifest, EmbeddingStore]:
         manifest = read_manifest(folder)
         try:
             return manifest, EmbeddingStore(folder, manifest)
-        except ValueError:
+        except (ValueError, OSError):
             if read_manifest(folder) == manifest:  # else a writer has replaced what it names
                 raise
 

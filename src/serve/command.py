@@ -45,7 +45,7 @@ def serve(index: str | Path, *, host: str = "127.0.0.1", port: Port = 8000, head
         head: a checkpoint of `make finetune-nlq`, to locate answers in a video
         token: what clients have to know, or `auto` for one that is made up and printed; if not given, there is one
             only where others can reach the server
-        hosts: more names under which the server is opened, such as that of a proxy
+        hosts: more names under which the server is opened, such as that of a proxy; it then asks for a token
         weights: those of the index, if they have moved
         tokenizer: the text tower's, if it has moved
         max_tokens: tokens of a query; as the index says, if not given
@@ -62,7 +62,8 @@ def serve(index: str | Path, *, host: str = "127.0.0.1", port: Port = 8000, head
     with listen(host, port) as listening:
         address = listening.getsockname()[0]
         is_local = ipaddress.ip_address(address).is_loopback
-        secret = secrets.token_urlsafe(24) if token == _AUTO or (token is None and not is_local) else token or ""
+        reachable = not is_local or bool(hosts)  # those are a proxy's names
+        secret = secrets.token_urlsafe(24) if token == _AUTO or (token is None and reachable) else token or ""
         options = ModelOptions(weights, tokenizer, max_tokens, device, precision)
         service = Service(Path(index), options, None if head is None else Path(head))
         try:

@@ -120,4 +120,6 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     if line is None:
         log.error("%s can't be answered", request.url.path, exc_info=error)
         return error_response(500, "the program has an error of its own: its log has the details")
-    return error_response(503, line, {"Retry-After": _RETRY_SECONDS})
+    log.error("%s can't be answered: %s", request.url.path, line)
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else line  # without paths of the machine
+    return error_response(503, reason, {"Retry-After": _RETRY_SECONDS})

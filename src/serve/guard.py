@@ -9,7 +9,6 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Iterable
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -168,8 +167,6 @@ def _is_address(name: str) -> bool:
 
 
 def _cookie(header: str, name: str) -> str:
-    try:
-        found = SimpleCookie(header).get(name)
-    except CookieError:
-        return ""
-    return found.value if found else ""
+    """The value of a cookie; those of other programs on this host, which may be of any form, are passed over."""
+    pairs = (part.strip().partition("=") for part in header.split(";"))
+    return next((value.strip() for key, _, value in pairs if key.strip() == name), "")

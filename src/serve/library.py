@@ -167,9 +167,9 @@ class Library:
         begun = time.monotonic()
         try:
             self._opened = self._open()
-        except (ValueError, OSError) as error:
+            self._times, self._files = times, files
+        except (ValueError, OSError) as error:  # may pass: it is tried again
             log.warning("%s has changed and can't be opened; it is served as it was: %s", self.folder, error)
-        self._times, self._files = times, files
         self._not_before = time.monotonic() + _PATIENCE * (time.monotonic() - begun)
 
     def _open(self) -> _Opened:

@@ -1,14 +1,12 @@
 """A search as the API takes it, in the thread of the model."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf, isfinite
 from typing import NamedTuple
 
-from egovlpv2.search.chance import LEAST_DEVIATION
 from egovlpv2.search.index import Index
 from egovlpv2.search.moments import Moment
-from egovlpv2.search.results import nothing_fits
 from egovlpv2.serve.errors import Refusal, printable
 from egovlpv2.serve.library import Library, Video
 from egovlpv2.serve.schemas import FoundMomentBody, SearchBody
@@ -64,8 +62,13 @@ class Found(NamedTuple):
                           notices=self.notices, deviation=self.deviation, results=rows)
 
 
-def find_moments(library: Library, query: Query) -> Found:
+def find_moments(library: Library, query: Query, on_moment: Callable[[], None] = lambda: None) -> Found:
     """Search the index.
+
+    Args:
+        library: With the index.
+        query: What to search for.
+        on_moment: Called before each moment that is reranked; what it raises ends the search.
 
     Raises:
         Refusal: No video has such a name.
@@ -77,17 +80,14 @@ def find_moments(library: Library, query: Query) -> Found:
     begun = time.monotonic()
     named = None if query.videos is None else _names(index, query.videos)
     like = None if query.like is None else _example(library, query.like)
-    moments = index.search(query.text, like, query.top, query.rerank, query.min_score, named, query.without)
+    found = index.find(query.text, like, query.top, query.rerank, query.min_score, named, query.without, on_moment)
     store = index.store
     searched = f"{len(store):,} windows of {len(store.names)} videos, {store.hours:.2f} hours" if named is None else (
         f"{len(named)} of {len(store.names)} videos")
-    shown = [(moment, library.named(moment.video)) for moment in moments
+    shown = [(moment, library.named(moment.video)) for moment in found.moments
              if moment.video in index.manifest.videos]
-    deviation = index.deviation(moments, named) if like is None else None
-    notices = _notices(index, query)
-    if deviation is not None and deviation < LEAST_DEVIATION:
-        notices.append(nothing_fits(moments, deviation))
-    return Found(query, shown, searched, time.monotonic() - begun, notices, deviation)
+    notices = [*_notices(index, query), *([found.chance] if found.chance else [])]
+    return Found(query, shown, searched, time.monotonic() - begun, notices, found.deviation)
 
 
 def _names(index: Index, patterns: Sequence[str]) -> list[str]:

@@ -74,7 +74,10 @@ class Service:
 
     async def search(self, query: Query, gone: asyncio.Event) -> Found:
         """Search the index."""
-        return await self.in_model(lambda _: find_moments(self.library, query), gone)
+        def work(job: Job[Found]) -> Found:
+            return find_moments(self.library, query, job.check)
+
+        return await self.in_model(work, gone, is_short=not query.rerank)
 
     async def locate(self, video: Video, query: str, top: int, gone: asyncio.Event) -> LocatedBody:
         """Find the windows of a video that answer a query; searches pass meanwhile.
@@ -104,7 +107,7 @@ class Service:
         """
         if not has_fusion(self.library.index):
             raise Refusal(409, "the weights of this index have no fused layer: there is no attention to draw")
-        key = ("attention", video, at, text)
+        key = ("attention", self.library.index.store.recipe.checkpoint, video, at, text)
 
         async def draw() -> bytes:
             maps = await self.in_model(

@@ -109,8 +109,9 @@ class WorkQueue:
             QueueFull: Too much is waiting already.
             ClientGone: The client has left.
         """
-        job: Job[T] = self._shared.get(key) or self._add(work, key, is_short)
-        job.clients += 1
+        if shared := self._shared.get(key):
+            shared.clients += 1
+        job: Job[T] = shared or self._add(work, key, is_short)
         leaving = asyncio.ensure_future(gone.wait())
         try:
             await asyncio.wait((job.result, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -125,7 +126,7 @@ class WorkQueue:
 
     def _add(self, work: Callable[[Job[T]], T], key: Hashable, is_short: bool) -> Job[T]:
         loop = asyncio.get_running_loop()
-        job = Job(work, loop, loop.create_future(), key, is_short)
+        job = Job(work, loop, loop.create_future(), key, is_short, clients=1)  # before a thread can take it
         with self._change:
             if len(self._waiting) >= self.most_waiting or self._closed:
                 raise QueueFull

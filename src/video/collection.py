@@ -130,9 +130,9 @@ def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> 
     return [found[name] for name in sorted(found)]
 
 
-def share_of_videos(sources: Sequence[VideoSource]) -> list[VideoSource]:
+def share_of_videos(sources: Sequence[VideoSource], share: str | None = None) -> list[VideoSource]:
     """This process's share of the videos, see `own_share`."""
-    return own_share(sources, lambda source: 0 if source.problem else source.num_bytes)
+    return own_share(sources, lambda source: 0 if source.problem else source.num_bytes, share)
 
 
 def _is_missing(path: Path) -> bool:

@@ -165,11 +165,12 @@ class PrepareReport:
 
 def prepare_videos(inputs: Sequence[str], out: str | Path, *, num_workers: Count | None = None,
                    chunk_seconds: ChunkLength = 600.0, short_side: ShortSide = 256,
-                   keyframe_seconds: Seconds = 0.5, fps: MaximumRate = 0.0, crf: Crf = 23) -> PrepareReport:
+                   keyframe_seconds: Seconds = 0.5, fps: MaximumRate = 0.0, crf: Crf = 23,
+                   share: str | None = None) -> PrepareReport:
     """Re-encode raw videos into files that are fast to train on: OUT/<video_uid>/<k>.mp4.
 
-    It may be stopped at any time; the same call continues. Under `srun`, `torchrun` or in a SLURM array each process
-    takes its share of the videos.
+    It may be stopped at any time; the same call continues. Under `srun` and `torchrun` each process takes its share of
+    the videos.
 
     Args:
         inputs: videos, and folders to search for them
@@ -180,6 +181,8 @@ def prepare_videos(inputs: Sequence[str], out: str | Path, *, num_workers: Count
         keyframe_seconds: time between keyframes; shorter makes random access faster and files larger
         fps: maximum frame rate, by dropping frames; 0 keeps all
         crf: constant rate factor of x264, from 0 (lossless) to 51
+        share: the part of the videos to take, as 3/16, or 0/1 for all; if not given, each process of `srun` or
+            `torchrun` takes its own
 
     Raises:
         ValueError: An argument is out of range, an input can't be read, there is no video, or two have one name.
@@ -188,12 +191,13 @@ def prepare_videos(inputs: Sequence[str], out: str | Path, *, num_workers: Count
     """
     check_call(prepare_videos, locals())
     settings = Settings(float(chunk_seconds), int(short_side), float(keyframe_seconds), float(fps), int(crf))
-    report = prepare([Path(path) for path in inputs], Path(out), settings, num_workers)
+    report = prepare([Path(path) for path in inputs], Path(out), settings, num_workers, share)
     write_json(report.out / report.name, report.to_dict())
     return report
 
 
-def prepare(inputs: Sequence[Path], out: Path, settings: Settings, num_workers: int | None = None) -> PrepareReport:
+def prepare(inputs: Sequence[Path], out: Path, settings: Settings, num_workers: int | None = None,
+            share: str | None = None) -> PrepareReport:
     """Prepare the videos among files and folders that aren't prepared yet.
 
     Args:
@@ -201,6 +205,7 @@ def prepare(inputs: Sequence[Path], out: Path, settings: Settings, num_workers: 
         out: The folder to write to.
         settings: Of the prepared files.
         num_workers: Number of processes; as many as there are cores if not given.
+        share: As for `prepare_videos`.
 
     Raises:
         ValueError: An input can't be read, there is no video, or two have one name.
@@ -208,8 +213,8 @@ def prepare(inputs: Sequence[Path], out: Path, settings: Settings, num_workers: 
     """
     videos, unread = find_raw_videos(inputs)
     _check_names(videos, out)
-    rank, processes = place_among_processes()
-    videos = own_share(videos, _size)
+    rank, processes = place_among_processes(share)
+    videos = own_share(videos, _size, share)
     out.mkdir(parents=True, exist_ok=True)
     outcomes = {path: known for path in videos if (known := _known(path, out / path.stem, settings))}
     outcomes |= _work([path for path in videos if path not in outcomes], out, settings, num_workers or usable_cores())

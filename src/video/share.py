@@ -1,21 +1,23 @@
-"""The share of the videos that this process takes, of several that `srun`, `torchrun` or a SLURM array has started."""
+"""The share of the videos that this process takes: one that is given, or its own under `srun` and `torchrun`."""
 
 import heapq
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
+ALL = "0/1"
+"""The share that is all videos, also where several processes were started."""
 log = logging.getLogger(__name__)
-
 # The number of a process and of all, by what only its starter sets. In a batch script without `srun`, SLURM_NTASKS is
 # set too, though there is one process: Lightning's `SLURMEnvironment` would take it for one of several.
 _STARTERS = {"TORCHELASTIC_RUN_ID": ("RANK", "WORLD_SIZE"),
              "SLURM_STEP_NUM_TASKS": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")}
 
 
-def own_share(videos: Sequence[T], num_bytes: Callable[[T], int]) -> list[T]:
+def own_share(videos: Sequence[T], num_bytes: Callable[[T], int], share: str | None = None) -> list[T]:
     """The videos of this process, in their order; all without other processes.
 
     Every process gets about as many bytes: each video, the largest first, goes to the process with the fewest. All
@@ -24,11 +26,12 @@ def own_share(videos: Sequence[T], num_bytes: Callable[[T], int]) -> list[T]:
     Args:
         videos: All videos.
         num_bytes: The size of one.
+        share: As for `place_among_processes`.
 
     Raises:
         ValueError: As `place_among_processes`.
     """
-    rank, size = place_among_processes()
+    rank, size = place_among_processes(share)
     if size == 1:
         return list(videos)
     loads = [(0, process) for process in range(size)]
@@ -43,31 +46,25 @@ def own_share(videos: Sequence[T], num_bytes: Callable[[T], int]) -> list[T]:
     return [videos[place] for place in sorted(own)]
 
 
-def place_among_processes() -> tuple[int, int]:
-    """The number of this process, from 0, and how many there are: of all tasks of a job, in all jobs of an array.
+def place_among_processes(share: str | None = None) -> tuple[int, int]:
+    """The number of this process, from 0, and how many there are.
+
+    Args:
+        share: Both, as `0/16`, whatever started the process; None: as `srun` or `torchrun` says.
 
     Raises:
-        ValueError: A variable that SLURM or torchrun sets is damaged, or the numbers of an array's jobs have gaps.
+        ValueError: The share can't be read, or a variable that SLURM or torchrun sets is damaged.
     """
-    rank, size = 0, 1
+    if share is not None:
+        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", share)
+        if found is None or not int(found[1]) < int(found[2]):
+            raise ValueError(f"--share {share}: give the number of the part and of all, such as 0/16 to 15/16")
+        return int(found[1]), int(found[2])
     for starter, names in _STARTERS.items():  # torchrun may itself run under srun
         if starter in os.environ:
             rank, size = _whole_numbers(names)
-            break
-    job, jobs = _place_in_array()
-    return job * size + rank, jobs * size
-
-
-def _place_in_array() -> tuple[int, int]:
-    """The number of this job of a SLURM array, from 0, and how many jobs it has."""
-    if "SLURM_ARRAY_TASK_ID" not in os.environ:
-        return 0, 1
-    task, first, step, count = _whole_numbers([f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "STEP", "COUNT")])
-    number, rest = divmod(task - first, max(step, 1))
-    if rest or not 0 <= number < count:
-        raise ValueError("an array of jobs whose numbers have gaps can't share the videos: give it as --array=0-7, "
-                         "without a list and without a step that leaves jobs out")
-    return number, count
+            return rank, size
+    return 0, 1
 
 
 def _whole_numbers(names: Sequence[str]) -> list[int]:

@@ -43,9 +43,11 @@ def test_the_deviation_is_that_of_a_plain_computation(folder: Path) -> None:
     for names in ("abc", "b", "ca"):
         for cosine in (0.2, 0.9):
             assert chance.deviation(cosine, list(names)) == pytest.approx(by_hand(folder, names, cosine), rel=1e-3)
-    assert chance.deviation(0.5) == pytest.approx(by_hand(folder, "abc", 0.5), rel=1e-3)
-    assert chance.deviation(0.5, ["new"]) is None
-    assert chance.deviation(0.5, ["new", "b"]) == chance.deviation(0.5, ["b"])
+    assert chance.deviation(0.5, []) is None
+    assert chance.deviation(0.5, ["new"]) is None and chance.deviation(0.5, ["new", "b"]) is None
+    add_video(folder, "b", 70, 50)  # embedded anew, and not compared yet
+    chance = open_store(folder)[1].chance
+    assert chance is not None and chance.deviation(0.5, ["b"]) is None and chance.deviation(0.5, ["a"]) is not None
 
 
 def test_new_and_changed_videos_are_compared_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +63,7 @@ def test_new_and_changed_videos_are_compared_alone(folder: Path, monkeypatch: py
     assert read == ["b", "d"] and len(list(folder.glob("chance-*.npy"))) == 1
     chance = open_store(folder)[1].chance
     assert chance is not None
-    assert chance.deviation(0.5) == pytest.approx(by_hand(folder, "abcd", 0.5), rel=1e-3)
+    assert chance.deviation(0.5, list("abcd")) == pytest.approx(by_hand(folder, "abcd", 0.5), rel=1e-3)
 
 
 def test_a_damaged_file(folder: Path) -> None:
@@ -78,13 +80,16 @@ def test_a_search_says_that_nothing_fits(made: Path, capsys: pytest.CaptureFixtu
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_manifest(made).chance is not None
     opened = Index(made, device="cpu")
-    found = opened.search(QUERY, top=3)
-    deviation = opened.deviation(found)
-    assert deviation is not None and opened.deviation([]) is None
-    assert opened.deviation(found, ["a", "b"]) is not None
+    found = opened.find(QUERY, top=3)
+    deviation = found.deviation
+    assert deviation is not None and found.moments == opened.search(QUERY, top=3)
+    assert opened.find(QUERY, min_score=1.0).deviation is None and opened.find(like="a@0.5").deviation is None
+    assert opened.find(QUERY, videos=["a", "b"]).deviation is not None
+    reranked = opened.find(QUERY, top=1, rerank=9)  # which may leave the moment of the best cosine out
+    assert (reranked.cosine, reranked.deviation) == (found.cosine, deviation)
     line = "nothing fits better than chance would: the best cosine is"
     for least, said in ((deviation + 0.01, True), (deviation - 0.01, False)):
-        monkeypatch.setattr("egovlpv2.search.results.LEAST_DEVIATION", least)
+        monkeypatch.setattr("egovlpv2.search.index.LEAST_DEVIATION", least)
         capsys.readouterr()
         search(made, "--top", 3)
         assert (line in capsys.readouterr().out) is said
@@ -93,7 +98,7 @@ def test_a_search_says_that_nothing_fits(made: Path, capsys: pytest.CaptureFixtu
 
 def test_an_example_is_not_compared_with_texts(made: Path, capsys: pytest.CaptureFixture[str],
                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("egovlpv2.search.results.LEAST_DEVIATION", np.inf)
+    monkeypatch.setattr("egovlpv2.search.index.LEAST_DEVIATION", np.inf)
     search(made, "--like", "a@0.5")
     assert "nothing fits" not in capsys.readouterr().out
 
@@ -110,8 +115,8 @@ def test_absent_and_present_objects_are_told_apart() -> None:
         noun = question.text.split()[-1]
         assert question.absent == [name for name in told if noun not in told[name]]
         assert noun in told[question.present[0]] and len(set(question.present)) == len(question.absent)
-    index = SimpleNamespace(search=lambda text, top, videos: [(text, videos)],
-                            deviation=lambda moments, videos: 1.0 if videos in [q.absent for q in questions] else 2.0)
+    index = SimpleNamespace(find=lambda text, top, videos: SimpleNamespace(
+        deviation=1.0 if videos in [q.absent for q in questions] else 2.0))
     absent, present = deviations(index, questions)
     assert absent == [1.0] * 6 and 2.0 in present
     with pytest.raises(ValueError, match="every object is used in every video"):

@@ -10,7 +10,6 @@ import torch
 from search.test_store import write_rows
 from torch.nn.functional import normalize
 
-from egovlpv2.search import coded_rows
 from egovlpv2.search.codes import update_codes
 from egovlpv2.search.manifest import FILE, commit
 from egovlpv2.search.moments import Moment
@@ -37,8 +36,9 @@ def add_video(folder: Path, name: str, seed: int, count: int = ROWS) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An index of three videos, of which no search is small enough to do without codes."""
-    monkeypatch.setattr(coded_rows, "FEW_ROWS", 0)
     monkeypatch.setattr("egovlpv2.search.store.FEW_ROWS", 0)
+    monkeypatch.setattr("egovlpv2.search.store._CANDIDATES", 60)  # of 2,100: few enough for a filter to matter
+    monkeypatch.setattr("egovlpv2.search.store._MOST_CANDIDATES", 200)
     for seed, name in enumerate("abc"):
         add_video(tmp_path / "index", name, seed)
     return tmp_path / "index"
@@ -64,6 +64,32 @@ def test_searches_find_what_exact_ones_find(kind: Any, folder: Path) -> None:
     for options in ({}, {"videos": ["b"]}, {"videos": ["c", "a"]}, {"unwanted": draw(51, 1)[0]},
                     {"except_at": ("b", 100.0)}, {"min_cosine": 0.7}):
         same(searches(coded, **options), searches(exact, **options))
+
+
+@pytest.mark.parametrize("rest", ["filter", "not"])
+def test_the_best_windows_may_all_be_left_out(rest: str, folder: Path) -> None:
+    """By a filter, since they are another video's, or as they fit another text better."""
+    query, other = draw(60, 2)
+    noise = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(3))
+    near = normalize(query + 0.5 * other + 0.01 * noise, dim=-1)
+    write_rows(folder, "near", near, duration=ROWS * 0.5 + 1.5)
+    commit(folder)
+    options: dict[str, Any] = {"videos": ["a", "b"]} if rest == "filter" else {
+        "unwanted": normalize(query + 1.5 * other, dim=0)}
+    _, exact = open_store(folder)
+    update_codes(folder, "pq")
+    _, coded = open_store(folder)
+    found = coded.topk(query, 5, **options)
+    same([found], [exact.topk(query, 5, **options)])
+    assert {moment.video for moment in coded.topk(query, 5)} == {"near"}
+    assert len(found) == 5 and "near" not in {moment.video for moment in found}
+
+
+def test_videos_without_codes_alone(folder: Path) -> None:
+    update_codes(folder, "pq")
+    add_video(folder, "d", 7, 900)
+    _, store = open_store(folder)
+    assert {moment.video for moments in searches(store, videos=["d"]) for moment in moments} == {"d"}
 
 
 def test_very_many_moments_are_found_exactly(folder: Path) -> None:

@@ -17,7 +17,7 @@ from egovlpv2.serve.service import Service  # noqa: E402
 @pytest.fixture(autouse=True)
 def something_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What random weights find is often no better than chance."""
-    monkeypatch.setattr("egovlpv2.serve.searching.LEAST_DEVIATION", float("-inf"))
+    monkeypatch.setattr("egovlpv2.search.index.LEAST_DEVIATION", float("-inf"))
 
 
 @pytest.fixture(scope="module")

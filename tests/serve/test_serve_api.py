@@ -86,7 +86,7 @@ def test_a_query_that_is_cut_is_told(client: TestClient) -> None:
 def test_a_search_of_which_nothing_fits(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     found = get(client, "/api/search", q=QUERY)
     assert found["notices"] == [] and isinstance(found["deviation"], float)
-    monkeypatch.setattr("egovlpv2.serve.searching.LEAST_DEVIATION", found["deviation"] + 0.01)
+    monkeypatch.setattr("egovlpv2.search.index.LEAST_DEVIATION", found["deviation"] + 0.01)
     (notice,) = get(client, "/api/search", q=QUERY)["notices"]
     assert notice.startswith("nothing fits better than chance would: the best cosine is ")
     by_example = get(client, "/api/search", q=QUERY, like="a@1.5")

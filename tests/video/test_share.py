@@ -1,4 +1,4 @@
-"""The share of the videos that a process takes under srun, torchrun and in a SLURM array."""
+"""The share of the videos that a process takes under srun and torchrun, or that is given."""
 
 import os
 import subprocess
@@ -25,11 +25,6 @@ def srun(rank: int, size: int) -> dict[str, str]:
             "SLURM_JOB_ID": "1"}
 
 
-def array(job: int, jobs: int, first: int = 0, step: int = 1) -> dict[str, str]:
-    return {"SLURM_ARRAY_TASK_ID": str(first + job * step), "SLURM_ARRAY_TASK_MIN": str(first),
-            "SLURM_ARRAY_TASK_STEP": str(step), "SLURM_ARRAY_TASK_COUNT": str(jobs)}
-
-
 @pytest.fixture(autouse=True)
 def no_job(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
@@ -37,31 +32,32 @@ def no_job(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-@pytest.mark.parametrize("variables, expected", [
-    ({}, (0, 1)), (torchrun(2, 5), (2, 5)), (srun(3, 4), (3, 4)), (array(1, 3), (1, 3)),
-    (array(2, 3, first=5, step=2), (2, 3)), (srun(1, 4) | array(2, 3), (9, 12)),
-    (srun(0, 1) | torchrun(1, 2), (1, 2)),
-    ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}, (0, 1)),  # a batch script without srun
+@pytest.mark.parametrize("variables, share, expected", [
+    ({}, None, (0, 1)), (torchrun(2, 5), None, (2, 5)), (srun(3, 4), None, (3, 4)),
+    (srun(0, 1) | torchrun(1, 2), None, (1, 2)), ({}, "3/16", (3, 16)), (torchrun(1, 2), "0/1", (0, 1)),
+    # A batch script without srun, and a job of an array, which may well have videos of its own.
+    ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}, None, (0, 1)),
+    ({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "8"}, None, (0, 1)),
 ])
-def test_the_place_of_a_process(variables: dict[str, str], expected: tuple[int, int],
+def test_the_place_of_a_process(variables: dict[str, str], share: str | None, expected: tuple[int, int],
                                 monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert place_among_processes() == expected
+    assert place_among_processes(share) == expected
 
 
-@pytest.mark.parametrize("variables, message", [
-    (array(1, 3) | {"SLURM_ARRAY_TASK_ID": "one"}, "SLURM_ARRAY_TASK_ID is 'one', and should be a whole number"),
-    ({"SLURM_ARRAY_TASK_ID": "1"}, "SLURM_ARRAY_TASK_MIN is ''"),
-    ({"SLURM_STEP_NUM_TASKS": "4"}, "SLURM_PROCID is ''"),
-    (array(1, 3) | {"SLURM_ARRAY_TASK_ID": "9"}, "an array of jobs whose numbers have gaps"),
-    (array(1, 3) | {"SLURM_ARRAY_TASK_STEP": "-1"}, "SLURM_ARRAY_TASK_STEP is '-1'"),
+@pytest.mark.parametrize("variables, share, message", [
+    ({"SLURM_STEP_NUM_TASKS": "4"}, None, "SLURM_PROCID is ''"),
+    (torchrun(0, 2) | {"RANK": "one"}, None, "RANK is 'one', and should be a whole number"),
+    *(({}, given, f"--share {given}: give the number of the part and of all, such as 0/16 to 15/16")
+      for given in ("16/16", "1", "-1/2", "0/0", "a/b", "1/2/3")),
 ])
-def test_a_damaged_array(variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_that_is_none(variables: dict[str, str], share: str | None, message: str,
+                              monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
-        place_among_processes()
+        place_among_processes(share)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
