@@ -75,7 +75,7 @@ def test_the_best_windows_may_all_be_left_out(rest: str, folder: Path) -> None:
     write_rows(folder, "near", near, duration=ROWS * 0.5 + 1.5)
     commit(folder)
     options: dict[str, Any] = {"videos": ["a", "b"]} if rest == "filter" else {
-        "unwanted": normalize(query + 1.5 * other, dim=0)}
+        "unwanted": normalize(query + 0.5 * other, dim=0)}
     _, exact = open_store(folder)
     update_codes(folder, "pq")
     _, coded = open_store(folder)
