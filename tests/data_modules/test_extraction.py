@@ -35,6 +35,19 @@ def make(toy: Path, make_backbone: Callable[..., Backbone], tmp_path: Path) -> C
     return module
 
 
+def test_one_of_several_processes_extracts_all(make: Callable[..., FeatureDataModule], tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of each node, for which the others wait: it takes no share of the videos."""
+    make("mq").prepare_data()
+    every = {path.name for path in (tmp_path / "features").glob("*.safetensors")}
+    for name, value in {"TORCHELASTIC_RUN_ID": "run", "RANK": "0", "WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(name, value)
+    module = make("mq")
+    module.features = tmp_path / "again"
+    module.prepare_data()
+    assert {path.name for path in (tmp_path / "again").glob("*.safetensors")} == every and len(every) > 1
+
+
 @pytest.mark.parametrize("task", MODULES)
 def test_missing_features_are_extracted_and_the_others_stay(task: str, make: Callable[..., FeatureDataModule],
                                                             tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ def test_a_token_is_asked_for(service: Service) -> None:
     assert opened.status_code == 200 and re.fullmatch(
         rf"egovlpv2-\w{{8}}={TOKEN}; HttpOnly; SameSite=Strict; Path=/", opened.headers["set-cookie"])
     assert client.get("/api/index").status_code == 200  # by the cookie
+    cookie = opened.headers["set-cookie"].partition(";")[0]
+    for before in ('foo={"a": "b"}; ', "x=a b; ", "my@c=1; ", "lone; ", "=; "):  # other programs' of the same host
+        answer = client_of(app).get("/api/index", headers={"Cookie": before + cookie})
+        assert answer.status_code == 200, before
     assert "set-cookie" not in client.get("/api/index").headers
 
 
@@ -144,7 +148,7 @@ def test_what_is_wrong_with_a_command_is_one_line(tmp_path: Path) -> None:
             cli(["serve", *options])
 
 
-@pytest.mark.parametrize("more", [(), ("--token", "auto"), ("--host", "0.0.0.0")])
+@pytest.mark.parametrize("more", [(), ("--token", "auto"), ("--host", "0.0.0.0"), ("--hosts", "videos.example")])
 def test_the_command_serves_until_ctrl_c(more: tuple[str, ...], tmp_path: Path) -> None:
     made = write_index(tmp_path)
     command = [sys.executable, "-m", "egovlpv2.cli", "serve", str(made), "--port", "0", "--device", "cpu", *more]
