@@ -43,6 +43,7 @@ class VideoQueue(Sampler[Block]):
             if problem := find_problem(source, self.path(source)):
                 self.failures[source.name] = problem
         self._sizes: dict[str, int] = {}
+        self._states: dict[str, object] = {}  # of the files when their reading began
         self._bar = tqdm(disable=True)
 
     @property
@@ -76,6 +77,7 @@ class VideoQueue(Sampler[Block]):
             self.fail(source, error, 1.0)
             return
         self.claims[source.name] = taken
+        self._states[source.name] = _state(source)
         try:
             duration = source.duration(self.windows.chunk_seconds)
         except (VideoError, OSError, av.FFmpegError) as error:
@@ -89,7 +91,13 @@ class VideoQueue(Sampler[Block]):
             yield Block(source, duration, first, min(self.batch_size, count - first), count)
 
     def finish(self, source: VideoSource) -> None:
-        """Give the complete feature file of a video its name."""
+        """Give the complete feature file of a video its name.
+
+        Raises:
+            VideoError: The video has changed since its reading began.
+        """
+        if _state(source) != self._states[source.name]:
+            raise VideoError(f"{source.files[0]} has changed while it was read: run the command again")
         self.claims[source.name].finish()
         del self.claims[source.name]
 
@@ -116,3 +124,11 @@ class VideoQueue(Sampler[Block]):
         """Leave no half-written file."""
         for taken in self.claims.values():
             taken.release()
+
+
+def _state(source: VideoSource) -> object:
+    """What changes with a video's files: their sizes and times; None if they can't be looked at."""
+    try:
+        return [(state.st_size, state.st_mtime_ns) for state in (file.stat() for file in source.files)]
+    except OSError:
+        return None

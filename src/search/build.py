@@ -4,6 +4,7 @@ The reading is that of `extract_features`: it shows its progress, goes on where 
 only.
 """
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ from egovlpv2.features.files import SUFFIX
 from egovlpv2.features.query_encoding import TextEmbedder
 from egovlpv2.features.work_queue import VideoQueue
 from egovlpv2.search.chance import update_chance
-from egovlpv2.search.codes import update_codes
+from egovlpv2.search.codes import TooFewWindows, update_codes
 from egovlpv2.search.maintenance import IndexCheck, check_index
-from egovlpv2.search.manifest import IndexManifest, add, commit, read_manifest
+from egovlpv2.search.manifest import FILE, IndexManifest, add, commit, read_manifest
 from egovlpv2.search.store import open_store
 from egovlpv2.tokenization import load_fitting_tokenizer
 from egovlpv2.types import Count, EmbeddingKind, ImageRate, NumFrames, NumTokens, NumWorkers, Precision, Seconds
@@ -30,6 +31,8 @@ from egovlpv2.video.collection import find_videos, share_of_videos
 
 _LONGEST = 1_000_000  # seconds of a window
 _COMMIT_SECONDS = 10.0
+_MAX_TOKENS = 30
+log = logging.getLogger(__name__)
 _FPS = 1000  # windows and strides count milliseconds: any length of theirs is a whole number
 
 
@@ -59,7 +62,7 @@ def build_index(videos: Sequence[str] | None = None, weights: str | None = None,
                 seconds: Seconds = 2.0, every: Seconds = 1.0, num_frames: NumFrames = 4,
                 chunk_seconds: Seconds = 600.0, image_fps: ImageRate | None = None, share: str | None = None,
                 store: EmbeddingKind | None = None, check: bool = False, batch_size: Count = 32,
-                num_workers: NumWorkers = 2, max_tokens: NumTokens = 30, tokenizer: str | None = None,
+                num_workers: NumWorkers = 2, max_tokens: NumTokens | None = None, tokenizer: str | None = None,
                 device: str | None = None, precision: Precision | None = None) -> IndexReport | IndexCheck:
     """Make videos searchable by text: embed their windows into an index.
 
@@ -83,8 +86,8 @@ def build_index(videos: Sequence[str] | None = None, weights: str | None = None,
         check: read every file of the index against its hash and repair what can be; without videos
         batch_size: windows at a time
         num_workers: processes that decode
-        max_tokens: tokens of a query
-        tokenizer: the text tower's; the checkpoint's own if not given
+        max_tokens: tokens of a query; as the index has, or 30 for a new one, if not given
+        tokenizer: the text tower's; as the index has, or the checkpoint's own, if not given
         device: cuda or cpu; cuda where there is one
         precision: bf16 on a GPU if not given, else 32
 
@@ -114,18 +117,24 @@ def build_index(videos: Sequence[str] | None = None, weights: str | None = None,
     recipe = make_recipe(backbone, weights, "unit", fps=float(_FPS), window=window, stride=stride,
                          num_frames=num_frames)
     prepare_folder(out, recipe, {})
-    name = tokenizer or backbone.config.text.tokenizer
+    before = read_manifest(out) if (out / FILE).exists() else None
+    name = tokenizer or (before.tokenizer if before else backbone.config.text.tokenizer)
+    tokens = max_tokens or (before.max_tokens if before else _MAX_TOKENS)
     # A tokenizer that doesn't fit is refused now, not at the first search.
-    embed = TextEmbedder(backbone, load_fitting_tokenizer(name, backbone.text_tower), max_tokens, precision)
-    if max_tokens > (most := backbone.text_tower.max_tokens):
-        raise ValueError(f"--max-tokens {max_tokens}: the text tower of {weights} takes {most} at most")
+    embed = TextEmbedder(backbone, load_fitting_tokenizer(name, backbone.text_tower), tokens, precision)
+    if tokens > (most := backbone.text_tower.max_tokens):
+        raise ValueError(f"--max-tokens {tokens}: the text tower of {weights} takes {most} at most")
     queue = VideoQueue(sources, out, recipe.windows(chunk_seconds), batch_size)
-    add(out, IndexManifest.of(weights, _place(name), int(max_tokens)), queue.left, float(chunk_seconds))
+    add(out, IndexManifest.of(weights, _place(name), int(tokens)), queue.left, float(chunk_seconds))
     encoder = FeatureEncoder(backbone, recipe, precision=autocast(precision, backbone.device))
     done = write_features(queue, encoder, num_workers, on_block=partial(_commit_sometimes, out, [time.monotonic()]))
     if commit(out).embeddings:
         update_chance(out, embed)
-    return _finish(out, store, done.written, done.total, done.failures)
+    try:
+        update_codes(out, store)
+    except TooFewWindows as error:  # other processes may add more
+        log.warning("%s", error)
+    return _finish(out, None, done.written, done.total, done.failures)
 
 
 def _commit_sometimes(out: Path, last: list[float]) -> None:

@@ -37,6 +37,10 @@ _AT_ONCE = 36_000  # rows: 10 hours, 0.6 GB of the base model's
 _DEAD = 0.2  # share of rows of videos that have changed from which all codes are written anew
 
 
+class TooFewWindows(ValueError):
+    """An error for an index that is too small to learn codes from."""
+
+
 class Codes:
     """The codes of an index, open to search in.
 
@@ -79,13 +83,19 @@ def update_codes(folder: Path, store: EmbeddingKind | None) -> None:
         store: What to search in; None: as before.
 
     Raises:
-        ValueError: faiss is not installed, or the windows are too few to learn codes from.
+        TooFewWindows: `store` asks for codes, and there are too few windows to learn them from.
+        ValueError: faiss is not installed.
     """
     with locked(folder):
         manifest = read_manifest(folder)
         before = manifest.codes
         kind = store or (before.kind if before else "float16")
-        codes = None if kind == "float16" else _current(folder, manifest, kind)
+        try:
+            codes = None if kind == "float16" else _current(folder, manifest, kind)
+        except TooFewWindows:
+            if store is not None:
+                raise
+            codes = None  # so few that they are searched as fast without
         if codes == before:
             return
         write_json(folder / FILE, asdict(replace(manifest, codes=codes)))
@@ -132,7 +142,7 @@ def _learn(folder: Path, names: Sequence[str], kind: CodesKind) -> Any:
     faiss = _faiss()
     total = sum(len(rows) for name in names for rows in _pieces(folder, name))
     if total < _FEWEST:
-        raise ValueError(f"--store {kind}: {folder} has {total} windows, and codes are learned from {_FEWEST:,} or "
+        raise TooFewWindows(f"--store {kind}: {folder} has {total} windows, and codes are learned from {_FEWEST:,} or "
                          "more: leave the option out, so few are searched in no time")
     step = max(total // _SAMPLE, 1)
     sample = torch.cat([rows[::step] for name in names for rows in _pieces(folder, name)]).float()  # (n, D)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from egovlpv2.features.files import SUFFIX, read_features
+from egovlpv2.features.files import SUFFIX, read_features, read_recipe
 from egovlpv2.features.locks import remove_left
 from egovlpv2.io.files import sha256, write_json
 from egovlpv2.search.codes import update_codes
@@ -67,7 +67,7 @@ def check_index(folder: Path) -> IndexCheck:
             repaired.append(f"{name} is not searched any more: its embeddings are gone")
         paths = sorted(folder.glob(f"*{SUFFIX}"))
         for path in tqdm(paths, desc="checking", unit="video", leave=False, mininterval=1):
-            if problem := _problem(path, known.get(path.stem)):
+            if problem := _problem(path, known.get(path.stem)) or _other_recipe(path, paths[0]):
                 os.replace(path, path.with_name(path.name + _ASIDE))
                 known.pop(path.stem, None)
                 failures[path.stem] = problem
@@ -84,6 +84,9 @@ def check_index(folder: Path) -> IndexCheck:
         if chance is not None and not _is_whole(chance.record, folder / chance.file):
             repaired.append(f"{chance.file} was damaged or gone: `egovlpv2 index VIDEOS` makes it anew")
             chance = None
+        for path in [*folder.glob("codes-*.faiss*"), *folder.glob("chance-*.npy")]:
+            if path.name not in {one.file for one in (codes, chance) if one is not None}:
+                path.unlink(missing_ok=True)  # of a killed process
         now = replace(manifest, embeddings=known, chance=chance)
         if now != manifest:
             write_json(folder / FILE, asdict(now))
@@ -105,6 +108,12 @@ def _problem(path: Path, known: FileRecord | None) -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+def _other_recipe(path: Path, first: Path) -> str:
+    """Why embeddings don't belong to the index; empty if they are made as its first ones are."""
+    different = read_recipe(path).differences(asdict(read_recipe(first))) if path != first and first.exists() else []
+    return f"{path.name} is of another index ({'; '.join(different)})" if different else ""
 
 
 def _is_whole(known: FileRecord, path: Path) -> bool:

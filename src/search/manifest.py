@@ -60,7 +60,8 @@ class VideoEntry:
         try:
             now = VideoEntry.of(self.source(""), self.chunk_seconds)
         except OSError:
-            return f"{self.files[0]} is not there any more"
+            missing = next((file for file in self.files if not os.path.exists(file)), self.files[0])
+            return f"{missing} is not there any more"
         return "" if now == self else f"{self.files[0]} has changed since it was indexed: run `egovlpv2 index` again"
 
     def same_content(self, other: "VideoEntry") -> bool:
@@ -151,9 +152,11 @@ def add(folder: Path, made_with: IndexManifest, sources: Sequence[VideoSource], 
         for name in there.keys() & new.keys():
             _refuse_another(name, there[name], new[name])
         changed = [name for name in there.keys() & new.keys() if not there[name].same_content(new[name])]
-        for name in changed:  # before the manifest: a killed process must not leave it as if it were the new one's
-            (folder / f"{name}{SUFFIX}").unlink(missing_ok=True)
         known = {name: record for name, record in before.embeddings.items() if name not in changed}
+        if changed:  # in three steps: no reader misses a file, and no killed process leaves it as the new video's
+            write_json(folder / FILE, asdict(replace(before, embeddings=known)))
+            for name in changed:
+                (folder / f"{name}{SUFFIX}").unlink(missing_ok=True)
         merged = replace(made_with, videos=dict(sorted({**there, **new}.items())), embeddings=known, codes=before.codes,
                          chance=before.chance)
         write_json(folder / FILE, asdict(merged))

@@ -115,8 +115,12 @@ def record_embeddings(folder: Path, known: Mapping[str, FileRecord]) -> dict[str
     paths = sorted(folder.glob(f"*{SUFFIX}"))
     for path in tqdm(paths, desc="checking", unit="video", disable=len(paths) - len(known) < 100, leave=False):
         there = known.get(path.stem)
-        if there is None or not there.unchanged(path):
+        if there is None:
             read_features(path)
             there = FileRecord.of(path)
+        elif not there.unchanged(path):
+            if not there.matches(path):
+                raise ValueError(f"{path} is damaged: `egovlpv2 index --check --out {folder}` sets it aside")
+            there = FileRecord.of(path)  # such as a copy's, which has other times
         records[path.stem] = there
     return records

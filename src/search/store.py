@@ -24,7 +24,7 @@ from egovlpv2.search.moments import Moment, temporal_nms
 from egovlpv2.types import FeatureKind
 
 KIND: FeatureKind = "unit"
-_AT_ONCE = 8  # files
+_AT_ONCE, _HEADER = 16, 8192  # files, and bytes of each
 _CANDIDATES, _MOST_CANDIDATES = 1000, 20_000  # windows whose cosines are computed where the index has codes
 
 
@@ -47,8 +47,16 @@ class EmbeddingStore:
             raise ValueError(f"{folder} has no finished videos: run `egovlpv2 index VIDEOS --out {folder}`")
 
         def read(path: Path) -> tuple[Features, bool]:
+            with path.open("rb", buffering=0) as file:
+                file.read(_HEADER)  # side by side with others, while safetensors would wait for the disk alone
             whole = path.stem in known and known[path.stem].matches(path)
-            return read_features(path, checked=whole), whole
+            try:
+                return read_features(path, checked=whole), whole
+            except ValueError as error:
+                if path.stem not in known:
+                    raise
+                raise ValueError(f"{path} is damaged: `egovlpv2 index --check --out {folder}` sets it aside ({error})"
+                                 ) from error
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:  # what is not in memory waits for the disk
             features, whole = zip(*pool.map(read, self.paths), strict=True)
@@ -198,7 +206,7 @@ def open_store(folder: Path) -> tuple[IndexManifest, EmbeddingStore]:
         manifest = read_manifest(folder)
         try:
             return manifest, EmbeddingStore(folder, manifest)
-        except (ValueError, OSError):
+        except (ValueError, OSError, RuntimeError):
             if read_manifest(folder) == manifest:  # else a writer has replaced what it names
                 raise
 

@@ -4,9 +4,11 @@ import errno
 import ipaddress
 import logging
 import os
+import resource
 import secrets
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +25,7 @@ from egovlpv2.types import NumTokens, Port, Precision
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _IDLE = 30  # seconds that a connection stays open between requests: longer than clients keep theirs
 _AUTO = "auto"
+_MOST_FILES = 65_536
 _TO_END = 1  # seconds that answers have to end at Ctrl-C
 _HINTS = {errno.EADDRINUSE: "another program uses it: give another --port, or 0 for any that is free",
           errno.EACCES: "it may not be used: give a --port from 1024 on",
@@ -59,6 +62,7 @@ def serve(index: str | Path, *, host: str = "127.0.0.1", port: Port = 8000, head
     if token is not None and token != _AUTO:
         require_token(token)
     read_manifest(Path(index))
+    _raise_file_limit()
     with listen(host, port) as listening:
         address = listening.getsockname()[0]
         is_local = ipaddress.ip_address(address).is_loopback
@@ -83,6 +87,13 @@ class _Server(uvicorn.Server):
         """End for a signal."""
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         super().handle_exit(sig, frame)
+
+
+def _raise_file_limit() -> None:
+    """Allow as many connections as the system does: usual limits are a thousand open files."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _MOST_FILES) if most > 0 else _MOST_FILES, most))
 
 
 def listen(host: str, port: int) -> socket.socket:

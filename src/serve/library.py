@@ -18,6 +18,7 @@ from egovlpv2.video.container import VideoError
 log = logging.getLogger(__name__)
 _TEMPORARY = (".tmp", ".lock", ".partial")
 _PATIENCE = 10.0  # times the duration of opening: no more often is an index opened that changes all the time
+_SHORTEST = 2e-3  # seconds of a moment: times are sent with three digits
 _TAIL = 0.05  # seconds past a video's end that are taken as its end: times in answers are rounded
 
 
@@ -74,15 +75,16 @@ class Video(NamedTuple):
         Raises:
             Refusal: It ends before it begins, is too long, or lies past the video's end.
         """
-        if end <= start:
-            raise Refusal(422, f"the moment ends at {end:g} s, before or where it begins, {start:g} s: swap its times")
+        if end < start + _SHORTEST:
+            raise Refusal(422, f"the moment ends at {end:g} s, before or where it begins, {start:g} s: swap its times, "
+                               "or give a longer one")
         if end > self.duration + _TAIL:
             raise Refusal(422, f"the moment ends at {end:g} s and {self.title} lasts {self.duration:.1f} s: give a "
                                "moment within it")
         if end - start > longest + _TAIL:
             raise Refusal(422, f"the moment lasts {end - start:.1f} s: give one of {longest:g} s or less")
         end = min(end, self.duration)
-        return min(start, end - 1e-3), end
+        return max(min(start, end - _SHORTEST), 0.0), end
 
     def require_time(self, at: float) -> float:
         """Check a time.

@@ -58,7 +58,7 @@ class VideoSource:
     @property
     def _images(self) -> list[Path]:
         """The pictures, listed once in a process, as there may be hundreds of thousands."""
-        return _listed(self.files[0])
+        return _listed(self.files[0], self.files[0].stat().st_mtime_ns)
 
     @property
     def rate(self) -> float:
@@ -97,7 +97,10 @@ class VideoSource:
         return (len(self.files) - 1) * chunk_seconds + last
 
 
-_listed = lru_cache(find_images)
+@lru_cache
+def _listed(folder: Path, modified: int) -> list[Path]:
+    """The pictures of a folder, which is listed again after pictures came or went."""
+    return find_images(folder)
 
 
 def find_videos(paths: Iterable[str | Path], image_fps: float | None = None) -> list[VideoSource]:

@@ -63,6 +63,8 @@ def place_among_processes(share: str | None = None) -> tuple[int, int]:
     for starter, names in _STARTERS.items():  # torchrun may itself run under srun
         if starter in os.environ:
             rank, size = _whole_numbers(names)
+            if rank >= size:
+                raise ValueError(f"{names[0]} is {rank} and {names[1]} {size}: processes are counted from 0")
             return rank, size
     return 0, 1
 

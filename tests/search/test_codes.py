@@ -30,6 +30,9 @@ def add_video(folder: Path, name: str, seed: int, count: int = ROWS) -> None:
     write_rows(folder, name, draw(seed, count), duration=count * 0.5 + 1.5)
     if not (folder / FILE).exists():
         (folder / FILE).write_text('{"weights": "w", "tokenizer": "t", "max_tokens": 9, "videos": {}}')
+    manifest = json.loads((folder / FILE).read_text())
+    manifest.setdefault("embeddings", {}).pop(name, None)  # as `add` does for a video that has changed
+    (folder / FILE).write_text(json.dumps(manifest))
     commit(folder)
 
 
