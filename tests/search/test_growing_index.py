@@ -13,6 +13,8 @@ from features.test_extract import write
 from search.searching import QUERY, index, search
 
 from egovlpv2 import Index, build_index
+from egovlpv2.features.encoder import FeatureEncoder
+from egovlpv2.search import manifest as manifest_module
 from egovlpv2.search.manifest import add, read_manifest
 from egovlpv2.video.collection import find_videos
 
@@ -124,3 +126,46 @@ def test_numbers_of_numpy_make_an_index(videos: Path, weights: Path, tokenizer: 
                              "tokenizer": Path(tokenizer)}
     report = build_index([str(videos)], str(weights), tmp_path / "index", num_workers=0, **given)
     assert report.written == 3 and not report.failures
+
+
+def test_a_video_that_changes_while_it_is_read_is_not_taken(videos: Path, weights: Path, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its embeddings would be partly of the old and partly of the new one."""
+    encode, out = FeatureEncoder.encode, tmp_path / "index"
+
+    def encode_and_change(self: FeatureEncoder, *args: Any) -> Any:
+        write(videos / "c.mp4", 500, 20)
+        return encode(self, *args)
+
+    monkeypatch.setattr(FeatureEncoder, "encode", encode_and_change)
+    with pytest.raises(SystemExit, match=r"1 of 1 videos failed:\n  .*c.mp4 has changed while it was read: run the"):
+        index(videos / "c.mp4", weights, out)
+    monkeypatch.undo()
+    assert not list(out.glob("*.safetensors")) and not list(out.glob("*.partial"))
+    index(videos / "c.mp4", weights, out)
+    assert Index(out, device="cpu").store.names == ["c"]
+
+
+def test_the_settings_of_queries_stay(videos: Path, weights: Path, made: Path) -> None:
+    write(videos / "d.mp4", 77, 30)
+    build_index([str(videos)], str(weights), made, num_workers=0, device="cpu")
+    assert read_manifest(made).max_tokens == 12
+    build_index([str(videos)], str(weights), made, num_workers=0, device="cpu", max_tokens=9)
+    assert read_manifest(made).max_tokens == 9
+
+
+def test_an_index_is_open_to_readers_while_a_video_is_embedded_anew(videos: Path, weights: Path, made: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a writer has done so far: each of its files is looked at before the next is written."""
+    seen = []
+    real = manifest_module.write_json
+
+    def look(path: Path, content: Any) -> None:
+        seen.append(Index(made, device="cpu").store.names)
+        real(path, content)
+        seen.append(Index(made, device="cpu").store.names)
+
+    monkeypatch.setattr(manifest_module, "write_json", look)
+    write(videos / "b.mp4", 500, 30)
+    index(videos, weights, made)
+    assert seen[0] == seen[-1] == ["a", "b", "c"] and ["a", "c"] in seen and len(seen) >= 6

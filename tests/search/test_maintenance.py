@@ -151,3 +151,28 @@ def test_codes_by_the_command(made: Path, videos: Path, weights: Path, capsys: p
     search(made.parent / "fine")
     report = build_index(out=made.parent / "fine", store="float16")
     assert open_store(made.parent / "fine")[1].codes is None and "0 of 0 videos written" in str(report)
+
+
+def test_embeddings_of_another_index_are_set_aside(made: Path, videos: Path, weights: Path, tmp_path: Path) -> None:
+    index(videos, weights, tmp_path / "other", "--seconds", 1)
+    shutil.copy(tmp_path / "other" / "b.safetensors", made / "extra.safetensors")
+    assert Index(made, device="cpu").store.names == ["a", "b", "c"]
+    assert "extra.safetensors is of another index (window " in check_index(made).failures["extra"]
+    assert (made / "extra.safetensors.damaged").exists() and Index(made, device="cpu").store.names == ["a", "b", "c"]
+
+
+def test_what_nothing_refers_to_is_removed(made: Path) -> None:
+    for name in ("codes-0123456789abcdef.faiss", "chance-0123456789abcdef.npy"):
+        (made / name).write_bytes(b"x")
+    check_index(made)
+    assert not list(made.glob("*-0123456789abcdef.*")) and len(list(made.glob("chance-*.npy"))) == 1
+
+
+def test_an_index_that_has_become_too_small_for_codes_does_without(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        add_video(tmp_path, name, seed)
+    update_codes(tmp_path, "pq")
+    (tmp_path / "b.safetensors").write_bytes(b"x")
+    report = check_index(tmp_path)
+    assert set(report.failures) == {"b"} and not list(tmp_path.glob("codes-*"))
+    assert open_store(tmp_path)[1].codes is None
