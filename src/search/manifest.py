@@ -65,8 +65,12 @@ class VideoEntry:
         return "" if now == self else f"{self.files[0]} has changed since it was indexed: run `egovlpv2 index` again"
 
     def same_content(self, other: "VideoEntry") -> bool:
-        """Tell if two entries are of the same video, at the same place or at another."""
-        return replace(self, files=other.files) == other
+        """Tell if two entries are of the same video, at the same place or at another.
+
+        The length of chunks is left out: it was right when the video was indexed, and a wrong one that is given later
+        must not cost its embeddings.
+        """
+        return replace(self, files=other.files, chunk_seconds=other.chunk_seconds) == other
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,8 @@ def add(folder: Path, made_with: IndexManifest, sources: Sequence[VideoSource], 
             write_json(folder / FILE, asdict(replace(before, embeddings=known)))
             for name in changed:
                 (folder / f"{name}{SUFFIX}").unlink(missing_ok=True)
+        new = {name: replace(entry, chunk_seconds=there[name].chunk_seconds)
+               if name in there and name not in changed else entry for name, entry in new.items()}
         merged = replace(made_with, videos=dict(sorted({**there, **new}.items())), embeddings=known, codes=before.codes,
                          chance=before.chance)
         write_json(folder / FILE, asdict(merged))

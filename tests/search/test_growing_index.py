@@ -169,3 +169,16 @@ def test_an_index_is_open_to_readers_while_a_video_is_embedded_anew(videos: Path
     write(videos / "b.mp4", 500, 30)
     index(videos, weights, made)
     assert seen[0] == seen[-1] == ["a", "b", "c"] and ["a", "c"] in seen and len(seen) >= 6
+
+
+def test_a_wrong_length_of_chunks_costs_no_embeddings(weights: Path, tmp_path: Path,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    for k in range(3):
+        write(tmp_path / "in" / "long" / f"{k}.mp4", 60 * k, 40)
+    index(tmp_path / "in", weights, tmp_path / "index", "--chunk-seconds", 4)
+    before = read_manifest(tmp_path / "index")
+    capsys.readouterr()
+    index(tmp_path / "in", weights, tmp_path / "index")
+    assert "0 of 1 videos written" in capsys.readouterr().out and read_manifest(tmp_path / "index") == before
+    opened = Index(tmp_path / "index", device="cpu")
+    assert opened.frames(opened.search(QUERY)[0]).any()
