@@ -23,11 +23,12 @@ from egovlpv2.features.work_queue import VideoQueue
 from egovlpv2.search.chance import update_chance
 from egovlpv2.search.codes import TooFewWindows, update_codes
 from egovlpv2.search.maintenance import IndexCheck, check_index
-from egovlpv2.search.manifest import FILE, IndexManifest, add, commit, read_manifest
+from egovlpv2.search.manifest import FILE, IndexManifest, add, changed_videos, commit, read_manifest
 from egovlpv2.search.store import open_store
 from egovlpv2.tokenization import load_fitting_tokenizer
 from egovlpv2.types import Count, EmbeddingKind, ImageRate, NumFrames, NumTokens, NumWorkers, Precision, Seconds
 from egovlpv2.video.collection import find_videos, share_of_videos
+from egovlpv2.video.container import VideoError
 
 _LONGEST = 1_000_000  # seconds of a window
 _COMMIT_SECONDS = 10.0
@@ -105,9 +106,7 @@ def build_index(videos: Sequence[str] | None = None, weights: str | None = None,
     if not videos:
         if store is None:
             raise ValueError(f"give videos to embed, --store or --check; {out} is the index")
-        read_manifest(out)  # what is no index gets no lock's file
-        commit(out)
-        return _finish(out, store, 0, 0, {})
+        return _change_store(out, store)
     if weights is None:
         raise ValueError("give the weights to embed the videos with: --weights W")
     window, stride = _milliseconds("seconds", seconds), _milliseconds("every", every)
@@ -125,6 +124,7 @@ def build_index(videos: Sequence[str] | None = None, weights: str | None = None,
     if tokens > (most := backbone.text_tower.max_tokens):
         raise ValueError(f"--max-tokens {tokens}: the text tower of {weights} takes {most} at most")
     queue = VideoQueue(sources, out, recipe.windows(chunk_seconds), batch_size)
+    _fail_unreadable(queue, out, chunk_seconds)
     add(out, IndexManifest.of(weights, _place(name), int(tokens)), queue.left, float(chunk_seconds))
     encoder = FeatureEncoder(backbone, recipe, precision=autocast(precision, backbone.device))
     done = write_features(queue, encoder, num_workers, on_block=partial(_commit_sometimes, out, [time.monotonic()]))
@@ -134,7 +134,24 @@ def build_index(videos: Sequence[str] | None = None, weights: str | None = None,
         update_codes(out, store)
     except TooFewWindows as error:  # other processes may add more
         log.warning("%s", error)
-    return _finish(out, None, done.written, done.total, done.failures)
+    return _report(out, done.written, done.total, done.failures)
+
+
+def _change_store(out: Path, store: EmbeddingKind) -> IndexReport:
+    """Make the codes of the embeddings that are there, or remove them."""
+    read_manifest(out)  # what is no index gets no lock's file
+    commit(out)
+    update_codes(out, store)
+    return _report(out, 0, 0, {})
+
+
+def _fail_unreadable(queue: VideoQueue, out: Path, chunk_seconds: float) -> None:
+    """Give up the changed videos that can't be read, so that their embeddings stay."""
+    for source in changed_videos(out, queue.left, chunk_seconds):
+        try:
+            source.duration(chunk_seconds)
+        except VideoError as error:
+            queue.fail(source, error, 0.0)
 
 
 def _commit_sometimes(out: Path, last: list[float]) -> None:
@@ -144,12 +161,10 @@ def _commit_sometimes(out: Path, last: list[float]) -> None:
         last[0] = time.monotonic()
 
 
-def _finish(out: Path, kind: EmbeddingKind | None, written: int, total: int, failures: Mapping[str, str]
-            ) -> IndexReport:
-    """Bring the codes in line with the embeddings, and report."""
+def _report(out: Path, written: int, total: int, failures: Mapping[str, str]) -> IndexReport:
+    """Open the index and describe it."""
     if not any(out.glob(f"*{SUFFIX}")):
         return IndexReport(out, written, total, failures)
-    update_codes(out, kind)
     _, store = open_store(out)
     return IndexReport(out, written, total, failures, len(store), len(store.names), store.hours)
 

@@ -53,7 +53,7 @@ class Codes:
     """
 
     def __init__(self, folder: Path, record: CodesRecord) -> None:
-        self.record, path = record, folder / record.file
+        path = folder / record.file
         faiss = _faiss()
         if not record.record.matches(path):
             raise ValueError(f"{path} is missing or damaged: `egovlpv2 index --check --out {folder}` makes it anew")

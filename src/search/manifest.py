@@ -137,6 +137,15 @@ def read_manifest(folder: Path) -> IndexManifest:
                          "finished videos stay") from error
 
 
+def changed_videos(folder: Path, sources: Sequence[VideoSource], chunk_seconds: float) -> list[VideoSource]:
+    """Find the videos that are in an index, and are others now."""
+    if not (folder / FILE).exists():
+        return []
+    there = read_manifest(folder).videos
+    return [source for source in sources if source.name in there
+            and not there[source.name].same_content(VideoEntry.of(source, chunk_seconds))]
+
+
 def add(folder: Path, made_with: IndexManifest, sources: Sequence[VideoSource], chunk_seconds: float) -> None:
     """Add videos to the manifest; the embeddings of one that has changed are deleted, to be made anew.
 

@@ -182,3 +182,20 @@ def test_a_wrong_length_of_chunks_costs_no_embeddings(weights: Path, tmp_path: P
     assert "0 of 1 videos written" in capsys.readouterr().out and read_manifest(tmp_path / "index") == before
     opened = Index(tmp_path / "index", device="cpu")
     assert opened.frames(opened.search(QUERY)[0]).any()
+
+
+@pytest.mark.parametrize("damage", ["another chunk, and a wrong length of them", "not a video"])
+def test_a_changed_video_that_cant_be_read_keeps_its_embeddings(damage: str, weights: Path, tmp_path: Path) -> None:
+    for k in range(2):
+        write(tmp_path / "in" / "long" / f"{k}.mp4", 60 * k, 40)
+    index(tmp_path / "in", weights, tmp_path / "index", "--chunk-seconds", 4)
+    before, stamp = read_manifest(tmp_path / "index"), (tmp_path / "index" / "long.safetensors").stat().st_mtime_ns
+    if damage == "not a video":
+        (tmp_path / "in" / "long" / "1.mp4").write_bytes(b"no video")
+    else:
+        write(tmp_path / "in" / "long" / "2.mp4", 120, 40)
+    length = ["--chunk-seconds", 4] if damage == "not a video" else []
+    with pytest.raises(SystemExit, match=r"1 of 1 videos failed:\n  .*long"):
+        index(tmp_path / "in", weights, tmp_path / "index", *length)
+    assert read_manifest(tmp_path / "index") == before
+    assert (tmp_path / "index" / "long.safetensors").stat().st_mtime_ns == stamp
